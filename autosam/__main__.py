@@ -1,0 +1,21 @@
+"""`autosam VERB ...` does the same as `python -m autosam.VERB ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = ("train", "evaluate", "predict", "pretrain")
+
+
+def main() -> None:
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    if verb not in VERBS:
+        print(f"usage: autosam {{{','.join(VERBS)}}} ... (each takes --help)", file=sys.stderr)
+        sys.exit(0 if verb in ("-h", "--help") else 2)
+    del sys.argv[1]
+    importlib.import_module(f"autosam.{verb}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The command line of every verb: typed flags and YAML in, one clear line out when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+from autosam.config import Config
+from autosam.errors import AutosamError, ConfigError
+from autosam.shipped import asset_folder
+
+T = TypeVar("T")
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def config_path(name: str) -> Path:
+    """A config by path, or a shipped one by name (`kvasir`, `kvasir.yaml`, `configs/kvasir.yaml`).
+
+    Raises:
+        ConfigError: neither exists; the message lists the shipped ones.
+    """
+    folder = asset_folder("configs")
+    shipped = folder / f"{Path(name).stem}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    if shipped.is_file() and Path(name).parent in (Path("."), Path("configs")):
+        return shipped
+    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+    raise ConfigError(f"--config {name}: no such file, and not a shipped config ({known}).")
+
+
+def read_config(name: str, kind: type) -> dict[str, Any]:
+    """The part of a YAML file that the dataclass `kind` has fields for.
+
+    One file serves every verb: `evaluate` takes its `data`, `train` all of it. A key that no verb
+    knows is an error.
+    """
+    path = config_path(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds {type(content).__name__}, expected `key: value` lines.")
+    own = {f.name for f in dataclasses.fields(kind)}
+    known = own | {f.name for f in dataclasses.fields(Config)}
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}.{_near(str(key), known)}")
+    return {key: value for key, value in content.items() if key in own}
+
+
+def _near(name: str, known: Sequence[str] | set[str]) -> str:
+    """ " Did you mean X?" for the nearest known name, or nothing."""
+    tails = {k.rsplit(".", 1)[-1]: k for k in known} | {k: k for k in known}
+    found = difflib.get_close_matches(name, list(tails), n=1, cutoff=0.5)
+    return f" Did you mean {tails[found[0]]}?" if found else ""
+
+
+def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
+    """Build the dataclass `kind` from `--config FILE` and flags; later ones win.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
+        SystemExit: `--help`.
+    """
+    parser = ArgumentParser(
+        prog="autosam", description=kind.__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="A YAML file, or a shipped config's name."
+    )
+    parser.add_class_arguments(kind, None)
+    args = list(sys.argv[1:] if argv is None else argv)
+    sources: list[str] = []
+    for i, arg in enumerate(args):
+        name = arg.removeprefix("--config=") if arg.startswith("--config=") else None
+        if arg == "--config" and i + 1 < len(args):
+            sources.append(args[i + 1])
+            args[i + 1] = json.dumps(read_config(args[i + 1], kind))
+        elif name is not None:
+            sources.append(name)
+            args[i] = "--config=" + json.dumps(read_config(name, kind))
+    try:
+        return _build(kind, parser, parser.parse_args(args))
+    except ArgumentError as error:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        words = re.findall(r"--([\w.-]+)|'([\w.]+)'", str(error))
+        unknown = re.search(r"unrecognized|not accept", str(error))
+        hint = (
+            _near(words[-1][0] or words[-1][1], [f[2:] for f in flags]) if unknown and words else ""
+        )
+        where = f" (in {', '.join(sources)} or the flags)" if sources else ""
+        raise ConfigError(f"{error}{where}.{hint}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain nested dicts, ready for YAML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """The inverse of `to_dict`, checked like a YAML file."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, None)
+    try:
+        return _build(kind, parser, parser.parse_object(values))
+    except ArgumentError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _build(kind: type[T], parser: ArgumentParser, parsed: Any) -> T:
+    values = vars(parser.instantiate(parsed))
+    return kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def run_command(
+    kind: type[T], function: Callable[[T], Any], argv: Sequence[str] | None = None
+) -> None:
+    """Parse, run, and end with exit code 2 and one message for an error a user can mend."""
+    try:
+        function(parse(kind, argv))
+    except AutosamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

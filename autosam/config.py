@@ -1,0 +1,161 @@
+"""Every setting of a run, typed and documented; the same names in YAML, flags and Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a run is made of: who supplies the prompt, who draws the mask, what learns."""
+
+    prompter: Literal["learned", "none"]
+    decoder: Literal["sam", "head"]
+    trainable: tuple[Literal["prompter", "decoder"], ...]
+
+
+RUNS: dict[str, Composition] = {
+    "autosam": Composition("learned", "sam", ("prompter",)),
+    "decoder": Composition("none", "sam", ("decoder",)),
+    "hybrid": Composition("learned", "sam", ("prompter", "decoder")),
+    "head": Composition("none", "head", ("decoder",)),
+}
+"""The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps."""
+
+
+@dataclass
+class DataConfig:
+    """Where the images and masks are, and how masks are read."""
+
+    root: str | None = None
+    """Folder with train/, validation/ and test/, each holding images/ and masks/; or with images/
+    and masks/ directly, which are then split by a seed. Unset, and `images` too: the embedded
+    synthetic data set."""
+    images: str | None = None
+    """Folder of images (instead of `root`)."""
+    masks: str | None = None
+    """Folder of masks; a mask has its image's file name, with any extension."""
+    mask_suffix: str = ""
+    """What a mask's name adds to its image's: `_mask` pairs cell1.jpg with cell1_mask.png."""
+    num_classes: int = 1
+    """K: classes besides background. 1: masks are read as foreground or not. More: a mask's pixel
+    values are 0 for background and 1..K."""
+    exclusive: bool = True
+    """True: a pixel has one class or background (soft-max, arg-max). False: classes are judged
+    independently (sigmoid, 0.5)."""
+    validation: float = 0.15
+    """Share of images for validation where no validation folder is given, 0..1."""
+    test: float = 0.15
+    """Share of images for testing where no split is given, 0..1."""
+    split_seed: int = 0
+    """Seed of the split."""
+    workers: int | None = None
+    """Processes that read images; unset: by the number of processors."""
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes to training images; masks follow. All zero or false: none."""
+
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    vertical_flip: float = 0.0
+    """Probability of an upside-down flip."""
+    quarter_turns: bool = False
+    """Turn by 0, 90, 180 or 270 degrees (for pictures without an upright)."""
+    rotate: float = 15.0
+    """Largest rotation, degrees."""
+    scale: float = 0.25
+    """Largest relative change of scale: 0.25 is 0.75 to 1.25."""
+    color: float = 0.3
+    """Largest relative change of brightness, contrast and saturation."""
+    hue: float = 0.03
+    """Largest shift of hue, as a share of the colour circle."""
+
+
+@dataclass
+class ModelConfig:
+    """The prompt generator (and, for the run `head`, the plain network)."""
+
+    backbone: str = "tf_efficientnet_lite0"
+    """Any timm model that supports features_only; hardnet39ds, hardnet68, hardnet68ds and
+    hardnet85 are among them."""
+    backbone_weights: str = "auto"
+    """`auto`: ImageNet weights (bundled for tf_efficientnet_lite0, else timm's); `none`: from
+    scratch; or a file."""
+    view_size: int = 256
+    """G: side of the square that the backbone sees, pixels; a multiple of 32."""
+    width: int = 192
+    """Channels of the neck at stride 16; finer levels have half as many at each step."""
+    prompt: Literal["dense", "sparse", "both"] = "dense"
+    """Which prompt embeddings the generator emits."""
+    sparse_tokens: int = 8
+    """N: sparse prompt tokens per class, where there are any."""
+
+
+@dataclass
+class LossConfig:
+    """Weights of the loss parts, all taken inside the valid region at the logits' resolution."""
+
+    bce: float = 1.0
+    """Cross entropy: binary for one class or independent ones, over classes and background for
+    exclusive ones."""
+    focal: float = 0.0
+    """Focal loss (gamma 2) on each class."""
+    dice: float = 1.0
+    """Soft Dice loss."""
+
+
+@dataclass
+class TrainConfig:
+    """The training loop."""
+
+    epochs: int = 30
+    """Most epochs; early stopping may end before."""
+    batch_size: int = 8
+    """Images per step and process."""
+    accumulate: int = 1
+    """Batches per optimiser step."""
+    lr: float = 5e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    """Of AdamW, on matrices and kernels only."""
+    warmup: float = 0.05
+    """Share of all steps over which the learning rate rises."""
+    clip: float = 1.0
+    """Largest gradient norm; larger ones are scaled down."""
+    patience: int = 10
+    """Epochs without a better validation Dice before training stops."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """`auto`: bf16 on a GPU that has it, float32 elsewhere."""
+    seed: int = 0
+    """Seed of the weights, the order and the augmentation."""
+    pictures: int = 6
+    """Validation images drawn in TensorBoard after each epoch."""
+
+
+@dataclass
+class Config:
+    """A run: a prompter and a set of trainable parts, on some data."""
+
+    run: Literal["autosam", "decoder", "hybrid", "head"] = "autosam"
+    """autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder tuned, no prompt. hybrid:
+    both learn. head: the same backbone with a plain head and no SAM."""
+    sam: str = "lite"
+    """Which SAM: lite (shipped), vit_b, vit_l or vit_h."""
+    sam_checkpoint: str | None = None
+    """Weights file of that SAM; unset: the shipped one."""
+    output: str | None = None
+    """Run folder; unset: runs/<time>-<run>."""
+    overwrite: bool = False
+    """Replace the output folder if it exists."""
+    init: str | None = None
+    """Start from the weights of this run (folder or checkpoint file)."""
+    resume: str | None = None
+    """Go on with this run from its last finished epoch; other settings are taken from it."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

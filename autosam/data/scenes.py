@@ -1,0 +1,363 @@
+"""Endless class-agnostic scenes for pretraining a promptable segmenter, and their primitives.
+
+Every scene is drawn from one random generator: a textured background, then objects of many shape
+families with textures, shading, camouflage and occlusion, then the effects of light and camera.
+All noise comes from resizing small random grids and all work on an object stays in its bounding
+box, because a scene has to cost about as much as decoding a photograph (some milliseconds).
+
+Conventions: pictures under construction ("canvas") are float32 (H, W, 3), RGB in [0, 1]; fields
+are float32 (H, W) in [0, 1]; lengths are in pixels; points are float (n, 2) arrays of (x, y).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from autosam.data.drawing import (
+    FAMILIES,
+    FULL_CIRCLE,
+    TEXTURES,
+    Array,
+    Rng,
+    Stencil,
+    axes,
+    blob,
+    branches,
+    draw_palette,
+    draw_region,
+    draw_texture,
+    lit_relief,
+    log_uniform,
+    noise_field,
+    random_bytes,
+    rasterise,
+    rgb,
+)
+
+MIN_VISIBLE_AREA = 60  # px at 256 x 256, scaled with the area of the frame
+MIN_VISIBLE_SHARE = 0.2  # an object hidden more than this is a remnant, not an object
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One drawn picture and the objects in it.
+
+    Attributes
+    ----------
+    image : uint8 (H, W, 3), RGB.
+    instances : uint8 (H, W), 0 for background, 1..n for the visible pixels of each object.
+    """
+
+    image: Array
+    instances: Array
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the surface of an object looks; strengths are 0 (absent) to about 1."""
+
+    palette: Array
+    texture: int
+    scale: float  # px, size of texture features
+    camouflage: bool
+    bump: float
+    opacity: float
+    softness: float  # px, blur of the edge
+    outline: float
+    shadow: float
+    gloss: float
+
+
+# Objects
+
+
+def draw_style(rng: Rng, ground: Array, unit: float) -> Style:
+    """Surface of an object in a scene whose background has the palette ``ground`` (k, 3)."""
+    near = ground[rng.integers(len(ground))] + rng.normal(0, 0.12) if rng.random() < 0.45 else None
+    soft, shaded = rng.random() < 0.3, rng.random() < 0.55
+    return Style(
+        palette=draw_palette(rng, near),
+        texture=int(rng.integers(len(TEXTURES))),
+        scale=log_uniform(rng, 3, 30) * unit,
+        camouflage=bool(rng.random() < 0.25),
+        bump=log_uniform(rng, 0.15, 0.9) if shaded else 0.0,
+        opacity=float(rng.uniform(0.5, 0.9)) if rng.random() < 0.15 else 1.0,
+        softness=float(rng.uniform(0.8, 2.5)) * unit if soft else 0.0,
+        outline=float(rng.uniform(-0.5, 0.5)) if rng.random() < 0.2 else 0.0,
+        shadow=float(rng.uniform(0.2, 0.6)) if rng.random() < 0.3 else 0.0,
+        gloss=float(rng.uniform(0.3, 0.9)) if rng.random() < 0.2 else 0.0,
+    )
+
+
+def height_of(alpha: Array) -> Array:
+    """Rounded height map (h, w) of a stencil, scaled so that its slope is about 1 at any size."""
+    reach = max(3, min(alpha.shape) // 3)
+    height = cv2.blur(cv2.blur(alpha.astype(np.float32), (reach, reach)), (reach, reach))
+    return height * np.float32(reach / 255)
+
+
+def _surface(rng: Rng, canvas: Array, stencil: Stencil, style: Style) -> Array:
+    """Unshaded colours of an object, float32 (h, w, 3)."""
+    height, width = stencil.alpha.shape
+    if not style.camouflage:
+        return draw_texture(rng, (height, width), style.palette, style.texture, style.scale)
+    # The same material from elsewhere in the picture: only shading and a slight shift tell.
+    top = int(rng.integers(canvas.shape[0] - height + 1))
+    left = int(rng.integers(canvas.shape[1] - width + 1))
+    patch = canvas[top : top + height, left : left + width]
+    return patch * rng.uniform(0.85, 1.15) + rng.normal(0, 0.03, 3).astype(np.float32)
+
+
+def _ensure_contrast(rng: Rng, skin: Array, under: Array, inside: Array, style: Style) -> Array:
+    """Shift ``skin`` in brightness when it would be indistinguishable from what it covers."""
+    difference = np.abs(np.subtract(cv2.mean(skin, inside), cv2.mean(under, inside))[:3]).mean()
+    if not style.camouflage:  # another pattern is visible without a difference in the mean
+        difference += 0.5 * cv2.meanStdDev(skin, mask=inside)[1].max()
+    level = cv2.mean(under, inside)[0]
+    least = (0.05 + 0.08 * level) / style.opacity
+    if difference >= least:
+        return skin
+    return skin + np.float32(-least if level > rng.uniform(0.3, 0.7) else least)
+
+
+def add_shadow(canvas: Array, stencil: Stencil, light: float, strength: float) -> None:
+    """Darken ``canvas`` in place on the side of the stencil that is away from the light."""
+    shift = np.array([[1, 0, -4 * math.cos(light)], [0, 1, -4 * math.sin(light)]])
+    alpha = stencil.alpha
+    shade = cv2.warpAffine(alpha, shift, alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    shade = cv2.blur(shade, (5, 5))
+    stencil.window(canvas)[...] *= rgb(1 - shade * np.float32(strength / 255))
+
+
+def _add_gloss(rng: Rng, skin: Array, shade: Array, strength: float) -> None:
+    """Wet highlights in place where the surface faces the light, broken up by noise."""
+    glint = shade * (np.float32(0.6) + noise_field(rng, shade.shape, 12, 2))
+    glint = np.clip((glint - np.float32(1.45)) * np.float32(4), 0, 1)
+    skin += rgb(glint) * (strength * (1 - np.minimum(skin, 1)))
+
+
+def blend(canvas: Array, stencil: Stencil, skin: Array, opacity: float, softness: float) -> None:
+    """Lay ``skin`` (h, w, 3) over ``canvas`` in place, its edge blurred by ``softness`` px."""
+    alpha: Array = stencil.alpha.astype(np.float32) * np.float32(opacity / 255)
+    if softness > 0.3:
+        alpha = cv2.GaussianBlur(alpha, (0, 0), softness)
+    window = stencil.window(canvas)
+    window[...] = cv2.blendLinear(skin, window, alpha, 1 - alpha)
+
+
+def paint_object(rng: Rng, canvas: Array, stencil: Stencil, style: Style, light: float) -> None:
+    """Draw one object on ``canvas`` in place, lit from angle ``light`` (rad)."""
+    alpha = stencil.alpha
+    inside = (alpha > 127).astype(np.uint8)
+    skin = _surface(rng, canvas, stencil, style)  # a new array: free to change in place
+    bump = max(style.bump, 0.3) if style.camouflage else style.bump
+    shade = lit_relief(height_of(alpha), light, bump) if bump else np.ones_like(alpha, np.float32)
+    skin *= rgb(shade)
+    np.clip(skin, 0, 1, out=skin)  # what is lost beyond the range must not count as contrast
+    skin = _ensure_contrast(rng, skin, stencil.window(canvas), inside, style)
+    if style.gloss:
+        _add_gloss(rng, skin, shade, style.gloss)
+    if style.outline:
+        rim = cv2.morphologyEx(alpha, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+        skin += rgb(rim.astype(np.float32) * np.float32(style.outline / 255))
+    if style.shadow:
+        add_shadow(canvas, stencil, light, style.shadow)
+    blend(canvas, stencil, skin, style.opacity, style.softness)
+
+
+def _paint_part(rng: Rng, canvas: Array, whole: Stencil, style: Style, light: float) -> None:
+    """Give an object an inner part (nucleus, patch, stripe) that belongs to it."""
+    height, width = whole.alpha.shape
+    radius = min(height, width) * rng.uniform(0.12, 0.3)
+    centre = (width * rng.uniform(0.35, 0.65), height * rng.uniform(0.35, 0.65))
+    part = rasterise(FAMILIES[rng.integers(len(FAMILIES))](rng, radius), centre, (height, width))
+    if part is None:
+        return
+    clipped = np.minimum(part.alpha, part.window(whole.alpha))
+    inner = replace(style, palette=draw_palette(rng, style.palette[0]), shadow=0.0)
+    paint_object(rng, whole.window(canvas), Stencil(clipped, part.x, part.y), inner, light)
+
+
+class _Studio:
+    """A scene under construction: the canvas, its instance map and full areas of its objects."""
+
+    def __init__(self, rng: Rng, size: int) -> None:
+        self.rng, self.size, self.unit = rng, size, size / 256
+        self.light = float(rng.uniform(0, FULL_CIRCLE))
+        self.canvas, self.ground = draw_background(rng, (size, size), self.light)
+        self.instances = np.zeros((size, size), np.uint8)
+        self.areas = [0]
+
+    def place(self, stencil: Stencil | None, style: Style) -> None:
+        """Paint an object and enter it in the instance map."""
+        if stencil is None or len(self.areas) > 250:
+            return
+        inside = stencil.alpha > 127
+        paint_object(self.rng, self.canvas, stencil, style, self.light)
+        if inside.sum() > 400 * self.unit**2 and self.rng.random() < 0.2:
+            _paint_part(self.rng, self.canvas, stencil, style, self.light)
+        stencil.window(self.instances)[inside] = len(self.areas)
+        self.areas.append(int(inside.sum()))
+
+    def style(self) -> Style:
+        """A new surface that may resemble the background of this scene."""
+        return draw_style(self.rng, self.ground, self.unit)
+
+    def scatter(self, count: int) -> None:
+        """Place unlike objects, the large ones first so that they do not bury the small."""
+        radii = [log_uniform(self.rng, 5 if i else 12, 125) * self.unit for i in range(count)]
+        for radius in sorted(radii, reverse=True):
+            family = FAMILIES[self.rng.integers(len(FAMILIES))]
+            x, y = self.rng.uniform(0.03, 0.97, 2) * self.size
+            self.place(rasterise(family(self.rng, radius), (x, y), (self.size,) * 2), self.style())
+
+    def crowd(self, count: int) -> None:
+        """Place similar objects of one family and surface on a jittered grid."""
+        rng, style = self.rng, self.style()
+        family = FAMILIES[rng.integers(len(FAMILIES))]
+        per_side = math.ceil(math.sqrt(count * rng.uniform(1, 2.5)))
+        pitch = self.size / per_side
+        radius = min(pitch, 60 * self.unit) * rng.uniform(0.25, 0.6)
+        radius = max(radius, 5 * self.unit)
+        for slot in rng.permutation(per_side**2)[:count]:
+            spot = (np.array(divmod(int(slot), per_side)) + 0.5 + rng.normal(0, 0.2, 2)) * pitch
+            paths = family(rng, radius * rng.uniform(0.8, 1.2))
+            stencil = rasterise(paths, (float(spot[0]), float(spot[1])), (self.size,) * 2)
+            self.place(stencil, style)
+
+    def labelled(self) -> Array:
+        """Instance map without remnants, its ids consecutive from 1, uint8 (H, W)."""
+        visible = np.bincount(self.instances.ravel(), minlength=len(self.areas))
+        least = np.maximum(
+            MIN_VISIBLE_AREA * self.unit**2, MIN_VISIBLE_SHARE * np.array(self.areas)
+        )
+        keep = visible >= least
+        keep[0] = False
+        ids = np.where(keep, np.cumsum(keep), 0).astype(np.uint8)
+        return ids[self.instances]
+
+
+# Background, light and camera
+
+
+def draw_background(rng: Rng, frame: tuple[int, int], light: float) -> tuple[Array, Array]:
+    """Textured ground with folds and vessels: canvas (H, W, 3) and its palette (k, 3)."""
+    extent = max(frame)
+    palette = draw_palette(rng)
+    scale = log_uniform(rng, 0.012, 0.25) * extent
+    canvas = draw_texture(rng, frame, palette, int(rng.integers(len(TEXTURES))), scale)
+    if rng.random() < 0.35:  # a second material in patches, without an object's clear edge
+        other = draw_palette(rng, palette[0] + rng.normal(0, 0.08, 3))
+        second = draw_texture(rng, frame, other, int(rng.integers(len(TEXTURES))), scale)
+        canvas += rgb(noise_field(rng, frame, extent / 3, 2)) * (second - canvas)
+    if rng.random() < 0.4:
+        cell = extent * log_uniform(rng, 0.1, 0.6)
+        folds = noise_field(rng, frame, cell, int(rng.integers(1, 3)))
+        canvas *= rgb(lit_relief(folds, light, cell * rng.uniform(0.05, 0.25)))
+    if rng.random() < 0.15:
+        _add_vessels(rng, canvas)
+    return np.clip(canvas, 0, 1, out=canvas), palette
+
+
+def _add_vessels(rng: Rng, canvas: Array) -> None:
+    """Faint thin lines in place that are no objects (vessels, scratches, cracks)."""
+    height, width = canvas.shape[:2]
+    colour = np.float32(rng.uniform(0.6, 0.9)) if rng.random() < 0.7 else np.float32(1.2)
+    for _ in range(int(rng.integers(1, 5))):
+        paths = branches(rng, rng.uniform(0.2, 0.6) * width)
+        thin = [path._replace(width=rng.uniform(1, 2.5)) for path in paths]
+        spot = (rng.uniform(0, width), rng.uniform(0, height))
+        stencil = rasterise(thin, spot, (height, width))
+        if stencil is not None:
+            blend(canvas, stencil, stencil.window(canvas) * colour, 0.8, 0.6)
+
+
+def illuminate(rng: Rng, canvas: Array) -> None:
+    """Uneven light in place: a gradient, a vignette, or soft shadows over everything."""
+    frame = (canvas.shape[0], canvas.shape[1])
+    depth = np.float32(rng.uniform(0.1, 0.6))
+    if rng.random() < 0.5:
+        light = 1 - depth * noise_field(rng, frame, max(frame) * rng.uniform(0.5, 1.5), 1)
+    else:
+        xs, ys = axes(frame)
+        xs, ys = xs - rng.uniform(-0.2, 0.2) * frame[1], ys - rng.uniform(-0.2, 0.2) * frame[0]
+        light = 1 - depth * (xs * xs + ys * ys) * np.float32(2 / (frame[0] ** 2 + frame[1] ** 2))
+    canvas *= rgb(np.clip(light, 0, 1).astype(np.float32))
+
+
+def _add_glints(rng: Rng, canvas: Array) -> None:
+    """Specular spots in place, over objects and background alike."""
+    height, width = canvas.shape[:2]
+    for _ in range(int(rng.integers(2, 12))):
+        spot = (rng.uniform(0, width), rng.uniform(0, height))
+        stencil = rasterise(blob(rng, log_uniform(rng, 0.006, 0.03) * width), spot, (height, width))
+        if stencil is not None:
+            blend(canvas, stencil, np.ones_like(stencil.window(canvas)), rng.uniform(0.5, 1), 0.8)
+
+
+def expose(rng: Rng, canvas: Array) -> Array:
+    """Camera: blur, colour cast, contrast, noise, sometimes grey or JPEG; uint8 (H, W, 3)."""
+    if rng.random() < 0.45:
+        canvas = cv2.GaussianBlur(canvas, (0, 0), log_uniform(rng, 0.4, 1.6))
+    gain = 255 * rng.uniform(0.75, 1.15) * np.exp(rng.normal(0, 0.06, 3))
+    offset = 255 * rng.normal(0, 0.03) - (gain.mean() - 255) * 0.4
+    canvas = cv2.transform(canvas, np.column_stack([np.diag(gain), np.full(3, offset)]))
+    if rng.random() < 0.6:
+        noise: Array = random_bytes(rng, canvas.shape)
+        coarse = rng.random() < 0.5  # noise of compressed or resized pictures spans pixels
+        noise = cv2.blur(noise, (2, 2)) if coarse else noise
+        amplitude = log_uniform(rng, 0.01, 0.15) * (1.5 if coarse else 1)
+        noise = noise.astype(np.float32)
+        canvas = cv2.addWeighted(canvas, 1, noise, amplitude, -127.5 * amplitude)
+    image: Array = np.clip(canvas, 0, 255).astype(np.uint8)
+    if rng.random() < 0.1:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if rng.random() < 0.3:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))]
+        image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR))
+    return image
+
+
+def _scope_mask(rng: Rng, size: int) -> Array:
+    """Round or cut-off field of view of an endoscope or microscope, bool (H, W)."""
+    xs, ys = axes((size, size))
+    reach = size * rng.uniform(0.48, 0.62)
+    octagon = np.abs(xs) + np.abs(ys) < reach * 1.3
+    return octagon if rng.random() < 0.5 else xs * xs + ys * ys < reach * reach
+
+
+def draw_scene(rng: Rng, size: int = 256) -> Scene:
+    """Draw one scene of ``size`` x ``size`` px with 1 to about 12 objects (crowds: up to 16).
+
+    The same state of ``rng`` gives the same scene. Every id in ``instances`` covers at least
+    ``MIN_VISIBLE_AREA`` px (scaled from 256 x 256 to the frame).
+    """
+    while True:
+        scene = _try_scene(rng, size)
+        if scene.instances.any():
+            return scene
+
+
+def _try_scene(rng: Rng, size: int) -> Scene:
+    studio = _Studio(rng, size)
+    if rng.random() < 0.35:
+        studio.place(draw_region(rng, (size, size)), studio.style())
+    if rng.random() < 0.25:
+        studio.crowd(int(rng.integers(4, 15)))
+        studio.scatter(int(rng.integers(0, 3)))
+    else:
+        studio.scatter(min(12, int(rng.geometric(0.22))))
+    canvas = studio.canvas
+    if rng.random() < 0.15:
+        _add_glints(rng, canvas)
+    if rng.random() < 0.5:
+        illuminate(rng, canvas)
+    if rng.random() < 0.08:
+        view = _scope_mask(rng, size)
+        canvas[~view] = rng.uniform(0, 0.1)
+        studio.instances[~view] = 0
+    return Scene(expose(rng, canvas), studio.labelled())

@@ -1,0 +1,135 @@
+"""One epoch of training, one pass of evaluation: plain functions."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from autosam.data.geometry import restore
+from autosam.errors import TrainingError
+from autosam.losses import SegmentationLoss
+from autosam.metrics import predict_label, score
+from autosam.models.segmenter import Segmenter
+from autosam.types import Batch
+
+OnStep = Callable[[int, float], None]
+"""Called after each batch with its number of images and its loss."""
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    criterion: SegmentationLoss,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    accelerator: Accelerator,
+    clip: float,
+    on_step: OnStep = lambda images, loss: None,
+) -> dict[str, float]:
+    """Train once over the data.
+
+    Args:
+        model: a segmenter, prepared by the accelerator.
+        loader: batches with targets.
+        criterion: gives the loss and its parts.
+        optimizer, scheduler: stepped once per accumulated batch.
+        accelerator: device, precision, accumulation.
+        clip: largest gradient norm.
+        on_step: progress.
+
+    Returns:
+        Means over batches of each loss part; `grad_norm`; `lr` at the end; `images_per_second`;
+        `data_wait`, the share of time spent waiting for data.
+
+    Raises:
+        TrainingError: the loss is not finite; the weights are those before that batch.
+    """
+    model.train()
+    sums: dict[str, float] = defaultdict(float)
+    batches = images = norms = 0
+    waited, norm_sum = 0.0, 0.0
+    started = before = time.perf_counter()
+    for batch in loader:
+        waited += time.perf_counter() - before
+        with accelerator.accumulate(model):
+            with accelerator.autocast():
+                logits = model(batch)
+            parts = criterion(logits, batch.targets, batch.weights)
+            if not torch.isfinite(parts["loss"]):
+                raise TrainingError(
+                    f"the loss is {parts['loss'].item()} at batch {batches + 1} "
+                    f"({', '.join(batch.names[:4])}...). Lower --train.lr, or look at these images."
+                )
+            accelerator.backward(parts["loss"])
+            if accelerator.sync_gradients:
+                norm_sum += float(accelerator.clip_grad_norm_(model.parameters(), clip))
+                norms += 1
+            optimizer.step()
+            if accelerator.sync_gradients:
+                scheduler.step()
+            optimizer.zero_grad()
+        for name, value in parts.items():
+            sums[name] += value.item()
+        batches, images = batches + 1, images + len(batch) * accelerator.num_processes
+        on_step(len(batch), parts["loss"].item())
+        before = time.perf_counter()
+    seconds = time.perf_counter() - started
+    return {name: value / batches for name, value in sums.items()} | {
+        "grad_norm": norm_sum / max(1, norms),
+        "lr": float(scheduler.get_last_lr()[0]),
+        "images_per_second": images / seconds,
+        "data_wait": waited / seconds,
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    segmenter: Segmenter,
+    loader: Iterable[Batch],
+    exclusive: bool,
+    names: tuple[str, ...] = ("dice", "iou"),
+    criterion: SegmentationLoss | None = None,
+    accelerator: Accelerator | None = None,
+    on_step: OnStep = lambda images, loss: None,
+) -> dict[str, dict[str, float]]:
+    """Score every image at its own size.
+
+    Args:
+        segmenter: put into evaluation mode and left there.
+        loader: batches with labels, on the segmenter's device.
+        exclusive: see `predict_label`.
+        names: metrics.
+        criterion: adds `loss` (of the image's batch) to each row.
+        accelerator: gathers rows over processes; an image that padding of the shards repeated
+            counts once.
+
+    Returns:
+        Scores by image name.
+    """
+    segmenter.eval()
+    frame = segmenter.frame
+    rows: list[tuple[str, dict[str, float]]] = []
+    for batch in loader:
+        with accelerator.autocast() if accelerator else nullcontext():
+            logits = segmenter(batch).float()
+        extra: dict[str, float] = {}
+        if criterion is not None and batch.targets is not None and batch.weights is not None:
+            extra["loss"] = criterion(logits, batch.targets, batch.weights)["loss"].item()
+        for i, name in enumerate(batch.names):
+            full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
+            label = batch.labels[i]
+            assert label is not None
+            rows.append((name, score(predict_label(full, exclusive), label, names) | extra))
+        on_step(len(batch), extra.get("loss", 0.0))
+    if accelerator is not None and accelerator.num_processes > 1:
+        rows = gather_object(rows)
+    return dict(rows)

@@ -1,0 +1,21 @@
+"""Errors a user can act on. Each message says what was found, what was expected and what to do."""
+
+
+class AutosamError(Exception):
+    """Base of every error raised on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(AutosamError):
+    """A setting is unknown, of the wrong type, or contradicts another."""
+
+
+class DataError(AutosamError):
+    """An image, mask, folder or split cannot be used as it is."""
+
+
+class CheckpointError(AutosamError):
+    """A weights file is missing, unreadable, or belongs to another network."""
+
+
+class TrainingError(AutosamError):
+    """Training cannot go on, for example because the loss is no longer finite."""

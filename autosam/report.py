@@ -1,0 +1,87 @@
+"""The contact sheet and the closing table of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from autosam import pictures
+from autosam.data.dataset import PairDataset
+from autosam.data.geometry import restore
+from autosam.data.images import read_image
+from autosam.metrics import dice, predict_label
+from autosam.models.segmenter import Segmenter
+from autosam.types import Batch, Prompt
+
+
+@torch.no_grad()
+def prompt_picture(segmenter: Segmenter, batch: Batch) -> np.ndarray | None:
+    """What the learned prompt of a single image highlights, at the image's size.
+
+    Returns:
+        uint8 H x W x 3 heat map (the mean over classes), or None where no prompt is learned.
+    """
+    if segmenter.generator is None or segmenter.sam is None:
+        return None
+    segmenter.eval()
+    prompt = segmenter.prompt(batch)
+    embedding = segmenter.encode(batch)
+    logits = segmenter.sam.decode(embedding, prompt)[0][:, 0]
+    empty = segmenter.sam.no_prompt(len(prompt.image_index))
+    empty = Prompt(empty.sparse, empty.dense, prompt.image_index)
+    baseline = segmenter.sam.decode(embedding, empty)[0][:, 0]
+    values = pictures.prompt_map(prompt, logits, baseline).mean(0, keepdim=True)
+    frame = segmenter.frame
+    full = restore(values, batch.sizes[0], frame.image_size, frame.geometry)
+    return pictures.heat(full[0].cpu().numpy())
+
+
+@torch.no_grad()
+def contact_sheet(
+    segmenter: Segmenter,
+    dataset: PairDataset,
+    positions: list[int],
+    exclusive: bool,
+    device: torch.device,
+) -> np.ndarray:
+    """Image, truth, prediction and what the prompt highlights, a row per position; uint8 RGB."""
+    segmenter.eval()
+    frame, rows, notes = segmenter.frame, [], []
+    for position in positions:
+        sample = dataset[0, position]
+        batch = Batch.collate([sample]).to(device)
+        logits = segmenter(batch).float()
+        predicted = predict_label(
+            restore(logits[0], sample.size, frame.image_size, frame.geometry), exclusive
+        )
+        assert sample.label is not None
+        truth = pictures.one_hot(sample.label, segmenter.num_classes)
+        image = read_image(dataset.pairs[position].image)
+        row = [image, pictures.overlay(image, truth), pictures.overlay(image, predicted)]
+        heat = prompt_picture(segmenter, batch)
+        rows.append(row if heat is None else [*row, heat])
+        score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
+        notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
+    titles = ["image", "truth", "prediction", "what the prompt highlights"][: len(rows[0])]
+    return pictures.contact_sheet(rows, titles, notes)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` positions spread evenly over 0..count-1."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
+
+
+def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> None:
+    """A table of scores by part, and lines of facts below it."""
+    table = Table()
+    table.add_column("part")
+    for title in ("Dice", "IoU", "95 % Hausdorff, px"):
+        table.add_column(title, justify="right")
+    for part, row in scores.items():
+        table.add_row(part, f"{row['dice']:.4f}", f"{row['iou']:.4f}", f"{row['hd95']:.1f}")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", highlight=False)

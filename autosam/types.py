@@ -1,0 +1,124 @@
+"""The things that travel between rooms: shapes, dtypes and ranges in one place.
+
+Letters: B images, K classes, P prompts (B*K unless said otherwise), N prompt tokens, C embedding
+width, h x w embedding grid, S SAM input size, G prompt-generator input size, m x m mask size of the
+loss (4h x 4w), H x W an image's own size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The sizes at which a segmenter wants its inputs and targets."""
+
+    image_size: int
+    """S: side of the square that the geometry (and its inverse) is defined on."""
+    view_size: int
+    """G: side of the prompt generator's square."""
+    mask_size: int
+    """m: side of the logits; divides `image_size`."""
+    geometry: str = "longest-pad"
+    """`longest-pad` (longest side to S, zero padding at the bottom and right) or `square`."""
+    needs_image: bool = True
+    """Whether SAM's image encoder takes part, so that the SAM view must be made."""
+
+
+@dataclass
+class Sample:
+    """One image (and its truth) in a segmenter's frame."""
+
+    name: str
+    view: Tensor
+    """uint8 3 x G x G RGB, zero outside the valid region."""
+    view_valid: tuple[int, int]
+    """Rows and columns of `view` that hold picture."""
+    image: Tensor | None
+    """uint8 3 x S x S RGB, zero outside the valid region; None where no SAM takes part."""
+    image_valid: tuple[int, int]
+    """Rows and columns of the S x S square that hold picture."""
+    size: tuple[int, int]
+    """H, W of the picture this sample was made from."""
+    target: Tensor | None = None
+    """float32 K x m x m in [0, 1]: the share of each cell covered by each class."""
+    weight: Tensor | None = None
+    """float32 1 x m x m, 1 inside the valid region, 0 on padding."""
+    label: np.ndarray | None = None
+    """uint8 H x W, 0 background and 1..K classes, at the image's own size (metrics only)."""
+
+
+@dataclass
+class Batch:
+    """Samples stacked; fields as in `Sample` with a leading B."""
+
+    names: list[str]
+    views: Tensor
+    view_valid: Tensor
+    """int64 B x 2."""
+    images: Tensor | None
+    image_valid: Tensor
+    """int64 B x 2."""
+    sizes: list[tuple[int, int]]
+    targets: Tensor | None = None
+    weights: Tensor | None = None
+    labels: list[np.ndarray | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
+        """Move every tensor to `device` (accelerate calls this)."""
+        moved: dict[str, Any] = {
+            f.name: value.to(device, **kwargs)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+    @classmethod
+    def collate(cls, samples: list[Sample]) -> Batch:
+        """Stack samples of one frame."""
+
+        def stack(name: str) -> Tensor | None:
+            values = [getattr(s, name) for s in samples]
+            return None if values[0] is None else torch.stack(values)
+
+        return cls(
+            names=[s.name for s in samples],
+            views=torch.stack([s.view for s in samples]),
+            view_valid=torch.tensor([s.view_valid for s in samples]),
+            images=stack("image"),
+            image_valid=torch.tensor([s.image_valid for s in samples]),
+            sizes=[s.size for s in samples],
+            targets=stack("target"),
+            weights=stack("weight"),
+            labels=[s.label for s in samples],
+        )
+
+
+@dataclass
+class ImageEmbedding:
+    """What the image encoder emits."""
+
+    features: Tensor
+    """float B x C x h x w."""
+
+
+@dataclass
+class Prompt:
+    """What the mask decoder is conditioned on: P prompts, each for one image."""
+
+    sparse: Tensor
+    """float P x N x C; N may be 0."""
+    dense: Tensor
+    """float P x C x h x w."""
+    image_index: Tensor
+    """int64 P: the image, 0..B-1, that each prompt is for."""

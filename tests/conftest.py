@@ -1,0 +1,132 @@
+"""A tiny random SAM and a tiny folder of images: enough to run everything in seconds."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    TwoWayTransformer,
+)
+from torch import nn
+
+from autosam.command import parse
+from autosam.config import Config
+from autosam.models.sam import SAMS
+from autosam.models.sam.base import SamSpec
+from autosam.models.sam.meta import SegmentAnything
+
+torch.set_num_threads(1)
+
+
+def build_tiny(spec: SamSpec) -> SegmentAnything:
+    """SAM's own classes at 64 px, grid 8 x 8, width 32."""
+    sam = SegmentAnything(
+        spec,
+        ImageEncoderViT(
+            img_size=64,
+            patch_size=8,
+            embed_dim=32,
+            depth=2,
+            num_heads=2,
+            mlp_ratio=2,
+            out_chans=32,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=4,
+            global_attn_indexes=(1,),
+        ),
+        PromptEncoder(
+            embed_dim=32, image_embedding_size=(8, 8), input_image_size=(64, 64), mask_in_chans=4
+        ),
+        MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=2),
+            transformer_dim=32,
+            iou_head_depth=3,
+            iou_head_hidden_dim=32,
+        ),
+    )
+    # A trained SAM's logits span tens, a random one's hundredths: without this no prompt at all
+    # could draw a mask.
+    with torch.no_grad():
+        for mlp in sam.mask_decoder.output_hypernetworks_mlps:
+            mlp.layers[-1].weight *= 60
+    return sam
+
+
+TINY = SamSpec("tiny", build_tiny, image_size=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the tiny SAM, as Meta's files are written: torch.save of a state dict."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("sam") / "sam_tiny.pth"
+    torch.save(build_tiny(TINY).state_dict(), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _tiny_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SAMS, "tiny", TINY)
+
+
+def draw(folder: Path, count: int, start: int = 0, size: tuple[int, int] = (40, 56)) -> None:
+    """`count` noisy pictures with one bright square, and their masks of 0 and 255."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        rng = np.random.default_rng(i)
+        image = rng.integers(0, 90, (*size, 3), dtype=np.uint8)
+        mask = np.zeros(size, np.uint8)
+        y, x = rng.integers(0, 20, 2)
+        mask[y : y + 18, x : x + 22] = 255
+        image[mask > 0] += 140
+        Image.fromarray(image).save(folder / "images" / f"img{i:02d}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"img{i:02d}.png")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """root/{train,validation,test}/{images,masks} with 6, 3 and 3 pictures."""
+    root = tmp_path / "data"
+    for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
+        draw(root / part, count, start)
+    return root
+
+
+def tiny_config(tiny_file: Path, *flags: str) -> Config:
+    """Settings for the tiny SAM and a tiny backbone."""
+    return parse(
+        Config,
+        [
+            "--sam=tiny",
+            f"--sam_checkpoint={tiny_file}",
+            "--model.backbone=test_efficientnet",
+            "--model.backbone_weights=none",
+            "--model.view_size=64",
+            "--model.width=32",
+            "--train.batch_size=2",
+            "--train.epochs=2",
+            "--train.pictures=2",
+            *flags,
+        ],
+    )
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real photographs."""
+    if not os.environ.get("AUTOSAM_DATA"):
+        pytest.skip("AUTOSAM_DATA is not set: no real photographs to test on")
+    return Path(os.environ["AUTOSAM_DATA"])

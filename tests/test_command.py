@@ -1,0 +1,149 @@
+"""The command line: typed, strict, and clear about mistakes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autosam.command import config_path, from_dict, parse, run_command, to_dict
+from autosam.config import RUNS, Config
+from autosam.errors import ConfigError, DataError
+from autosam.evaluate import EvaluateConfig
+from autosam.models.segmenter import build_segmenter
+from autosam.shipped import asset_folder
+from autosam.train import check_settings
+
+CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--trian.lr", "3"], "Did you mean train.lr?"),
+        (["--lr", "3"], "Did you mean train.lr?"),
+        (["--train.lrr=3"], "Did you mean train.lr?"),
+        (["--train.lr", "abc"], "train.lr"),
+        (["--train.epochs", "3.5"], "Expected a <class 'int'>"),
+        (["--run", "foo"], "autosam"),
+        (["--config", "nowhere"], "not a shipped config (default, "),
+    ],
+)
+def test_wrong_flags(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(Config, flags)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runn: head", "unknown key 'runn'. Did you mean run?"),
+        ("train:\n  lrr: 3", "Did you mean train.lr?"),
+        ("train:\n  lr: [1]", "train.lr"),
+        ("run: [head", "not valid YAML"),
+        ("- a\n- b", "expected `key: value` lines"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        parse(Config, ["--config", str(path)])
+    assert message in str(error.value)
+    assert "c.yaml" in str(error.value)
+
+
+def test_flags_win_over_the_file_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("run: head\ntrain: {lr: 0.5, epochs: 7}\n")
+    config = parse(Config, [f"--config={path}", "--train.lr=0.25"])
+    assert (config.run, config.train.lr, config.train.epochs) == ("head", 0.25, 7)
+    assert config.train.batch_size == Config().train.batch_size
+
+
+def test_another_verb_takes_its_part_of_a_config() -> None:
+    config = parse(EvaluateConfig, ["--config", "kvasir", "--checkpoint", "x", "--data.root", "r"])
+    assert config.data.root == "r"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_loads_builds_and_opens_with_its_command(path: Path) -> None:
+    for name in (path.stem, f"configs/{path.name}", str(path)):
+        config = parse(Config, ["--config", name])
+    check_settings(config)
+    assert from_dict(Config, to_dict(config)) == config
+    for run in RUNS:
+        config.run = run
+        build_segmenter(config)
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"python -m autosam.train --config {path.stem}" in head
+    # A config holds only what differs from the defaults.
+    defaults, settings = to_dict(Config()), yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in settings.items():
+        if isinstance(values, dict):
+            same = [k for k, v in values.items() if defaults[section][k] == v]
+            assert not same or path.stem == "default", (section, same)
+
+
+def test_shipped_configs_are_found_by_name_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_path("kvasir").name == "kvasir.yaml"
+    with pytest.raises(ConfigError):
+        config_path("elsewhere/kvasir.yaml")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--train.epochs=0",
+        "--train.batch_size=0",
+        "--train.lr=0",
+        "--train.lr=nan",
+        "--train.warmup=1.5",
+        "--loss.dice=-1",
+        "--data.num_classes=0",
+    ],
+)
+def test_numbers_that_cannot_work(flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag.split("=")[0]):
+        check_settings(parse(Config, [flag]))
+
+
+def test_an_error_ends_with_code_2_and_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(config: Config) -> None:
+        raise DataError("x.png: broken")
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(Config, fail, [])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: x.png: broken\n"
+
+
+def test_modules_and_verbs_answer_to_help() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for command in (["autosam", "predict"], ["autosam.train"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command, "--help"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "--checkpoint" in done.stdout or "--train.lr" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "autosam", "frobnicate"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "train" in done.stderr

@@ -1,0 +1,369 @@
+"""Files as users have them: read rightly, or refused with the file's name and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw
+from PIL import Image
+
+from autosam.config import AugmentConfig, DataConfig
+from autosam.data.augment import build_augment
+from autosam.data.check import MaskReading, check_split, decide_reading
+from autosam.data.dataset import EpochSampler, PairDataset, make_sample
+from autosam.data.images import image_size, read_image, read_mask
+from autosam.data.sources import find_pairs, load_split
+from autosam.errors import ConfigError, DataError
+from autosam.types import Frame
+
+FRAME = Frame(64, 32, 32)
+
+
+def save(path: Path, values: np.ndarray, **options) -> Path:
+    Image.fromarray(values).save(path, **options)
+    return path
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def test_grey_rgba_and_palette_become_rgb(tmp_path: Path) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    image = read_image(save(tmp_path / "grey.png", grey))
+    assert image.shape == (3, 4, 3)
+    assert np.array_equal(image[..., 1], grey)
+    rgba = np.dstack([grey, grey + 1, grey + 2, np.full_like(grey, 7)])
+    assert np.array_equal(read_image(save(tmp_path / "rgba.png", rgba)), rgba[..., :3])
+    palette = Image.fromarray(grey).convert("P")
+    palette.save(tmp_path / "palette.png")
+    assert np.array_equal(read_image(tmp_path / "palette.png")[..., 0], grey)
+
+
+def test_sixteen_bits_are_stretched_over_their_own_range(tmp_path: Path) -> None:
+    values = np.linspace(1000, 5000, 10_000).reshape(100, 100).astype(np.uint16)
+    image = read_image(save(tmp_path / "deep.png", values))
+    assert image.dtype == np.uint8
+    assert image[0, 0, 0] == 0
+    assert image[-1, -1, 0] == 255
+    # the middle of the range stays in the middle
+    assert abs(int(image[50, 0, 0]) - 128) <= 1
+
+
+def test_exif_orientation_is_applied_to_picture_and_size(tmp_path: Path) -> None:
+    values = np.zeros((20, 30, 3), np.uint8)
+    values[:, :5] = 255  # a bright left edge
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    path = save(tmp_path / "turned.jpg", values, exif=exif, quality=95)
+    image = read_image(path)
+    assert image.shape == (30, 20, 3)
+    assert image_size(path) == (30, 20)
+    assert image[:4].mean() > 200  # the left edge has become the top
+    assert image[10:].mean() < 30
+
+
+def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
+    whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(
+        0, 256, (64, 64, 3), dtype=np.uint8)).read_bytes()  # fmt: skip
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    for name in ("cut.png", "text.png", "empty.jpg", "none.png"):
+        with pytest.raises(DataError, match=name.replace(".", r"\.")):
+            read_image(tmp_path / name)
+
+
+def test_pictures_beyond_the_limit_are_refused_before_decoding(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
+    with pytest.raises(DataError, match="20000 x 20000 pixels"):
+        read_image(tmp_path / "huge.png")
+
+
+# ---- masks --------------------------------------------------------------------------------------
+
+
+def test_palette_masks_give_indices_and_colours_are_refused(tmp_path: Path) -> None:
+    index = np.array([[0, 1], [2, 1]], np.uint8)
+    picture = Image.fromarray(index, "P") if False else Image.fromarray(index).convert("P")
+    picture.putdata(index.ravel().tolist())
+    picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+    picture.save(tmp_path / "p.png")
+    assert np.array_equal(read_mask(tmp_path / "p.png"), index)
+    equal = np.dstack([index * 100] * 3)
+    assert np.array_equal(read_mask(save(tmp_path / "equal.png", equal)), index * 100)
+    equal[0, 0, 1] = 5
+    with pytest.raises(DataError, match=r"c\.png: a mask in colour"):
+        read_mask(save(tmp_path / "c.png", equal))
+    assert read_mask(save(tmp_path / "b.png", index > 0)).max() == 255
+
+
+F = Path("m.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "threshold"),
+    [
+        ([0, 255], 127),
+        ([0, 1], 0),
+        ([0, 7], 3),
+        ([0], 0),
+        (list(range(256)), 127),  # JPEG
+        ([0, 1, 2, 3, 253, 254, 255], 127),
+    ],
+)
+def test_how_binary_masks_are_read(values: list[int], threshold: int) -> None:
+    assert decide_reading(dict.fromkeys(values, F), 1).threshold == threshold
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 85, 170]])
+def test_masks_of_several_classes_ask_for_num_classes(values: list[int]) -> None:
+    with pytest.raises(DataError, match=r"m\.png: mask value.*--data.num_classes"):
+        decide_reading(dict.fromkeys(values, F), 1)
+
+
+def test_class_masks() -> None:
+    assert decide_reading(dict.fromkeys([0, 1, 2], F), 2) == MaskReading(None, 2)
+    with pytest.raises(DataError, match=r"m\.png: mask value 255, but --data.num_classes is 2"):
+        decide_reading(dict.fromkeys([0, 1, 255], F), 2)
+
+
+# ---- folders and splits -------------------------------------------------------------------------
+
+
+def test_pairs_without_partner_are_counted_and_named(tmp_path: Path) -> None:
+    draw(tmp_path, 3)
+    (tmp_path / "masks" / "img01.png").unlink()
+    with pytest.raises(DataError, match=r"1 images without a mask, for example img01\.png"):
+        find_pairs(tmp_path / "images", tmp_path / "masks")
+    draw(tmp_path, 3)
+    (tmp_path / "images" / "img00.png").unlink()
+    with pytest.raises(DataError, match=r"1 masks without an image, for example img00\.png"):
+        find_pairs(tmp_path / "images", tmp_path / "masks")
+
+
+def test_a_mask_suffix_is_proposed_and_works(tmp_path: Path) -> None:
+    draw(tmp_path, 3)
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_name(path.stem + "_mask.png"))
+    with pytest.raises(DataError, match=r"3 of them would pair with --data.mask_suffix _mask"):
+        find_pairs(tmp_path / "images", tmp_path / "masks")
+    pairs = find_pairs(tmp_path / "images", tmp_path / "masks", "_mask")
+    assert [p.name for p in pairs] == ["img00", "img01", "img02"]
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        find_pairs(tmp_path / "images", tmp_path / "masks")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        find_pairs(tmp_path / "images", tmp_path / "images")
+    with pytest.raises(DataError, match="expected train/, validation/ and test/"):
+        load_split(DataConfig(root=str(tmp_path / "masks" / "..")) if False else
+                   DataConfig(root=str(_made(tmp_path / "other"))))  # fmt: skip
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def test_the_same_name_twice(tmp_path: Path) -> None:
+    draw(tmp_path, 2)
+    save(tmp_path / "images" / "img00.jpg", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(DataError, match="the same name twice"):
+        find_pairs(tmp_path / "images", tmp_path / "masks")
+
+
+def test_a_given_split_is_kept(folders: Path) -> None:
+    split = load_split(DataConfig(root=str(folders)))
+    assert {part: len(pairs) for part, pairs in split.items()} == {
+        "train": 6,
+        "validation": 3,
+        "test": 3,
+    }
+    assert split["test"][0].image == folders / "test" / "images" / "img09.png"
+    (folders / "validation").rename(folders / "val")
+    assert load_split(DataConfig(root=str(folders)))["validation"][0].name == "img06"
+
+
+def test_validation_is_carved_from_train_where_none_is_given(tmp_path: Path) -> None:
+    draw(tmp_path / "train", 10)
+    draw(tmp_path / "test", 2, start=10)
+    split = load_split(DataConfig(root=str(tmp_path), validation=0.2))
+    assert {part: len(pairs) for part, pairs in split.items()} == {
+        "train": 8,
+        "validation": 2,
+        "test": 2,
+    }
+
+
+def test_a_seeded_split_is_complete_disjoint_and_repeatable(tmp_path: Path) -> None:
+    draw(tmp_path, 20)
+    config = DataConfig(images=str(tmp_path / "images"), masks=str(tmp_path / "masks"))
+    split = load_split(config)
+    names = [pair.name for pairs in split.values() for pair in pairs]
+    assert sorted(names) == sorted(f"img{i:02d}" for i in range(20))
+    assert [len(split[p]) for p in ("train", "validation", "test")] == [14, 3, 3]
+    assert load_split(config) == split
+    config.split_seed = 1
+    assert load_split(config) != split
+    rooted = load_split(DataConfig(root=str(tmp_path)))
+    assert rooted == split
+
+
+def test_too_few_images_for_a_split(tmp_path: Path) -> None:
+    draw(tmp_path, 3)
+    with pytest.raises(DataError, match="part is empty: 3 images are too few"):
+        load_split(DataConfig(root=str(tmp_path)))
+
+
+def test_the_same_picture_in_two_parts_is_refused(folders: Path) -> None:
+    source = (folders / "train" / "images" / "img02.png").read_bytes()
+    (folders / "test" / "images" / "img10.png").write_bytes(source)
+    with pytest.raises(DataError, match=r"img02\.png.*img10\.png.*same picture: the parts overlap"):
+        load_split(DataConfig(root=str(folders)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DataConfig(root="a", images="b", masks="c"),
+        DataConfig(images="b"),
+        DataConfig(masks="b"),
+    ],
+)
+def test_contradicting_folders(config: DataConfig) -> None:
+    with pytest.raises(ConfigError, match="--data"):
+        load_split(config)
+
+
+# ---- the check ----------------------------------------------------------------------------------
+
+
+def test_sizes_that_differ_are_refused(folders: Path) -> None:
+    save(folders / "train" / "masks" / "img03.png", np.zeros((41, 56), np.uint8))
+    config = DataConfig(root=str(folders))
+    with pytest.raises(DataError, match=r"img03\.png is 40 x 56 but its mask .* is 41 x 56"):
+        check_split(load_split(config), config)
+
+
+def test_unreadable_files_are_all_found_before_training(folders: Path) -> None:
+    for name in ("img00", "img04"):
+        (folders / "train" / "images" / f"{name}.png").write_bytes(b"nonsense")
+    config = DataConfig(root=str(folders))
+    with pytest.raises(DataError, match=r"(?s)img00\.png.*img04\.png"):
+        check_split(load_split(config), config)
+
+
+def test_empty_masks_are_counted_and_all_empty_is_an_error(folders: Path) -> None:
+    config = DataConfig(root=str(folders))
+    masks = sorted(folders.glob("*/masks/*.png"))
+    for path in masks[:4]:
+        save(path, np.zeros((40, 56), np.uint8))
+    report = check_split(load_split(config), config)
+    assert "4 of 12 masks are empty (nothing to segment)." in report.warnings
+    for path in masks:
+        save(path, np.zeros((40, 56), np.uint8))
+    with pytest.raises(DataError, match="Every mask is empty"):
+        check_split(load_split(config), config)
+
+
+def test_jpeg_masks_are_read_at_127(tmp_path: Path) -> None:
+    mask = np.zeros((48, 48), np.uint8)
+    mask[10:30, 12:33] = 255
+    path = save(tmp_path / "m.jpg", mask, quality=60)
+    values = read_mask(path)
+    assert len(np.unique(values)) > 2
+    reading = decide_reading(dict.fromkeys(np.unique(values).tolist(), path), 1)
+    assert np.array_equal(reading.read(path), (mask > 0).astype(np.uint8))
+
+
+# ---- samples ------------------------------------------------------------------------------------
+
+
+def test_a_sample_by_hand() -> None:
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:, 32:] = 200
+    label = np.zeros((32, 64), np.uint8)
+    label[:, 32:] = 1
+    sample = make_sample("x", image, FRAME, label)
+    assert sample.image is not None
+    assert sample.image.shape == (3, 64, 64)
+    assert sample.view.shape == (3, 32, 32)
+    assert (sample.image_valid, sample.view_valid) == ((32, 64), (16, 32))
+    assert sample.image[:, :32, 32:].eq(200).all()
+    assert sample.image[:, 32:].eq(0).all()
+    assert sample.target is not None
+    assert sample.target[0, :16, 16:].eq(1).all()
+    assert sample.target.sum() == 16 * 16
+    assert sample.weight is not None
+    assert sample.weight[0, :16].eq(1).all()
+    assert sample.weight[0, 16:].eq(0).all()
+
+
+def test_augmentation_is_paired_seeded_and_leaves_the_global_state() -> None:
+    config = AugmentConfig(0.5, 0.5, True, 30, 0.25, 0.0, 0.0)
+    augment = build_augment(config)
+    label = np.zeros((48, 64), np.uint8)
+    label[10:20, 30:50] = 1
+    image = np.repeat(label[..., None] * 255, 3, 2)
+    seen = set()
+    for seed in range(20):
+        changed, mask = augment(image, label, (seed,))
+        again, mask_again = augment(image, label, (seed,))
+        assert np.array_equal(changed, again)
+        assert np.array_equal(mask, mask_again)
+        # bright pixels follow the mask, up to interpolation at the edge
+        assert ((changed[..., 0] > 127) ^ (mask > 0)).mean() < 0.02
+        seen.add(mask.tobytes())
+    assert len(seen) > 15
+    import torch
+
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    augment(image, label, (0,))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_quarter_turn_swaps_the_valid_region() -> None:
+    turn = build_augment(AugmentConfig(0, 0, True, 0, 0, 0, 0))
+    image, label = np.full((32, 64, 3), 9, np.uint8), np.ones((32, 64), np.uint8)
+    shapes = set()
+    for seed in range(12):
+        sample = make_sample("x", image, FRAME, label, augment=turn, seed=(seed,))
+        shapes.add(sample.image_valid)
+        assert sample.image is not None
+        assert (sample.image[0] == 9).sum() == 32 * 64
+        assert sample.target is not None
+        assert torch_equal(sample.target, sample.weight)
+    assert shapes == {(32, 64), (64, 32)}
+
+
+def torch_equal(a, b) -> bool:
+    return bool((a == b).all())
+
+
+def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None:
+    pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
+    augment = build_augment(AugmentConfig())
+    dataset = PairDataset(pairs, FRAME, MaskReading(127), augment, seed=5)
+    first, other_epoch = dataset[1, 2], dataset[2, 2]
+    _ = dataset[1, 0]
+    assert torch_equal(first.view, dataset[1, 2].view)
+    assert not torch_equal(first.view, other_epoch.view)
+    assert first.label is not None
+    assert first.label.shape == (40, 56)
+
+
+def test_sampler() -> None:
+    sampler = EpochSampler(5, shuffle=True, seed=1)
+    sampler.epoch = 3
+    order = list(sampler)
+    assert {e for e, _ in order} == {3}
+    assert sorted(i for _, i in order) == list(range(5))
+    assert list(sampler) == order
+    sampler.epoch = 4
+    assert [i for _, i in sampler] != [i for _, i in order]
+    assert list(EpochSampler(3, shuffle=False)) == [(0, 0), (0, 1), (0, 2)]

@@ -1,0 +1,79 @@
+"""What is resized and padded comes back where it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from autosam.data.geometry import (
+    cell_weight,
+    class_shares,
+    content_size,
+    pad,
+    resize_image,
+    resize_label,
+    restore,
+)
+
+SHAPES = [(1, 1), (64, 64), (37, 211), (500, 3), (480, 640), (641, 479), (1080, 1920), (255, 257)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [64, 256, 1024])
+def test_content_size_is_segment_anything_s(shape: tuple[int, int], size: int) -> None:
+    expected = ResizeLongestSide.get_preprocess_shape(*shape, size)
+    assert content_size(*shape, size, "longest-pad") == tuple(max(1, v) for v in expected)
+    assert content_size(*shape, size, "square") == (size, size)
+
+
+def test_resizing_is_segment_anything_s() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 97, 3), dtype=np.uint8)
+    assert np.array_equal(resize_image(image, (33, 64)), ResizeLongestSide(64).apply_image(image))
+
+
+@pytest.mark.parametrize("geometry", ["longest-pad", "square"])
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_round_trip(shape: tuple[int, int], geometry: str) -> None:
+    """A half plane drawn at an image's size comes back to within a cell's width."""
+    height, width = shape
+    label = np.zeros(shape, np.uint8)
+    label[:, : width // 2] = 1
+    size, mask_size = 256, 64
+    content = content_size(height, width, size, geometry)
+    shares = class_shares(resize_label(label, content), 1, size, mask_size)
+    back = restore(shares - 0.5, shape, size, geometry)
+    assert back.shape == (1, height, width)
+    edge = (back[0] > 0).float().sum(1)
+    cell = max(width / content[1] * size / mask_size, 1)
+    assert (edge - width // 2).abs().max() <= cell
+
+
+def test_restore_of_a_linear_ramp_is_exact_inside() -> None:
+    ramp = torch.arange(64).float().expand(1, 64, 64)
+    back = restore(ramp, (64, 64), 64)
+    assert torch.equal(back, ramp)
+    cut = restore(ramp, (32, 64), 64)
+    assert torch.equal(cut, ramp[:, :32])
+
+
+def test_class_shares_by_hand() -> None:
+    label = np.array([[1, 1, 2], [0, 1, 2]], np.uint8)
+    shares = class_shares(label, 2, image_size=4, mask_size=2)
+    assert shares.tolist() == [[[0.75, 0.0], [0.0, 0.0]], [[0.0, 0.5], [0.0, 0.0]]]
+
+
+def test_cell_weight_by_hand() -> None:
+    # 3 of 4 rows and all 4 columns hold picture: the lower cells are half full and count.
+    assert cell_weight((3, 4), 4, 2).tolist() == [[[1, 1], [1, 1]]]
+    assert cell_weight((2, 3), 4, 2).tolist() == [[[1, 1], [0, 0]]]
+    assert cell_weight((1, 1), 4, 2).tolist() == [[[0, 0], [0, 0]]]
+
+
+def test_pad_is_at_the_bottom_and_right() -> None:
+    padded = pad(np.ones((2, 3, 3), np.uint8), 4)
+    assert padded.shape == (4, 4, 3)
+    assert padded[:2, :3].all()
+    assert not padded[2:].any()
+    assert not padded[:, 3:].any()

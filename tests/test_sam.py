@@ -1,0 +1,202 @@
+"""Parity with segment_anything on the same random weights, from raw picture to mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, build_tiny
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam as ReferenceSam
+
+from autosam.data.dataset import make_sample
+from autosam.data.geometry import restore
+from autosam.errors import CheckpointError, ConfigError
+from autosam.models.sam import SAMS, load_sam
+from autosam.models.sam.meta import SegmentAnything
+from autosam.types import Batch, Frame, ImageEmbedding, Prompt
+
+
+def reference(sam: SegmentAnything) -> SamPredictor:
+    """segment_anything's own predictor around the same modules."""
+    spec = sam.spec
+    whole = ReferenceSam(
+        sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, spec.pixel_mean, spec.pixel_std
+    )
+    return SamPredictor(whole.eval())
+
+
+@pytest.fixture
+def sam() -> SegmentAnything:
+    torch.manual_seed(1)
+    return build_tiny(TINY).eval()
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encode(sam: SegmentAnything, image: np.ndarray) -> ImageEmbedding:
+    frame = Frame(sam.spec.image_size, 32, 4 * sam.grid[0])
+    batch = Batch.collate([make_sample("x", image, frame)])
+    return sam.encode(batch.images, batch.image_valid)
+
+
+@pytest.mark.parametrize("shape", [(50, 97), (97, 50), (64, 64), (300, 211)])
+@torch.no_grad()
+def test_image_embedding_from_raw_pictures(sam: SegmentAnything, shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+    predictor = reference(sam)
+    predictor.set_image(image)
+    ours = encode(sam, image).features
+    assert (ours - predictor.features).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["points", "box", "mask", "none"])
+@torch.no_grad()
+def test_masks_from_raw_pictures(sam: SegmentAnything, kind: str) -> None:
+    image = picture(50, 97)
+    predictor = reference(sam)
+    predictor.set_image(image)
+    points, labels = np.array([[20.0, 10.0], [60.0, 40.0]]), np.array([1, 0])
+    box, low = np.array([10.0, 5.0, 70.0, 45.0]), torch.randn(1, 32, 32)
+    given = {
+        "points": {"point_coords": points, "point_labels": labels},
+        "box": {"box": box},
+        "mask": {"mask_input": low.numpy()},
+        "none": {},
+    }[kind]
+    expected, iou, expected_low = predictor.predict(
+        **given, multimask_output=True, return_logits=True
+    )
+    scale = predictor.transform
+    if kind == "points":
+        coords = torch.from_numpy(scale.apply_coords(points, (50, 97)))[None].float()
+        prompt = sam.embed(points=(coords, torch.from_numpy(labels)[None]))
+    elif kind == "box":
+        prompt = sam.embed(boxes=torch.from_numpy(scale.apply_boxes(box[None], (50, 97))).float())
+    elif kind == "mask":
+        prompt = sam.embed(masks=low[None])
+    else:
+        prompt = sam.no_prompt(1)
+    logits, ours_iou = sam.decode(encode(sam, image), prompt, multimask=True)
+    assert np.abs(logits[0].numpy() - expected_low).max() < 1e-4
+    assert np.abs(ours_iou[0].numpy() - iou).max() < 1e-4
+    full = restore(logits[0], (50, 97), 64)
+    assert np.abs(full.numpy() - expected).max() < 1e-4
+
+
+@torch.no_grad()
+def test_batched_decode_equals_a_loop_over_the_reference(sam: SegmentAnything) -> None:
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(3, 32, 8, 8, generator=generator)
+    index = torch.tensor([2, 0, 0, 1, 2])
+    sparse = torch.randn(5, 4, 32, generator=generator)
+    dense = torch.randn(5, 32, 8, 8, generator=generator)
+    logits, iou = sam.decode_all(ImageEmbedding(features), Prompt(sparse, dense, index))
+    position = sam.prompt_encoder.get_dense_pe()
+    for p, image in enumerate(index.tolist()):
+        expected, expected_iou = sam.mask_decoder.predict_masks(
+            features[image : image + 1], position, sparse[p : p + 1], dense[p : p + 1]
+        )
+        assert (logits[p] - expected[0]).abs().max() < 1e-5
+        assert (iou[p] - expected_iou[0]).abs().max() < 1e-5
+
+
+def test_padding_reaches_the_encoder_as_zero(sam: SegmentAnything) -> None:
+    seen = []
+    sam.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        encode(sam, picture(32, 64))
+    assert seen[0].shape == (1, 3, 64, 64)
+    assert torch.equal(seen[0][:, :, 32:], torch.zeros(1, 3, 32, 64))
+    assert seen[0][:, :, :32].abs().min() >= 0
+    assert seen[0][:, :, :32].std() > 0.5
+
+
+def test_floats_are_refused_because_they_were_normalised_before(sam: SegmentAnything) -> None:
+    with pytest.raises(TypeError, match="normalised once"):
+        sam.encode(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]))
+
+
+def test_meta_architecture_has_the_keys_and_shapes_of_the_reference() -> None:
+    with torch.device("meta"):
+        ours = SAMS["vit_b"].build(SAMS["vit_b"]).state_dict()
+        theirs = sam_model_registry["vit_b"]().state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_load_is_strict_and_names_what_is_wrong(tmp_path: Path, tiny_file: Path) -> None:
+    sam = load_sam("tiny", tiny_file)
+    assert not any(p.requires_grad for p in sam.parameters())
+    state = torch.load(tiny_file, weights_only=True)
+    assert torch.equal(sam.mask_decoder.iou_token.weight, state["mask_decoder.iou_token.weight"])
+
+    state["extra"] = torch.zeros(1)
+    del state["mask_decoder.iou_token.weight"]
+    state["prompt_encoder.no_mask_embed.weight"] = torch.zeros(1, 17)
+    torch.save(state, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError) as error:
+        load_sam("tiny", tmp_path / "bad.pth")
+    text = str(error.value)
+    assert "1 missing: mask_decoder.iou_token.weight" in text
+    assert "1 unexpected: extra" in text
+    assert "no_mask_embed.weight (1, 17) instead of (1, 32)" in text
+    assert "bad.pth" in text
+
+
+def test_another_sam_s_file_is_refused(tiny_file: Path) -> None:
+    with pytest.raises(CheckpointError, match="another SAM"):
+        load_sam("lite", tiny_file)
+
+
+class Trap:
+    """Pickles into a call of os.mkdir."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"model": Trap(tmp_path / "owned")}, tmp_path / "trap.pth")
+    with pytest.raises(CheckpointError, match="never loaded"):
+        load_sam("tiny", tmp_path / "trap.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\x80\x04garbage"])
+def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    for name in ("x.pth", "x.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match="not a readable weights file"):
+            load_sam("tiny", tmp_path / name)
+
+
+def test_unknown_name_and_missing_weights_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Choose one of lite"):
+        load_sam("vit_x")
+    with pytest.raises(CheckpointError, match=r"sam_vit_b_01ec64\.pth.*--sam_checkpoint"):
+        load_sam("vit_b")
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_sam("vit_b", tmp_path / "none.pth")
+
+
+def test_shipped_lite_loads_and_a_box_prompt_changes_its_mask() -> None:
+    sam = load_sam("lite")
+    assert sam.grid == (32, 32)
+    image = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
+    with torch.no_grad():
+        embedding = sam.encode(image, torch.tensor([[256, 256]]))
+        low, _ = sam.decode(embedding, sam.embed(boxes=torch.tensor([[20.0, 20, 90, 90]])))
+        other, _ = sam.decode(embedding, sam.embed(boxes=torch.tensor([[150.0, 150, 220, 220]])))
+    assert low.shape == (1, 1, 128, 128)
+    # The logits inside a box are higher when that box is asked for.
+    inside = (slice(None), slice(None), slice(12, 43), slice(12, 43))
+    assert low[inside].mean() > other[inside].mean()

@@ -1,0 +1,153 @@
+"""One composition for every run: what learns, what stays, and what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+
+from autosam.config import RUNS, LossConfig
+from autosam.data.dataset import make_sample
+from autosam.errors import ConfigError
+from autosam.losses import SegmentationLoss
+from autosam.models.segmenter import build_segmenter
+from autosam.optim import warmup_cosine
+from autosam.types import Batch, Frame
+
+
+def make_batch(frame: Frame, count: int = 2, num_classes: int = 1) -> Batch:
+    samples = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        image = rng.integers(0, 90, (40, 56, 3), dtype=np.uint8)
+        label = np.zeros((40, 56), np.uint8)
+        for k in range(num_classes):
+            y, x = rng.integers(0, 20, 2)
+            label[y : y + 16, x : x + 16] = k + 1
+        image[label > 0] += 60 * label[label > 0][:, None]
+        samples.append(make_sample(str(i), image, frame, label, num_classes))
+    return Batch.collate(samples)
+
+
+EXPECTED = {
+    "autosam": {"generator"},
+    "decoder": {"sam.mask_decoder", "class_prompt"},
+    "hybrid": {"generator", "sam.mask_decoder"},
+    "head": {"head"},
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
+    """No other parameter, buffer or mode changes in a step; every trainable one gets a gradient."""
+    segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}"))
+    parts = EXPECTED[run]
+
+    def trains(name: str) -> bool:
+        return any(name == p or name.startswith(p + ".") for p in parts)
+
+    before = {k: v.clone() for k, v in segmenter.state_dict().items()}
+    batch = make_batch(segmenter.frame)
+    optimizer = torch.optim.SGD([p for p in segmenter.parameters() if p.requires_grad], lr=0.1)
+    criterion = SegmentationLoss(LossConfig())
+    for _ in range(2):
+        segmenter.train()
+        loss = criterion(segmenter(batch), batch.targets, batch.weights)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for name, parameter in segmenter.named_parameters():
+        assert parameter.requires_grad == trains(name), name
+        assert parameter.grad is None or trains(name), name
+    got = {n for n, p in segmenter.named_parameters() if p.grad is not None and p.grad.any()}
+    assert got, "no gradient at all"
+    if "generator" in parts:
+        assert any(n.startswith("generator.backbone") for n in got)
+        assert any(n.startswith("generator.dense") for n in got)
+    changed = {k for k, v in segmenter.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(trains(name) for name in changed)
+    for name, module in segmenter.named_modules():
+        assert module.training == trains(name), name
+    segmenter.eval()
+    assert not any(m.training for m in segmenter.modules())
+    assert set(segmenter.trainable_state()) == {k for k in before if trains(k)}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("prompt", ["dense", "sparse", "both"])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
+    config = tiny_config(
+        tiny_file, f"--run={run}", f"--model.prompt={prompt}", f"--data.num_classes={classes}"
+    )
+    segmenter = build_segmenter(config).eval()
+    batch = make_batch(segmenter.frame, 2, classes)
+    with torch.no_grad():
+        logits = segmenter(batch)
+    assert logits.shape == (2, classes, 32, 32) == batch.targets.shape
+    if classes > 1:  # classes must be told apart, without a prompt too
+        assert not torch.allclose(logits[:, 0], logits[:, 1])
+    if RUNS[run].prompter == "learned":
+        made = segmenter.prompt(batch)
+        assert made.dense.shape == (2 * classes, 32, 8, 8)
+        assert made.sparse.shape == (2 * classes, 0 if prompt == "dense" else 8, 32)
+        assert made.image_index.tolist() == [i for i in (0, 1) for _ in range(classes)]
+
+
+def test_an_image_s_logits_do_not_depend_on_its_batch(tiny_file: Path) -> None:
+    segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=2")).eval()
+    batch = make_batch(segmenter.frame, 3, 2)
+    with torch.no_grad():
+        together = segmenter(batch)
+        for i in range(3):
+            single = make_batch(segmenter.frame, 3, 2)
+            single = Batch(
+                [single.names[i]],
+                single.views[i : i + 1],
+                single.view_valid[i : i + 1],
+                single.images[i : i + 1],
+                single.image_valid[i : i + 1],
+                [single.sizes[i]],
+            )
+            assert (segmenter(single)[0] - together[i]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_two_images_can_be_overfitted(tiny_file: Path, run: str) -> None:
+    torch.manual_seed(0)
+    segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}"))
+    batch = make_batch(segmenter.frame)
+    optimizer = torch.optim.AdamW([p for p in segmenter.parameters() if p.requires_grad], lr=3e-3)
+    criterion = SegmentationLoss(LossConfig())
+    schedule = warmup_cosine(optimizer, 5, 200)
+    for _ in range(200):
+        loss = criterion(segmenter(batch), batch.targets, batch.weights)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        predicted = (segmenter(batch) > 0) & (batch.weights > 0)  # padding is nobody's business
+        truth = batch.targets > 0.5
+    overlap = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+    assert overlap > 0.9, (run, overlap.item(), loss.item())
+
+
+def test_view_size_must_suit_the_backbone(tiny_file: Path) -> None:
+    with pytest.raises(ConfigError, match="multiple of 32, for example 96"):
+        build_segmenter(tiny_config(tiny_file, "--model.view_size=100"))
+
+
+def test_view_and_image_may_differ_in_size(tiny_file: Path) -> None:
+    for size in (32, 96):
+        segmenter = build_segmenter(tiny_config(tiny_file, f"--model.view_size={size}")).eval()
+        batch = make_batch(segmenter.frame)
+        assert batch.views.shape[-1] == size
+        assert batch.images.shape[-1] == 64
+        with torch.no_grad():
+            assert segmenter(batch).shape == (2, 1, 32, 32)

@@ -1,0 +1,319 @@
+"""Whole runs on a tiny SAM: train, stop, resume, start from, evaluate, predict."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import draw, tiny_config
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from autosam import checkpoint
+from autosam.config import RUNS, Config
+from autosam.errors import CheckpointError, ConfigError, DataError, TrainingError
+from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.losses import SegmentationLoss
+from autosam.models.loading import read_weights
+from autosam.predict import PredictConfig, predict
+from autosam.train import TrainResult, train
+
+
+def run(tiny_file: Path, folders: Path, output: Path, *flags: str) -> TrainResult:
+    return train(tiny_config(tiny_file, f"--data.root={folders}", f"--output={output}", *flags))
+
+
+def rows(folder: Path) -> list[dict]:
+    """metrics.jsonl without the figures that depend on the clock."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if "per_second" not in k and "wait" not in k}
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_leaves_everything_in_its_folder(
+    tiny_file: Path, folders: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "run"
+    result = run(tiny_file, folders, folder, f"--run={name}")
+    assert result.epochs == 2
+    assert [row["epoch"] for row in rows(folder)] == [1, 2]
+    for key in ("train/loss", "train/bce", "train/dice", "train/lr", "train/grad_norm",
+                "validation/dice", "validation/iou", "validation/loss"):  # fmt: skip
+        assert np.isfinite(rows(folder)[0][key])
+    with open(folder / "test_scores.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [row["image"] for row in table] == ["img09", "img10", "img11"]
+    mean = np.mean([float(row["dice"]) for row in table])
+    assert mean == pytest.approx(result.test["dice"], abs=1e-4)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["run"] == name
+    assert "epoch 2" in (folder / "log.txt").read_text()
+    columns = 4 if RUNS[name].prompter == "learned" else 3
+    with Image.open(folder / "contact_sheet.png") as sheet:
+        assert sheet.width == 6 + columns * 230
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "validation/dice", "train/lr", "train/data_wait"} <= set(tags["scalars"])
+    assert tags["images"] == ["validation"]
+    assert {"config/text_summary", "parameters/text_summary"} <= set(tags["tensors"])
+    assert [e.step for e in events.Scalars("train/loss")] == [1, 2]
+    assert events.Scalars("final/test_dice")[0].value == pytest.approx(mean, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(
+    tiny_file: Path, folders: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tiny_file, folders, tmp_path / name, f"--train.seed={seed}")
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def test_a_resumed_run_equals_an_unbroken_one(
+    tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(tiny_file, folders, whole, "--train.epochs=4")
+    # The third epoch is cut off in the middle of a batch.
+    forward, calls = SegmentationLoss.forward, []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if len(calls) > 2 * (3 + 2) + 1:  # two epochs of 3 training and 2 validation batches
+            raise KeyboardInterrupt
+        return forward(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationLoss, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_file, folders, broken, "--train.epochs=4")
+    assert [row["epoch"] for row in rows(broken)] == [1, 2]
+    result = train(Config(resume=str(broken)))
+    assert result.epochs == 4
+    assert rows(broken) == rows(whole)
+    ours, theirs = (checkpoint.load_state(f)["model"] for f in (broken, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert (broken / "test_scores.csv").read_text() == (whole / "test_scores.csv").read_text()
+
+
+def test_early_stopping(tiny_file: Path, folders: Path, tmp_path: Path) -> None:
+    result = run(
+        tiny_file, folders, tmp_path / "r", "--train.epochs=9", "--train.patience=2",
+        "--train.lr=1e-12",
+    )  # fmt: skip
+    assert result.epochs < 9
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_good_checkpoint_kept(
+    tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = SegmentationLoss.forward, []
+
+    def broken(self, *args):
+        calls.append(1)
+        parts = forward(self, *args)
+        return parts if len(calls) <= 5 else parts | {"loss": parts["loss"] * float("nan")}
+
+    monkeypatch.setattr(SegmentationLoss, "forward", broken)
+    with pytest.raises(TrainingError, match=r"epoch 2: the loss is nan.*last good checkpoint"):
+        run(tiny_file, folders, tmp_path / "r")
+    assert checkpoint.load(tmp_path / "r").header["epoch"] == 1
+
+
+def test_accumulated_batches_equal_a_large_one(tiny_file: Path, folders: Path, tmp_path: Path):
+    """Without BatchNorm in the way (run `decoder`), 3 x 2 images give the step of 6."""
+    common = ("--run=decoder", "--train.epochs=1", "--loss.dice=0", "--train.clip=1e9")
+    run(tiny_file, folders, tmp_path / "a", *common, "--train.accumulate=3")
+    run(tiny_file, folders, tmp_path / "b", *common, "--train.batch_size=6")
+    a, b = (checkpoint.load_state(tmp_path / n)["model"] for n in "ab")
+    weight = "sam.mask_decoder.output_upscaling.0.weight"
+    start = read_weights(tiny_file)[weight.removeprefix("sam.")]
+    moved = (a[weight] - start).abs().max()
+    assert moved > 1e-5
+    assert (a[weight] - b[weight]).abs().max() < 0.05 * moved
+
+
+def test_several_classes_train_evaluate_and_predict(
+    tiny_file: Path, folders: Path, tmp_path: Path
+) -> None:
+    for path in folders.glob("*/masks/*.png"):
+        mask = np.asarray(Image.open(path)) // 255
+        mask[: mask.shape[0] // 2] *= 2
+        Image.fromarray(mask.astype(np.uint8)).save(path)
+    for exclusive in ("true", "false"):
+        folder = tmp_path / exclusive
+        result = run(
+            tiny_file, folders, folder, "--data.num_classes=2", f"--data.exclusive={exclusive}"
+        )
+        assert {"dice/1", "dice/2"} <= set(result.test)
+        written = predict(
+            PredictConfig(str(folder), str(folders / "test/images"), str(folder / "masks"))
+        )
+        assert len(written) == (3 if exclusive == "true" else 6)
+        values = np.unique(np.asarray(Image.open(written[0])))
+        assert set(values) <= ({0, 1, 2} if exclusive == "true" else {0, 255})
+
+
+# ---- the output folder --------------------------------------------------------------------------
+
+
+def test_an_existing_folder_is_never_overwritten_unasked(
+    tiny_file: Path, folders: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    with pytest.raises(ConfigError, match="exists"):
+        run(tiny_file, folders, precious)
+    with pytest.raises(ConfigError, match="holds no run"):
+        run(tiny_file, folders, precious, "--overwrite=true")
+    assert (precious / "thesis.txt").read_text() == "years"
+    folder = tmp_path / "run"
+    run(tiny_file, folders, folder, "--train.epochs=1")
+    with pytest.raises(ConfigError, match="--overwrite"):
+        run(tiny_file, folders, folder)
+    (folder / "stale").touch()
+    run(tiny_file, folders, folder, "--train.epochs=1", "--overwrite=true")
+    assert not (folder / "stale").exists()
+
+
+def test_bad_input_is_found_before_anything_is_written(
+    tiny_file: Path, folders: Path, tmp_path: Path
+) -> None:
+    (folders / "train" / "images" / "img01.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"img01\.png"):
+        run(tiny_file, folders, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tiny_file: Path, folders: Path, tmp_path: Path) -> Path:
+    run(tiny_file, folders, tmp_path / "trained", "--train.epochs=1")
+    return tmp_path / "trained"
+
+
+def test_a_checkpoint_holds_the_trained_part_alone(trained: Path, tiny_file: Path) -> None:
+    loaded = checkpoint.load(trained)
+    keys = set(read_weights(loaded.path))
+    assert keys
+    assert all(key.startswith("generator.") for key in keys)
+    assert loaded.header["format"] == 1
+    assert loaded.header["sam"]["name"] == "tiny"
+    assert len(loaded.header["sam"]["sha256"]) == 64
+    assert not loaded.segmenter.training
+
+
+def test_other_sam_weights_are_refused(trained: Path, tiny_file: Path, tmp_path: Path) -> None:
+    state = torch.load(tiny_file, weights_only=True)
+    state["mask_decoder.iou_token.weight"] += 1
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="trained with other weights of SAM tiny"):
+        checkpoint.load(trained, str(tmp_path / "other.pth"))
+
+
+def test_what_is_no_checkpoint_is_refused(trained: Path, tiny_file: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        checkpoint.load(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="not a checkpoint of autosam"):
+        checkpoint.load(tiny_file)
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(CheckpointError, match="no 'autosam' header"):
+        checkpoint.load(tmp_path / "plain.safetensors")
+    whole = checkpoint.find(trained).read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
+        checkpoint.load(tmp_path / "cut.safetensors")
+
+
+def test_init_starts_from_another_run_and_says_what_does_not_fit(
+    trained: Path, tiny_file: Path, folders: Path, tmp_path: Path
+) -> None:
+    frozen = ("--train.lr=1e-12", "--train.epochs=1")
+    run(tiny_file, folders, tmp_path / "h", "--run=hybrid", f"--init={trained}", *frozen)
+    old, new = read_weights(checkpoint.find(trained)), read_weights(checkpoint.find(tmp_path / "h"))
+    name = "generator.dense.project.weight"
+    torch.testing.assert_close(old[name], new[name], atol=1e-6, rtol=0)
+    with pytest.raises(CheckpointError, match=r"do not fit this run.*run 'autosam'"):
+        run(tiny_file, folders, tmp_path / "d", "--run=decoder", f"--init={trained}")
+    with pytest.raises(CheckpointError, match="do not fit this run"):
+        run(tiny_file, folders, tmp_path / "k", "--data.num_classes=2", f"--init={trained}")
+    assert not (tmp_path / "d").exists()
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is it a run folder"):
+        train(Config(resume=str(tmp_path)))
+
+
+# ---- evaluate and predict -----------------------------------------------------------------------
+
+
+def test_evaluate_gives_the_test_scores_again(trained: Path, folders: Path, tmp_path: Path) -> None:
+    config = EvaluateConfig(checkpoint=str(trained), output=str(tmp_path / "scores.csv"))
+    config.data.root = str(folders)
+    scores = evaluate(config)
+    expected = yaml.safe_load((trained / "scores.yaml").read_text())["test"]
+    assert scores == pytest.approx(expected, abs=1e-6)
+    assert (tmp_path / "scores.csv").read_text() == (trained / "test_scores.csv").read_text()
+    with pytest.raises(ConfigError, match="exists"):
+        evaluate(config)
+    draw(tmp_path / "other", 4, start=20, size=(70, 33))
+    other = EvaluateConfig(checkpoint=str(trained))
+    other.data = dataclasses.replace(
+        other.data,
+        images=str(tmp_path / "other/images"),
+        masks=str(tmp_path / "other/masks"),
+    )
+    assert 0 <= evaluate(other)["dice"] <= 1
+
+
+def test_predict_writes_masks_at_the_images_own_sizes(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    sizes = {"a": (40, 56), "b": (200, 33), "c": (17, 400)}
+    for name, shape in sizes.items():
+        Image.fromarray(np.full((*shape, 3), 90, np.uint8)).save(source / f"{name}.png")
+    (source / "broken.jpg").write_bytes(b"no image")
+    (source / "notes.txt").write_text("not looked at")
+    with pytest.raises(DataError, match="1 of 4 images could not be read"):
+        predict(PredictConfig(str(trained), str(source), str(output), overlay=True))
+    assert "broken.jpg" in capsys.readouterr().err
+    for name, shape in sizes.items():
+        mask = np.asarray(Image.open(output / f"{name}.png"))
+        assert mask.shape == shape
+        assert set(np.unique(mask)) <= {0, 255}
+        assert Image.open(output / f"{name}_overlay.png").size == shape[::-1]
+    single = predict(PredictConfig(str(trained), str(source / "a.png"), str(tmp_path / "one")))
+    assert single == [tmp_path / "one" / "a.png"]
+
+
+def test_predict_refuses_what_would_do_harm(trained: Path, tmp_path: Path) -> None:
+    for size in ("a.png", "a.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / size)
+    out = str(tmp_path / "o")
+    with pytest.raises(DataError, match=r"would both write a\.png"):
+        predict(PredictConfig(str(trained), str(tmp_path), out))
+    with pytest.raises(ConfigError, match="masks would replace images"):
+        predict(PredictConfig(str(trained), str(tmp_path / "a.png"), str(tmp_path)))
+    with pytest.raises(ConfigError, match="--input is needed"):
+        predict(PredictConfig(str(trained), "", out))
+    with pytest.raises(DataError, match="no such file or folder"):
+        predict(PredictConfig(str(trained), str(tmp_path / "none"), out))
