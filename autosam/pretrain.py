@@ -8,6 +8,7 @@ trunk keeps its ImageNet weights and stays frozen, so that its features are comp
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,10 @@ class PretrainConfig:
     """Seed of the scenes, the prompts and the weights."""
     save_every: int = 250
     """Steps between saved states."""
+    held_out: int = 200
+    """Scenes of another seed on which zero-shot IoU is printed at each save."""
+    stop_after: int | None = None
+    """Stop at this step and go on at the next call (the learning rate still aims at `steps`)."""
 
 
 class Scenes(Dataset):
@@ -260,7 +265,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     started = time.time()
     features = Features.of(sam, Scenes(config.scenes, config.seed, spec.image_size), device)
-    held_out = Features.of(sam, Scenes(200, config.seed + 1, spec.image_size), device)
+    held_out = Features.of(sam, Scenes(config.held_out, config.seed + 1, spec.image_size), device)
     print(f"{config.scenes} scenes drawn and encoded in {time.time() - started:.0f} s", flush=True)
 
     optimizer = torch.optim.AdamW(parameter_groups(sam, 0.05), lr=config.lr)
@@ -280,7 +285,8 @@ def pretrain(config: PretrainConfig) -> Path:
         first = state["step"]
 
     losses: list[float] = []
-    for step in range(first, config.steps):
+    last = min(config.steps, config.stop_after or config.steps)
+    for step in range(first, last):
         rng = np.random.default_rng([config.seed, 1, step])
         with torch.autocast(device.type, torch.bfloat16):
             loss = step_loss(sam, features, config, rng, device)
@@ -296,7 +302,7 @@ def pretrain(config: PretrainConfig) -> Path:
             print(f"step {done}/{config.steps}  loss {np.mean(losses):.3f}  "
                   f"{time.time() - started:.0f} s", flush=True)  # fmt: skip
             losses.clear()
-        if done % config.save_every == 0 or done == config.steps:
+        if done % config.save_every == 0 or done == last:
             states = {name: part.state_dict() for name, part in parts.items()}
             torch.save(states | {"step": done}, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
@@ -305,7 +311,8 @@ def pretrain(config: PretrainConfig) -> Path:
 
     weights = folder / spec.file
     tensors = {key: value.half().contiguous() for key, value in average.module.state_dict().items()}
-    save_file(tensors, weights, metadata={"pretrain": str(config)})
+    made_by = {"steps": config.steps, "scenes": config.scenes, "seed": config.seed}
+    save_file(tensors, weights, metadata={"pretrain": json.dumps(made_by)})
     return weights
 
 

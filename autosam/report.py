@@ -15,27 +15,34 @@ from autosam.metrics import dice, predict_label
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
 
+SIDE = 224
+"""Pixels of a picture in the contact sheet."""
+
 
 @torch.no_grad()
-def prompt_picture(segmenter: Segmenter, batch: Batch) -> np.ndarray | None:
-    """What the learned prompt of a single image highlights, at the image's size.
+def look(segmenter: Segmenter, batch: Batch) -> tuple[torch.Tensor, np.ndarray | None]:
+    """Segment a single image and look at its prompt, with one pass of the image encoder.
 
     Returns:
-        uint8 H x W x 3 heat map (the mean over classes), or None where no prompt is learned.
+        Logits float K x H x W, and what the learned prompt highlights as a heat map uint8
+        H x W x 3 (the mean over classes), or None where no prompt is learned.
     """
-    if segmenter.generator is None or segmenter.sam is None:
-        return None
-    segmenter.eval()
-    prompt = segmenter.prompt(batch)
-    embedding = segmenter.encode(batch)
-    logits = segmenter.sam.decode(embedding, prompt)[0][:, 0]
-    empty = segmenter.sam.no_prompt(len(prompt.image_index))
-    empty = Prompt(empty.sparse, empty.dense, prompt.image_index)
-    baseline = segmenter.sam.decode(embedding, empty)[0][:, 0]
-    values = pictures.prompt_map(prompt, logits, baseline).mean(0, keepdim=True)
     frame = segmenter.frame
-    full = restore(values, batch.sizes[0], frame.image_size, frame.geometry)
-    return pictures.heat(full[0].cpu().numpy())
+
+    def full_size(values: torch.Tensor) -> torch.Tensor:
+        return restore(values.float(), batch.sizes[0], frame.image_size, frame.geometry)
+
+    if segmenter.sam is None or segmenter.generator is None:
+        return full_size(segmenter(batch)[0]), None
+    embedding, prompt = segmenter.encode(batch), segmenter.prompt(batch)
+    logits = segmenter.decode(embedding, prompt)[0]
+    baseline = None
+    if segmenter.generator.dense is None:
+        empty = segmenter.sam.no_prompt(len(prompt.image_index))
+        empty = Prompt(empty.sparse, empty.dense, prompt.image_index)
+        baseline = segmenter.decode(embedding, empty)[0]
+    shown = pictures.prompt_map(prompt, logits, baseline).mean(0, keepdim=True)
+    return full_size(logits), pictures.heat(full_size(shown)[0].cpu().numpy())
 
 
 @torch.no_grad()
@@ -48,24 +55,22 @@ def contact_sheet(
 ) -> np.ndarray:
     """Image, truth, prediction and what the prompt highlights, a row per position; uint8 RGB."""
     segmenter.eval()
-    frame, rows, notes = segmenter.frame, [], []
+    rows, notes = [], []
     for position in positions:
         sample = dataset[0, position]
         batch = Batch.collate([sample]).to(device)
-        logits = segmenter(batch).float()
-        predicted = predict_label(
-            restore(logits[0], sample.size, frame.image_size, frame.geometry), exclusive
-        )
+        logits, heat = look(segmenter, batch)
+        predicted = predict_label(logits, exclusive)
         assert sample.label is not None
         truth = pictures.one_hot(sample.label, segmenter.num_classes)
         image = read_image(dataset.pairs[position].image)
         row = [image, pictures.overlay(image, truth), pictures.overlay(image, predicted)]
-        heat = prompt_picture(segmenter, batch)
-        rows.append(row if heat is None else [*row, heat])
+        row = row if heat is None else [*row, heat]
+        rows.append([pictures.fit(picture, SIDE) for picture in row])  # large ones are not kept
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
     titles = ["image", "truth", "prediction", "what the prompt highlights"][: len(rows[0])]
-    return pictures.contact_sheet(rows, titles, notes)
+    return pictures.contact_sheet(rows, titles, notes, SIDE)
 
 
 def spread(count: int, wanted: int) -> list[int]:

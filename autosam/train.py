@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from rich import get_console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
@@ -111,7 +113,7 @@ def check_settings(config: Config) -> None:
     """
     train, loss = config.train, config.loss
     for name in ("epochs", "batch_size", "accumulate", "patience"):
-        if getattr(train, name) < 1:
+        if getattr(train, name) is not None and getattr(train, name) < 1:
             raise ConfigError(f"--train.{name} {getattr(train, name)}: must be at least 1.")
     for name in ("lr", "clip"):
         if not 0 < getattr(train, name) < math.inf:
@@ -126,6 +128,15 @@ def check_settings(config: Config) -> None:
         raise ConfigError("--resume and --init exclude each other.")
 
 
+def set_up_log(main: bool) -> None:
+    """Messages to the terminal (above the progress bar), or plain lines to a file or pipe."""
+    if not log.handlers:
+        terminal = get_console().is_terminal
+        rich = RichHandler(show_path=False, show_time=False, show_level=False)
+        log.addHandler(rich if terminal else logging.StreamHandler(sys.stdout))
+        log.setLevel(logging.INFO if main else logging.ERROR)
+
+
 def resolve(config: Config) -> tuple[Config, Path, dict[str, Any] | None]:
     """The settings in force, the run folder, and the state to go on from (or None).
 
@@ -135,12 +146,23 @@ def resolve(config: Config) -> tuple[Config, Path, dict[str, Any] | None]:
     """
     if config.resume:
         folder = Path(config.resume)
+        given = dataclasses.replace(config, resume=None)
+        if given != Config():
+            raise ConfigError(
+                "--resume takes every setting from the run; give no others. (--init RUN starts a "
+                "new run, with settings of its own, from its weights.)"
+            )
         state = checkpoint.load_state(folder)
         values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         return dataclasses.replace(from_dict(Config, values), output=str(folder)), folder, state
     name = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.run}"
     folder = Path(config.output or name)
     return dataclasses.replace(config, output=str(folder)), folder, None
+
+
+def default_epochs(images: int) -> int:
+    """How long to train where the settings do not say; see `TrainConfig.epochs`."""
+    return max(5, min(50, math.ceil(1920 / images)))
 
 
 def make_folder(folder: Path, overwrite: bool) -> None:
@@ -189,9 +211,7 @@ def train(config: Config) -> TrainResult:
         gradient_accumulation_steps=config.train.accumulate,
     )
     main = accelerator.is_main_process
-    if not log.handlers:
-        log.addHandler(RichHandler(show_path=False, show_time=False, show_level=False))
-        log.setLevel(logging.INFO if main else logging.ERROR)
+    set_up_log(main)
     if state is None and main and folder.exists() and not config.overwrite:
         make_folder(folder, overwrite=False)  # says no before the work starts
     set_seed(config.train.seed)
@@ -200,6 +220,8 @@ def train(config: Config) -> TrainResult:
         count = checkpoint.initialise(segmenter, config.init)
         log.info("%d tensors taken from %s", count, config.init)
     data = open_data(config, segmenter.frame)
+    if config.train.epochs is None:
+        config.train = dataclasses.replace(config.train, epochs=default_epochs(len(data.train)))
     if main and state is None:
         make_folder(folder, config.overwrite)
     accelerator.wait_for_everyone()
@@ -241,7 +263,9 @@ class Run:
         self.model, self.optimizer, self.loader = accelerator.prepare(
             segmenter, optimizer, train_loader
         )
-        steps = config.train.epochs * math.ceil(len(self.loader) / config.train.accumulate)
+        assert config.train.epochs is not None
+        self.epochs = config.train.epochs
+        steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = warmup_cosine(optimizer, int(config.train.warmup * steps), steps)
         self.tracker: Tracker | None = None
 
@@ -284,15 +308,15 @@ class Run:
         if main:
             self.tracker = Tracker(self.folder, self.config, self.epoch)
             self.tracker.parameters(self.segmenter)
-        total = config.epochs * len(self.loader)
+        total = self.epochs * len(self.loader)
         bar = progress.add_task("", total=total, completed=self.epoch * len(self.loader),
                                 loss=float("nan"), dice="-", speed=0.0)  # fmt: skip
-        while self.epoch < config.epochs and self.stale < config.patience:
+        while self.epoch < self.epochs and self.stale < config.patience:
             epoch = self.epoch + 1
             # Each epoch has its own seed, so that a resumed run draws what an unbroken one does.
             set_seed(config.seed * 100_003 + epoch)
             self.sampler.epoch = epoch
-            progress.update(bar, description=f"epoch {epoch}/{config.epochs}")
+            progress.update(bar, description=f"epoch {epoch}/{self.epochs}")
             clock = [time.perf_counter(), 0.0]
 
             def on_step(images: int, loss: float, clock: list[float] = clock) -> None:

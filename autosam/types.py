@@ -52,7 +52,8 @@ class Sample:
     weight: Tensor | None = None
     """float32 1 x m x m, 1 inside the valid region, 0 on padding."""
     label: np.ndarray | None = None
-    """uint8 H x W, 0 background and 1..K classes, at the image's own size (metrics only)."""
+    """uint8 H x W, 0 background and 1..K classes, at the image's own size, for metrics; None
+    where augmentation has changed the picture."""
 
 
 @dataclass

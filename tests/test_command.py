@@ -105,7 +105,7 @@ def test_shipped_configs_are_found_by_name_from_anywhere(
         "--train.epochs=0",
         "--train.batch_size=0",
         "--train.lr=0",
-        "--train.lr=nan",
+        "--train.lr=.nan",
         "--train.warmup=1.5",
         "--loss.dice=-1",
         "--data.num_classes=0",

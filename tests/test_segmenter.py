@@ -132,10 +132,11 @@ def test_two_images_can_be_overfitted(tiny_file: Path, run: str) -> None:
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        predicted = (segmenter(batch) > 0) & (batch.weights > 0)  # padding is nobody's business
-        truth = batch.targets > 0.5
+        # Padding is nobody's business, and a cell half covered may go either way.
+        clear = (batch.weights > 0) & ((batch.targets == 0) | (batch.targets == 1))
+        predicted, truth = (segmenter(batch) > 0) & clear, (batch.targets > 0.5) & clear
     overlap = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
-    assert overlap > 0.9, (run, overlap.item(), loss.item())
+    assert overlap > 0.95, (run, overlap.item(), loss.item())
 
 
 def test_view_size_must_suit_the_backbone(tiny_file: Path) -> None:

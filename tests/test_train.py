@@ -22,7 +22,7 @@ from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.losses import SegmentationLoss
 from autosam.models.loading import read_weights
 from autosam.predict import PredictConfig, predict
-from autosam.train import TrainResult, train
+from autosam.train import TrainResult, default_epochs, train
 
 
 def run(tiny_file: Path, folders: Path, output: Path, *flags: str) -> TrainResult:
@@ -105,6 +105,10 @@ def test_a_resumed_run_equals_an_unbroken_one(
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert (broken / "test_scores.csv").read_text() == (whole / "test_scores.csv").read_text()
+
+
+def test_epochs_where_none_are_given() -> None:
+    assert [default_epochs(n) for n in (2, 60, 240, 384, 10_000)] == [50, 32, 8, 5, 5]
 
 
 def test_early_stopping(tiny_file: Path, folders: Path, tmp_path: Path) -> None:
@@ -256,7 +260,9 @@ def test_init_starts_from_another_run_and_says_what_does_not_fit(
     assert not (tmp_path / "d").exists()
 
 
-def test_resume_needs_a_run(tmp_path: Path) -> None:
+def test_resume_needs_a_run_and_takes_no_other_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes every setting from the run"):
+        train(Config(resume=str(tmp_path), run="head"))
     with pytest.raises(CheckpointError, match="is it a run folder"):
         train(Config(resume=str(tmp_path)))
 

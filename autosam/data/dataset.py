@@ -67,7 +67,7 @@ def make_sample(
         image=square(frame.image_size)[0] if frame.needs_image else None,
         image_valid=image_valid,
         size=(height, width),
-        label=label,
+        label=label if augment is None else None,
     )
     if small_label is not None:
         fitted = resize_label(small_label, image_valid)

@@ -121,13 +121,18 @@ class Segmenter(nn.Module):
         assert self.class_prompt is not None
         return self.class_prompt(empty)
 
+    def decode(self, embedding: ImageEmbedding, prompt: Prompt) -> Tensor:
+        """Image embeddings and their P = B*K prompts -> logits float B x K x m x m."""
+        assert self.sam is not None
+        logits, _ = self.sam.decode(embedding, prompt)
+        return logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
+
     def forward(self, batch: Batch) -> Tensor:
         """-> logits float B x K x m x m."""
         if self.sam is None:
             assert self.head is not None
             return self.head(batch.views, batch.view_valid)
-        logits, _ = self.sam.decode(self.encode(batch), self.prompt(batch))
-        return logits[:, 0].view(len(batch), self.num_classes, *logits.shape[-2:])
+        return self.decode(self.encode(batch), self.prompt(batch))
 
 
 def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segmenter:

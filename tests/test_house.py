@@ -1,0 +1,62 @@
+"""The house: imports point one way, and the README's commands are the commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+from autosam.__main__ import VERBS
+from autosam.command import parse
+from autosam.config import Config
+from autosam.evaluate import EvaluateConfig
+from autosam.predict import PredictConfig
+from autosam.pretrain import PretrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = {
+    "train": Config,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "pretrain": PretrainConfig,
+}
+PAGES = [ROOT / "README.md"]
+for pattern in ("docs/*.md", "weights/*.md", "configs/*.yaml", "train/*"):
+    PAGES += sorted(ROOT.glob(pattern))
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """(page, verb, arguments) of every `python -m autosam.VERB ...` in the docs and configs."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for match in re.finditer(r"-m autosam\.(\w+)([^\n`#|&]*)", text):
+            found.append((page.name, match[1], match[2].strip()))
+    return found
+
+
+def test_imports_point_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename=str(ROOT / "setup.cfg"), no_cache=True) == 0
+
+
+@pytest.mark.parametrize(("page", "verb", "arguments"), commands())
+def test_every_documented_command_is_understood(page: str, verb: str, arguments: str) -> None:
+    assert verb in VERBS
+    kind, words = KINDS[verb], shlex.split(arguments)
+    if "--help" not in words:
+        parse(kind, [w for w in words if w not in ("...", "[...]")])
+
+
+def test_the_readme_starts_with_what_it_is_and_has_its_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = next(line for line in text.splitlines()[1:] if line.strip())
+    assert "Shaharabany" in text.split("\n\n")[1] or "Shaharabany" in first
+    lines = [line for line in text.splitlines() if line.startswith("python3 -m venv")]
+    assert len(lines) == 2
+    assert lines[0].endswith("python -m autosam.train")
+    assert lines[1].endswith("python -m pytest")
+    assert "[test]" in lines[1]

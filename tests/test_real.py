@@ -1,0 +1,66 @@
+"""The main job on real photographs, in a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autosam.command import parse
+from autosam.config import Config, DataConfig
+from autosam.data.check import check_split
+from autosam.data.sources import load_split
+from autosam.predict import PredictConfig, predict
+from autosam.train import train
+
+pytestmark = pytest.mark.real
+
+
+def test_kvasir_has_its_published_split_and_jpeg_masks(real_data: Path) -> None:
+    config = DataConfig(root=str(real_data / "kvasir-seg"))
+    split = load_split(config)
+    assert [len(split[p]) for p in ("train", "validation", "test")] == [800, 100, 100]
+    report = check_split({p: pairs[:40] for p, pairs in split.items()}, config)
+    assert report.reading.threshold == 127
+
+
+def test_rivers_are_two_folders_with_masks_of_0_and_1(real_data: Path) -> None:
+    folder = real_data / "rivers"
+    config = DataConfig(images=str(folder / "images"), masks=str(folder / "masks"))
+    split = load_split(config)
+    assert sum(map(len, split.values())) == 292
+    report = check_split({p: pairs[:10] for p, pairs in split.items()}, config)
+    assert report.reading.threshold == 0
+
+
+def test_a_few_steps_on_real_pictures_and_a_prediction(real_data: Path, tmp_path: Path) -> None:
+    """SAM lite, the default generator: training lowers the loss, masks come out at full size."""
+    source = real_data / "rivers"
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for path in sorted((source / kind).iterdir())[::29][:10]:
+            (tmp_path / kind / path.name).symlink_to(path)
+    config = parse(
+        Config,
+        [
+            f"--data.images={tmp_path / 'images'}",
+            f"--data.masks={tmp_path / 'masks'}",
+            f"--output={tmp_path / 'run'}",
+            "--data.test=0.2",
+            "--data.validation=0.2",
+            "--train.batch_size=2",
+            "--train.epochs=3",
+        ],
+    )
+    result = train(config)
+    assert result.validation["dice"] > 0.2
+    written = predict(
+        PredictConfig(str(result.folder), str(tmp_path / "images"), str(tmp_path / "masks_out"))
+    )
+    assert len(written) == 10
+    for mask in written:
+        image = next((tmp_path / "images").glob(mask.stem + ".*"))
+        assert Image.open(mask).size == Image.open(image).size
+        assert set(np.unique(np.asarray(Image.open(mask)))) <= {0, 255}
