@@ -133,14 +133,12 @@ def load(path: str | Path, sam_checkpoint: str | None = None) -> Loaded:
     config = from_dict(Config, header["config"])
     if sam_checkpoint is not None:
         config = replace(config, sam_checkpoint=sam_checkpoint)
-    segmenter = build_segmenter(config, backbone_weights="none")
-    if header["sam"] is not None and header["sam"]["sha256"] != sam_hash(config):
-        found = sam_weights(config.sam, config.sam_checkpoint)
-        raise CheckpointError(
-            f"{file}: trained with other weights of SAM {config.sam} (SHA-256 "
-            f"{header['sam']['sha256'][:12]}...) than {found} "
-            f"({sam_hash(config)[:12]}...). Pass the right file as --sam_checkpoint."
-        )
+    try:
+        segmenter = build_segmenter(config, backbone_weights="none")
+    except CheckpointError as error:
+        raise CheckpointError(f"{file} needs the SAM it was trained with: {error}") from None
+    if header["sam"] is not None:
+        _require_same_sam(file, header, config)
     restore_trainable(segmenter, read_weights(file), str(file))
     return Loaded(segmenter.eval(), config, file, header)
 
@@ -159,25 +157,42 @@ def restore_trainable(segmenter: Segmenter, state: dict[str, Tensor], source: st
     segmenter.load_state_dict(state, strict=False)
 
 
-def initialise(segmenter: Segmenter, path: str | Path) -> int:
+def initialise(segmenter: Segmenter, config: Config, path: str | Path) -> int:
     """Start from another run's weights (`--init`); returns how many tensors were taken.
 
+    Only what this run trains can be started from: a tuned decoder has no place in a run that keeps
+    SAM frozen, because its checkpoint would not hold it.
+
     Raises:
-        CheckpointError: a tensor of that run has no place here, or another shape.
+        CheckpointError: a tensor of that run has no place here or another shape, or that run was
+            trained with another SAM.
     """
     file = find(path)
     header = read_header(file)
-    state, own = read_weights(file), segmenter.state_dict()
+    state, own = read_weights(file), segmenter.trainable_state()
     wrong = [key for key in state if key not in own or own[key].shape != state[key].shape]
     if wrong:
         raise CheckpointError(
-            f"--init {file}: {len(wrong)} of its {len(state)} tensors do not fit this run, for "
-            f"example {wrong[0]}. It is a run {header['config']['run']!r} with "
-            f"{header['config']['data']['num_classes']} classes; keep the run's parts, backbone, "
+            f"--init {file}: {len(wrong)} of its {len(state)} tensors are not trained by this "
+            f"run or have another shape, for example {wrong[0]}. It is a run "
+            f"{header['config']['run']!r} "
+            f"with {header['config']['data']['num_classes']} classes; keep its parts, backbone, "
             "sizes and classes, or train without --init."
         )
+    if segmenter.sam is not None and header["sam"] is not None:
+        _require_same_sam(file, header, config)
     segmenter.load_state_dict(state, strict=False)
     return len(state)
+
+
+def _require_same_sam(file: Path, header: dict[str, Any], config: Config) -> None:
+    if header["sam"]["sha256"] != sam_hash(config):
+        found = sam_weights(config.sam, config.sam_checkpoint)
+        raise CheckpointError(
+            f"{file}: trained with other weights of SAM {header['sam']['name']} (SHA-256 "
+            f"{header['sam']['sha256'][:12]}...) than {found} ({sam_hash(config)[:12]}...). Pass "
+            "the right file as --sam_checkpoint."
+        )
 
 
 def save_state(folder: Path, segmenter: Segmenter, **state: Any) -> None:
@@ -194,8 +209,16 @@ def load_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / STATE
     if not path.is_file():
-        raise CheckpointError(f"--resume {folder}: no {STATE} there; is it a run folder?")
+        raise CheckpointError(
+            f"--resume {folder}: no {STATE} there: not a run folder, or no epoch was finished "
+            "(then start it again with --overwrite)."
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         raise CheckpointError(f"{path}: damaged ({str(error).splitlines()[0][:120]}).") from None
+    best = folder / BEST
+    header = read_header(best)
+    if header["sam"] is not None:
+        _require_same_sam(best, header, from_dict(Config, header["config"]))
+    return state

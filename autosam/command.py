@@ -57,7 +57,10 @@ def read_config(name: str, kind: type) -> dict[str, Any]:
     for key in content:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key!r}.{_near(str(key), known)}")
-    return {key: value for key, value in content.items() if key in own}
+    used = {key: value for key, value in content.items() if key in own}
+    if content and not used and "data" not in own:
+        raise ConfigError(f"{path}: has nothing for this command, which reads {', '.join(own)}.")
+    return used
 
 
 def _near(name: str, known: Sequence[str] | set[str]) -> str:
@@ -91,6 +94,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         elif name is not None:
             sources.append(name)
             args[i] = "--config=" + json.dumps(read_config(name, kind))
+    args = _spell_out_switches(kind, args)
     try:
         return _build(kind, parser, parser.parse_args(args))
     except ArgumentError as error:
@@ -102,6 +106,17 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         )
         where = f" (in {', '.join(sources)} or the flags)" if sources else ""
         raise ConfigError(f"{error}{where}.{hint}") from None
+
+
+def _spell_out_switches(kind: type, args: list[str]) -> list[str]:
+    """`--overwrite` alone means `--overwrite true`."""
+    switches = {f"--{f.name}" for f in dataclasses.fields(kind) if f.type in ("bool", bool)}
+    result = []
+    for i, arg in enumerate(args):
+        result.append(arg)
+        if arg in switches and (i + 1 == len(args) or args[i + 1].startswith("--")):
+            result.append("true")
+    return result
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from autosam.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -160,3 +163,53 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "data.num_classes": (1, 255),
+    "data.workers": (0, 256),
+    "augment.flip": (0, 1),
+    "augment.vertical_flip": (0, 1),
+    "augment.rotate": (0, 180),
+    "augment.scale": (0, 0.99),
+    "augment.color": (0, 1),
+    "augment.hue": (0, 0.5),
+    "model.width": (16, 4096),
+    "model.sparse_tokens": (1, 1024),
+    "loss.bce": (0, math.inf),
+    "loss.focal": (0, math.inf),
+    "loss.dice": (0, math.inf),
+    "train.epochs": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.accumulate": (1, math.inf),
+    "train.lr": (1e-12, 100),
+    "train.weight_decay": (0, 100),
+    "train.warmup": (0, 0.99),
+    "train.clip": (1e-12, math.inf),
+    "train.patience": (1, math.inf),
+    "train.seed": (0, 2**32 - 1),
+    "train.pictures": (0, 1000),
+}
+
+
+def check_settings(config: Config) -> None:
+    """Refuse numbers that cannot work, before anything is built.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is expected.
+    """
+    for key, (least, most) in _RANGES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"--{key} {value}: must be {least:g} to {most:g}.")
+    if config.model.view_size <= 0 or config.model.view_size % 32:
+        near = max(32, round(config.model.view_size / 32) * 32)
+        raise ConfigError(
+            f"--model.view_size {config.model.view_size}: must be a multiple of 32, for example "
+            f"{near}."
+        )
+    if config.loss.bce + config.loss.focal + config.loss.dice == 0:
+        raise ConfigError("--loss.bce, --loss.focal, --loss.dice: one must be above 0.")
+    if config.resume and config.init:
+        raise ConfigError("--resume and --init exclude each other.")

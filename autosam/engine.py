@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +24,11 @@ OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
 
 
+def half_precision(device: torch.device, enabled: bool) -> torch.autocast:
+    """Autocast to bfloat16, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
 def train_one_epoch(
     model: nn.Module,
     loader: Iterable[Batch],
@@ -33,6 +37,7 @@ def train_one_epoch(
     scheduler: LRScheduler,
     accelerator: Accelerator,
     clip: float,
+    bf16: bool = False,
     on_step: OnStep = lambda images, loss: None,
 ) -> dict[str, float]:
     """Train once over the data.
@@ -42,8 +47,9 @@ def train_one_epoch(
         loader: batches with targets.
         criterion: gives the loss and its parts.
         optimizer, scheduler: stepped once per accumulated batch.
-        accelerator: device, precision, accumulation.
+        accelerator: device, processes, accumulation.
         clip: largest gradient norm.
+        bf16: forward pass in bfloat16 where it is safe; the loss stays float32.
         on_step: progress.
 
     Returns:
@@ -61,7 +67,7 @@ def train_one_epoch(
     for batch in loader:
         waited += time.perf_counter() - before
         with accelerator.accumulate(model):
-            with accelerator.autocast():
+            with half_precision(accelerator.device, bf16):
                 logits = model(batch)
             parts = criterion(logits, batch.targets, batch.weights)
             if not torch.isfinite(parts["loss"]):
@@ -99,7 +105,7 @@ def evaluate(
     names: tuple[str, ...] = ("dice", "iou"),
     criterion: SegmentationLoss | None = None,
     accelerator: Accelerator | None = None,
-    on_step: OnStep = lambda images, loss: None,
+    bf16: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Score every image at its own size.
 
@@ -111,6 +117,7 @@ def evaluate(
         criterion: adds `loss` (of the image's batch) to each row.
         accelerator: gathers rows over processes; an image that padding of the shards repeated
             counts once.
+        bf16: see `train_one_epoch`.
 
     Returns:
         Scores by image name.
@@ -119,7 +126,7 @@ def evaluate(
     frame = segmenter.frame
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
-        with accelerator.autocast() if accelerator else nullcontext():
+        with half_precision(batch.views.device, bf16):
             logits = segmenter(batch).float()
         extra: dict[str, float] = {}
         if criterion is not None and batch.targets is not None and batch.weights is not None:
@@ -129,7 +136,6 @@ def evaluate(
             label = batch.labels[i]
             assert label is not None
             rows.append((name, score(predict_label(full, exclusive), label, names) | extra))
-        on_step(len(batch), extra.get("loss", 0.0))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
     return dict(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,15 +16,13 @@ from autosam.command import run_command
 from autosam.config import DataConfig
 from autosam.data.check import check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
-from autosam.data.sources import find_pairs, load_split
+from autosam.data.sources import Pair, find_pairs, load_split
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError
 from autosam.metrics import METRICS, mean_scores
 from autosam.report import print_scores
 from autosam.tracking import write_scores
 from autosam.types import Batch
-
-log = logging.getLogger("autosam")
 
 
 @dataclass
@@ -36,12 +34,13 @@ class EvaluateConfig:
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training."""
     part: Literal["train", "validation", "test", "all"] = "test"
-    """Which part of `data.root` to score. `all`, or --data.images with --data.masks: every pair."""
+    """Which part to score. Of --data.images with --data.masks that were not trained on: all."""
     output: str | None = None
     """CSV file for the per-image scores."""
     batch_size: int = 8
     """Images at a time."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Unset: the data it was trained on, split in the same way."""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -54,24 +53,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """
     if not config.checkpoint:
         raise ConfigError("--checkpoint RUN is needed: a run folder or a checkpoint file.")
+    if config.batch_size < 1:
+        raise ConfigError(f"--batch_size {config.batch_size}: must be at least 1.")
     if config.output and Path(config.output).exists():
         raise ConfigError(f"--output {config.output}: exists; choose another file.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
-    config.data.num_classes = trained.num_classes
-    if config.data.images and config.data.masks:
-        pairs = find_pairs(
-            Path(config.data.images), Path(config.data.masks), config.data.mask_suffix
-        )
-    else:
-        split = load_split(config.data)
-        pairs = [p for part in split.values() for p in part]
-        if config.part != "all":
-            pairs = split[config.part]
+    title, pairs = find_part(config, trained)
     report = check_pairs(pairs, trained.num_classes)
     for warning in report.warnings:
-        log.warning(warning)
+        print(f"warning: {warning}")
     dataset = PairDataset(pairs, segmenter.frame, report.reading)
     loader = DataLoader(
         dataset,
@@ -84,10 +76,51 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     scores = mean_scores(list(rows.values()))
     facts = {"checkpoint": str(loaded.path), "images": str(len(rows))}
     if config.output:
+        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         write_scores(Path(config.output), rows)
         facts["per image"] = config.output
-    print_scores({config.part: scores}, facts)
+    print_scores({title: scores}, facts)
     return scores
+
+
+def find_part(config: EvaluateConfig, trained: DataConfig) -> tuple[str, list[Pair]]:
+    """The pairs to score and what to call them.
+
+    Without data settings: the data of the training. The training's own folder keeps its split, so
+    that no picture trained on is called a test picture.
+
+    Raises:
+        ConfigError: settings that contradict each other or the checkpoint.
+    """
+    data = config.data
+    default = DataConfig(num_classes=data.num_classes)
+    if data.num_classes not in (1, trained.num_classes):
+        raise ConfigError(
+            f"--data.num_classes {data.num_classes}: the checkpoint has {trained.num_classes}."
+        )
+    if data == default:
+        data = trained
+    elif _folders(data) == _folders(trained):
+        data = dataclasses.replace(
+            data,
+            validation=trained.validation,
+            test=trained.test,
+            split_seed=trained.split_seed,
+            mask_suffix=data.mask_suffix or trained.mask_suffix,
+        )
+    elif data.images and data.masks and not data.root:
+        pairs = find_pairs(Path(data.images), Path(data.masks), data.mask_suffix)
+        return f"all of {data.images}", pairs
+    split = load_split(data)
+    name = data.root or data.images or "the embedded set"
+    if config.part != "all":
+        return f"{config.part} of {name}", split[config.part]
+    pairs = [dataclasses.replace(p, part=part) for part, found in split.items() for p in found]
+    return f"all of {name}", pairs
+
+
+def _folders(data: DataConfig) -> list[Path | None]:
+    return [Path(p).resolve() if p else None for p in (data.root, data.images, data.masks)]
 
 
 def main() -> None:

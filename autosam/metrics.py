@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,7 +53,9 @@ def hausdorff95(predicted: np.ndarray, truth: np.ndarray) -> float:
     if not predicted.any() or not truth.any():
         return math.hypot(*truth.shape)
     ours, theirs = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, truth))
-    distance = compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95)
+    with warnings.catch_warnings():  # MONAI warns of an argument that MONAI itself passes
+        warnings.simplefilter("ignore", FutureWarning)
+        distance = compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95)
     return float(distance)
 
 

@@ -43,7 +43,12 @@ def one_hot(label: np.ndarray, num_classes: int) -> np.ndarray:
     return label == np.arange(1, num_classes + 1, dtype=np.uint8)[:, None, None]
 
 
-def prompt_map(prompt: Prompt, logits: Tensor, baseline: Tensor | None = None) -> Tensor:
+def prompt_map(
+    prompt: Prompt,
+    logits: Tensor,
+    baseline: Tensor | None = None,
+    valid: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
     """What a prompt highlights, for each of P prompts.
 
     A dense prompt: its first principal component over the cells of the image, the direction in
@@ -54,11 +59,14 @@ def prompt_map(prompt: Prompt, logits: Tensor, baseline: Tensor | None = None) -
         prompt: P prompts.
         logits: float P x m x m that the decoder makes of them.
         baseline: float P x m x m without prompt; needed where the dense part does not vary.
+        valid: the share of rows and columns that hold picture; padding has no say.
 
     Returns:
-        float P x n x n in [0, 1]; 0.5 is neutral for a sparse prompt.
+        float P x n x n in [0, 1], 0 on padding; 0.5 is neutral for a sparse prompt.
     """
-    dense = prompt.dense.float()
+    side = prompt.dense.shape[-1]
+    high, wide = (max(2, round(share * side)) for share in valid)
+    dense = prompt.dense.float()[..., :high, :wide]
     cells = dense.flatten(2)
     centred = cells - cells.mean(2, keepdim=True)
     if centred.abs().max() < 1e-6:
@@ -68,12 +76,12 @@ def prompt_map(prompt: Prompt, logits: Tensor, baseline: Tensor | None = None) -
     # The leading left singular vector of C x cells, by the C x C covariance.
     _, vectors = torch.linalg.eigh(centred @ centred.transpose(1, 2))
     component = (vectors[:, :, -1:].transpose(1, 2) @ centred).view(len(cells), *dense.shape[-2:])
-    rows, columns = dense.shape[-2:]
-    mask = F.adaptive_avg_pool2d(logits.float(), (rows, columns)).sigmoid()
+    mask = F.adaptive_avg_pool2d(logits.float(), (side, side)).sigmoid()[..., :high, :wide]
     agreement = (component * (mask - mask.mean((1, 2), keepdim=True))).sum((1, 2))
     component = component * torch.where(agreement < 0, -1.0, 1.0)[:, None, None]
-    low, high = component.amin((1, 2), keepdim=True), component.amax((1, 2), keepdim=True)
-    return (component - low) / (high - low).clamp(min=1e-9)
+    least, most = component.amin((1, 2), keepdim=True), component.amax((1, 2), keepdim=True)
+    shown = (component - least) / (most - least).clamp(min=1e-9)
+    return F.pad(shown, (0, side - wide, 0, side - high))
 
 
 def heat(values: np.ndarray) -> np.ndarray:

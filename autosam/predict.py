@@ -13,6 +13,7 @@ from rich.progress import track
 
 from autosam import checkpoint
 from autosam.command import run_command
+from autosam.config import DataConfig
 from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
 from autosam.data.images import EXTENSIONS, read_image, write_png
@@ -36,6 +37,8 @@ class PredictConfig:
     number. Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each."""
     overlay: bool = False
     """Also write NAME_overlay.png, the mask drawn on the image."""
+    overwrite: bool = False
+    """Replace files that are there already."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training."""
 
@@ -64,7 +67,7 @@ def find_images(source: Path) -> list[Path]:
     """The image itself, or the images of a folder by name.
 
     Raises:
-        DataError: there is none, or two would write the same mask.
+        DataError: there is none.
     """
     if source.is_file():
         return [source]
@@ -73,26 +76,47 @@ def find_images(source: Path) -> list[Path]:
     found = sorted(p for p in source.iterdir() if p.suffix.lower() in EXTENSIONS)
     if not found:
         raise DataError(f"--input {source}: holds no image ({', '.join(sorted(EXTENSIONS))}).")
-    seen: dict[str, Path] = {}
-    for path in found:
-        other = seen.setdefault(path.stem, path)
-        if other is not path:
-            raise DataError(
-                f"{other} and {path.name} would both write {path.stem}.png; rename one."
-            )
     return found
 
 
-def mask_files(masks: np.ndarray, exclusive: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """bool K x H x W -> (suffix of the file name, uint8 H x W)."""
-    if len(masks) == 1:
-        yield "", masks[0].astype(np.uint8) * 255
-    elif exclusive:
-        numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)[:, None, None]
-        yield "", (masks * numbers).max(0)
+def mask_files(masks: np.ndarray, exclusive: bool) -> Iterator[np.ndarray]:
+    """bool K x H x W -> uint8 H x W for each file of `target_names`."""
+    if len(masks) == 1 or not exclusive:
+        yield from masks.astype(np.uint8) * 255
     else:
-        for k, mask in enumerate(masks):
-            yield f"_{k + 1}", mask.astype(np.uint8) * 255
+        numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)[:, None, None]
+        yield (masks * numbers).max(0)
+
+
+def target_names(stem: str, num_classes: int, exclusive: bool, overlay: bool) -> list[str]:
+    """Files that an image's prediction is written to: the masks, then the overlay."""
+    single = num_classes == 1 or exclusive
+    names = [stem] if single else [f"{stem}_{k + 1}" for k in range(num_classes)]
+    return [f"{name}.png" for name in names] + ([f"{stem}_overlay.png"] if overlay else [])
+
+
+def plan(
+    images: list[Path], output: Path, data: DataConfig, overlay: bool, overwrite: bool
+) -> list[list[Path]]:
+    """The files to write for each image.
+
+    Raises:
+        DataError: one exists (and `overwrite` is off), or two images would write the same.
+    """
+    writer: dict[Path, Path] = {}
+    targets = []
+    for path in images:
+        names = target_names(path.stem, data.num_classes, data.exclusive, overlay)
+        targets.append([output / name for name in names])
+        for target in targets[-1]:
+            if target in writer:
+                raise DataError(
+                    f"{writer[target]} and {path.name} would both write {target.name}; rename one."
+                )
+            writer[target] = path
+            if target.exists() and not overwrite:
+                raise DataError(f"{target}: exists. Choose another --output, or pass --overwrite.")
+    return targets
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -112,23 +136,24 @@ def predict(config: PredictConfig) -> list[Path]:
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise ConfigError(f"--output {output}: is the input's folder; masks would replace images.")
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
-    exclusive = loaded.config.data.exclusive
+    data = loaded.config.data
+    targets = plan(images, output, data, config.overlay, config.overwrite)
     segmenter = loaded.segmenter.to("cuda" if torch.cuda.is_available() else "cpu")
     output.mkdir(parents=True, exist_ok=True)
     written, failed = [], []
-    for path in track(images, "segmenting"):
+    for path, files in track(list(zip(images, targets, strict=True)), "segmenting"):
         try:
             image = read_image(path)
         except AutosamError as error:
             failed.append(path)
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        masks = segment(segmenter, image, exclusive)
-        for suffix, pixels in mask_files(masks, exclusive):
-            written.append(output / f"{path.stem}{suffix}.png")
-            write_png(written[-1], pixels)
+        masks = segment(segmenter, image, data.exclusive)
+        for file, pixels in zip(files, mask_files(masks, data.exclusive), strict=False):
+            write_png(file, pixels)
+            written.append(file)
         if config.overlay:
-            write_png(output / f"{path.stem}_overlay.png", overlay(image, masks))
+            write_png(files[-1], overlay(image, masks))
     print(f"{len(written)} masks in {output}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} images could not be read (see above).")

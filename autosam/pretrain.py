@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from autosam.command import run_command
 from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
 from autosam.data.scenes import draw_scene
+from autosam.errors import ConfigError
 from autosam.models.backbone import load_bundled_lite0
 from autosam.models.pixels import normalise
 from autosam.models.sam import SAMS
@@ -253,6 +254,8 @@ def zero_shot(
 def pretrain(config: PretrainConfig) -> Path:
     """Pretrain `lite`; returns the weights file (float16, averaged over the last steps)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ways = ("output", "save_every", "held_out", "stop_after")  # these do not change the weights
+    recipe = {key: value for key, value in asdict(config).items() if key not in ways}
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
@@ -280,6 +283,11 @@ def pretrain(config: PretrainConfig) -> Path:
     }
     if state_file.is_file():
         state = torch.load(state_file, map_location=device, weights_only=True)
+        if state["recipe"] != recipe:
+            raise ConfigError(
+                f"{state_file} was made by {state['recipe']}, not {recipe}. Give the same settings "
+                "to go on, or another --output."
+            )
         for name, part in parts.items():
             part.load_state_dict(state[name])
         first = state["step"]
@@ -304,15 +312,14 @@ def pretrain(config: PretrainConfig) -> Path:
             losses.clear()
         if done % config.save_every == 0 or done == last:
             states = {name: part.state_dict() for name, part in parts.items()}
-            torch.save(states | {"step": done}, state_file.with_suffix(".tmp"))
+            torch.save(states | {"step": done, "recipe": recipe}, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
             scores = zero_shot(cast(SegmentAnything, average.module), held_out, device, config.seed)
             print(f"step {done}  mean IoU on unseen scenes: {scores}", flush=True)
 
     weights = folder / spec.file
     tensors = {key: value.half().contiguous() for key, value in average.module.state_dict().items()}
-    made_by = {"steps": config.steps, "scenes": config.scenes, "seed": config.seed}
-    save_file(tensors, weights, metadata={"pretrain": json.dumps(made_by)})
+    save_file(tensors, weights, metadata={"pretrain": json.dumps(recipe)})
     return weights
 
 

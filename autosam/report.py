@@ -41,7 +41,8 @@ def look(segmenter: Segmenter, batch: Batch) -> tuple[torch.Tensor, np.ndarray |
         empty = segmenter.sam.no_prompt(len(prompt.image_index))
         empty = Prompt(empty.sparse, empty.dense, prompt.image_index)
         baseline = segmenter.decode(embedding, empty)[0]
-    shown = pictures.prompt_map(prompt, logits, baseline).mean(0, keepdim=True)
+    rows, columns = (batch.image_valid[0] / frame.image_size).tolist()
+    shown = pictures.prompt_map(prompt, logits, baseline, (rows, columns)).mean(0, keepdim=True)
     return full_size(logits), pictures.heat(full_size(shown)[0].cpu().numpy())
 
 

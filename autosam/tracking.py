@@ -65,7 +65,7 @@ class Tracker:
         """A contact sheet, uint8 H x W x 3."""
         self.writer.add_image("validation", sheet, epoch, dataformats="HWC")
 
-    def finish(self, final: dict[str, float]) -> None:
+    def hyperparameters(self, final: dict[str, float]) -> None:
         """Hyper-parameters with the final scores."""
         flat = {
             key: value
@@ -73,7 +73,7 @@ class Tracker:
             if isinstance(value, bool | int | float | str)
         }
         self.writer.add_hparams(flat, final, run_name=".")
-        self.close()
+        log.info("final %s", json.dumps(final))
 
     def close(self) -> None:
         self.writer.close()
@@ -86,7 +86,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the last line of a run that was cut off while writing
+            log.warning("%s: an incomplete line was left out", path)
+    return rows
 
 
 def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:

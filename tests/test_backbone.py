@@ -77,7 +77,9 @@ def test_features_of_the_default() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "hardnet39ds", "test_vit", "test_convnext"])
+@pytest.mark.parametrize(
+    "name", ["test_efficientnet", "hardnet39ds", "test_vit", "swin_tiny_patch4_window7_224"]
+)
 def test_any_timm_backbone_feeds_the_neck(name: str) -> None:
     backbone = Backbone(name, "none", 64)
     neck = Neck(backbone.channels, backbone.strides, 32)

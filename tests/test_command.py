@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from autosam.command import config_path, from_dict, parse, run_command, to_dict
-from autosam.config import RUNS, Config
+from autosam.config import RUNS, Config, check_settings
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import EvaluateConfig
 from autosam.models.segmenter import build_segmenter
+from autosam.predict import PredictConfig
 from autosam.shipped import asset_folder
-from autosam.train import check_settings
 
 CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
 
@@ -66,6 +66,17 @@ def test_flags_win_over_the_file_in_their_order(tmp_path: Path) -> None:
     assert config.train.batch_size == Config().train.batch_size
 
 
+def test_a_switch_needs_no_value() -> None:
+    assert parse(Config, ["--overwrite", "--run", "head"]).overwrite
+    assert parse(Config, ["--overwrite"]).overwrite
+    assert not parse(Config, ["--overwrite", "false"]).overwrite
+
+
+def test_a_config_without_anything_for_the_verb_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has nothing for this command"):
+        parse(PredictConfig, ["--config", "kvasir"])
+
+
 def test_another_verb_takes_its_part_of_a_config() -> None:
     config = parse(EvaluateConfig, ["--config", "kvasir", "--checkpoint", "x", "--data.root", "r"])
     assert config.data.root == "r"
@@ -109,6 +120,11 @@ def test_shipped_configs_are_found_by_name_from_anywhere(
         "--train.warmup=1.5",
         "--loss.dice=-1",
         "--data.num_classes=0",
+        "--data.workers=-1",
+        "--augment.scale=1",
+        "--augment.hue=0.6",
+        "--model.sparse_tokens=0",
+        "--train.seed=-1",
     ],
 )
 def test_numbers_that_cannot_work(flag: str) -> None:

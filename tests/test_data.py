@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from autosam.config import AugmentConfig, DataConfig
+from autosam.config import AugmentConfig, Config, DataConfig
 from autosam.data.augment import build_augment
 from autosam.data.check import MaskReading, check_split, decide_reading
 from autosam.data.dataset import EpochSampler, PairDataset, make_sample
-from autosam.data.images import image_size, read_image, read_mask
+from autosam.data.images import read_image, read_mask
 from autosam.data.sources import find_pairs, load_split
 from autosam.errors import ConfigError, DataError
 from autosam.types import Frame
@@ -51,7 +52,27 @@ def test_sixteen_bits_are_stretched_over_their_own_range(tmp_path: Path) -> None
     assert abs(int(image[50, 0, 0]) - 128) <= 1
 
 
-def test_exif_orientation_is_applied_to_picture_and_size(tmp_path: Path) -> None:
+def test_sixteen_bit_colour_keeps_its_dark_end(tmp_path: Path) -> None:
+    import cv2
+
+    values = np.zeros((64, 64, 3), np.uint16)
+    values[..., 0] = np.linspace(0, 4095, 64)  # 12 bits of red, in a 16-bit file
+    for name in ("deep.png", "deep.tif"):
+        cv2.imwrite(str(tmp_path / name), values[..., ::-1])
+        image = read_image(tmp_path / name)
+        assert image.shape == (64, 64, 3)
+        assert image[0, -1].tolist() == [255, 0, 0]
+        assert abs(int(image[0, 32, 0]) - 129) <= 2
+
+
+def test_pages_are_refused(tmp_path: Path) -> None:
+    pages = [Image.new("L", (8, 8), v) for v in (1, 2)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match="holds 2 pages"):
+        read_image(tmp_path / "pages.tif")
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     values = np.zeros((20, 30, 3), np.uint8)
     values[:, :5] = 255  # a bright left edge
     exif = Image.Exif()
@@ -59,7 +80,6 @@ def test_exif_orientation_is_applied_to_picture_and_size(tmp_path: Path) -> None
     path = save(tmp_path / "turned.jpg", values, exif=exif, quality=95)
     image = read_image(path)
     assert image.shape == (30, 20, 3)
-    assert image_size(path) == (30, 20)
     assert image[:4].mean() > 200  # the left edge has become the top
     assert image[10:].mean() < 30
 
@@ -86,7 +106,7 @@ def test_pictures_beyond_the_limit_are_refused_before_decoding(tmp_path: Path) -
 
 def test_palette_masks_give_indices_and_colours_are_refused(tmp_path: Path) -> None:
     index = np.array([[0, 1], [2, 1]], np.uint8)
-    picture = Image.fromarray(index, "P") if False else Image.fromarray(index).convert("P")
+    picture = Image.fromarray(index).convert("P")
     picture.putdata(index.ravel().tolist())
     picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
     picture.save(tmp_path / "p.png")
@@ -111,13 +131,18 @@ F = Path("m.png")
         ([0], 0),
         (list(range(256)), 127),  # JPEG
         ([0, 1, 2, 3, 253, 254, 255], 127),
+        ([0, 65535], 32767),
+        (list(range(0, 65536, 255)), 32767),  # 16-bit, anti-aliased
     ],
 )
 def test_how_binary_masks_are_read(values: list[int], threshold: int) -> None:
     assert decide_reading(dict.fromkeys(values, F), 1).threshold == threshold
 
 
-@pytest.mark.parametrize("values", [[0, 1, 2], [0, 1, 2, 3, 4, 5], [0, 85, 170]])
+@pytest.mark.parametrize(
+    "values",
+    [[0, 1, 2], [0, 85, 170], [0, 128, 255], [0, 1, 255], list(range(201)), list(range(300))],
+)
 def test_masks_of_several_classes_ask_for_num_classes(values: list[int]) -> None:
     with pytest.raises(DataError, match=r"m\.png: mask value.*--data.num_classes"):
         decide_reading(dict.fromkeys(values, F), 1)
@@ -160,8 +185,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no image"):
         find_pairs(tmp_path / "images", tmp_path / "images")
     with pytest.raises(DataError, match="expected train/, validation/ and test/"):
-        load_split(DataConfig(root=str(tmp_path / "masks" / "..")) if False else
-                   DataConfig(root=str(_made(tmp_path / "other"))))  # fmt: skip
+        load_split(DataConfig(root=str(_made(tmp_path / "other"))))
 
 
 def _made(path: Path) -> Path:
@@ -266,8 +290,12 @@ def test_empty_masks_are_counted_and_all_empty_is_an_error(folders: Path) -> Non
     assert "4 of 12 masks are empty (nothing to segment)." in report.warnings
     for path in masks:
         save(path, np.zeros((40, 56), np.uint8))
+    report = check_split(load_split(config), config)
+    assert report.empty == report.checked == 12
+    from autosam.train import open_data
+
     with pytest.raises(DataError, match="Every mask is empty"):
-        check_split(load_split(config), config)
+        open_data(Config(data=config), FRAME)
 
 
 def test_jpeg_masks_are_read_at_127(tmp_path: Path) -> None:
@@ -354,9 +382,18 @@ def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None
     assert torch_equal(first.view, dataset[1, 2].view)
     assert not torch_equal(first.view, other_epoch.view)
     assert first.label is None  # the augmented picture is another one
+    again = pickle.loads(pickle.dumps(dataset))  # as a worker process receives it
+    assert torch_equal(first.view, again[1, 2].view)
     plain = PairDataset(pairs, FRAME, MaskReading(127))[0, 2]
     assert plain.label is not None
     assert plain.label.shape == (40, 56)
+
+
+def test_a_size_mismatch_is_found_while_reading_too(folders: Path) -> None:
+    pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
+    save(folders / "train" / "masks" / "img03.png", np.zeros((41, 56), np.uint8))
+    with pytest.raises(DataError, match=r"img03\.png is 40 x 56 but its mask"):
+        PairDataset(pairs, FRAME, MaskReading(127))[0, 3]
 
 
 def test_sampler() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
+from autosam.errors import ConfigError
 from autosam.models.sam import load_sam
 from autosam.pretrain import PretrainConfig, draw_prompts, iou_of, mask_loss, pretrain
 
@@ -26,6 +27,9 @@ def test_a_resumed_pretraining_equals_an_unbroken_one(tmp_path: Path) -> None:
     first, second = load_file(whole), load_file(again)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[k], second[k]) for k in first)
+    config.seed = 1
+    with pytest.raises(ConfigError, match="another --output"):
+        pretrain(config)
     sam = load_sam("lite", whole)
     assert sam.width == 128
 

@@ -61,8 +61,10 @@ def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
         optimizer.step()
 
     for name, parameter in segmenter.named_parameters():
-        assert parameter.requires_grad == trains(name), name
-        assert parameter.grad is None or trains(name), name
+        # No loss reaches the IoU estimate, so it is left out (DDP would wait for its gradient).
+        learns = trains(name) and "iou_prediction_head" not in name
+        assert parameter.requires_grad == learns, name
+        assert (parameter.grad is not None) == learns, name
     got = {n for n, p in segmenter.named_parameters() if p.grad is not None and p.grad.any()}
     assert got, "no gradient at all"
     if "generator" in parts:

@@ -111,6 +111,12 @@ def test_epochs_where_none_are_given() -> None:
     assert [default_epochs(n) for n in (2, 60, 240, 384, 10_000)] == [50, 32, 8, 5, 5]
 
 
+def test_worker_processes_give_the_same_run(tiny_file: Path, folders: Path, tmp_path: Path) -> None:
+    for workers in (0, 1):
+        run(tiny_file, folders, tmp_path / str(workers), f"--data.workers={workers}")
+    assert rows(tmp_path / "0") == rows(tmp_path / "1")
+
+
 def test_early_stopping(tiny_file: Path, folders: Path, tmp_path: Path) -> None:
     result = run(
         tiny_file, folders, tmp_path / "r", "--train.epochs=9", "--train.patience=2",
@@ -180,8 +186,9 @@ def test_an_existing_folder_is_never_overwritten_unasked(
     (precious / "thesis.txt").write_text("years")
     with pytest.raises(ConfigError, match="exists"):
         run(tiny_file, folders, precious)
-    with pytest.raises(ConfigError, match="holds no run"):
-        run(tiny_file, folders, precious, "--overwrite=true")
+    (precious / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="is not a run"):
+        run(tiny_file, folders, precious, "--overwrite")
     assert (precious / "thesis.txt").read_text() == "years"
     folder = tmp_path / "run"
     run(tiny_file, folders, folder, "--train.epochs=1")
@@ -190,6 +197,10 @@ def test_an_existing_folder_is_never_overwritten_unasked(
     (folder / "stale").touch()
     run(tiny_file, folders, folder, "--train.epochs=1", "--overwrite=true")
     assert not (folder / "stale").exists()
+    folders.rename(folder / "data")
+    with pytest.raises(ConfigError, match="which this run reads"):
+        run(tiny_file, folder / "data", folder, "--overwrite")
+    assert (folder / "data" / "train").is_dir()
 
 
 def test_bad_input_is_found_before_anything_is_written(
@@ -253,9 +264,12 @@ def test_init_starts_from_another_run_and_says_what_does_not_fit(
     old, new = read_weights(checkpoint.find(trained)), read_weights(checkpoint.find(tmp_path / "h"))
     name = "generator.dense.project.weight"
     torch.testing.assert_close(old[name], new[name], atol=1e-6, rtol=0)
-    with pytest.raises(CheckpointError, match=r"do not fit this run.*run 'autosam'"):
+    with pytest.raises(CheckpointError, match=r"not trained by this run.*(?s:.)*run 'autosam'"):
         run(tiny_file, folders, tmp_path / "d", "--run=decoder", f"--init={trained}")
-    with pytest.raises(CheckpointError, match="do not fit this run"):
+    # A tuned decoder must not slip into a run that keeps SAM frozen.
+    with pytest.raises(CheckpointError, match=r"sam\.mask_decoder.*run 'hybrid'"):
+        run(tiny_file, folders, tmp_path / "d", f"--init={tmp_path / 'h'}")
+    with pytest.raises(CheckpointError, match="another shape"):
         run(tiny_file, folders, tmp_path / "k", "--data.num_classes=2", f"--init={trained}")
     assert not (tmp_path / "d").exists()
 
@@ -263,7 +277,7 @@ def test_init_starts_from_another_run_and_says_what_does_not_fit(
 def test_resume_needs_a_run_and_takes_no_other_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes every setting from the run"):
         train(Config(resume=str(tmp_path), run="head"))
-    with pytest.raises(CheckpointError, match="is it a run folder"):
+    with pytest.raises(CheckpointError, match="not a run folder"):
         train(Config(resume=str(tmp_path)))
 
 
@@ -279,6 +293,12 @@ def test_evaluate_gives_the_test_scores_again(trained: Path, folders: Path, tmp_
     assert (tmp_path / "scores.csv").read_text() == (trained / "test_scores.csv").read_text()
     with pytest.raises(ConfigError, match="exists"):
         evaluate(config)
+    # The data of the training is the default, and its split is kept.
+    assert evaluate(EvaluateConfig(checkpoint=str(trained))) == pytest.approx(expected, abs=1e-6)
+    every = EvaluateConfig(checkpoint=str(trained), part="all", output=str(tmp_path / "all.csv"))
+    evaluate(every)
+    with open(tmp_path / "all.csv") as file:
+        assert len(list(csv.DictReader(file))) == 12
     draw(tmp_path / "other", 4, start=20, size=(70, 33))
     other = EvaluateConfig(checkpoint=str(trained))
     other.data = dataclasses.replace(
@@ -307,6 +327,8 @@ def test_predict_writes_masks_at_the_images_own_sizes(
         assert mask.shape == shape
         assert set(np.unique(mask)) <= {0, 255}
         assert Image.open(output / f"{name}_overlay.png").size == shape[::-1]
+    with pytest.raises(DataError, match=r"a\.png: exists"):
+        predict(PredictConfig(str(trained), str(source / "a.png"), str(output)))
     single = predict(PredictConfig(str(trained), str(source / "a.png"), str(tmp_path / "one")))
     assert single == [tmp_path / "one" / "a.png"]
 

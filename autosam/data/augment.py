@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,16 +47,15 @@ def build_augment(config: AugmentConfig) -> Augment:
         )
     if config.color or config.hue:
         steps.append(v2.ColorJitter(config.color, config.color, config.color, config.hue))
-    transform = v2.Compose(steps)
+    return partial(_apply, v2.Compose(steps))
 
-    def augment(
-        image: np.ndarray, label: np.ndarray, seed: tuple[int, ...]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
-        mask = tv_tensors.Mask(torch.from_numpy(label.copy()))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-            pixels, mask = transform(pixels, mask)
-        return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), mask.contiguous().numpy()
 
-    return augment
+def _apply(
+    transform: v2.Transform, image: np.ndarray, label: np.ndarray, seed: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
+    mask = tv_tensors.Mask(torch.from_numpy(label.copy()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        pixels, mask = transform(pixels, mask)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), mask.contiguous().numpy()

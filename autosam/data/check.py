@@ -45,6 +45,7 @@ class Report:
 
     reading: MaskReading
     checked: int
+    empty: int
     total: int
     warnings: list[str] = field(default_factory=list)
 
@@ -79,13 +80,13 @@ def check_pairs(pairs: list[Pair], num_classes: int) -> Report:
     reading = decide_reading(values, num_classes)
     background = 0 if reading.threshold is None else reading.threshold
     empty = sum(max(found) <= background for _, found in results)
-    report = Report(reading, len(chosen), len(pairs))
+    report = Report(reading, len(chosen), empty, len(pairs))
     if len(chosen) < len(pairs):
-        report.warnings.append(f"{len(chosen)} of {len(pairs)} pairs were decoded to check them.")
+        report.warnings.append(
+            f"{len(chosen)} of {len(pairs)} pairs were decoded to check them, drawn by a seed."
+        )
     if empty:
         report.warnings.append(f"{empty} of {len(chosen)} masks are empty (nothing to segment).")
-    if empty == len(chosen):
-        raise DataError("Every mask is empty: there is nothing to learn.")
     return report
 
 
@@ -97,11 +98,16 @@ def _inspect(pair: Pair) -> tuple[str, list[int]]:
     except DataError as error:
         return str(error), []
     if mask.shape != shape:
-        return (
-            f"{pair.image} is {shape[0]} x {shape[1]} but its mask {pair.mask} is {mask.shape[0]} "
-            f"x {mask.shape[1]} (height x width). Export both at one size."
-        ), []
+        return size_mismatch(pair, shape, mask.shape), []
     return "", np.unique(mask).tolist()
+
+
+def size_mismatch(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
+    """What to say of a pair whose sizes (height, width) differ."""
+    return (
+        f"{pair.image} is {image[0]} x {image[1]} but its mask {pair.mask} is {mask[0]} x "
+        f"{mask[1]} (height x width). Export both at one size."
+    )
 
 
 def decide_reading(values: dict[int, Path], num_classes: int) -> MaskReading:
@@ -124,17 +130,18 @@ def decide_reading(values: dict[int, Path], num_classes: int) -> MaskReading:
         return MaskReading(None, num_classes)
     if len(values) <= 2:
         return MaskReading(top // 2)
-    if top >= 128:
-        odd = [v for v in values if v not in (0, 255)]
-        if top < 255 and len(values) < 16:
-            raise DataError(
-                f"{values[odd[0]]}: mask values {_some(values)} look like several classes. Set "
-                "--data.num_classes, or save masks as 0 and 255."
-            )
-        return MaskReading(127)
+    # JPEG and anti-aliasing leave many greys, some of them just below white. A few values, or none
+    # near white, are numbers of classes or objects, or mark what is to be ignored.
+    white = 255 if top < 256 else 65535
+    if top > 0.93 * white and (
+        len(values) >= 16 or any(0.93 * white < value < white for value in values)
+    ):
+        return MaskReading(white // 2)
+    odd = next((value for value in sorted(values) if value not in (0, 1, white)), top)
     raise DataError(
-        f"{values[top]}: mask values {_some(values)} look like {top} classes, but "
-        f"--data.num_classes is 1. Set --data.num_classes {top}, or save masks as 0 and 255."
+        f"{values[odd]}: mask values {_some(values)} look like several classes or objects, but "
+        "--data.num_classes is 1. Set --data.num_classes (values 0 to K), or save masks as 0 and "
+        "255."
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from autosam.data.augment import Augment
-from autosam.data.check import MaskReading
+from autosam.data.check import MaskReading, size_mismatch
 from autosam.data.geometry import (
     cell_weight,
     class_shares,
@@ -20,6 +20,7 @@ from autosam.data.geometry import (
 )
 from autosam.data.images import read_image
 from autosam.data.sources import Pair
+from autosam.errors import DataError
 from autosam.types import Frame, Sample
 
 
@@ -98,11 +99,14 @@ class PairDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
         pair = self.pairs[position]
+        image, label = read_image(pair.image), self.reading.read(pair.mask)
+        if image.shape[:2] != label.shape:  # of very many files only a sample was checked before
+            raise DataError(size_mismatch(pair, image.shape[:2], label.shape))
         return make_sample(
             pair.name,
-            read_image(pair.image),
+            image,
             self.frame,
-            self.reading.read(pair.mask),
+            label,
             self.reading.num_classes,
             self.augment,
             (self.seed, epoch, position),

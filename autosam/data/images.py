@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from autosam.errors import DataError
 
@@ -24,6 +26,9 @@ def _open(path: Path) -> Image.Image:
                 f"{path}: {picture.width} x {picture.height} pixels, more than the limit of "
                 f"{MAX_PIXELS}. Cut it into tiles."
             )
+        pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+        if pages > 1:
+            raise DataError(f"{path}: holds {pages} pages. Save each as a file.")
         picture.load()
         # Cameras store turned pictures with a note to turn them back; masks are drawn upright.
         return ImageOps.exif_transpose(picture)
@@ -46,18 +51,49 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, unreadable, truncated or too large.
     """
+    if _is_deep_colour(path):
+        return _stretch(_read_deep_colour(path), path)
     picture = _open(path)
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        values = np.asarray(picture).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise DataError(f"{path}: holds NaN or infinite pixels. Repair or remove it.")
-        low, high = np.percentile(values, (0.1, 99.9))
-        scaled = (values - low) / max(high - low, 1e-9) * 255
-        grey = np.clip(scaled, 0, 255).round().astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        return np.repeat(_stretch(np.asarray(picture), path)[..., None], 3, axis=2)
     if picture.mode in ("P", "PA", "LA", "RGBA"):
         picture = picture.convert("RGBA")
     return np.ascontiguousarray(np.asarray(picture.convert("RGB")))
+
+
+def _is_deep_colour(path: Path) -> bool:
+    """Whether a PNG or TIFF holds 16-bit colour, which Pillow cuts to 8 bits without a word."""
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix not in (".png", ".tif", ".tiff"):
+        return False
+    if suffix == ".png":
+        with open(path, "rb") as file:
+            head = file.read(26)  # signature, IHDR length and name, size, depth, colour type
+        return len(head) == 26 and head[24] == 16 and head[25] in (2, 6)
+    try:
+        with Image.open(path) as picture:
+            bits = picture.tag_v2.get(258) if isinstance(picture, TiffImageFile) else None
+            pages = getattr(picture, "n_frames", 1)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return False
+    return bits is not None and len(bits) >= 3 and max(bits) == 16 and pages == 1
+
+
+def _read_deep_colour(path: Path) -> np.ndarray:
+    """uint16 H x W x 3 RGB, through OpenCV."""
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 3 or values.dtype != np.uint16:
+        raise DataError(f"{path}: cannot be read as an image. Replace or remove it.")
+    return values[..., 2::-1]
+
+
+def _stretch(values: np.ndarray, path: Path) -> np.ndarray:
+    """Any numbers -> uint8, linearly from the 0.1 to the 99.9 percentile."""
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: holds NaN or infinite pixels. Repair or remove it.")
+    low, high = np.percentile(values, (0.1, 99.9))
+    return np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -83,16 +119,6 @@ def read_mask(path: Path) -> np.ndarray:
     if values.ndim != 2 or not (values.min() >= 0 and values.max() < 2**16):
         raise DataError(f"{path}: mode {picture.mode} is not a mask; save it as 8-bit grey.")
     return values.astype(np.uint16 if values.max() > 255 else np.uint8)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """H, W of a picture from its header, EXIF orientation applied."""
-    try:
-        with Image.open(path) as picture:
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({str(error)[:120]}).") from None
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

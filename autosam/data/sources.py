@@ -31,11 +31,13 @@ class Pair:
 
     image: Path
     mask: Path
+    part: str = ""
+    """Set where pairs of several parts stand together."""
 
     @property
     def name(self) -> str:
-        """The image's file name without extension; unique within a part."""
-        return self.image.stem
+        """The image's file name without extension (unique within a part), after the part."""
+        return f"{self.part}/{self.image.stem}" if self.part else self.image.stem
 
 
 Split = dict[str, list[Pair]]

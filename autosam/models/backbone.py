@@ -46,6 +46,8 @@ class Backbone(nn.Module):
         self.kept = [last[stride] for stride in sorted(last) if 4 <= stride <= 32]
         self.channels: list[int] = [info.channels()[i] for i in self.kept]
         self.strides: list[int] = [info.reduction()[i] for i in self.kept]
+        # Swin and its kin emit B x h x w x channels.
+        self.channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         config = net.pretrained_cfg
         self.mean = tuple(255 * v for v in config["mean"])
         self.std = tuple(255 * v for v in config["std"])
@@ -53,6 +55,8 @@ class Backbone(nn.Module):
     def forward(self, views: Tensor, valid: Tensor) -> list[Tensor]:
         """uint8 B x 3 x G x G and int64 B x 2 -> float B x channels[i] x G/strides[i] squared."""
         levels = self.net(normalise(views, valid, self.mean, self.std))
+        if self.channels_last:
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
         return [levels[i] for i in self.kept]
 
 
@@ -67,24 +71,31 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
     published = timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size:
         options["img_size"] = size
-    if weights == "none":
-        return timm.create_model(name, **options)
-    if weights == "auto" and name == BUNDLED:
-        net = timm.create_model(name, **options)
-        load_bundled_lite0(net)
-        return net
-    if weights == "auto":
+    if weights == "auto" and name != BUNDLED:
         try:
             return timm.create_model(name, pretrained=True, **options)
-        except Exception as error:  # timm and the hub raise many kinds; all mean "not to be had"
+        except Exception as error:  # timm and the hub raise many kinds
+            _build(name, options)  # says so, if it is the network that cannot be built
             raise CheckpointError(
                 f"No pretrained weights for backbone {name} ({str(error).splitlines()[0][:150]}). "
                 "Pass --model.backbone_weights FILE, or --model.backbone_weights none to train "
                 "from scratch."
             ) from None
-    net = timm.create_model(name, **options)
-    load_backbone_file(net, weights)
+    net = _build(name, options)
+    if weights == "auto":
+        load_bundled_lite0(net)
+    elif weights != "none":
+        load_backbone_file(net, weights)
     return net
+
+
+def _build(name: str, options: dict) -> nn.Module:
+    try:
+        return timm.create_model(name, **options)
+    except Exception as error:  # timm raises many kinds
+        raise ConfigError(
+            f"--model.backbone {name}: timm cannot build it for features ({error})."
+        ) from None
 
 
 def load_backbone_file(net: nn.Module, path: str | Path) -> None:

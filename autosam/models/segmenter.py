@@ -7,8 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from autosam.config import RUNS, Config
-from autosam.errors import ConfigError
+from autosam.config import RUNS, Config, check_settings
 from autosam.models.head import PlainHead
 from autosam.models.prompt import PromptGenerator
 from autosam.models.sam import Sam, load_sam
@@ -76,6 +75,9 @@ class Segmenter(nn.Module):
         self.requires_grad_(False)
         for module in self._trainable:
             module.requires_grad_(True)
+        if sam is not None:
+            # No loss reaches the IoU estimate; DDP would wait for its gradient for ever.
+            sam.mask_decoder.iou_prediction_head.requires_grad_(False)
         self.train()
 
     @property
@@ -143,15 +145,11 @@ def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segm
         backbone_weights: overrides `config.model.backbone_weights` (a checkpoint brings its own).
 
     Raises:
-        ConfigError: settings that do not go together.
+        ConfigError: settings that cannot work.
         CheckpointError: weights that cannot be had.
     """
+    check_settings(config)
     composition, model = RUNS[config.run], config.model
-    if model.view_size <= 0 or model.view_size % 32:
-        raise ConfigError(
-            f"--model.view_size {model.view_size}: must be a multiple of 32, for example "
-            f"{max(32, round(model.view_size / 32) * 32)}."
-        )
     weights = backbone_weights or model.backbone_weights
     classes = config.data.num_classes
     if composition.decoder == "head":

@@ -61,7 +61,9 @@ class SegmentAnything(nn.Module):
             masks: float P x 1 x 4h x 4w, logits.
             image_index: int64 P; default: prompt i is for image i.
         """
-        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        # Positions in half precision would be off by several hundredths of a radian.
+        with torch.autocast(self.prompt_encoder.no_mask_embed.weight.device.type, enabled=False):
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
         if image_index is None:
             image_index = torch.arange(len(dense), device=dense.device)
         return Prompt(sparse, dense, image_index)
@@ -100,7 +102,8 @@ class SegmentAnything(nn.Module):
         count = len(prompt.image_index)
         tokens = torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
         source = embedding.features[prompt.image_index] + prompt.dense
-        position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+        with torch.autocast(source.device.type, enabled=False):  # see embed
+            position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
 
         hidden, source_out = decoder.transformer(source, position, tokens)
         upscaled = decoder.output_upscaling(source_out.transpose(1, 2).view_as(source))
