@@ -110,7 +110,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("hardnet85", "resnet26d"):
         with pytest.raises(CheckpointError, match=r"--model\.backbone_weights FILE, or"):
             Backbone(name, "auto", 64)

@@ -353,7 +353,8 @@ def rasterise(
         return None
     alpha = np.zeros((bottom - top, right - left), np.uint8)
     for path in paths:
-        local = ((*path.points, centre[0] - left, centre[1] - top)) * 16  # 4 fractional bits
+        offset = np.array([centre[0] - left, centre[1] - top])
+        local = (path.points + offset) * 16  # 4 fractional bits
         points = [np.rint(local).astype(np.int32)]
         if path.width:
             width = max(1, round(path.width))
