@@ -50,11 +50,11 @@ def train(config: Config) -> TrainResult:
             written; during it: a loss that is no longer finite, the last good checkpoint kept.
     """
     started = time.perf_counter()
-    accelerator = Accelerator(gradient_accumulation_steps=max(1, config.train.accumulate))
-    main = accelerator.is_main_process
-    set_up_log(main)
     config, state = resolve(config)
     check_settings(config)
+    accelerator = Accelerator(gradient_accumulation_steps=config.train.accumulate)
+    main = accelerator.is_main_process
+    set_up_log(main)
     # Every process has its own clock, and so its own idea of the folder's name.
     folder = Path(broadcast_object_list([config.output])[0])
     config.output = str(folder)

@@ -83,7 +83,8 @@ def test_a_resumed_run_equals_an_unbroken_one(
     tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(tiny_file, folders, whole, "--train.epochs=4")
+    flags = ("--train.epochs=4", "--train.accumulate=2")
+    run(tiny_file, folders, whole, *flags)
     # The third epoch is cut off in the middle of a batch.
     forward, calls = SegmentationLoss.forward, []
 
@@ -96,7 +97,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     with monkeypatch.context() as patch:
         patch.setattr(SegmentationLoss, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(tiny_file, folders, broken, "--train.epochs=4")
+            run(tiny_file, folders, broken, *flags)
     assert [row["epoch"] for row in rows(broken)] == [1, 2]
     result = train(Config(resume=str(broken)))
     assert result.epochs == 4
