@@ -115,8 +115,8 @@ class TrainConfig:
     """The training loop."""
 
     epochs: int | None = None
-    """Most epochs; early stopping may end before. Unset: 5, or on fewer than 384 images as many
-    (up to 50) as it takes to see 1920: a first answer within minutes."""
+    """Most epochs; early stopping may end before. Unset: 5, or on fewer than 288 images as many
+    (up to 50) as it takes to see 1440: a first answer within minutes."""
     batch_size: int = 8
     """Images per step and process."""
     accumulate: int = 1

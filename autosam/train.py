@@ -190,7 +190,7 @@ def open_data(config: Config, frame: Frame) -> Data:
 
 def default_epochs(images: int) -> int:
     """How long to train where the settings do not say; see `TrainConfig.epochs`."""
-    return max(5, min(50, math.ceil(1920 / images)))
+    return max(5, min(50, math.ceil(1440 / images)))
 
 
 def main() -> None:

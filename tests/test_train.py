@@ -109,7 +109,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
 
 def test_epochs_where_none_are_given() -> None:
-    assert [default_epochs(n) for n in (2, 60, 240, 384, 10_000)] == [50, 32, 8, 5, 5]
+    assert [default_epochs(n) for n in (2, 60, 240, 288, 10_000)] == [50, 24, 6, 5, 5]
 
 
 def test_worker_processes_give_the_same_run(tiny_file: Path, folders: Path, tmp_path: Path) -> None:
