@@ -106,11 +106,18 @@ class Segmenter(nn.Module):
         }
 
     def encode(self, batch: Batch) -> ImageEmbedding:
-        """Frozen image embeddings, without gradient."""
+        """Frozen image embeddings, without gradient.
+
+        Large pictures go through the encoder one by one: at 1024 px one is enough to keep any
+        processor busy, and each takes gigabytes for its attention.
+        """
         assert self.sam is not None
         assert batch.images is not None
+        at_once = max(1, (1024 // self.sam.spec.image_size) ** 2)
+        parts = zip(batch.images.split(at_once), batch.image_valid.split(at_once), strict=True)
         with torch.no_grad():
-            return self.sam.encode(batch.images, batch.image_valid)
+            embeddings = [self.sam.encode(images, valid).features for images, valid in parts]
+        return ImageEmbedding(torch.cat(embeddings))
 
     def prompt(self, batch: Batch) -> Prompt:
         """P = B*K prompts, the K of one image next to each other."""
