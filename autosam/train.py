@@ -139,7 +139,6 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
         data=data,
         sam_checkpoint=absolute(config.sam_checkpoint),
         output=config.output or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.run}",
-        overwrite=False if config.output is None else config.overwrite,
     ), None
 
 

@@ -46,7 +46,6 @@ class Report:
     reading: MaskReading
     checked: int
     empty: int
-    total: int
     warnings: list[str] = field(default_factory=list)
 
 
@@ -80,7 +79,7 @@ def check_pairs(pairs: list[Pair], num_classes: int) -> Report:
     reading = decide_reading(values, num_classes)
     background = 0 if reading.threshold is None else reading.threshold
     empty = sum(max(found) <= background for _, found in results)
-    report = Report(reading, len(chosen), empty, len(pairs))
+    report = Report(reading, len(chosen), empty)
     if len(chosen) < len(pairs):
         report.warnings.append(
             f"{len(chosen)} of {len(pairs)} pairs were decoded to check them, drawn by a seed."
