@@ -111,6 +111,21 @@ class ImageEmbedding:
 
     features: Tensor
     """float B x C x h x w."""
+    finer: tuple[Tensor, ...] = ()
+    """What the mask decoder adds while it upscales, in the order of use: float B x C/4 x 2h x 2w
+    and B x C/8 x 4h x 4w. Empty for SAMs without such levels."""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @classmethod
+    def cat(cls, parts: list[ImageEmbedding]) -> ImageEmbedding:
+        """Embeddings of several batches as one."""
+        levels = zip(*(part.finer for part in parts), strict=True)
+        return cls(
+            torch.cat([part.features for part in parts]),
+            tuple(torch.cat(level) for level in levels),
+        )
 
 
 @dataclass

@@ -16,7 +16,9 @@ def inside(valid: Tensor, size: int) -> Tensor:
     return (rows & columns)[:, None]
 
 
-def normalise(images: Tensor, valid: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(
+    images: Tensor, valid: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Tensor:
     """Bring pixels to a network's own statistics, padding to exactly zero.
 
     SAM normalises first and pads with zeros afterwards. Our pictures arrive padded, so the padding
@@ -26,7 +28,8 @@ def normalise(images: Tensor, valid: Tensor, mean: Sequence[float], std: Sequenc
     Args:
         images: uint8 B x 3 x S x S, RGB. A float tensor is refused: it has been normalised before.
         valid: int64 B x 2, rows and columns that hold picture.
-        mean: per channel, in units of 0..255.
+        mean: per channel, in units of 0..255. None (with `std`): each picture is stretched to
+            0..1 by the least and the largest value it holds, as MedSAM does.
         std: per channel, in units of 0..255.
 
     Returns:
@@ -39,9 +42,14 @@ def normalise(images: Tensor, valid: Tensor, mean: Sequence[float], std: Sequenc
         raise TypeError(
             f"normalise() takes raw uint8 pixels, got {images.dtype}; pixels are normalised once"
         )
-    shape = (1, 3, 1, 1)
-    mean_ = torch.tensor(mean, device=images.device).view(shape)
-    std_ = torch.tensor(std, device=images.device).view(shape)
+    content = inside(valid, images.shape[-1])
+    if mean is None or std is None:
+        low = torch.where(content, images, 255).amin((1, 2, 3), keepdim=True).float()
+        high = torch.where(content, images, 0).amax((1, 2, 3), keepdim=True).float()
+        mean_, std_ = low, (high - low).clamp(min=1)  # one grey everywhere becomes 0
+    else:
+        mean_ = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
+        std_ = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
     # Channels last: convolutions on a CPU, depthwise ones above all, run up to three times faster.
     pixels = images.float().contiguous(memory_format=torch.channels_last)
-    return (pixels - mean_) / std_ * inside(valid, images.shape[-1])
+    return (pixels - mean_) / std_ * content

@@ -116,8 +116,7 @@ class Segmenter(nn.Module):
         at_once = max(1, (1024 // self.sam.spec.image_size) ** 2)
         parts = zip(batch.images.split(at_once), batch.image_valid.split(at_once), strict=True)
         with torch.no_grad():
-            embeddings = [self.sam.encode(images, valid).features for images, valid in parts]
-        return ImageEmbedding(torch.cat(embeddings))
+            return ImageEmbedding.cat([self.sam.encode(images, valid) for images, valid in parts])
 
     def prompt(self, batch: Batch) -> Prompt:
         """P = B*K prompts, the K of one image next to each other."""

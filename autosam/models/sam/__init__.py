@@ -18,6 +18,7 @@ from autosam.shipped import asset_folder
 __all__ = ["SAMS", "Sam", "SamSpec", "load_sam", "sam_weights"]
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
+_SAM = "Kirillov et al. 2023, arXiv 2304.02643"
 
 SAMS: dict[str, SamSpec] = {
     spec.name: spec
@@ -26,14 +27,33 @@ SAMS: dict[str, SamSpec] = {
             "lite",
             build_lite,
             image_size=256,
+            architecture="EfficientNet-Lite0",
             pixel_mean=(127.5, 127.5, 127.5),
             pixel_std=(127.5, 127.5, 127.5),
             file="sam_lite.safetensors",
             source="shipped with autosam",
+            licence="Apache-2.0",
+            paper=_SAM,
         ),
-        SamSpec("vit_b", build_meta, 1024, file="sam_vit_b_01ec64.pth", source=_META),
-        SamSpec("vit_l", build_meta, 1024, file="sam_vit_l_0b3195.pth", source=_META),
-        SamSpec("vit_h", build_meta, 1024, file="sam_vit_h_4b8939.pth", source=_META),
+        *(
+            SamSpec(
+                name,
+                build_meta,
+                image_size=1024,
+                architecture=architecture,
+                file=file,
+                source=_META + file,
+                sha256=file[-10:-4],  # Meta's file names carry its start
+                megabytes=megabytes,
+                licence="Apache-2.0",
+                paper=_SAM,
+            )
+            for name, architecture, file, megabytes in (
+                ("vit_b", "ViT-B", "sam_vit_b_01ec64.pth", 375),
+                ("vit_l", "ViT-L", "sam_vit_l_0b3195.pth", 1250),
+                ("vit_h", "ViT-H", "sam_vit_h_4b8939.pth", 2560),
+            )
+        ),
     )
 }
 
@@ -56,7 +76,7 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
     if spec.file and shipped.is_file():
         return shipped
     raise CheckpointError(
-        f"--sam {name} needs its weights: download {spec.file} from {spec.source}{spec.file} and "
+        f"--sam {name} needs its weights: download {spec.source} and "
         f"pass --sam_checkpoint FILE. (--sam lite needs nothing.)"
     )
 
@@ -72,8 +92,11 @@ def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
         ConfigError, CheckpointError: see `sam_weights` and `load_strict`.
     """
     path = sam_weights(name, checkpoint)
+    spec = SAMS[name]
     state = {key: value.float() for key, value in read_weights(path).items()}
-    sam = SAMS[name].build(SAMS[name])
+    if spec.convert is not None:
+        state = spec.convert(state)
+    sam = spec.build(spec)
     module = cast(nn.Module, sam)
     load_strict(
         module,

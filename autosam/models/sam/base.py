@@ -16,22 +16,33 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class SamSpec:
-    """One SAM that can be built."""
+    """One checkpoint: what it is, where it comes from, and how pictures reach it."""
 
     name: str
     build: Callable[[SamSpec], Sam]
     """Returns the network with random weights."""
     image_size: int
     """S, pixels."""
-    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
-    """RGB, 0..255."""
-    pixel_std: tuple[float, float, float] = IMAGENET_STD
-    """RGB, 0..255."""
+    architecture: str = ""
+    """Of the image encoder, for the table that people read."""
+    pixel_mean: tuple[float, float, float] | None = IMAGENET_MEAN
+    """RGB, 0..255; None: each picture is stretched to 0..1 by its own least and largest value."""
+    pixel_std: tuple[float, float, float] | None = IMAGENET_STD
+    """RGB, 0..255; None together with `pixel_mean`."""
     geometry: str = "longest-pad"
+    """`longest-pad` or `square`, see `autosam.data.geometry`."""
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    """From the file's tensors to the network's, where the two name them differently."""
     file: str = ""
-    """Customary name of the weights file; one that lies in weights/ is shipped."""
+    """Name of the weights file in the cache folder; one that lies in weights/ is shipped."""
     source: str = ""
-    """Where people get that file."""
+    """Full address of the file."""
+    sha256: str = ""
+    """SHA-256 or its beginning, where the source states it; never invented."""
+    megabytes: float = 0
+    """Size of the file, 10^6 bytes, as its source states it (rounded)."""
+    licence: str = ""
+    paper: str = ""
 
 
 class Sam(Protocol):

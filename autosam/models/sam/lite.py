@@ -23,16 +23,18 @@ STRIDE = 8
 
 
 class LiteEncoder(nn.Module):
-    """float B x 3 x S x S -> float B x 128 x S/8 x S/8, layer-normalised over channels."""
+    """float B x 3 x S x S -> float B x 128 x S/8 x S/8, layer-normalised over channels, and the
+    finer levels B x 32 x S/4 x S/4 and B x 16 x S/2 x S/2 (as in SAM 2: Ravi et al. 2024,
+    arXiv 2408.00714, section 4)."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        # out_indices 2, 3, 4: strides 8, 16, 32.
-        trunk = timm.create_model(
-            "tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4)
+        # Levels of strides 2, 4, 8, 16, 32.
+        self.trunk = timm.create_model("tf_efficientnet_lite0", features_only=True)
+        half, quarter, *channels = cast(Any, self.trunk).feature_info.channels()
+        self.finer = nn.ModuleList(
+            [nn.Conv2d(quarter, width // 4, 1), nn.Conv2d(half, width // 8, 1)]
         )
-        self.trunk = trunk
-        channels = cast(Any, trunk).feature_info.channels()
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.mix = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False),
@@ -42,15 +44,16 @@ class LiteEncoder(nn.Module):
             LayerNorm2d(width),
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.neck(self.trunk(pixels))
 
-    def neck(self, levels: list[Tensor]) -> Tensor:
-        """Trunk features at strides 8, 16, 32 -> embedding (pretraining caches the former)."""
-        fine, *coarse = [conv(level) for conv, level in zip(self.lateral, levels, strict=True)]
+    def neck(self, levels: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Trunk features at strides 2 to 32 -> embedding (pretraining caches the former)."""
+        half, quarter, *rest = levels
+        fine, *coarse = [conv(level) for conv, level in zip(self.lateral, rest, strict=True)]
         for level in coarse:
             fine = fine + F.interpolate(level, fine.shape[-2:], mode="bilinear")
-        return self.mix(fine)
+        return self.mix(fine), (self.finer[0](quarter), self.finer[1](half))
 
 
 def build_lite(spec: SamSpec) -> SegmentAnything:

@@ -43,7 +43,8 @@ class SegmentAnything(nn.Module):
             valid: int64 B x 2, rows and columns that hold picture.
         """
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
-        return ImageEmbedding(self.image_encoder(pixels))
+        output = self.image_encoder(pixels)
+        return ImageEmbedding(*output) if isinstance(output, tuple) else ImageEmbedding(output)
 
     def embed(
         self,
@@ -106,7 +107,12 @@ class SegmentAnything(nn.Module):
             position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
 
         hidden, source_out = decoder.transformer(source, position, tokens)
-        upscaled = decoder.output_upscaling(source_out.transpose(1, 2).view_as(source))
+        upscaled = source_out.transpose(1, 2).view_as(source)
+        finer = iter(embedding.finer)
+        for layer in decoder.output_upscaling:
+            upscaled = layer(upscaled)
+            if isinstance(layer, nn.ConvTranspose2d) and embedding.finer:
+                upscaled = upscaled + next(finer)[prompt.image_index]
         hyper = torch.stack(
             [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
             dim=1,
