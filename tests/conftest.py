@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -65,6 +66,33 @@ def build_tiny(spec: SamSpec) -> SegmentAnything:
 
 
 TINY = SamSpec("tiny", build_tiny, image_size=64)
+
+PARITY: dict[tuple[str, str], float] = {}
+"""Largest difference from the reference implementation, by backend and what was compared."""
+
+
+@pytest.fixture
+def parity() -> Callable[..., None]:
+    """`parity("mobile_sam", "masks: box", ours, reference)`: the two agree to 1e-4 in fp32. The
+    largest difference of each row is printed as a table at the end of the test run."""
+
+    def compare(
+        backend: str, what: str, ours: torch.Tensor, reference: torch.Tensor, bound: float = 1e-4
+    ) -> None:
+        assert ours.shape == reference.shape
+        error = (ours - reference).abs().max().item() if ours.numel() else 0.0
+        PARITY[backend, what] = max(error, PARITY.get((backend, what), 0.0))
+        assert error < bound, f"{backend}, {what}: {error:.1e}"
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of parity errors."""
+    if PARITY:
+        terminalreporter.section("largest difference from the reference implementation")
+        for (backend, what), error in sorted(PARITY.items()):
+            terminalreporter.write_line(f"{backend:<20} {what:<36} {error:.1e}")
 
 
 @pytest.fixture(scope="session")
