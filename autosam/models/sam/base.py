@@ -57,6 +57,11 @@ class Sam(Protocol):
     prompt_encoder: nn.Module
     mask_decoder: nn.Module
 
+    @property
+    def unscored(self) -> tuple[nn.Module, ...]:
+        """Parts of the mask decoder that no loss on masks reaches: never trained."""
+        ...
+
     def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
         """uint8 B x 3 x S x S (zero padded) and int64 B x 2 -> image embedding."""
         ...

@@ -35,6 +35,11 @@ class SegmentAnything(nn.Module):
         self.width: int = prompt_encoder.embed_dim
         self.grid: tuple[int, int] = prompt_encoder.image_embedding_size
 
+    @property
+    def unscored(self) -> tuple[nn.Module, ...]:
+        """Parts of the mask decoder that no loss on masks reaches."""
+        return (self.mask_decoder.iou_prediction_head,)
+
     def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
         """Normalise and encode pictures.
 
@@ -102,7 +107,7 @@ class SegmentAnything(nn.Module):
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         count = len(prompt.image_index)
         tokens = torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
-        source = embedding.features[prompt.image_index] + prompt.dense
+        source = embedding.features.index_select(0, prompt.image_index) + prompt.dense
         with torch.autocast(source.device.type, enabled=False):  # see embed
             position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
 
@@ -112,7 +117,7 @@ class SegmentAnything(nn.Module):
         for layer in decoder.output_upscaling:
             upscaled = layer(upscaled)
             if isinstance(layer, nn.ConvTranspose2d) and embedding.finer:
-                upscaled = upscaled + next(finer)[prompt.image_index]
+                upscaled = upscaled + next(finer).index_select(0, prompt.image_index)
         hyper = torch.stack(
             [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
             dim=1,
@@ -121,9 +126,9 @@ class SegmentAnything(nn.Module):
         return logits, decoder.iou_prediction_head(hidden[:, 0])
 
 
-def build_meta(spec: SamSpec) -> SegmentAnything:
-    """`vit_b`, `vit_l` or `vit_h` (the spec's name) with random weights."""
-    reference = sam_model_registry[spec.name](checkpoint=None)
+def build_meta(spec: SamSpec, variant: str = "") -> SegmentAnything:
+    """`vit_b`, `vit_l` or `vit_h` (`variant`, or else the spec's name) with random weights."""
+    reference = sam_model_registry[variant or spec.name](checkpoint=None)
     return SegmentAnything(
         spec, reference.image_encoder, reference.prompt_encoder, reference.mask_decoder
     )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from autosam.models.sam.base import SamSpec
+from autosam.models.sam.huggingface import from_huggingface
 from autosam.models.sam.lite import build_lite
 from autosam.models.sam.meta import build_meta
+from autosam.models.sam.mobile import build_mobile, from_mobile_sam
+from autosam.models.sam.sam2 import build_sam2, from_sam2_file
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
+_HUB = "https://huggingface.co/"
 _SAM = "Kirillov et al. 2023, arXiv 2304.02643"
 
 SAMS: dict[str, SamSpec] = {
@@ -41,6 +47,76 @@ SAMS: dict[str, SamSpec] = {
                 ("vit_b", "ViT-B", "sam_vit_b_01ec64.pth", 375),
                 ("vit_l", "ViT-L", "sam_vit_l_0b3195.pth", 1250),
                 ("vit_h", "ViT-H", "sam_vit_h_4b8939.pth", 2560),
+            )
+        ),
+        *(
+            SamSpec(
+                name,
+                partial(build_meta, variant=variant),
+                image_size=1024,
+                architecture=architecture,
+                convert=from_huggingface,
+                file=f"{name}.safetensors",
+                source=f"{_HUB}facebook/{name}/resolve/main/model.safetensors",
+                megabytes=megabytes,
+                licence="Apache-2.0",
+                paper=_SAM,
+            )
+            for name, variant, architecture, megabytes in (
+                ("sam-vit-base", "vit_b", "ViT-B", 375),
+                ("sam-vit-large", "vit_l", "ViT-L", 1250),
+                ("sam-vit-huge", "vit_h", "ViT-H", 2560),
+            )
+        ),
+        SamSpec(
+            "mobile_sam",
+            build_mobile,
+            image_size=1024,
+            architecture="TinyViT-5M",
+            convert=from_mobile_sam,
+            file="mobile_sam.pt",
+            source="https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+            # As stated for the copy in huggingface.co/dhkim2810/MobileSAM, commit 87955d8.
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            megabytes=40.7,
+            licence="Apache-2.0",
+            paper="Zhang et al. 2023, arXiv 2306.14289",
+        ),
+        # MedSAM stretches a picture to the square by scikit-image's cubic interpolation; here it
+        # is Pillow's antialiased bilinear, as for every other SAM.
+        SamSpec(
+            "medsam",
+            partial(build_meta, variant="vit_b"),
+            image_size=1024,
+            architecture="ViT-B",
+            pixel_mean=None,
+            pixel_std=None,
+            geometry="square",
+            file="medsam_vit_b.pth",
+            source="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+            megabytes=375,
+            licence="Apache-2.0",
+            paper="Ma et al. 2024, Nature Communications 15:654, arXiv 2304.12306",
+        ),
+        *(
+            SamSpec(
+                f"sam2.1-{size}",
+                build_sam2,
+                image_size=1024,
+                architecture=architecture,
+                geometry="square",
+                convert=from_sam2_file,
+                file=f"sam2.1-hiera-{size}.safetensors",
+                source=f"{_HUB}facebook/sam2.1-hiera-{size}/resolve/main/model.safetensors",
+                megabytes=megabytes,
+                licence="Apache-2.0",
+                paper="Ravi et al. 2024, arXiv 2408.00714",
+            )
+            for size, architecture, megabytes in (
+                ("tiny", "Hiera-T", 156),
+                ("small", "Hiera-S", 184),
+                ("base-plus", "Hiera-B+", 324),
+                ("large", "Hiera-L", 898),
             )
         ),
     )

@@ -1,0 +1,116 @@
+"""MobileSAM of Zhang et al. (2023, arXiv 2306.14289): SAM behind a small image encoder.
+
+The encoder is the TinyViT of Wu et al. (2022, arXiv 2207.10666), taken from timm; prompt encoder
+and mask decoder are SAM's own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from timm.models.tiny_vit import TinyVit
+from torch import Tensor, nn
+
+from autosam.models.sam.base import SamSpec
+from autosam.models.sam.meta import SegmentAnything
+
+WIDTH = 256
+STRIDE = 16
+
+# TinyViT's ImageNet classifier: MobileSAM's network keeps it, and so does its file, but never
+# calls it.
+CLASSIFIER = {
+    "image_encoder.norm_head.weight",
+    "image_encoder.norm_head.bias",
+    "image_encoder.head.weight",
+    "image_encoder.head.bias",
+}
+
+
+class MobileEncoder(nn.Module):
+    """float B x 3 x S x S -> float B x 256 x S/16 x S/16, layer-normalised over channels."""
+
+    def __init__(
+        self,
+        dims: tuple[int, ...],
+        depths: tuple[int, ...],
+        heads: tuple[int, ...],
+        windows: tuple[int, ...],
+    ) -> None:
+        """
+        Args:
+            dims: channels of each stage.
+            depths: blocks of each stage.
+            heads: attention heads of each stage (the first is convolutional: not used).
+            windows: side of the attention windows of each stage (likewise).
+        """
+        super().__init__()
+        trunk = TinyVit(
+            embed_dims=dims,
+            depths=depths,
+            num_heads=heads,
+            window_sizes=windows,
+            drop_path_rate=0.0,
+        )
+        # TinyViT ends at a stride of 32; SAM's mask decoder wants 16.
+        cast(Any, trunk.stages[-1]).downsample.conv2.conv.stride = (1, 1)
+        self.patch_embed = trunk.patch_embed
+        self.stages = trunk.stages
+        self.neck = nn.Sequential(
+            nn.Conv2d(dims[-1], WIDTH, 1, bias=False),
+            LayerNorm2d(WIDTH),
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
+            LayerNorm2d(WIDTH),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.neck(self.stages(self.patch_embed(pixels)))
+
+
+def from_mobile_sam(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MobileSAM's names of tensors -> those of timm's TinyViT; the values stay as they are."""
+
+    def rename(key: str) -> str:
+        if not key.startswith("image_encoder."):
+            return key
+        key = key.replace(".patch_embed.seq.0.", ".patch_embed.conv1.")
+        key = key.replace(".patch_embed.seq.2.", ".patch_embed.conv2.")
+        key = key.replace(".c.weight", ".conv.weight")
+        # The merging between two stages ends the finer one there and opens the coarser one here.
+        key = re.sub(
+            r"\.layers\.(\d)\.downsample", lambda m: f".stages.{int(m[1]) + 1}.downsample", key
+        )
+        return key.replace(".layers.", ".stages.")
+
+    return {rename(key): value for key, value in state.items() if key not in CLASSIFIER}
+
+
+def build_mobile(
+    spec: SamSpec,
+    dims: tuple[int, ...] = (64, 128, 160, 320),
+    depths: tuple[int, ...] = (2, 2, 6, 2),
+    heads: tuple[int, ...] = (2, 4, 5, 10),
+    windows: tuple[int, ...] = (7, 7, 14, 7),
+) -> SegmentAnything:
+    """MobileSAM with random weights; the defaults are TinyViT-5M, other sizes are for tests."""
+    grid = (spec.image_size // STRIDE, spec.image_size // STRIDE)
+    return SegmentAnything(
+        spec,
+        MobileEncoder(dims, depths, heads, windows),
+        PromptEncoder(
+            embed_dim=WIDTH,
+            image_embedding_size=grid,
+            input_image_size=(spec.image_size, spec.image_size),
+            mask_in_chans=16,
+        ),
+        MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2048, num_heads=8),
+            transformer_dim=WIDTH,
+            iou_head_depth=3,
+            iou_head_hidden_dim=WIDTH,
+        ),
+    )
