@@ -139,8 +139,19 @@ def load(path: str | Path, sam_checkpoint: str | None = None) -> Loaded:
         raise CheckpointError(f"{file} needs the SAM it was trained with: {error}") from None
     if header["sam"] is not None:
         _require_same_sam(file, header, config)
-    restore_trainable(segmenter, read_weights(file), str(file))
+    restore_trainable(segmenter, read_trained(file), str(file))
     return Loaded(segmenter.eval(), config, file, header)
+
+
+def read_trained(file: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint; none where the run trained nothing.
+
+    Raises:
+        CheckpointError: see `read_header` and `read_weights`.
+    """
+    read_header(file)
+    with safe_open(file, "pt") as tensors:
+        return read_weights(file) if tensors.keys() else {}
 
 
 def restore_trainable(segmenter: Segmenter, state: dict[str, Tensor], source: str) -> None:

@@ -13,7 +13,7 @@ from autosam.errors import ConfigError
 class Composition:
     """What a run is made of: who supplies the prompt, who draws the mask, what learns."""
 
-    prompter: Literal["learned", "none"]
+    prompter: Literal["learned", "none", "box", "points"]
     decoder: Literal["sam", "head"]
     trainable: tuple[Literal["prompter", "decoder"], ...]
 
@@ -23,8 +23,13 @@ RUNS: dict[str, Composition] = {
     "decoder": Composition("none", "sam", ("decoder",)),
     "hybrid": Composition("learned", "sam", ("prompter", "decoder")),
     "head": Composition("none", "head", ("decoder",)),
+    "decoder-box": Composition("box", "sam", ("decoder",)),
+    "decoder-points": Composition("points", "sam", ("decoder",)),
+    "sam-box": Composition("box", "sam", ()),
+    "sam-points": Composition("points", "sam", ()),
 }
-"""The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps."""
+"""The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps. Boxes
+and points are taken from the true mask: such runs are oracles, good for comparison only."""
 
 
 @dataclass
@@ -98,6 +103,32 @@ class ModelConfig:
 
 
 @dataclass
+class PromptConfig:
+    """Prompts taken from true masks (runs decoder-box, decoder-points, sam-box, sam-points). Every
+    connected part of a class is an object of its own."""
+
+    objects: int = 8
+    """Most objects of a training image that are prompted at a time, drawn anew at each visit; the
+    others count as background then. In evaluation every object is prompted."""
+    box_jitter: float = 0.1
+    """Largest move of each side of a box as a share of the box's width or height, in training."""
+    box_pixels: float = 0.0
+    """The same in pixels of SAM's input, on top of it."""
+    points: int = 3
+    """Points on each object."""
+    negative_points: int = 0
+    """Points beside each object, in its neighbourhood."""
+    erosion: float = 0.3
+    """Points keep this share of the object's largest inner radius from its edge."""
+    spacing: float = 0.5
+    """Wanted distance between an object's points, as a share of the root of its area."""
+    multimask: Literal["single", "best", "true", "mean"] = "single"
+    """Which of SAM's masks counts. single: the one made for unambiguous prompts. Of the three
+    others: best by SAM's own estimate of IoU; best by true IoU (in training; by the estimate in
+    evaluation); or their mean."""
+
+
+@dataclass
 class LossConfig:
     """Weights of the loss parts, all taken inside the valid region at the logits' resolution."""
 
@@ -143,13 +174,24 @@ class TrainConfig:
 class Config:
     """A run: a prompter and a set of trainable parts, on some data."""
 
-    run: Literal["autosam", "decoder", "hybrid", "head"] = "autosam"
+    run: Literal[
+        "autosam",
+        "decoder",
+        "hybrid",
+        "head",
+        "decoder-box",
+        "decoder-points",
+        "sam-box",
+        "sam-points",
+    ] = "autosam"
     """autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder tuned, no prompt. hybrid:
-    both learn. head: the same backbone with a plain head and no SAM."""
+    both learn. head: the same backbone with a plain head and no SAM. decoder-box, decoder-points:
+    the mask decoder tuned with prompts taken from the true masks. sam-box, sam-points: the same
+    prompts, nothing trained."""
     sam: str = "lite"
-    """Which SAM: lite (shipped), vit_b, vit_l or vit_h."""
+    """Which SAM: lite (shipped) or another that `python -m autosam.weights list` shows."""
     sam_checkpoint: str | None = None
-    """Weights file of that SAM; unset: the shipped one."""
+    """Weights file of that SAM; unset: the shipped or downloaded one."""
     output: str | None = None
     """Run folder; unset: runs/<time>-<run>."""
     overwrite: bool = False
@@ -161,6 +203,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -176,6 +219,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "augment.hue": (0, 0.5),
     "model.width": (16, 4096),
     "model.sparse_tokens": (1, 1024),
+    "prompt.objects": (1, 10_000),
+    "prompt.box_jitter": (0, 1),
+    "prompt.box_pixels": (0, 10_000),
+    "prompt.points": (1, 1000),
+    "prompt.negative_points": (0, 1000),
+    "prompt.erosion": (0, 1),
+    "prompt.spacing": (0, 10),
     "loss.bce": (0, math.inf),
     "loss.focal": (0, math.inf),
     "loss.dice": (0, math.inf),

@@ -64,7 +64,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     report = check_pairs(pairs, trained.num_classes)
     for warning in report.warnings:
         print(f"warning: {warning}")
-    dataset = PairDataset(pairs, segmenter.frame, report.reading)
+    dataset = PairDataset(
+        pairs, segmenter.frame, report.reading, prompting=loaded.config.prompt
+    )
     loader = DataLoader(
         dataset,
         config.batch_size,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autosam.types import Prompt
+from autosam.types import ObjectPrompts, Prompt
 
 COLOURS = np.array(
     [(255, 214, 0), (0, 200, 255), (255, 80, 120), (120, 255, 90), (200, 120, 255), (255, 150, 40)],
@@ -35,6 +35,38 @@ def overlay(image: np.ndarray, masks: np.ndarray, alpha: float = 0.35) -> np.nda
         result[mask] = ((1 - alpha) * result[mask] + alpha * colour).astype(np.uint8)
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(result, contours, -1, colour.tolist(), thickness)
+    return result
+
+
+def draw_prompts(
+    image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, int]
+) -> np.ndarray:
+    """Draw boxes, and points (white on the object, black beside it), on a picture.
+
+    Args:
+        image: uint8 H x W x 3.
+        prompts: in pixels of SAM's square.
+        valid: rows and columns of the square that the picture takes up.
+
+    Returns:
+        uint8 H x W x 3.
+    """
+    result = image.copy()
+    scale = np.array([image.shape[1] / valid[1], image.shape[0] / valid[0]])
+    size = max(2, round(max(image.shape[:2]) / 100))
+
+    def place(xy: np.ndarray) -> tuple[int, int]:
+        x, y = ((xy + 0.5) * scale - 0.5).round().astype(int)
+        return int(x), int(y)
+
+    if prompts.boxes is not None:
+        for box in prompts.boxes.numpy():
+            cv2.rectangle(result, place(box[:2]), place(box[2:]), (255, 255, 255), max(1, size // 2))
+    if prompts.points is not None and prompts.labels is not None:
+        flat = zip(prompts.points.flatten(0, 1).numpy(), prompts.labels.flatten(), strict=True)
+        for xy, on in flat:
+            cv2.circle(result, place(xy), size + 1, (0, 0, 0) if on else (255, 255, 255), -1)
+            cv2.circle(result, place(xy), size, (255, 255, 255) if on else (0, 0, 0), -1)
     return result
 
 

@@ -136,6 +136,11 @@ def predict(config: PredictConfig) -> list[Path]:
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise ConfigError(f"--output {output}: is the input's folder; masks would replace images.")
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
+    if loaded.segmenter.prompts is not None:
+        raise ConfigError(
+            f"--checkpoint {config.checkpoint}: the run {loaded.config.run} takes its prompts from "
+            "true masks, which new images do not have. Train autosam, decoder, hybrid or head."
+        )
     data = loaded.config.data
     targets = plan(images, output, data, config.overlay, config.overwrite)
     segmenter = loaded.segmenter.to("cuda" if torch.cuda.is_available() else "cpu")

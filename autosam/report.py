@@ -65,12 +65,16 @@ def contact_sheet(
         assert sample.label is not None
         truth = pictures.one_hot(sample.label, segmenter.num_classes)
         image = read_image(dataset.pairs[position].image)
-        row = [image, pictures.overlay(image, truth), pictures.overlay(image, predicted)]
+        shown = pictures.overlay(image, truth)
+        if sample.prompts is not None:
+            shown = pictures.draw_prompts(shown, sample.prompts, sample.image_valid)
+        row = [image, shown, pictures.overlay(image, predicted)]
         row = row if heat is None else [*row, heat]
         rows.append([pictures.fit(picture, SIDE) for picture in row])  # large ones are not kept
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
-    titles = ["image", "truth", "prediction", "what the prompt highlights"][: len(rows[0])]
+    truth_title = "truth" if segmenter.prompts is None else "truth and prompt"
+    titles = ["image", truth_title, "prediction", "what the prompt highlights"][: len(rows[0])]
     return pictures.contact_sheet(rows, titles, notes, SIDE)
 
 

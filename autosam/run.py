@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from autosam import checkpoint
-from autosam.config import Config
+from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.images import write_png
 from autosam.engine import evaluate, train_one_epoch
@@ -122,7 +122,7 @@ class Run:
             for part in ("validation", "test")
         }
         assert config.train.epochs is not None
-        self.epochs = config.train.epochs
+        self.epochs = config.train.epochs if RUNS[config.run].trainable else 0
         steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = warmup_cosine(optimizer, int(config.train.warmup * steps), steps)
         if state is not None:
@@ -151,6 +151,8 @@ class Run:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
         """
         config = self.config.train
+        if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
+            checkpoint.save(self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0)
         total = self.epochs * len(self.loader)
         bar = progress.add_task("", total=total, completed=self.epoch * len(self.loader),
                                 loss=float("nan"), dice="-", speed=0.0)  # fmt: skip
@@ -252,7 +254,7 @@ class Run:
         best = self.folder / checkpoint.BEST
         if not best.is_file():
             raise CheckpointError(f"{best}: missing; nothing to score.")
-        checkpoint.restore_trainable(self.segmenter, checkpoint.read_weights(best), str(best))
+        checkpoint.restore_trainable(self.segmenter, checkpoint.read_trained(best), str(best))
         rows = {part: self._evaluate(part, final=True) for part in ("validation", "test")}
         scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
         if self.tracker is not None:

@@ -181,9 +181,9 @@ def open_data(config: Config, frame: Frame) -> Data:
         raise DataError("Every mask is empty: there is nothing to learn.")
     augment, seed = build_augment(config.augment), config.train.seed
     return Data(
-        PairDataset(split["train"], frame, report.reading, augment, seed),
-        PairDataset(split["validation"], frame, report.reading),
-        PairDataset(split["test"], frame, report.reading),
+        PairDataset(split["train"], frame, report.reading, augment, seed, config.prompt),
+        PairDataset(split["validation"], frame, report.reading, prompting=config.prompt),
+        PairDataset(split["test"], frame, report.reading, prompting=config.prompt),
     )
 
 

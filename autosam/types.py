@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,53 @@ class Frame:
     """`longest-pad` (longest side to S, zero padding at the bottom and right) or `square`."""
     needs_image: bool = True
     """Whether SAM's image encoder takes part, so that the SAM view must be made."""
+    prompts: Literal["box", "points"] | None = None
+    """Which prompts the segmenter wants from the true mask, if any."""
+
+
+@dataclass
+class ObjectPrompts:
+    """Boxes or points (one of the two) for M objects, in pixels of the S x S square."""
+
+    images: Tensor
+    """int64 M: the image of the batch that each object is in (0 in a sample)."""
+    classes: Tensor
+    """int64 M: its class, 0..K-1."""
+    boxes: Tensor | None = None
+    """float32 M x 4: x0, y0, x1, y1."""
+    points: Tensor | None = None
+    """float32 M x N x 2: x, y."""
+    labels: Tensor | None = None
+    """int64 M x N: 1 on the object, 0 beside it."""
+    masks: Tensor | None = None
+    """float32 M x m x m: the share of each cell that the object covers."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def part(self, start: int, stop: int) -> ObjectPrompts:
+        """The objects from `start` to `stop`."""
+        return ObjectPrompts(**{k: v[start:stop] for k, v in self.tensors().items()})
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> ObjectPrompts:
+        """Move every tensor to `device`."""
+        return ObjectPrompts(**{k: v.to(device, **kwargs) for k, v in self.tensors().items()})
+
+    @classmethod
+    def cat(cls, parts: list[ObjectPrompts]) -> ObjectPrompts:
+        """The objects of several images, the i-th part being those of image i."""
+        joined = {
+            name: torch.cat([part.tensors()[name] for part in parts]) for name in parts[0].tensors()
+        }
+        joined["images"] = torch.cat(
+            [torch.full_like(part.images, i) for i, part in enumerate(parts)]
+        )
+        return cls(**joined)
 
 
 @dataclass
@@ -54,6 +101,8 @@ class Sample:
     label: np.ndarray | None = None
     """uint8 H x W, 0 background and 1..K classes, at the image's own size, for metrics; None
     where augmentation has changed the picture."""
+    prompts: ObjectPrompts | None = None
+    """Of the objects in `target`, where the frame asks for prompts."""
 
 
 @dataclass
@@ -71,6 +120,7 @@ class Batch:
     targets: Tensor | None = None
     weights: Tensor | None = None
     labels: list[np.ndarray | None] = field(default_factory=list)
+    prompts: ObjectPrompts | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,7 +130,7 @@ class Batch:
         moved: dict[str, Any] = {
             f.name: value.to(device, **kwargs)
             for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), Tensor | ObjectPrompts)
         }
         return dataclasses.replace(self, **moved)
 
@@ -92,6 +142,7 @@ class Batch:
             values = [getattr(s, name) for s in samples]
             return None if values[0] is None else torch.stack(values)
 
+        prompts: list[Any] = [s.prompts for s in samples]
         return cls(
             names=[s.name for s in samples],
             views=torch.stack([s.view for s in samples]),
@@ -102,6 +153,7 @@ class Batch:
             targets=stack("target"),
             weights=stack("weight"),
             labels=[s.label for s in samples],
+            prompts=None if None in prompts else ObjectPrompts.cat(prompts),
         )
 
 

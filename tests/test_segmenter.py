@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from autosam.config import RUNS, LossConfig
+from autosam.config import RUNS, LossConfig, PromptConfig
 from autosam.data.dataset import make_sample
 from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
@@ -28,7 +28,11 @@ def make_batch(frame: Frame, count: int = 2, num_classes: int = 1) -> Batch:
             y, x = rng.integers(0, 20, 2)
             label[y : y + 16, x : x + 16] = k + 1
         image[label > 0] += 60 * label[label > 0][:, None]
-        samples.append(make_sample(str(i), image, frame, label, num_classes))
+        samples.append(
+            make_sample(
+                str(i), image, frame, label, num_classes, seed=(i,), prompting=PromptConfig()
+            )
+        )
     return Batch.collate(samples)
 
 
@@ -37,10 +41,21 @@ EXPECTED = {
     "decoder": {"sam.mask_decoder", "class_prompt"},
     "hybrid": {"generator", "sam.mask_decoder"},
     "head": {"head"},
+    "decoder-box": {"sam.mask_decoder"},
+    "decoder-points": {"sam.mask_decoder"},
 }
+LEARNING = [name for name, run in RUNS.items() if run.trainable]
 
 
-@pytest.mark.parametrize("run", RUNS)
+def test_zero_shot_runs_hold_nothing_that_learns(tiny_file: Path) -> None:
+    for run in set(RUNS) - set(LEARNING):
+        segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}")).train()
+        assert not any(p.requires_grad for p in segmenter.parameters())
+        assert not any(m.training for m in segmenter.modules())
+        assert segmenter.trainable_state() == {}
+
+
+@pytest.mark.parametrize("run", LEARNING)
 def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
     """No other parameter, buffer or mode changes in a step; every trainable one gets a gradient."""
     segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}"))
@@ -119,7 +134,7 @@ def test_an_image_s_logits_do_not_depend_on_its_batch(tiny_file: Path) -> None:
             assert (segmenter(single)[0] - together[i]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", LEARNING)
 def test_two_images_can_be_overfitted(tiny_file: Path, run: str) -> None:
     torch.manual_seed(0)
     segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}"))

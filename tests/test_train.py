@@ -44,18 +44,19 @@ def test_a_run_leaves_everything_in_its_folder(
 ) -> None:
     folder = tmp_path / "run"
     result = run(tiny_file, folders, folder, f"--run={name}")
-    assert result.epochs == 2
-    assert [row["epoch"] for row in rows(folder)] == [1, 2]
+    epochs = 2 if RUNS[name].trainable else 0
+    assert result.epochs == epochs
+    assert [row["epoch"] for row in rows(folder)] == list(range(1, epochs + 1))
     for key in ("train/loss", "train/bce", "train/dice", "train/lr", "train/grad_norm",
                 "validation/dice", "validation/iou", "validation/loss"):  # fmt: skip
-        assert np.isfinite(rows(folder)[0][key])
+        assert all(np.isfinite(row[key]) for row in rows(folder))
     with open(folder / "test_scores.csv") as file:
         table = list(csv.DictReader(file))
     assert [row["image"] for row in table] == ["img09", "img10", "img11"]
     mean = np.mean([float(row["dice"]) for row in table])
     assert mean == pytest.approx(result.test["dice"], abs=1e-4)
     assert yaml.safe_load((folder / "config.yaml").read_text())["run"] == name
-    assert "epoch 2" in (folder / "log.txt").read_text()
+    assert ("epoch 2" in (folder / "log.txt").read_text()) == (epochs == 2)
     columns = 4 if RUNS[name].prompter == "learned" else 3
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.width == 6 + columns * 230
@@ -63,11 +64,13 @@ def test_a_run_leaves_everything_in_its_folder(
     events = EventAccumulator(str(folder))
     events.Reload()
     tags = events.Tags()
+    assert events.Scalars("final/test_dice")[0].value == pytest.approx(mean, abs=1e-4)
+    if not epochs:
+        return
     assert {"train/loss", "validation/dice", "train/lr", "train/data_wait"} <= set(tags["scalars"])
     assert tags["images"] == ["validation"]
     assert {"config/text_summary", "parameters/text_summary"} <= set(tags["tensors"])
     assert [e.step for e in events.Scalars("train/loss")] == [1, 2]
-    assert events.Scalars("final/test_dice")[0].value == pytest.approx(mean, abs=1e-4)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(

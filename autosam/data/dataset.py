@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from autosam.config import PromptConfig
 from autosam.data.augment import Augment
 from autosam.data.check import MaskReading, size_mismatch
 from autosam.data.geometry import (
@@ -19,6 +20,7 @@ from autosam.data.geometry import (
     resize_label,
 )
 from autosam.data.images import read_image
+from autosam.data.prompts import draw_prompts
 from autosam.data.sources import Pair
 from autosam.errors import DataError
 from autosam.types import Frame, Sample
@@ -32,6 +34,7 @@ def make_sample(
     num_classes: int = 1,
     augment: Augment | None = None,
     seed: tuple[int, ...] = (),
+    prompting: PromptConfig | None = None,
 ) -> Sample:
     """Bring one picture (and its label) into a frame.
 
@@ -42,7 +45,9 @@ def make_sample(
         label: uint8 H x W, 0..K.
         num_classes: K.
         augment: applied between resizing and padding.
-        seed: seed words of the augmentation.
+        seed: seed words of the augmentation and the prompts.
+        prompting: how prompts are taken from the label, where the frame asks for them; jittered,
+            and of some objects only, where `augment` is given.
     """
     height, width = image.shape[:2]
     largest = max(frame.image_size, frame.view_size)
@@ -73,6 +78,11 @@ def make_sample(
     if small_label is not None:
         fitted = resize_label(small_label, image_valid)
         sizes = (frame.image_size, frame.mask_size)
+        if frame.prompts is not None and prompting is not None:
+            rng = np.random.default_rng([*seed, 1])
+            sample.prompts, fitted = draw_prompts(
+                fitted, frame, prompting, rng, train=augment is not None
+            )
         sample.target = class_shares(fitted, num_classes, *sizes)
         sample.weight = cell_weight(image_valid, *sizes)
     return sample
@@ -89,9 +99,10 @@ class PairDataset(Dataset[Sample]):
         reading: MaskReading,
         augment: Augment | None = None,
         seed: int = 0,
+        prompting: PromptConfig | None = None,
     ) -> None:
         self.pairs, self.frame, self.reading = pairs, frame, reading
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.prompting = augment, seed, prompting
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -110,6 +121,7 @@ class PairDataset(Dataset[Sample]):
             self.reading.num_classes,
             self.augment,
             (self.seed, epoch, position),
+            self.prompting,
         )
 
 

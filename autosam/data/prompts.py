@@ -1,49 +1,98 @@
-"""Prompts taken from masks: boxes, points, correction points."""
+"""Prompts taken from masks: objects, boxes, points, correction points.
+
+Coordinates are those of SAM's prompt encoder: x, y index pixels of the mask, whole numbers being
+pixel centres (SAM adds the half pixel itself).
+"""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
+from torch.nn import functional as F
+
+from autosam.config import PromptConfig
+from autosam.data.geometry import pad
+from autosam.types import Frame, ObjectPrompts
+
+SPECK = 0.005
+"""Parts of a class smaller than this share of its largest in the picture are not prompted."""
 
 
-def box_from_mask(mask: np.ndarray, rng: np.random.Generator, jitter: float = 0.0) -> np.ndarray:
-    """Bounding box of a mask, each side moved by up to `jitter` of the box's own length.
+def objects_of(mask: np.ndarray) -> list[np.ndarray]:
+    """Connected parts of a mask, largest first, each bool H x W.
+
+    Parts smaller than `SPECK` of the largest are left out.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    order = 1 + np.argsort(-areas, kind="stable")
+    return [labels == i for i in order if areas[i - 1] >= SPECK * areas.max()] if count > 1 else []
+
+
+def box_from_mask(
+    mask: np.ndarray, rng: np.random.Generator, jitter: float = 0.0, pixels: float = 0.0
+) -> np.ndarray:
+    """Bounding box of a mask, each side moved at random.
 
     Args:
         mask: bool H x W, not empty.
         rng: source of the jitter.
-        jitter: share of the box's width or height, 0..1.
+        jitter: largest move as a share of the box's own width or height, 0..1.
+        pixels: largest move in pixels, on top of it.
 
     Returns:
-        float32 4: x0, y0, x1, y1 in pixels (x1, y1 one past the last pixel), clipped to the mask.
+        float32 4: x0, y0, x1, y1 of the first and the last pixel, clipped to the mask's frame.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
-    side = np.tile(box[2:] - box[:2], 2)
-    box += rng.uniform(-jitter, jitter, 4).astype(np.float32) * side
+    box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+    side = np.tile(box[2:] - box[:2] + 1, 2)
+    box += rng.uniform(-1, 1, 4).astype(np.float32) * (jitter * side + pixels)
     height, width = mask.shape
-    return np.clip(box, 0, np.array([width, height, width, height], dtype=np.float32))
+    edge = np.array([width, height, width, height], dtype=np.float32) - 1
+    box = np.clip(box, 0, edge)
+    # A large move can carry one side past the other.
+    return np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
 
 
 def points_from_mask(
-    mask: np.ndarray, rng: np.random.Generator, count: int, erosion: float = 0.3
+    mask: np.ndarray,
+    rng: np.random.Generator,
+    count: int,
+    erosion: float = 0.3,
+    spacing: float = 0.5,
 ) -> np.ndarray:
-    """Points inside a mask, away from its edge.
+    """Points inside a mask, away from its edge and from each other.
+
+    Both distances adapt to the object: they are shares of its own measures, so that every object
+    has room for its points. For points on the background pass the background's mask.
 
     Args:
         mask: bool H x W, not empty.
         rng: source of the draw.
-        count: number of points, drawn with replacement.
-        erosion: points keep this share of the mask's largest inner radius from the edge.
+        count: N.
+        erosion: points keep this share of the mask's largest inner radius from the edge, 0..1.
+        spacing: wanted distance between points as a share of the root of the mask's area. Halved
+            until the points fit.
 
     Returns:
-        float32 count x 2: x, y of pixel centres.
+        float32 N x 2: x, y.
     """
     padded = np.pad(mask, 1).astype(np.uint8)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     rows, columns = np.nonzero(mask & (depth >= erosion * depth.max()))
-    chosen = rng.integers(len(rows), size=count)
-    return np.stack([columns[chosen], rows[chosen]], 1).astype(np.float32) + 0.5
+    places = np.stack([columns, rows], 1).astype(np.float32)
+    distance = spacing * float(np.sqrt(mask.sum()))
+    chosen: list[np.ndarray] = [places[rng.integers(len(places))]]
+    free = places
+    while len(chosen) < count:
+        free = free[np.linalg.norm(free - chosen[-1], axis=1) >= distance]
+        if len(free) == 0:
+            distance = distance / 2 if distance > 0.5 else 0.0
+            nearest = np.min([np.linalg.norm(places - p, axis=1) for p in chosen], axis=0)
+            free = places[nearest >= distance]
+        chosen.append(free[rng.integers(len(free))] if len(free) else chosen[-1])
+    return np.stack(chosen)
 
 
 def correction_point(
@@ -61,5 +110,83 @@ def correction_point(
     wrong = truth ^ predicted
     rows, columns = np.nonzero(wrong if wrong.any() else truth)
     i = rng.integers(len(rows))
-    point = np.array([columns[i], rows[i]], dtype=np.float32) + 0.5
-    return point, int(truth[rows[i], columns[i]])
+    return np.array([columns[i], rows[i]], dtype=np.float32), int(truth[rows[i], columns[i]])
+
+
+def points_around(
+    mask: np.ndarray, others: np.ndarray, rng: np.random.Generator, count: int, prompt: PromptConfig
+) -> np.ndarray:
+    """Points on the background near an object: in its box, enlarged by half its size on each side.
+
+    Args:
+        mask: bool H x W, the object.
+        others: bool H x W, everything that is no background.
+        rng: source of the draw.
+        count: N.
+        prompt: spacing and erosion.
+
+    Returns:
+        float32 N x 2: x, y. Where the neighbourhood has no background: from anywhere off the
+        object.
+    """
+    x0, y0, x1, y1 = box_from_mask(mask, rng).astype(int)
+    dx, dy = (x1 - x0 + 1) // 2 + 2, (y1 - y0 + 1) // 2 + 2
+    near = np.zeros_like(mask)
+    near[max(0, y0 - dy) : y1 + dy + 1, max(0, x0 - dx) : x1 + dx + 1] = True
+    free = near & ~others
+    if not free.any():
+        free = ~mask
+    if not free.any():  # the object fills the picture: a point at its edge says least
+        free = np.ones_like(mask)
+    return points_from_mask(free, rng, count, min(prompt.erosion, 0.2), prompt.spacing / 2)
+
+
+def draw_prompts(
+    label: np.ndarray, frame: Frame, prompt: PromptConfig, rng: np.random.Generator, train: bool
+) -> tuple[ObjectPrompts, np.ndarray]:
+    """Find the objects of a picture and prompt each.
+
+    Args:
+        label: uint8 h x w inside the S x S square (before padding), 0 background, 1..K.
+        frame: sizes, and which kind of prompt.
+        prompt: how.
+        rng: source of every draw.
+        train: jitter, and at most `prompt.objects` objects drawn at random; otherwise all of them,
+            boxes exact.
+
+    Returns:
+        The prompts, and the label with background in place of the objects that were not drawn.
+    """
+    found = [
+        (k, part)
+        for k in range(1, int(label.max(initial=0)) + 1)
+        for part in objects_of(label == k)
+    ]
+    if train and len(found) > prompt.objects:
+        found = [found[i] for i in rng.permutation(len(found))[: prompt.objects]]
+        label = label * np.any([part for _, part in found], axis=0)
+    count = len(found)
+    drawn = ObjectPrompts(
+        images=torch.zeros(count, dtype=torch.int64),
+        classes=torch.tensor([k - 1 for k, _ in found], dtype=torch.int64),
+    )
+    if frame.prompts == "box":
+        jitter = (prompt.box_jitter, prompt.box_pixels) if train else (0.0, 0.0)
+        boxes = [box_from_mask(part, rng, *jitter) for _, part in found]
+        drawn.boxes = torch.tensor(np.array(boxes, dtype=np.float32)).view(count, 4)
+    else:
+        points = []
+        for _, part in found:
+            on = points_from_mask(part, rng, prompt.points, prompt.erosion, prompt.spacing)
+            if prompt.negative_points:
+                beside = points_around(part, label > 0, rng, prompt.negative_points, prompt)
+                on = np.concatenate([on, beside])
+            points.append(on)
+        total = prompt.points + prompt.negative_points
+        drawn.points = torch.tensor(np.array(points, dtype=np.float32)).view(count, total, 2)
+        drawn.labels = (torch.arange(total) < prompt.points).long().expand(count, -1)
+    if train and prompt.multimask == "true":
+        squares = np.array([pad(part, frame.image_size) for _, part in found], dtype=np.float32)
+        masks = torch.from_numpy(squares.reshape(count, 1, frame.image_size, frame.image_size))
+        drawn.masks = F.avg_pool2d(masks, frame.image_size // frame.mask_size)[:, 0]
+    return drawn, label

@@ -12,6 +12,7 @@ are float32 (H, W) in [0, 1]; lengths are in pixels; points are float (n, 2) arr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -37,8 +38,9 @@ from autosam.data.drawing import (
     rasterise,
     rgb,
 )
+from autosam.data.photos import photo_texture
 
-MIN_VISIBLE_AREA = 60  # px at 256 x 256, scaled with the area of the frame
+MIN_VISIBLE_AREA = 100  # px at 256 x 256, scaled with the area of the frame
 MIN_VISIBLE_SHARE = 0.2  # an object hidden more than this is a remnant, not an object
 
 
@@ -61,6 +63,7 @@ class Style:
     """How the surface of an object looks; strengths are 0 (absent) to about 1."""
 
     palette: Array
+    photo: bool  # its surface is a piece of a photograph
     texture: int
     scale: float  # px, size of texture features
     camouflage: bool
@@ -78,15 +81,16 @@ class Style:
 def draw_style(rng: Rng, ground: Array, unit: float) -> Style:
     """Surface of an object in a scene whose background has the palette ``ground`` (k, 3)."""
     near = ground[rng.integers(len(ground))] + rng.normal(0, 0.12) if rng.random() < 0.45 else None
-    soft, shaded = rng.random() < 0.3, rng.random() < 0.55
+    soft, shaded = rng.random() < 0.35, rng.random() < 0.55
     return Style(
         palette=draw_palette(rng, near),
+        photo=bool(rng.random() < 0.3),
         texture=int(rng.integers(len(TEXTURES))),
         scale=log_uniform(rng, 3, 30) * unit,
-        camouflage=bool(rng.random() < 0.25),
+        camouflage=bool(rng.random() < 0.3),
         bump=log_uniform(rng, 0.15, 0.9) if shaded else 0.0,
         opacity=float(rng.uniform(0.5, 0.9)) if rng.random() < 0.15 else 1.0,
-        softness=float(rng.uniform(0.8, 2.5)) * unit if soft else 0.0,
+        softness=log_uniform(rng, 0.8, 4) * unit if soft else 0.0,
         outline=float(rng.uniform(-0.5, 0.5)) if rng.random() < 0.2 else 0.0,
         shadow=float(rng.uniform(0.2, 0.6)) if rng.random() < 0.3 else 0.0,
         gloss=float(rng.uniform(0.3, 0.9)) if rng.random() < 0.2 else 0.0,
@@ -100,9 +104,13 @@ def height_of(alpha: Array) -> Array:
     return height * np.float32(reach / 255)
 
 
-def _surface(rng: Rng, canvas: Array, stencil: Stencil, style: Style) -> Array:
+def _surface(
+    rng: Rng, canvas: Array, stencil: Stencil, style: Style, photos: Sequence[Array]
+) -> Array:
     """Unshaded colours of an object, float32 (h, w, 3)."""
     height, width = stencil.alpha.shape
+    if not style.camouflage and style.photo and photos:
+        return photo_texture(rng, photos, (height, width))
     if not style.camouflage:
         return draw_texture(rng, (height, width), style.palette, style.texture, style.scale)
     # The same material from elsewhere in the picture: only shading and a slight shift tell.
@@ -149,11 +157,18 @@ def blend(canvas: Array, stencil: Stencil, skin: Array, opacity: float, softness
     window[...] = cv2.blendLinear(skin, window, alpha, 1 - alpha)
 
 
-def paint_object(rng: Rng, canvas: Array, stencil: Stencil, style: Style, light: float) -> None:
+def paint_object(
+    rng: Rng,
+    canvas: Array,
+    stencil: Stencil,
+    style: Style,
+    light: float,
+    photos: Sequence[Array] = (),
+) -> None:
     """Draw one object on ``canvas`` in place, lit from angle ``light`` (rad)."""
     alpha = stencil.alpha
     inside = (alpha > 127).astype(np.uint8)
-    skin = _surface(rng, canvas, stencil, style)  # a new array: free to change in place
+    skin = _surface(rng, canvas, stencil, style, photos)  # a new array: free to change in place
     bump = max(style.bump, 0.3) if style.camouflage else style.bump
     shade = lit_relief(height_of(alpha), light, bump) if bump else np.ones_like(alpha, np.float32)
     skin *= rgb(shade)
@@ -185,10 +200,10 @@ def _paint_part(rng: Rng, canvas: Array, whole: Stencil, style: Style, light: fl
 class _Studio:
     """A scene under construction: the canvas, its instance map and full areas of its objects."""
 
-    def __init__(self, rng: Rng, size: int) -> None:
-        self.rng, self.size, self.unit = rng, size, size / 256
+    def __init__(self, rng: Rng, size: int, photos: Sequence[Array]) -> None:
+        self.rng, self.size, self.unit, self.photos = rng, size, size / 256, photos
         self.light = float(rng.uniform(0, FULL_CIRCLE))
-        self.canvas, self.ground = draw_background(rng, (size, size), self.light)
+        self.canvas, self.ground = draw_background(rng, (size, size), self.light, photos)
         self.instances = np.zeros((size, size), np.uint8)
         self.areas = [0]
 
@@ -197,7 +212,7 @@ class _Studio:
         if stencil is None or len(self.areas) > 250:
             return
         inside = stencil.alpha > 127
-        paint_object(self.rng, self.canvas, stencil, style, self.light)
+        paint_object(self.rng, self.canvas, stencil, style, self.light, self.photos)
         if inside.sum() > 400 * self.unit**2 and self.rng.random() < 0.2:
             _paint_part(self.rng, self.canvas, stencil, style, self.light)
         stencil.window(self.instances)[inside] = len(self.areas)
@@ -209,7 +224,7 @@ class _Studio:
 
     def scatter(self, count: int) -> None:
         """Place unlike objects, the large ones first so that they do not bury the small."""
-        radii = [log_uniform(self.rng, 5 if i else 12, 125) * self.unit for i in range(count)]
+        radii = [log_uniform(self.rng, 8 if i else 25, 125) * self.unit for i in range(count)]
         for radius in sorted(radii, reverse=True):
             family = FAMILIES[self.rng.integers(len(FAMILIES))]
             x, y = self.rng.uniform(0.03, 0.97, 2) * self.size
@@ -244,12 +259,17 @@ class _Studio:
 # Background, light and camera
 
 
-def draw_background(rng: Rng, frame: tuple[int, int], light: float) -> tuple[Array, Array]:
+def draw_background(
+    rng: Rng, frame: tuple[int, int], light: float, photos: Sequence[Array] = ()
+) -> tuple[Array, Array]:
     """Textured ground with folds and vessels: canvas (H, W, 3) and its palette (k, 3)."""
     extent = max(frame)
     palette = draw_palette(rng)
     scale = log_uniform(rng, 0.012, 0.25) * extent
     canvas = draw_texture(rng, frame, palette, int(rng.integers(len(TEXTURES))), scale)
+    if photos and rng.random() < 0.4:
+        canvas = photo_texture(rng, photos, frame)
+        palette = cv2.resize(canvas, (3, 1), interpolation=cv2.INTER_AREA)[0]
     if rng.random() < 0.35:  # a second material in patches, without an object's clear edge
         other = draw_palette(rng, palette[0] + rng.normal(0, 0.08, 3))
         second = draw_texture(rng, frame, other, int(rng.integers(len(TEXTURES))), scale)
@@ -330,20 +350,21 @@ def _scope_mask(rng: Rng, size: int) -> Array:
     return octagon if rng.random() < 0.5 else xs * xs + ys * ys < reach * reach
 
 
-def draw_scene(rng: Rng, size: int = 256) -> Scene:
+def draw_scene(rng: Rng, size: int = 256, photos: Sequence[Array] = ()) -> Scene:
     """Draw one scene of ``size`` x ``size`` px with 1 to about 12 objects (crowds: up to 16).
 
-    The same state of ``rng`` gives the same scene. Every id in ``instances`` covers at least
+    The same state of ``rng`` gives the same scene. ``photos``, float32 (H, W, 3) each, lend their
+    textures to part of the surfaces. Every id in ``instances`` covers at least
     ``MIN_VISIBLE_AREA`` px (scaled from 256 x 256 to the frame).
     """
     while True:
-        scene = _try_scene(rng, size)
+        scene = _try_scene(rng, size, photos)
         if scene.instances.any():
             return scene
 
 
-def _try_scene(rng: Rng, size: int) -> Scene:
-    studio = _Studio(rng, size)
+def _try_scene(rng: Rng, size: int, photos: Sequence[Array]) -> Scene:
+    studio = _Studio(rng, size, photos)
     if rng.random() < 0.35:
         studio.place(draw_region(rng, (size, size)), studio.style())
     if rng.random() < 0.25:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from autosam.config import RUNS, Config, check_settings
 from autosam.models.head import PlainHead
+from autosam.models.objects import choose_mask, merge_objects
 from autosam.models.prompt import PromptGenerator
 from autosam.models.sam import Sam, load_sam
-from autosam.types import Batch, Frame, ImageEmbedding, Prompt
+from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Prompt
+
+AT_ONCE = 64
+"""Prompts decoded at a time where nothing is learned: a picture may hold hundreds of objects."""
 
 
 class ClassPrompt(nn.Module):
@@ -31,7 +35,8 @@ class ClassPrompt(nn.Module):
         if self.tokens is None:
             return no_prompt
         images = len(no_prompt.dense) // len(self.tokens)
-        return Prompt(self.tokens.repeat(images, 1, 1), no_prompt.dense, no_prompt.image_index)
+        sparse = torch.cat([no_prompt.sparse, self.tokens.repeat(images, 1, 1)], dim=1)
+        return Prompt(sparse, no_prompt.dense, no_prompt.image_index)
 
 
 class Segmenter(nn.Module):
@@ -43,6 +48,9 @@ class Segmenter(nn.Module):
         generator: the learned prompter, or None for SAM's "no prompt".
         head: the plain network that stands in for SAM, or None.
         trainable: which of `prompter` and `decoder` learn.
+        view_size: G.
+        prompts: the kind of prompt that each batch brings along, for runs prompted by true masks.
+        multimask: see `PromptConfig.multimask`.
     """
 
     def __init__(
@@ -53,14 +61,17 @@ class Segmenter(nn.Module):
         head: PlainHead | None = None,
         trainable: tuple[str, ...] = (),
         view_size: int = 256,
+        prompts: Literal["box", "points"] | None = None,
+        multimask: str = "single",
     ) -> None:
         super().__init__()
+        self.prompts, self.multimask = prompts, multimask
         self.num_classes = num_classes
         self.sam = cast("Sam | None", sam)
         self.generator = generator
         self.head = head
         self.class_prompt = None
-        if sam is not None and generator is None:
+        if sam is not None and generator is None and prompts is None:
             self.class_prompt = ClassPrompt(num_classes, sam.width)
         self.view_size = view_size
         decoder: nn.Module | None = head if sam is None else sam.mask_decoder
@@ -77,7 +88,8 @@ class Segmenter(nn.Module):
             module.requires_grad_(True)
         if sam is not None:
             # No loss reaches the IoU estimate; DDP would wait for its gradient for ever.
-            sam.mask_decoder.iou_prediction_head.requires_grad_(False)
+            for part in sam.unscored:
+                part.requires_grad_(False)
         self.train()
 
     @property
@@ -87,7 +99,8 @@ class Segmenter(nn.Module):
             assert self.head is not None
             return Frame(self.view_size, self.view_size, self.head.mask_size, needs_image=False)
         spec = self.sam.spec
-        return Frame(spec.image_size, self.view_size, 4 * self.sam.grid[0], spec.geometry)
+        size = 4 * self.sam.grid[0]
+        return Frame(spec.image_size, self.view_size, size, spec.geometry, prompts=self.prompts)
 
     def train(self, mode: bool = True) -> Segmenter:
         """Training mode for the trainable parts only."""
@@ -140,7 +153,29 @@ class Segmenter(nn.Module):
         if self.sam is None:
             assert self.head is not None
             return self.head(batch.views, batch.view_valid)
+        if self.prompts is not None:
+            if batch.prompts is None:
+                raise ValueError("this segmenter is prompted by true masks; the batch has no prompts")
+            return self.decode_objects(self.encode(batch), batch.prompts)
         return self.decode(self.encode(batch), self.prompt(batch))
+
+    def decode_objects(self, embedding: ImageEmbedding, prompts: ObjectPrompts) -> Tensor:
+        """Image embeddings and the prompts of their objects -> logits float B x K x m x m."""
+        assert self.sam is not None
+        count = max(1, len(prompts) if torch.is_grad_enabled() else AT_ONCE)
+        size = self.frame.mask_size
+        masks = [embedding.features.new_zeros(0, size, size)]
+        for start in range(0, len(prompts), count):
+            part = prompts.part(start, start + count)
+            points = None if part.points is None else (part.points, part.labels)
+            prompt = self.sam.embed(points, part.boxes, image_index=part.images)
+            logits, iou = self.sam.decode(embedding, prompt, self.multimask != "single")
+            masks.append(
+                logits[:, 0]
+                if self.multimask == "single"
+                else choose_mask(logits, iou, self.multimask, part.masks)
+            )
+        return merge_objects(torch.cat(masks), prompts, len(embedding), self.num_classes)
 
 
 def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segmenter:
@@ -164,6 +199,7 @@ def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segm
             classes, head=head, trainable=composition.trainable, view_size=model.view_size
         )
     sam = load_sam(config.sam, config.sam_checkpoint)
+    given = composition.prompter if composition.prompter in ("box", "points") else None
     generator = None
     if composition.prompter == "learned":
         generator = PromptGenerator(
@@ -178,5 +214,11 @@ def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segm
             model.sparse_tokens,
         )
     return Segmenter(
-        classes, sam, generator, trainable=composition.trainable, view_size=model.view_size
+        classes,
+        sam,
+        generator,
+        trainable=composition.trainable,
+        view_size=model.view_size,
+        prompts=given,
+        multimask=config.prompt.multimask,
     )

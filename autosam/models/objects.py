@@ -1,0 +1,53 @@
+"""From the masks of prompted objects to the logits of classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autosam.types import ObjectPrompts
+
+ABSENT = -20.0
+"""Logit where no object of a class was prompted."""
+
+
+def choose_mask(logits: Tensor, iou: Tensor, how: str, truth: Tensor | None = None) -> Tensor:
+    """One mask per prompt out of SAM's three.
+
+    Args:
+        logits: float P x 3 x m x m.
+        iou: float P x 3, SAM's own estimates.
+        how: `best` by the estimate, `true` by the IoU with `truth` (by the estimate without), or
+            `mean` of the logits.
+        truth: float P x m x m in [0, 1].
+
+    Returns:
+        float P x m x m.
+    """
+    if how == "mean":
+        return logits.mean(1)
+    quality = iou
+    if how == "true" and truth is not None:
+        predicted, wanted = logits > 0, (truth > 0.5)[:, None]
+        both, either = (predicted & wanted).sum((2, 3)), (predicted | wanted).sum((2, 3))
+        quality = both / either.clamp(min=1)
+    return logits[torch.arange(len(logits), device=logits.device), quality.argmax(1)]
+
+
+def merge_objects(logits: Tensor, prompts: ObjectPrompts, batch: int, classes: int) -> Tensor:
+    """The union of each class's objects: the largest logit at each place.
+
+    Args:
+        logits: float P x m x m, one per object.
+        prompts: says which image and class each is of.
+        batch: B.
+        classes: K.
+
+    Returns:
+        float B x K x m x m; `ABSENT` where a class has no object.
+    """
+    size = logits.shape[-2:]
+    absent = logits.new_full((1, *size), ABSENT)
+    slot = prompts.images * classes + prompts.classes
+    merged = [torch.cat([absent, logits[slot == i]]).amax(0) for i in range(batch * classes)]
+    return torch.stack(merged).view(batch, classes, *size)
