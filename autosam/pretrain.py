@@ -2,14 +2,17 @@
 
 Method: prompts, losses and iteration follow Kirillov et al. 2023 (SAM), section 3 and appendix A:
 focal and dice loss 20:1, mean square error on the estimated IoU, the least loss among several masks
-for ambiguous prompts, and a second round with the first round's mask and a correction point. The
-trunk keeps its ImageNet weights and stays frozen, so that its features are computed once per scene.
+for ambiguous prompts, and a second round with the first round's mask and a correction point.
+
+The trunk starts from ImageNet weights. At first it is frozen, so that its features are computed
+once per scene and a step is cheap; then the whole network learns on scenes it never saw before.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +21,13 @@ import numpy as np
 import torch
 from monai.losses import DiceLoss, FocalLoss
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from autosam.command import run_command
-from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
+from autosam.data.photos import load_photos
 from autosam.data.scenes import draw_scene
 from autosam.errors import ConfigError
 from autosam.models.backbone import load_bundled_lite0
@@ -33,7 +36,14 @@ from autosam.models.sam import SAMS
 from autosam.models.sam.lite import LiteEncoder
 from autosam.models.sam.meta import SegmentAnything
 from autosam.optim import parameter_groups, warmup_cosine
-from autosam.types import ImageEmbedding, Prompt
+from autosam.types import ImageEmbedding
+from autosam.zero_shot import (
+    correct,
+    iou_of,
+    prompt_with_boxes,
+    prompt_with_points,
+    score,
+)
 
 
 @dataclass
@@ -42,112 +52,113 @@ class PretrainConfig:
 
     output: str = "runs/pretrain"
     """Folder for the state (resumed when it is there) and `sam_lite.safetensors`."""
-    scenes: int = 4000
-    """Drawn scenes whose trunk features are kept in memory (about 0.25 MB each)."""
-    steps: int = 850
-    """Optimiser steps."""
-    batch_size: int = 12
+    scenes: int = 5000
+    """Drawn scenes whose trunk features are kept in memory at first (about 0.9 MB each)."""
+    frozen_steps: int = 1700
+    """Optimiser steps with a frozen trunk on those scenes."""
+    steps: int = 3000
+    """Optimiser steps in all; the later ones train everything, each on new scenes."""
+    batch_size: int = 10
     """Scenes per step."""
     objects: int = 4
     """Prompted objects per scene: half by a box, half by points."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
+    trunk_lr: float = 3e-4
+    """The same for the trunk."""
     seed: int = 0
     """Seed of the scenes, the prompts and the weights."""
     save_every: int = 250
     """Steps between saved states."""
     held_out: int = 200
     """Scenes of another seed on which zero-shot IoU is printed at each save."""
+    workers: int = 2
+    """Processes that draw scenes."""
     stop_after: int | None = None
     """Stop at this step and go on at the next call (the learning rate still aims at `steps`)."""
 
 
 class Scenes(Dataset):
-    """Scene i of a seed, drawn when asked for: uint8 3 x S x S and uint8 S x S instance ids."""
+    """Scenes `first` to `first + count` of a seed, drawn when asked for: uint8 3 x S x S and uint8
+    S x S instance ids."""
 
-    def __init__(self, count: int, seed: int, size: int) -> None:
-        self.count, self.seed, self.size = count, seed, size
+    def __init__(self, count: int, seed: int, size: int, first: int = 0) -> None:
+        self.count, self.seed, self.size, self.first = count, seed, size, first
+        self.photos = load_photos()
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        scene = draw_scene(np.random.default_rng([self.seed, index]), self.size)
+        rng = np.random.default_rng([self.seed, self.first + index])
+        scene = draw_scene(rng, self.size, self.photos)
         image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
         return image, torch.from_numpy(scene.instances.astype(np.uint8))
 
 
+def trunk_features(sam: SegmentAnything, images: Tensor, device: torch.device) -> list[Tensor]:
+    """Trunk features (strides 2 to 32) of uint8 B x 3 x S x S."""
+    valid = torch.full((len(images), 2), images.shape[-1], device=device)
+    pixels = normalise(images.to(device), valid, sam.spec.pixel_mean, sam.spec.pixel_std)
+    with torch.autocast(device.type, enabled=device.type != "cpu"):  # slower on CPUs: depthwise
+        return cast(LiteEncoder, sam.image_encoder).trunk(pixels)
+
+
+def embed(sam: SegmentAnything, levels: list[Tensor]) -> ImageEmbedding:
+    """Image embedding of trunk features, in half precision where autocast likes it."""
+    with torch.autocast(levels[0].device.type, torch.bfloat16):
+        return ImageEmbedding(*cast(LiteEncoder, sam.image_encoder).neck(levels))
+
+
 @dataclass
 class Features:
-    """Trunk features (float16, strides 8, 16, 32) and instance ids of many scenes."""
+    """Trunk features (float16, strides 2 to 32) and instance ids of many scenes."""
 
     levels: list[Tensor]
     instances: np.ndarray
 
     @classmethod
     @torch.no_grad()
-    def of(cls, sam: SegmentAnything, scenes: Scenes, device: torch.device) -> Features:
+    def of(
+        cls, sam: SegmentAnything, scenes: Scenes, device: torch.device, workers: int
+    ) -> Features:
         """Draw and encode every scene once."""
-        encoder = cast(LiteEncoder, sam.image_encoder)
-        levels: list[list[Tensor]] = []
-        instances = []
-        for images, ids in DataLoader(scenes, batch_size=32, num_workers=2):
-            valid = torch.full((len(images), 2), scenes.size)
-            pixels = normalise(images, valid, sam.spec.pixel_mean, sam.spec.pixel_std)
-            levels.append([level.half().cpu() for level in encoder.trunk(pixels.to(device))])
-            instances.append(ids.numpy())
-        return cls([torch.cat(parts) for parts in zip(*levels, strict=True)],
-                   np.concatenate(instances))  # fmt: skip
+        levels: list[Tensor] = []
+        instances = np.zeros((len(scenes), scenes.size, scenes.size), np.uint8)
+        start = 0
+        for images, ids in DataLoader(scenes, batch_size=32, num_workers=workers):
+            batch = trunk_features(sam, images, device)
+            if not levels:
+                levels = [level.new_empty(len(scenes), *level.shape[1:], dtype=torch.float16)
+                          for level in batch]  # fmt: skip
+            for kept, level in zip(levels, batch, strict=True):
+                kept[start : start + len(images)] = level
+            instances[start : start + len(images)] = ids.numpy()
+            start += len(images)
+        return cls(levels, instances)
 
-    def embed(self, sam: SegmentAnything, index: np.ndarray, device: torch.device) -> Tensor:
+    def embed(self, sam: SegmentAnything, index: np.ndarray) -> ImageEmbedding:
         """Image embeddings of the scenes `index`, with gradients into the neck."""
-        encoder = cast(LiteEncoder, sam.image_encoder)
-        return encoder.neck([level[index].float().to(device) for level in self.levels])
+        return embed(sam, [level[index].float() for level in self.levels])
 
 
-@dataclass
-class Prompted:
-    """P objects with the prompt of one kind that was drawn for each."""
-
-    masks: np.ndarray
-    """bool P x S x S."""
-    image_index: Tensor
-    prompt: dict[str, Tensor | tuple[Tensor, Tensor]]
-
-
-def draw_prompts(
-    instances: np.ndarray, kind: str, per_scene: int, points: int, rng: np.random.Generator
-) -> Prompted:
-    """Choose objects in each scene and draw a prompt for each.
+def choose_objects(
+    instances: np.ndarray, per_scene: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Tensor]:
+    """`per_scene` objects of each scene, drawn with replacement.
 
     Args:
-        instances: uint8 B x S x S.
-        kind: `box` or `points`.
-        per_scene: objects per scene, drawn with replacement.
-        points: points per object for `points`.
+        instances: uint8 B x S x S ids.
+
+    Returns:
+        bool P x S x S masks and int64 P, the scene of each.
     """
     owners, masks = [], []
     for i, ids in enumerate(instances):
         for chosen in rng.choice(np.unique(ids)[1:], size=per_scene):
             owners.append(i)
             masks.append(ids == chosen)
-    prompt: dict[str, Tensor | tuple[Tensor, Tensor]]
-    if kind == "box":
-        boxes = np.stack([box_from_mask(m, rng, jitter=0.1) for m in masks])
-        prompt = {"boxes": torch.from_numpy(boxes)}
-    else:
-        drawn = np.stack([points_from_mask(m, rng, points) for m in masks])
-        prompt = {"points": (torch.from_numpy(drawn), torch.ones(drawn.shape[:2]))}
-    return Prompted(np.stack(masks), torch.tensor(owners), prompt)
-
-
-def to_device(value: Tensor | tuple[Tensor, Tensor], device: torch.device):
-    return value.to(device) if isinstance(value, Tensor) else tuple(v.to(device) for v in value)
-
-
-def embed_prompt(sam: SegmentAnything, prompted: Prompted, device: torch.device) -> Prompt:
-    prompt = {key: to_device(value, device) for key, value in prompted.prompt.items()}
-    return sam.embed(**prompt, image_index=prompted.image_index.to(device))
+    return np.stack(masks), torch.tensor(owners)
 
 
 def mask_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
@@ -168,93 +179,104 @@ def mask_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
     return loss[:, 0].mean() + loss[:, 1:].amin(1).mean() + F.mse_loss(iou, true_iou)
 
 
-def iou_of(predicted: Tensor, truth: Tensor) -> Tensor:
-    """IoU over the last two axes of bool tensors; 1 where both are empty."""
-    both, either = (predicted & truth).sum((-2, -1)), (predicted | truth).sum((-2, -1))
-    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
-
-
 def shrink(masks: np.ndarray, size: int, device: torch.device) -> Tensor:
     """bool P x S x S -> float P x 1 x size x size, the share of each cell that is covered."""
     tensor = torch.from_numpy(masks).to(device)[:, None].float()
     return F.avg_pool2d(tensor, tensor.shape[-1] // size)
 
 
-def second_round(
-    sam: SegmentAnything, prompted: Prompted, logits: Tensor, rng: np.random.Generator
-) -> Prompted:
-    """The first round's mask as a mask prompt, with one correction point."""
-    size = prompted.masks.shape[-1]
-    predicted = F.interpolate(logits[:, :1], (size, size), mode="bilinear")[:, 0] > 0
-    pairs = [
-        correction_point(truth, guess, rng)
-        for truth, guess in zip(prompted.masks, predicted.cpu().numpy(), strict=True)
-    ]
-    points = torch.from_numpy(np.stack([point for point, _ in pairs]))[:, None]
-    labels = torch.tensor([[label] for _, label in pairs], dtype=torch.float32)
-    return Prompted(
-        prompted.masks,
-        prompted.image_index,
-        {"points": (points, labels), "masks": logits[:, :1].detach().float()},
-    )
-
-
 def step_loss(
     sam: SegmentAnything,
-    features: Features,
-    config: PretrainConfig,
+    embedding: ImageEmbedding,
+    instances: np.ndarray,
+    objects: int,
     rng: np.random.Generator,
     device: torch.device,
 ) -> Tensor:
-    """Loss of one step: both kinds of prompt, and a second round of one of them."""
-    index = rng.choice(len(features.instances), config.batch_size, replace=False)
-    instances = features.instances[index]
-    embedding = ImageEmbedding(features.embed(sam, index, device))
+    """Loss of one step: both kinds of prompt, and a second round of one of them.
+
+    Args:
+        embedding: of B scenes.
+        instances: uint8 B x S x S ids.
+        objects: prompted objects per scene.
+    """
     loss = torch.zeros((), device=device)
-    refined = rng.choice(["box", "points"])
-    for kind in ("box", "points"):
-        prompted = draw_prompts(instances, kind, config.objects // 2, int(rng.integers(1, 4)), rng)
-        logits, iou = sam.decode_all(embedding, embed_prompt(sam, prompted, device))
-        masks = shrink(prompted.masks, logits.shape[-1], device)
-        loss = loss + mask_loss(logits, iou, masks)
-        if kind == refined:
-            again = second_round(sam, prompted, logits, rng)
-            logits, iou = sam.decode_all(embedding, embed_prompt(sam, again, device))
-            loss = loss + mask_loss(logits, iou, masks)
+    corrected = rng.integers(2)
+    for turn in range(2):
+        masks, owners = choose_objects(instances, objects // 2, rng)
+        if turn == 0:
+            prompted = prompt_with_boxes(masks, owners, rng, jitter=0.1 * rng.random())
+        else:
+            count = int(rng.integers(1, 4))
+            prompted = prompt_with_points(masks, owners, rng, count, erosion=0.4 * rng.random())
+        logits, iou = sam.decode_all(embedding, prompted.embed(sam, device))
+        truth = shrink(masks, logits.shape[-1], device)
+        loss = loss + mask_loss(logits, iou, truth)
+        if turn == corrected:
+            again = correct(prompted, logits[:, :1], rng)
+            logits, iou = sam.decode_all(embedding, again.embed(sam, device))
+            loss = loss + mask_loss(logits, iou, truth)
     return loss
 
 
 @torch.no_grad()
 def zero_shot(
-    sam: SegmentAnything, features: Features, device: torch.device, seed: int
+    sam: SegmentAnything, scenes: Scenes, device: torch.device, workers: int
 ) -> dict[str, float]:
-    """Mean IoU at S x S for a box, one and three points, and a box refined by mask and point."""
-    rng = np.random.default_rng(seed)
-    scores: dict[str, list[Tensor]] = {"box": [], "1 point": [], "3 points": [], "box + 1": []}
-    size = features.instances.shape[-1]
-
-    def score(prompted: Prompted, embedding: ImageEmbedding, name: str) -> Tensor:
-        logits, _ = sam.decode(embedding, embed_prompt(sam, prompted, device))
-        full = F.interpolate(logits, (size, size), mode="bilinear")[:, 0] > 0
-        scores[name].append(iou_of(full.cpu(), torch.from_numpy(prompted.masks)))
-        return logits
-
-    for start in range(0, len(features.instances), 16):
-        index = np.arange(start, min(start + 16, len(features.instances)))
-        embedding = ImageEmbedding(features.embed(sam, index, device))
-        for name, kind, points in (("box", "box", 0), ("1 point", "points", 1),
-                                   ("3 points", "points", 3)):  # fmt: skip
-            prompted = draw_prompts(features.instances[index], kind, 3, points, rng)
-            logits = score(prompted, embedding, name)
-            if name == "box":
-                score(second_round(sam, prompted, logits, rng), embedding, "box + 1")
+    """Mean IoU at S x S for a box, one and three points, and a box corrected once; three objects
+    of each scene."""
+    rng = np.random.default_rng(scenes.seed)
+    scores: dict[str, list[Tensor]] = {}
+    for images, ids in DataLoader(scenes, batch_size=16, num_workers=workers):
+        valid = torch.full((len(images), 2), scenes.size, device=device)
+        embedding = sam.encode(images.to(device), valid)
+        masks, owners = choose_objects(ids.numpy(), 3, rng)
+        box = prompt_with_boxes(masks, owners, rng)
+        for name, prompted in (
+            ("box", box),
+            ("1 point", prompt_with_points(masks, owners, rng, 1, 0.3)),
+            ("3 points", prompt_with_points(masks, owners, rng, 3, 0.3)),
+        ):
+            iou, logits = score(sam, embedding, prompted, device)
+            scores.setdefault(name, []).append(iou)
+            if prompted is box:
+                corrected = score(sam, embedding, correct(box, logits, rng), device)[0]
+                scores.setdefault("box, corrected once", []).append(corrected)
     return {name: round(torch.cat(values).mean().item(), 4) for name, values in scores.items()}
+
+
+def batches(
+    config: PretrainConfig, sam: SegmentAnything, first: int, last: int, device: torch.device
+) -> Iterator[tuple[ImageEmbedding, np.ndarray]]:
+    """Image embeddings and instance ids of the steps `first` to `last`: from kept features while
+    the trunk is frozen, then from new scenes."""
+    size = sam.spec.image_size
+    trunk = cast(nn.Module, cast(LiteEncoder, sam.image_encoder).trunk)
+    if first < config.frozen_steps:
+        started = time.time()
+        kept = Features.of(sam, Scenes(config.scenes, config.seed, size), device, config.workers)
+        print(f"{config.scenes} scenes drawn, encoded: {time.time() - started:.0f} s", flush=True)
+        for step in range(first, min(last, config.frozen_steps)):
+            rng = np.random.default_rng([config.seed, 2, step])
+            index = rng.choice(config.scenes, config.batch_size, replace=False)
+            yield kept.embed(sam, index), kept.instances[index]
+        del kept
+    trunk.requires_grad_(True)  # its BatchNorms keep their statistics: it stays in eval mode
+    first = max(first, config.frozen_steps)
+    fresh = Scenes(
+        max(0, last - first) * config.batch_size,
+        config.seed,
+        size,
+        config.scenes + (first - config.frozen_steps) * config.batch_size,
+    )
+    for images, ids in DataLoader(fresh, config.batch_size, num_workers=config.workers):
+        yield embed(sam, trunk_features(sam, images, device)), ids.numpy()
 
 
 def pretrain(config: PretrainConfig) -> Path:
     """Pretrain `lite`; returns the weights file (float16, averaged over the last steps)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ways = ("output", "save_every", "held_out", "stop_after")  # these do not change the weights
+    ways = ("output", "save_every", "held_out", "workers", "stop_after")  # do not change the result
     recipe = {key: value for key, value in asdict(config).items() if key not in ways}
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,17 +284,18 @@ def pretrain(config: PretrainConfig) -> Path:
     spec = SAMS["lite"]
     sam = cast(SegmentAnything, spec.build(spec))
     sam.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trunk = cast(LiteEncoder, sam.image_encoder).trunk
+    sam.eval()
+    trunk = cast(nn.Module, cast(LiteEncoder, sam.image_encoder).trunk)
     load_bundled_lite0(trunk)
-    trunk.requires_grad_(False).eval()
-
-    started = time.time()
-    features = Features.of(sam, Scenes(config.scenes, config.seed, spec.image_size), device)
-    held_out = Features.of(sam, Scenes(config.held_out, config.seed + 1, spec.image_size), device)
-    print(f"{config.scenes} scenes drawn and encoded in {time.time() - started:.0f} s", flush=True)
+    trunk.requires_grad_(False)
+    held_out = Scenes(config.held_out, config.seed + 1, spec.image_size)
 
     optimizer = torch.optim.AdamW(parameter_groups(sam, 0.05), lr=config.lr)
-    scheduler = warmup_cosine(optimizer, warmup=config.steps // 10, total=config.steps)
+    trunk.requires_grad_(True)
+    for group in parameter_groups(trunk, 0.05):
+        optimizer.add_param_group(group | {"lr": config.trunk_lr})
+    trunk.requires_grad_(False)
+    scheduler = warmup_cosine(optimizer, warmup=min(150, config.steps // 10), total=config.steps)
     average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(0.995))
     state_file, first = folder / "state.pt", 0
     parts: dict[str, Any] = {
@@ -293,11 +316,14 @@ def pretrain(config: PretrainConfig) -> Path:
         first = state["step"]
 
     losses: list[float] = []
+    started = time.time()
     last = min(config.steps, config.stop_after or config.steps)
-    for step in range(first, last):
+    for step, (embedding, instances) in enumerate(
+        batches(config, sam, first, last, device), start=first
+    ):
         rng = np.random.default_rng([config.seed, 1, step])
         with torch.autocast(device.type, torch.bfloat16):
-            loss = step_loss(sam, features, config, rng, device)
+            loss = step_loss(sam, embedding, instances, config.objects, rng, device)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
@@ -306,7 +332,7 @@ def pretrain(config: PretrainConfig) -> Path:
         average.update_parameters(sam)
         losses.append(loss.item())
         done = step + 1
-        if done % 100 == 0:
+        if done % 50 == 0:
             print(f"step {done}/{config.steps}  loss {np.mean(losses):.3f}  "
                   f"{time.time() - started:.0f} s", flush=True)  # fmt: skip
             losses.clear()
@@ -314,7 +340,8 @@ def pretrain(config: PretrainConfig) -> Path:
             states = {name: part.state_dict() for name, part in parts.items()}
             torch.save(states | {"step": done, "recipe": recipe}, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
-            scores = zero_shot(cast(SegmentAnything, average.module), held_out, device, config.seed)
+            averaged = cast(SegmentAnything, average.module)
+            scores = zero_shot(averaged, held_out, device, config.workers)
             print(f"step {done}  mean IoU on unseen scenes: {scores}", flush=True)
 
     weights = folder / spec.file

@@ -70,7 +70,7 @@ def build_lite(spec: SamSpec) -> SegmentAnything:
         ),
         MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=512, num_heads=8),
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=512, num_heads=4),
             transformer_dim=WIDTH,
             iou_head_depth=3,
             iou_head_hidden_dim=WIDTH,
