@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-VERBS = ("train", "evaluate", "predict", "pretrain")
+VERBS = ("train", "evaluate", "predict", "pretrain", "weights")
 
 
 def main() -> None:

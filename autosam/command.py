@@ -109,10 +109,12 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
 
 
 def _spell_out_switches(kind: type, args: list[str]) -> list[str]:
-    """`--overwrite` alone means `--overwrite true`."""
+    """`--overwrite` alone means `--overwrite true`, and `--zero-shot` is `--zero_shot`."""
     switches = {f"--{f.name}" for f in dataclasses.fields(kind) if f.type in ("bool", bool)}
     result = []
     for i, arg in enumerate(args):
+        if arg.replace("-", "_").replace("__", "--", 1) in switches:
+            arg = "--" + arg[2:].replace("-", "_")
         result.append(arg)
         if arg in switches and (i + 1 == len(args) or args[i + 1].startswith("--")):
             result.append("true")

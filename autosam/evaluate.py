@@ -1,14 +1,15 @@
-"""`python -m autosam.evaluate`: score a checkpoint on any data set."""
+"""`python -m autosam.evaluate`: score a checkpoint, or an untrained SAM, on any data set."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from rich.progress import track
+from torch import nn
 from torch.utils.data import DataLoader
 
 from autosam import checkpoint
@@ -16,23 +17,31 @@ from autosam.command import run_command
 from autosam.config import DataConfig
 from autosam.data.check import check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.images import read_image
 from autosam.data.sources import Pair, find_pairs, load_split
 from autosam.engine import evaluate as score_loader
-from autosam.errors import ConfigError
+from autosam.errors import ConfigError, DataError
 from autosam.metrics import METRICS, mean_scores
-from autosam.report import print_scores
+from autosam.models.sam import load_sam
+from autosam.report import print_scores, print_zero_shot
 from autosam.tracking import write_scores
 from autosam.types import Batch
+from autosam.zero_shot import ZeroShot
 
 
 @dataclass
 class EvaluateConfig:
-    """Score a checkpoint on a data set."""
+    """Score a checkpoint on a data set, or with --zero-shot a SAM by itself."""
 
     checkpoint: str = ""
     """Run folder or checkpoint file."""
+    zero_shot: bool = False
+    """Score a SAM without any training, with prompts taken from the true masks: the yardstick for
+    choosing a SAM."""
+    sam: str = "lite"
+    """Which SAM, for --zero-shot."""
     sam_checkpoint: str | None = None
-    """SAM weights, where they lie elsewhere than in training."""
+    """SAM weights, where they lie elsewhere than in training or than usual."""
     part: Literal["train", "validation", "test", "all"] = "test"
     """Which part to score. Of --data.images with --data.masks that were not trained on: all."""
     output: str | None = None
@@ -44,19 +53,24 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """Mean dice, iou and hd95 over the images, each at its own size.
+    """Mean dice, iou and hd95 over the images, each at its own size; see `zero_shot` for the other
+    way.
 
     The number of classes and how they exclude each other come from the checkpoint.
 
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
-    if not config.checkpoint:
-        raise ConfigError("--checkpoint RUN is needed: a run folder or a checkpoint file.")
     if config.batch_size < 1:
         raise ConfigError(f"--batch_size {config.batch_size}: must be at least 1.")
     if config.output and Path(config.output).exists():
         raise ConfigError(f"--output {config.output}: exists; choose another file.")
+    if config.zero_shot:
+        return zero_shot(config)
+    if not config.checkpoint:
+        raise ConfigError(
+            "--checkpoint RUN is needed: a run folder or a checkpoint file. (Or --zero-shot.)"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
@@ -64,9 +78,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     report = check_pairs(pairs, trained.num_classes)
     for warning in report.warnings:
         print(f"warning: {warning}")
-    dataset = PairDataset(
-        pairs, segmenter.frame, report.reading, prompting=loaded.config.prompt
-    )
+    dataset = PairDataset(pairs, segmenter.frame, report.reading, prompting=loaded.config.prompt)
     loader = DataLoader(
         dataset,
         config.batch_size,
@@ -83,6 +95,37 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         facts["per image"] = config.output
     print_scores({title: scores}, facts)
     return scores
+
+
+def zero_shot(config: EvaluateConfig) -> dict[str, float]:
+    """Mean IoU over objects of a SAM prompted by box, one and three points, and mask.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: before anything is scored.
+    """
+    if config.checkpoint:
+        raise ConfigError("--zero-shot scores a SAM by itself: leave --checkpoint out.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sam = load_sam(config.sam, config.sam_checkpoint)
+    cast(nn.Module, sam).to(device)
+    title, pairs = find_part(config, config.data)
+    report = check_pairs(pairs, config.data.num_classes)
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    scores = ZeroShot(sam)
+    for pair in track(pairs, "scoring"):
+        scores.add(pair.name, read_image(pair.image), report.reading.read(pair.mask), device)
+    if not scores.rows:
+        raise DataError(f"{title}: every mask is empty, so there is no object to prompt.")
+    table = scores.table()
+    objects = len({(row["image"], row["class"], row["object"]) for row in scores.rows})
+    facts = {"SAM": config.sam, "data": f"{title}: {len(pairs)} images, {objects} objects"}
+    if config.output:
+        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+        scores.write(Path(config.output))
+        facts["per object"] = config.output
+    print_zero_shot(table, facts)
+    return {prompt: iou for prompt, (iou, _) in table.items()}
 
 
 def find_part(config: EvaluateConfig, trained: DataConfig) -> tuple[str, list[Pair]]:

@@ -38,9 +38,7 @@ def overlay(image: np.ndarray, masks: np.ndarray, alpha: float = 0.35) -> np.nda
     return result
 
 
-def draw_prompts(
-    image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, int]
-) -> np.ndarray:
+def draw_prompts(image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, int]) -> np.ndarray:
     """Draw boxes, and points (white on the object, black beside it), on a picture.
 
     Args:
@@ -61,7 +59,9 @@ def draw_prompts(
 
     if prompts.boxes is not None:
         for box in prompts.boxes.numpy():
-            cv2.rectangle(result, place(box[:2]), place(box[2:]), (255, 255, 255), max(1, size // 2))
+            cv2.rectangle(
+                result, place(box[:2]), place(box[2:]), (255, 255, 255), max(1, size // 2)
+            )
     if prompts.points is not None and prompts.labels is not None:
         flat = zip(prompts.points.flatten(0, 1).numpy(), prompts.labels.flatten(), strict=True)
         for xy, on in flat:

@@ -36,14 +36,14 @@ from autosam.models.sam import SAMS
 from autosam.models.sam.lite import LiteEncoder
 from autosam.models.sam.meta import SegmentAnything
 from autosam.optim import parameter_groups, warmup_cosine
-from autosam.types import ImageEmbedding
-from autosam.zero_shot import (
+from autosam.prompted import (
     correct,
     iou_of,
     prompt_with_boxes,
     prompt_with_points,
     score,
 )
+from autosam.types import ImageEmbedding
 
 
 @dataclass

@@ -2,102 +2,174 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import csv
+import zlib
+from pathlib import Path
+from typing import Any, cast
 
+import cv2
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
+from autosam.data.dataset import make_sample
+from autosam.data.geometry import content_size, pad, resize_label, restore
+from autosam.data.prompts import box_from_mask, objects_of, points_from_mask
+from autosam.metrics import dice, iou
 from autosam.models.sam import Sam
-from autosam.types import ImageEmbedding, Prompt
+from autosam.prompted import Prompted, mask_logits
+from autosam.types import Batch, Frame, ImageEmbedding
 
-KINDS = ("box", "1 point", "3 points", "mask")
-
-
-@dataclass
-class Prompted:
-    """P objects with a prompt of one kind for each."""
-
-    masks: np.ndarray
-    """bool P x S x S."""
-    image_index: Tensor
-    """int64 P."""
-    points: Tensor | None = None
-    """float P x N x 2."""
-    labels: Tensor | None = None
-    """int P x N, 1 foreground, 0 background."""
-    boxes: Tensor | None = None
-    """float P x 4."""
-    low: Tensor | None = None
-    """float P x 1 x 4h x 4w, logits of a mask prompt."""
-
-    def embed(self, sam: Sam, device: torch.device | str) -> Prompt:
-        """-> prompt embeddings of `sam`."""
-
-        def on(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device)
-
-        points = None
-        if self.points is not None and self.labels is not None:
-            points = (self.points.to(device), self.labels.to(device))
-        return sam.embed(points, on(self.boxes), on(self.low), self.image_index.to(device))
+AT_ONCE = 16
+"""Objects segmented together: each takes a picture's worth of memory."""
 
 
-def iou_of(predicted: Tensor, truth: Tensor) -> Tensor:
-    """IoU over the last two axes of bool tensors; 1 where both are empty."""
-    both, either = (predicted & truth).sum((-2, -1)), (predicted | truth).sum((-2, -1))
-    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
+def filled_box(mask: np.ndarray) -> np.ndarray:
+    """The mask that knows nothing but the box: bool H x W."""
+    result = np.zeros(mask.shape, bool)
+    x0, y0, x1, y1 = box_from_mask(mask, np.random.default_rng()).astype(int)
+    result[y0 : y1 + 1, x0 : x1 + 1] = True
+    return result
 
 
-def prompt_with_boxes(
-    masks: np.ndarray, image_index: Tensor, rng: np.random.Generator, jitter: float = 0.0
-) -> Prompted:
-    """A box around each of `masks`, see `box_from_mask`."""
-    boxes = np.stack([box_from_mask(mask, rng, jitter) for mask in masks])
-    return Prompted(masks, image_index, boxes=torch.from_numpy(boxes))
+def ellipse_in_box(mask: np.ndarray) -> np.ndarray:
+    """The ellipse that touches the box's sides: bool H x W."""
+    result = np.zeros(mask.shape, np.uint8)
+    x0, y0, x1, y1 = box_from_mask(mask, np.random.default_rng()).astype(float)
+    centre, axes = ((x0 + x1) / 2, (y0 + y1) / 2), (x1 - x0 + 1, y1 - y0 + 1)
+    cv2.ellipse(result, (centre, axes, 0.0), 1, -1)
+    return result > 0
 
 
-def prompt_with_points(
-    masks: np.ndarray, image_index: Tensor, rng: np.random.Generator, count: int, erosion: float
-) -> Prompted:
-    """`count` points inside each of `masks`, see `points_from_mask`."""
-    points = np.stack([points_from_mask(mask, rng, count, erosion) for mask in masks])
-    return Prompted(
-        masks, image_index, torch.from_numpy(points), torch.ones(points.shape[:2], dtype=torch.int)
-    )
+def random_decoder(sam: Sam) -> Sam:
+    """The same SAM with a mask decoder of random weights: what an untrained one would score."""
+    other = copy.deepcopy(sam)
+
+    def forget(module: nn.Module) -> None:
+        if hasattr(module, "reset_parameters"):
+            cast(Any, module).reset_parameters()
+        else:  # SAM's own layer norm over channels
+            for name, parameter in module.named_parameters(recurse=False):
+                nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        other.mask_decoder.apply(forget)
+    return other
 
 
-def correct(prompted: Prompted, logits: Tensor, rng: np.random.Generator) -> Prompted:
-    """The next round of interactive segmentation: the mask so far as prompt, and one point where
-    it is wrong.
+class ZeroShot:
+    """Scores of one SAM over many pictures.
 
     Args:
-        prompted: what led to `logits`.
-        logits: float P x 1 x 4h x 4w.
+        sam: frozen, in evaluation mode.
+        seed: of the points.
     """
-    size = prompted.masks.shape[-2:]
-    predicted = F.interpolate(logits.float(), size, mode="bilinear")[:, 0] > 0
-    pairs = [
-        correction_point(truth, guess, rng)
-        for truth, guess in zip(prompted.masks, predicted.cpu().numpy(), strict=True)
-    ]
-    return Prompted(
-        prompted.masks,
-        prompted.image_index,
-        torch.from_numpy(np.stack([point for point, _ in pairs]))[:, None],
-        torch.tensor([[label] for _, label in pairs], dtype=torch.int),
-        low=logits.detach().float(),
-    )
 
+    def __init__(self, sam: Sam, seed: int = 0) -> None:
+        self.sam, self.untrained = sam, random_decoder(sam)
+        self.seed = seed
+        self.rows: list[dict[str, float | str | int]] = []
+        """One per object and kind of prompt: image, class, object, prompt, iou."""
+        self.dices: dict[str, list[float]] = {}
+        """Per kind of prompt, one for each picture and class: Dice of all its objects together."""
 
-@torch.no_grad()
-def score(
-    sam: Sam, embedding: ImageEmbedding, prompted: Prompted, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """-> IoU float P of the single masks at S x S, and their logits P x 1 x 4h x 4w."""
-    logits, _ = sam.decode(embedding, prompted.embed(sam, device))
-    size = prompted.masks.shape[-2:]
-    masks = F.interpolate(logits.float(), size, mode="bilinear")[:, 0] > 0
-    return iou_of(masks.cpu(), torch.from_numpy(prompted.masks)), logits
+    @torch.no_grad()
+    def add(
+        self, name: str, image: np.ndarray, label: np.ndarray, device: torch.device | str
+    ) -> None:
+        """Score the objects of one picture, each with every kind of prompt.
+
+        Args:
+            name: of the picture.
+            image: uint8 H x W x 3.
+            label: uint8 H x W, 0..K; each connected part of a class is an object.
+            device: where SAM is.
+        """
+        sam, spec = self.sam, self.sam.spec
+        frame = Frame(spec.image_size, spec.image_size, 4 * sam.grid[0], spec.geometry)
+        batch = Batch.collate([make_sample(name, image, frame)]).to(device)
+        assert batch.images is not None
+        embedding = sam.encode(batch.images, batch.image_valid)
+        seed = zlib.crc32(name.encode())
+        for k in range(1, int(label.max(initial=0)) + 1):
+            masks = objects_of(label == k)
+            if not masks:
+                continue
+            rng = np.random.default_rng([self.seed, seed, k])
+            union: dict[str, np.ndarray] = {}
+            for start in range(0, len(masks), AT_ONCE):
+                part = np.stack(masks[start : start + AT_ONCE])
+                for prompt, found in self._segment(part, embedding, frame, rng, device).items():
+                    for i, (ours, mask) in enumerate(zip(found, part, strict=True)):
+                        self.rows.append({"image": name, "class": k, "object": start + i,
+                                          "prompt": prompt, "iou": iou(ours, mask)})  # fmt: skip
+                    union.setdefault(prompt, np.zeros(label.shape, bool))
+                    union[prompt] |= found.any(0)
+            for prompt, together in union.items():
+                self.dices.setdefault(prompt, []).append(dice(together, label == k))
+
+    def _segment(
+        self,
+        masks: np.ndarray,
+        embedding: ImageEmbedding,
+        frame: Frame,
+        rng: np.random.Generator,
+        device: torch.device | str,
+    ) -> dict[str, np.ndarray]:
+        """bool P x H x W objects -> what is found of them, by kind of prompt: the same shape."""
+        count, (height, width) = len(masks), masks.shape[1:]
+        content = content_size(height, width, frame.image_size, frame.geometry)
+        scale = np.array([content[1] / width, content[0] / height], np.float32)
+
+        def to_square(xy: list[np.ndarray]) -> Tensor:
+            """Pixel centres of the picture -> those of SAM's square: float P x N x 2."""
+            return torch.from_numpy((np.stack(xy).reshape(count, -1, 2) + 0.5) * scale - 0.5)
+
+        squares = np.stack(
+            [pad(resize_label(m.astype(np.uint8), content), frame.image_size) > 0 for m in masks]
+        )
+        here = torch.zeros(count, dtype=torch.int64)
+        boxes = to_square([box_from_mask(m, rng) for m in masks]).flatten(1)
+        prompts = {"box": Prompted(squares, here, boxes=boxes)}
+        for kind, points in (("1 point", 1), ("3 points", 3)):
+            places = to_square([points_from_mask(m, rng, points) for m in masks])
+            labels = torch.ones(count, points, dtype=torch.int)
+            prompts[kind] = Prompted(squares, here, places, labels)
+        prompts["mask"] = Prompted(squares, here, low=mask_logits(squares, frame.mask_size))
+        place = (frame, (height, width), device)
+        result = {k: self._decode(self.sam, embedding, p, *place) for k, p in prompts.items()}
+        untrained = self._decode(self.untrained, embedding, prompts["box"], *place)
+        result["box, untrained decoder"] = untrained
+        result["(the box, filled)"] = np.stack([filled_box(m) for m in masks])
+        result["(the ellipse in the box)"] = np.stack([ellipse_in_box(m) for m in masks])
+        return result
+
+    def _decode(
+        self,
+        sam: Sam,
+        embedding: ImageEmbedding,
+        prompted: Prompted,
+        frame: Frame,
+        shape: tuple[int, int],
+        device: torch.device | str,
+    ) -> np.ndarray:
+        """-> bool P x H x W."""
+        logits, _ = sam.decode(embedding, prompted.embed(sam, device))
+        full = restore(logits[:, 0].float(), shape, frame.image_size, frame.geometry)
+        return (full > 0).cpu().numpy()
+
+    def table(self) -> dict[str, tuple[float, float]]:
+        """By kind of prompt: mean IoU over objects, mean Dice over pictures."""
+        ious: dict[str, list[float]] = {}
+        for row in self.rows:
+            ious.setdefault(str(row["prompt"]), []).append(float(row["iou"]))
+        return {k: (float(np.mean(v)), float(np.mean(self.dices[k]))) for k, v in ious.items()}
+
+    def write(self, path: Path) -> None:
+        """The rows as CSV."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)

@@ -57,12 +57,17 @@ def build_tiny(spec: SamSpec) -> SegmentAnything:
             iou_head_hidden_dim=32,
         ),
     )
-    # A trained SAM's logits span tens, a random one's hundredths: without this no prompt at all
-    # could draw a mask.
+    liven(sam)
+    return sam
+
+
+def liven(sam: nn.Module) -> None:
+    """A trained SAM's logits span tens, a random one's hundredths: without this no prompt at all
+    could draw a mask."""
     with torch.no_grad():
         for mlp in sam.mask_decoder.output_hypernetworks_mlps:
-            mlp.layers[-1].weight *= 60
-    return sam
+            last = mlp.proj_out if hasattr(mlp, "proj_out") else mlp.layers[-1]
+            last.weight *= 60
 
 
 TINY = SamSpec("tiny", build_tiny, image_size=64)
@@ -102,6 +107,14 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sam") / "sam_tiny.pth"
     torch.save(build_tiny(TINY).state_dict(), path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are sought in an empty folder and downloaded from a closed port of this machine."""
+    monkeypatch.setenv("AUTOSAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AUTOSAM_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture(autouse=True)

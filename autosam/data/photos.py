@@ -48,7 +48,7 @@ def photo_texture(rng: Rng, photos: Sequence[Array], shape: tuple[int, int]) -> 
     A third of the pieces keep their colours, a third get other ones channel by channel, a third
     only lend their light and dark to a drawn palette.
     """
-    photo = photos[rng.integers(len(photos))]
+    photo = photos[int(rng.integers(len(photos)))]
     height, width = shape
     zoom = log_uniform(rng, 0.4, 2.5)
     # The piece is as large as the photograph allows where the zoom asks for more.

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
 
+NESTED = ("model", "state_dict", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
+"""What DDP, torch.compile and a network around SAM put before every key."""
+
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` file or of a PyTorch file, without running code from it.
+    """Tensors of a safetensors file or of a PyTorch file, without running code from it.
+
+    The content decides which of the two it is, whatever the file is called.
 
     Args:
         path: a safetensors file, or one written by `torch.save` that holds only tensors and plain
@@ -28,38 +37,100 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Give the path of a weights file.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError,
-            KeyError) as error:  # fmt: skip
+        trouble = what_is_wrong(path)
+        state = {} if trouble else _load(path)
+    except pickle.UnpicklingError as error:
+        trouble = _pickled(str(error))
+    except Exception as error:  # both libraries raise many kinds for damaged files
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        trouble = f"it is damaged, truncated, or something else ({first[:200]})"
+    if trouble:
         raise CheckpointError(
-            f"{path}: not a readable weights file ({first[:200]}). It may be truncated, or hold a "
-            "pickled object, which is never loaded. Give a .safetensors file or a state dict "
-            "written by torch.save."
-        ) from None
-    for key in ("model", "state_dict", "model_state_dict"):
+            f"{path}: not a readable weights file: {trouble}. Expected a .safetensors file or a "
+            "state dict written by torch.save."
+        )
+    for key in NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds {type(state).__name__}, expected a dict of tensors.")
+    others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        found = f"other things than tensors under {', '.join(others[:5])}" if others else "nothing"
+        raise CheckpointError(
+            f"{path}: holds {found}; expected a dict of tensors, alone or under one of "
+            f"{', '.join(NESTED)}."
+        )
     return {str(key): value for key, value in state.items()}
 
 
-def load_strict(module: nn.Module, state: dict[str, Tensor], source: str, hint: str = "") -> None:
-    """Load `state` into `module`; every missing, unexpected or mis-shaped tensor is an error.
+def _load(path: Path) -> object:
+    if _is_safetensors(path):
+        return load_file(path)
+    # Opened here, because torch.load would go by the file's name.
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles that it then refuses
+        return torch.load(file, map_location="cpu", weights_only=True)
 
-    Args:
-        module: the network.
-        state: tensors by key.
-        source: what the tensors come from, named in the error.
-        hint: what to do, appended to the error.
 
-    Raises:
-        CheckpointError: naming up to five keys of each kind. The module is left untouched.
-    """
-    own = module.state_dict()
+def _is_safetensors(path: Path) -> bool:
+    """Whether eight bytes (the header's length) are followed by what may be the header, JSON."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def what_is_wrong(path: Path) -> str:
+    """What a file is that cannot be a weights file, told from its first and last bytes; "" where
+    it may be one."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        return "it is empty"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return "it is an HTML page: the download failed and the server's answer was saved"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a git-LFS pointer, not the file it stands for: run `git lfs pull` there"
+    if not re.search(rb"[^\t\r\n\x20-\x7e]", head):
+        return f"it is text ({head[:40].decode('ascii')!r})"
+    if _is_safetensors(path):
+        length = int.from_bytes(head[:8], "little")
+        return "it is truncated: download it again" if 8 + length > path.stat().st_size else ""
+    if head.startswith(b"PK\x03\x04"):
+        if not zipfile.is_zipfile(path):
+            return "it is truncated (a zip archive without its end): download it again"
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
+        if "constants.pkl" in names:
+            return (
+                "it is a TorchScript program, which is code and never loaded. Where you trust it: "
+                "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+            )
+        return "" if "data.pkl" in names else "it is a zip archive of something else: unpack it"
+    return "" if head.startswith(b"\x80") else f"it begins with {head[:8]!r}, as none does"
+
+
+def _pickled(message: str) -> str:
+    """The sentence for what PyTorch's restricted unpickler refused."""
+    name = re.search(r"GLOBAL ([\w.]+)", message)
+    what = f"a pickled object ({name[1]})" if name else "a pickle that is damaged or no state dict"
+    return (
+        f"it holds {what}, which could run code and is never loaded. Where you trust it: load it "
+        "with torch.load(FILE, weights_only=False) and torch.save its state_dict()"
+    )
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with a prefix of `PREFIXES` removed as often as every single key has it."""
+    result = dict(state)
+    while found := [p for p in PREFIXES if result and all(key.startswith(p) for key in result)]:
+        result = {key.removeprefix(found[0]): value for key, value in result.items()}
+    return result
+
+
+def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """In what `state` does not fit a network whose state is `own`: keys by kind of problem; empty
+    where it fits."""
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
@@ -69,15 +140,48 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], source: str, hint: 
             if key in state and state[key].shape != own[key].shape
         ],
     }
-    if any(problems.values()):
+    return {kind: keys for kind, keys in problems.items() if keys}
+
+
+def require_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], title: str, hint: Callable[[], str]
+) -> None:
+    """Refuse a `state` with missing, unexpected or mis-shaped tensors.
+
+    Args:
+        own: state of the network.
+        state: tensors by key.
+        title: first line of the error.
+        hint: called for its last line, what to do.
+
+    Raises:
+        CheckpointError: naming up to five keys of each kind.
+    """
+    problems = differences(own, state)
+    if problems:
         lines = [
             f"  {len(keys)} {kind}: " + ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
             for kind, keys in problems.items()
-            if keys
         ]
-        raise CheckpointError(
-            "\n".join([f"{source}: does not fit {type(module).__name__}.", *lines, hint]).rstrip()
-        )
+        raise CheckpointError("\n".join([title, *lines, hint()]).rstrip())
+
+
+def load_strict(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, hint: Callable[[], str] = str
+) -> None:
+    """Load `state` into `module`, every tensor accounted for; else it is left untouched.
+
+    Args:
+        module: the network.
+        state: tensors by key.
+        source: what the tensors come from, named in the error.
+        hint: see `require_fit`.
+
+    Raises:
+        CheckpointError: see `require_fit`.
+    """
+    title = f"{source}: does not fit {type(module).__name__}."
+    require_fit(module.state_dict(), state, title, hint)
     module.load_state_dict(state)
 
 

@@ -155,7 +155,9 @@ class Segmenter(nn.Module):
             return self.head(batch.views, batch.view_valid)
         if self.prompts is not None:
             if batch.prompts is None:
-                raise ValueError("this segmenter is prompted by true masks; the batch has no prompts")
+                raise ValueError(
+                    "this segmenter is prompted by true masks; the batch has no prompts"
+                )
             return self.decode_objects(self.encode(batch), batch.prompts)
         return self.decode(self.encode(batch), self.prompt(batch))
 
@@ -167,7 +169,9 @@ class Segmenter(nn.Module):
         masks = [embedding.features.new_zeros(0, size, size)]
         for start in range(0, len(prompts), count):
             part = prompts.part(start, start + count)
-            points = None if part.points is None else (part.points, part.labels)
+            points = None
+            if part.points is not None and part.labels is not None:
+                points = (part.points, part.labels)
             prompt = self.sam.embed(points, part.boxes, image_index=part.images)
             logits, iou = self.sam.decode(embedding, prompt, self.multimask != "single")
             masks.append(

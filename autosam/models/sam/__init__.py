@@ -8,36 +8,30 @@ from typing import cast
 import torch
 from torch import nn
 
-from autosam.errors import CheckpointError, ConfigError
+from autosam.errors import CheckpointError
 from autosam.models.loading import load_strict, read_weights
 from autosam.models.sam.base import Sam, SamSpec
+from autosam.models.sam.files import fetch, known
+from autosam.models.sam.guess import convert, guess
 from autosam.models.sam.registry import SAMS
-from autosam.shipped import asset_folder
 
 __all__ = ["SAMS", "Sam", "SamSpec", "load_sam", "sam_weights"]
 
 
 def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
-    """The weights file of SAM `name`: `checkpoint` if given, else the shipped one.
+    """The weights file of SAM `name`: `checkpoint` if given, else the shipped or the cached one,
+    which is downloaded on first use.
 
     Raises:
         ConfigError: no SAM of that name.
-        CheckpointError: the file is not there; the message says where to get it.
+        CheckpointError: the file cannot be had; the message says what to do.
     """
-    if name not in SAMS:
-        raise ConfigError(f"--sam {name}: unknown. Choose one of {', '.join(SAMS)}.")
-    spec = SAMS[name]
-    if checkpoint is not None:
-        if not Path(checkpoint).is_file():
-            raise CheckpointError(f"--sam_checkpoint {checkpoint}: no such file.")
-        return Path(checkpoint)
-    shipped = asset_folder("weights") / spec.file
-    if spec.file and shipped.is_file():
-        return shipped
-    raise CheckpointError(
-        f"--sam {name} needs its weights: download {spec.source} and "
-        f"pass --sam_checkpoint FILE. (--sam lite needs nothing.)"
-    )
+    known(name)
+    if checkpoint is None:
+        return fetch(name)
+    if not Path(checkpoint).is_file():
+        raise CheckpointError(f"--sam_checkpoint {checkpoint}: no such file.")
+    return Path(checkpoint)
 
 
 def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
@@ -45,25 +39,17 @@ def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
 
     Args:
         name: a key of `SAMS`.
-        checkpoint: weights file; None takes the shipped one.
+        checkpoint: weights file; None takes the one of that name, see `sam_weights`.
 
     Raises:
-        ConfigError, CheckpointError: see `sam_weights` and `load_strict`.
+        ConfigError, CheckpointError: see `sam_weights`, `read_weights` and `load_strict`.
     """
     path = sam_weights(name, checkpoint)
-    spec = SAMS[name]
-    state = {key: value.float() for key, value in read_weights(path).items()}
-    if spec.convert is not None:
-        state = spec.convert(state)
+    spec, raw = SAMS[name], read_weights(path)
+    state = convert(spec, raw, str(path))
     sam = spec.build(spec)
     module = cast(nn.Module, sam)
-    load_strict(
-        module,
-        state,
-        source=str(path),
-        hint=f"Is this a checkpoint of another SAM? --sam {name} was asked for; "
-        f"known: {', '.join(SAMS)}.",
-    )
+    load_strict(module, state, str(path), lambda: f"--sam {name} was asked for. {guess(raw)}")
     module.to(memory_format=torch.channels_last)
     module.eval()
     module.requires_grad_(False)

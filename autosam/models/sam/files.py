@@ -1,0 +1,230 @@
+"""Where the weights files of the SAMs are: shipped, in the cache folder, or to be downloaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import quote, urlsplit
+
+from filelock import FileLock, Timeout
+
+from autosam.errors import CheckpointError, ConfigError
+from autosam.models.loading import file_hash, read_weights, require_fit, what_is_wrong
+from autosam.models.sam.base import SamSpec
+from autosam.models.sam.download import download, note_of, transfer_error
+from autosam.models.sam.guess import convert, guess, skeleton
+from autosam.models.sam.registry import SAMS
+from autosam.shipped import asset_folder
+
+
+def known(name: str) -> SamSpec:
+    """The registry's entry.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in SAMS:
+        raise ConfigError(f"--sam {name}: unknown. Choose one of {', '.join(SAMS)}.")
+    return SAMS[name]
+
+
+def cache_folder() -> Path:
+    """Folder of the downloaded files: $AUTOSAM_CACHE, else `autosam` in the user's cache folder."""
+    if own := os.environ.get("AUTOSAM_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "autosam"
+
+
+def address(spec: SamSpec) -> str:
+    """Where the file is downloaded from: under $AUTOSAM_MIRROR if that is set."""
+    mirror = os.environ.get("AUTOSAM_MIRROR")
+    return f"{mirror.rstrip('/')}/{quote(spec.file)}" if mirror else spec.source
+
+
+def shipped(name: str) -> bool:
+    """Whether the file comes with the package."""
+    return bool(known(name).file) and (asset_folder("weights") / known(name).file).is_file()
+
+
+def find(name: str) -> Path | None:
+    """The SAM's weights file, shipped or in the cache folder; None where it is in neither.
+
+    Raises:
+        ConfigError: no SAM of that name.
+    """
+    spec = known(name)
+    if shipped(name):
+        return asset_folder("weights") / spec.file
+    cached = cache_folder() / spec.file
+    return cached if spec.file and cached.is_file() else None
+
+
+def fetch(name: str) -> Path:
+    """The SAM's weights file, downloaded into the cache folder unless it is there already.
+
+    An interrupted download is continued by the next call. Of several processes one downloads and
+    the others wait for it.
+
+    Raises:
+        ConfigError: no SAM of that name, or it needs a package that is not installed.
+        CheckpointError: the file cannot be had; the message says what to do.
+    """
+    spec = known(name)
+    if found := find(name):
+        return found
+    source = address(spec)
+    ways = (
+        f"get {spec.file or 'them'} elsewhere and pass --sam_checkpoint FILE, or run `python -m "
+        f"autosam.weights add {name} FILE`, or put the file into {cache_folder()}. (--sam lite "
+        "needs nothing.)"
+    )
+    if not spec.file or urlsplit(source).scheme not in ("http", "https"):
+        raise CheckpointError(
+            f"--sam {name} needs its weights, and there is no http address to download them from "
+            f"({source or 'none'}): {ways}"
+        )
+    skeleton(spec)  # may need a package that is not there: say so before the transfer
+    final = cache_folder() / spec.file
+    part = beside(final, ".part")
+    with _locked(final):
+        if found := find(name):  # another process was faster
+            return found
+        try:
+            download(source, part, f"{name}: {spec.file}")
+        except URLError as error:
+            raise CheckpointError(
+                f"--sam {name} needs its weights file {spec.file}, and downloading it from "
+                f"{source} failed: {transfer_error(error)}. Run the same again to go on where it "
+                f"stopped, or {ways}"
+            ) from None
+        except OSError as error:
+            raise _unwritable(error) from None
+        try:
+            digest = check(name, part, final)
+        except CheckpointError as error:
+            _forget(part)
+            raise CheckpointError(
+                f"--sam {name}: what came from {source} is not its weights file and was deleted. "
+                f"{error}\nTry another AUTOSAM_MIRROR, or {ways}"
+            ) from None
+        _store(part, final, digest)
+    return final
+
+
+def add(name: str, file: str | Path) -> Path:
+    """Check a weights file and copy it into the cache folder under its registry name.
+
+    Raises:
+        ConfigError: no SAM of that name.
+        CheckpointError: it is not the SAM's file, or cannot be copied.
+    """
+    spec = known(name)
+    if shipped(name) or not spec.file:
+        raise CheckpointError(
+            f"{name} keeps no file in the cache folder: pass another as --sam_checkpoint {file}."
+        )
+    digest = check(name, file)
+    final = cache_folder() / spec.file
+    with _locked(final):
+        _forget(beside(final, ".part"))
+        copy = beside(final, ".copy")
+        try:
+            shutil.copyfile(file, copy)
+        except OSError as error:
+            copy.unlink(missing_ok=True)
+            raise _unwritable(error) from None
+        _store(copy, final, digest)
+    return final
+
+
+def check(name: str, path: str | Path, final: Path | None = None) -> str:
+    """Require that a file is the SAM's: by its hash where one is known, and by every tensor.
+
+    Args:
+        name: of the SAM.
+        path: the file.
+        final: the name it will have, whose hash may have been recorded; None: the one it has.
+
+    Returns:
+        Its SHA-256.
+
+    Raises:
+        ConfigError: no SAM of that name, or it needs a package that is not installed.
+        CheckpointError: saying what is wrong.
+    """
+    spec, path = known(name), Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file.")
+    digest, record = file_hash(path), beside(final or path, ".sha256")
+    for expected, by in ((spec.sha256, "its source"), (recorded(final or path), str(record))):
+        if not digest.startswith(expected):
+            raise CheckpointError(
+                f"{path}: its SHA-256 is {digest}, but by {by} that of {name} "
+                f"{'is' if len(expected) == 64 else 'starts with'} {expected}: "
+                f"{what_is_wrong(path) or 'it is damaged, or another file'}."
+            )
+    state = read_weights(path)
+    title = f"{path}: does not fit SAM {name}."
+    require_fit(skeleton(spec), convert(spec, state, str(path)), title, lambda: guess(state))
+    return digest
+
+
+def recorded(path: Path) -> str:
+    """The SHA-256 that stands beside a file in FILE.sha256 (as `sha256sum` writes it), or ""."""
+    record = beside(path, ".sha256")
+    text = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
+    found = re.match(r"[0-9a-fA-F]{64}\b", text)
+    return found[0].lower() if found else ""
+
+
+def beside(path: Path, ending: str) -> Path:
+    """FILE.ending in the same folder."""
+    return path.with_name(path.name + ending)
+
+
+@contextmanager
+def _locked(final: Path) -> Iterator[None]:
+    """One process at a time may write `final` and the files beside it."""
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(beside(final, ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for another process that fetches {final.name}", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise _unwritable(error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _store(temporary: Path, final: Path, digest: str) -> None:
+    """Write the hash down and give the checked file its name, in one step."""
+    try:
+        beside(final, ".sha256").write_text(f"{digest}  {final.name}\n", encoding="utf-8")
+        os.replace(temporary, final)
+        _forget(temporary)
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    note_of(part).unlink(missing_ok=True)
+
+
+def _unwritable(error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{error.filename or cache_folder()}: cannot be written ({error.strerror or error}). "
+        "Make room or mend the rights there, or set AUTOSAM_CACHE to another folder."
+    )

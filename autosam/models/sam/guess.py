@@ -1,0 +1,152 @@
+"""What a weights file holds, told from its keys and shapes, and whether a SAM can take it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from autosam.errors import AutosamError, CheckpointError, ConfigError
+from autosam.models.loading import differences, without_prefix
+from autosam.models.sam.base import SamSpec
+from autosam.models.sam.registry import SAMS
+
+OWN = ("generator.", "class_prompt.", "head.", "sam.mask_decoder.")
+"""The parts of a `Segmenter` that a run's checkpoint may hold."""
+# fmt: off
+BACKBONE = (
+    "conv", "bn", "layer", "stem", "stage", "patch_embed", "pos_embed", "cls_token", "class_token",
+    "blocks.", "features.", "encoder.", "downsample_layers.", "norm.", "fc", "classifier.", "head.",
+    "heads.", "base.",
+)
+# fmt: on
+"""How the keys of timm's and torchvision's classifiers begin."""
+
+# The tensor whose first dimension is the width of an image encoder; what a file with it is; what
+# each width is called, and the names in the registry.
+LAYOUTS: tuple[tuple[str, str, dict[int, tuple[str, tuple[str, ...]]]], ...] = (
+    (
+        "image_encoder.patch_embed.proj.weight",
+        "SAM",
+        {
+            768: ("ViT-B", ("vit_b", "medsam")),
+            1024: ("ViT-L", ("vit_l",)),
+            1280: ("ViT-H", ("vit_h",)),
+        },
+    ),
+    (
+        "vision_encoder.patch_embed.projection.weight",
+        "Hugging Face's SAM",
+        {
+            768: ("ViT-B", ("sam-vit-base",)),
+            1024: ("ViT-L", ("sam-vit-large",)),
+            1280: ("ViT-H", ("sam-vit-huge",)),
+        },
+    ),
+    ("image_encoder.patch_embed.seq.0.c.weight", "MobileSAM", {32: ("TinyViT", ("mobile_sam",))}),
+    ("image_encoder.lateral.0.weight", "autosam's own SAM", {128: ("lite", ("lite",))}),
+)
+HIERA: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {
+    (96, 12): ("tiny", ("sam2.1-tiny",)),
+    (96, 16): ("small", ("sam2.1-small",)),
+    (112, 24): ("base-plus", ("sam2.1-base-plus",)),
+    (144, 48): ("large", ("sam2.1-large",)),
+}
+"""SAM 2 by width and number of blocks."""
+VERSION_2_1 = {"no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"}
+"""What SAM 2.1 has and SAM 2 has not, in Meta's names and Hugging Face's."""
+UNKNOWN = "with an image encoder of its own, another SAM than the published ones"
+
+
+def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
+    """What a state dict is ("" where that cannot be told), and the names under which SAMs of that
+    kind stand in the registry, if they do."""
+    if any(k.startswith("generator.") for k in state) or all(k.startswith(OWN) for k in state):
+        return (
+            "a checkpoint of autosam itself: give it as --checkpoint, or as --init in training",
+            (),
+        )
+    state = without_prefix(state)
+    for owner, trunk in (
+        ("", "image_encoder.trunk."),
+        ("Hugging Face's ", "vision_encoder.backbone."),
+    ):
+        if stem := [k for k in state if re.match(trunk + r"patch_embed\.\w+\.weight", k)]:
+            blocks = {k.split(".")[3] for k in state if k.startswith(trunk + "blocks.")}
+            version = "2.1" if VERSION_2_1 & state.keys() else "2"
+            size, names = HIERA.get((len(state[stem[0]]), len(blocks)), (UNKNOWN, ()))
+            return f"{owner}SAM {version} {size}", names
+    for key, owner, sizes in LAYOUTS:
+        if key in state:
+            size, names = sizes.get(len(state[key]), (UNKNOWN, ()))
+            return f"{owner} {size}", names
+    if all(key.startswith(BACKBONE) for key in state):
+        return (
+            "an image backbone of timm or torchvision, no SAM: give it as --model.backbone_weights "
+            "with its --model.backbone",
+            (),
+        )
+    return "", ()
+
+
+def guess(state: Mapping[str, Tensor]) -> str:
+    """A sentence for people: what the tensors look like, and the `--sam` that takes them."""
+    what, names = recognise(state)
+    if not what:
+        first = sorted({key.split(".")[0] for key in state})
+        return f"Its tensors (under {', '.join(first[:5])}) are those of no SAM that is known here."
+    known = [name for name in names if name in SAMS]
+    if not known:
+        return f"This looks like {what}."
+    choice = " or ".join(known)
+    try:
+        problems = differences(skeleton(SAMS[known[0]]), _convert(SAMS[known[0]], state))
+    except ConfigError:  # a package is missing, which is for the next attempt to say
+        problems = {}
+    except Exception:  # whatever a foreign file leads to
+        problems = {"not convertible": list(state)}
+    if not problems:
+        return f"This looks like {what}: use --sam {choice}."
+    changes = ", ".join(f"{len(keys)} tensors {kind}" for kind, keys in problems.items())
+    return (
+        f"This looks like {what} ({choice}) that was changed ({changes}): a SAM with adapters or "
+        "other parts of its own cannot be loaded; merge or remove them and save a plain SAM's "
+        "state dict."
+    )
+
+
+def convert(spec: SamSpec, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors of the file `source` as the network of `spec` names them, float32.
+
+    Raises:
+        CheckpointError: they are of another kind of file; the message guesses which.
+    """
+    try:
+        return _convert(spec, state)
+    except Exception as error:  # whatever a foreign file's keys and shapes lead to
+        reason = str(error) if isinstance(error, AutosamError) else repr(error)
+        raise CheckpointError(
+            f"{source}: not a file of SAM {spec.name} ({reason}).\n{guess(state)}"
+        ) from None
+
+
+def _convert(spec: SamSpec, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    floats = {key: value.float() for key, value in without_prefix(state).items()}
+    return spec.convert(floats) if spec.convert else floats
+
+
+def skeleton(spec: SamSpec) -> dict[str, Tensor]:
+    """Keys and shapes of the network of `spec`, without its memory where that can be avoided.
+
+    Raises:
+        ConfigError: the SAM needs a package that is not installed.
+    """
+    try:
+        with torch.device("meta"):
+            sam = spec.build(spec)
+    except (RuntimeError, NotImplementedError):  # a network that computes while it is built
+        sam = spec.build(spec)
+    return cast(nn.Module, sam).state_dict()

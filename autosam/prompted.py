@@ -1,0 +1,116 @@
+"""Objects with a prompt each, taken from their masks: what pretraining and zero-shot scoring
+share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
+from autosam.models.sam import Sam
+from autosam.types import ImageEmbedding, Prompt
+
+
+@dataclass
+class Prompted:
+    """P objects with a prompt of one kind for each."""
+
+    masks: np.ndarray
+    """bool P x S x S."""
+    image_index: Tensor
+    """int64 P."""
+    points: Tensor | None = None
+    """float P x N x 2."""
+    labels: Tensor | None = None
+    """int P x N, 1 foreground, 0 background."""
+    boxes: Tensor | None = None
+    """float P x 4."""
+    low: Tensor | None = None
+    """float P x 1 x 4h x 4w, logits of a mask prompt."""
+
+    def embed(self, sam: Sam, device: torch.device | str) -> Prompt:
+        """-> prompt embeddings of `sam`."""
+
+        def on(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        points = None
+        if self.points is not None and self.labels is not None:
+            points = (self.points.to(device), self.labels.to(device))
+        return sam.embed(points, on(self.boxes), on(self.low), self.image_index.to(device))
+
+
+def iou_of(predicted: Tensor, truth: Tensor) -> Tensor:
+    """IoU over the last two axes of bool tensors; 1 where both are empty."""
+    both, either = (predicted & truth).sum((-2, -1)), (predicted | truth).sum((-2, -1))
+    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
+
+
+def prompt_with_boxes(
+    masks: np.ndarray, image_index: Tensor, rng: np.random.Generator, jitter: float = 0.0
+) -> Prompted:
+    """A box around each of `masks`, see `box_from_mask`."""
+    boxes = np.stack([box_from_mask(mask, rng, jitter) for mask in masks])
+    return Prompted(masks, image_index, boxes=torch.from_numpy(boxes))
+
+
+def prompt_with_points(
+    masks: np.ndarray, image_index: Tensor, rng: np.random.Generator, count: int, erosion: float
+) -> Prompted:
+    """`count` points inside each of `masks`, see `points_from_mask`."""
+    points = np.stack([points_from_mask(mask, rng, count, erosion) for mask in masks])
+    return Prompted(
+        masks, image_index, torch.from_numpy(points), torch.ones(points.shape[:2], dtype=torch.int)
+    )
+
+
+def correct(prompted: Prompted, logits: Tensor, rng: np.random.Generator) -> Prompted:
+    """The next round of interactive segmentation: the mask so far as prompt, and one point where
+    it is wrong.
+
+    Args:
+        prompted: what led to `logits`.
+        logits: float P x 1 x 4h x 4w.
+    """
+    size = prompted.masks.shape[-2:]
+    predicted = F.interpolate(logits.float(), size, mode="bilinear")[:, 0] > 0
+    pairs = [
+        correction_point(truth, guess, rng)
+        for truth, guess in zip(prompted.masks, predicted.cpu().numpy(), strict=True)
+    ]
+    return Prompted(
+        prompted.masks,
+        prompted.image_index,
+        torch.from_numpy(np.stack([point for point, _ in pairs]))[:, None],
+        torch.tensor([[label] for _, label in pairs], dtype=torch.int),
+        low=logits.detach().float(),
+    )
+
+
+@torch.no_grad()
+def score(
+    sam: Sam, embedding: ImageEmbedding, prompted: Prompted, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """-> IoU float P of the single masks at S x S, and their logits P x 1 x 4h x 4w."""
+    logits, _ = sam.decode(embedding, prompted.embed(sam, device))
+    size = prompted.masks.shape[-2:]
+    masks = F.interpolate(logits.float(), size, mode="bilinear")[:, 0] > 0
+    return iou_of(masks.cpu(), torch.from_numpy(prompted.masks)), logits
+
+
+def mask_logits(masks: np.ndarray, size: int) -> Tensor:
+    """A mask prompt: the share of each cell that a mask covers, as a logit of up to 8.
+
+    Args:
+        masks: bool P x S x S.
+        size: 4h, the side of SAM's low-resolution masks.
+
+    Returns:
+        float32 P x 1 x size x size.
+    """
+    shares = F.avg_pool2d(torch.from_numpy(masks)[:, None].float(), masks.shape[-1] // size)
+    return 16 * shares - 8
