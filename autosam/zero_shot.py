@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -35,11 +34,11 @@ def filled_box(mask: np.ndarray) -> np.ndarray:
 
 def ellipse_in_box(mask: np.ndarray) -> np.ndarray:
     """The ellipse that touches the box's sides: bool H x W."""
-    result = np.zeros(mask.shape, np.uint8)
     x0, y0, x1, y1 = box_from_mask(mask, np.random.default_rng()).astype(float)
-    centre, axes = ((x0 + x1) / 2, (y0 + y1) / 2), (x1 - x0 + 1, y1 - y0 + 1)
-    cv2.ellipse(result, (centre, axes, 0.0), 1, -1)
-    return result > 0
+    rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    across = (2 * columns - x0 - x1) / (x1 - x0 + 1)
+    along = (2 * rows - y0 - y1) / (y1 - y0 + 1)
+    return across**2 + along**2 <= 1
 
 
 def random_decoder(sam: Sam) -> Sam:

@@ -75,8 +75,9 @@ SAMS: dict[str, SamSpec] = {
             architecture="TinyViT-5M",
             convert=from_mobile_sam,
             file="mobile_sam.pt",
-            source="https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
-            # As stated for the copy in huggingface.co/dhkim2810/MobileSAM, commit 87955d8.
+            # The copy of its demonstration, because there the hash is stated; the same file lies in
+            # github.com/ChaoningZhang/MobileSAM under weights/.
+            source=f"{_HUB}dhkim2810/MobileSAM/resolve/main/mobile_sam.pt",
             sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
             megabytes=40.7,
             licence="Apache-2.0",
