@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,17 +47,18 @@ def encode(sam: SegmentAnything, image: np.ndarray) -> ImageEmbedding:
 
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (64, 64), (300, 211)])
 @torch.no_grad()
-def test_image_embedding_from_raw_pictures(sam: SegmentAnything, shape: tuple[int, int]) -> None:
+def test_image_embedding_from_raw_pictures(
+    sam: SegmentAnything, parity: Callable, shape: tuple[int, int]
+) -> None:
     image = picture(*shape)
     predictor = reference(sam)
     predictor.set_image(image)
-    ours = encode(sam, image).features
-    assert (ours - predictor.features).abs().max() < 1e-4
+    parity("segment_anything", "image embedding", encode(sam, image).features, predictor.features)
 
 
 @pytest.mark.parametrize("kind", ["points", "box", "mask", "none"])
 @torch.no_grad()
-def test_masks_from_raw_pictures(sam: SegmentAnything, kind: str) -> None:
+def test_masks_from_raw_pictures(sam: SegmentAnything, parity: Callable, kind: str) -> None:
     image = picture(50, 97)
     predictor = reference(sam)
     predictor.set_image(image)
@@ -81,11 +83,22 @@ def test_masks_from_raw_pictures(sam: SegmentAnything, kind: str) -> None:
         prompt = sam.embed(masks=low[None])
     else:
         prompt = sam.no_prompt(1)
+    coords = None
+    if kind == "points":
+        coords = (torch.from_numpy(scale.apply_coords(points, (50, 97)))[None].float(),
+                  torch.from_numpy(labels)[None])  # fmt: skip
+    boxes = torch.from_numpy(scale.apply_boxes(box[None], (50, 97))).float()
+    sparse, dense = sam.prompt_encoder(
+        coords, boxes if kind == "box" else None, low[None] if kind == "mask" else None
+    )
+    backend = "segment_anything"
+    parity(backend, f"prompt: {kind}", prompt.sparse, sparse)
+    parity(backend, f"prompt: {kind}", prompt.dense, dense)
     logits, ours_iou = sam.decode(encode(sam, image), prompt, multimask=True)
-    assert np.abs(logits[0].numpy() - expected_low).max() < 1e-4
-    assert np.abs(ours_iou[0].numpy() - iou).max() < 1e-4
+    parity(backend, f"masks: {kind}", logits[0], torch.from_numpy(expected_low))
+    parity(backend, f"IoU: {kind}", ours_iou[0], torch.from_numpy(iou))
     full = restore(logits[0], (50, 97), 64)
-    assert np.abs(full.numpy() - expected).max() < 1e-4
+    parity(backend, f"masks at full size: {kind}", full, torch.from_numpy(expected))
 
 
 @torch.no_grad()
