@@ -1,5 +1,4 @@
 #!/bin/sh
-# SAM ViT-B on all GPUs of a machine: sh gpus.sh SAM_FILE IMAGES MASKS
+# SAM ViT-B (downloaded on first use) on all GPUs of a machine: sh gpus.sh IMAGES MASKS
 set -e
-accelerate launch -m autosam.train --sam vit_b --sam_checkpoint "$1" \
-  --data.images "$2" --data.masks "$3"
+accelerate launch -m autosam.train --sam vit_b --data.images "$1" --data.masks "$2"
