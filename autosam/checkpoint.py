@@ -180,7 +180,9 @@ def initialise(segmenter: Segmenter, config: Config, path: str | Path) -> int:
     """
     file = find(path)
     header = read_header(file)
-    state, own = read_weights(file), segmenter.trainable_state()
+    state, own = read_trained(file), segmenter.trainable_state()
+    if not state:
+        raise CheckpointError(f"--init {file}: this run trained nothing to start from.")
     wrong = [key for key in state if key not in own or own[key].shape != state[key].shape]
     if wrong:
         raise CheckpointError(

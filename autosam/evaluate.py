@@ -38,8 +38,8 @@ class EvaluateConfig:
     zero_shot: bool = False
     """Score a SAM without any training, with prompts taken from the true masks: the yardstick for
     choosing a SAM."""
-    sam: str = "lite"
-    """Which SAM, for --zero-shot."""
+    sam: str | None = None
+    """Which SAM, for --zero-shot alone; unset: lite."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training or than usual."""
     part: Literal["train", "validation", "test", "all"] = "test"
@@ -47,7 +47,7 @@ class EvaluateConfig:
     output: str | None = None
     """CSV file for the per-image scores."""
     batch_size: int = 8
-    """Images at a time."""
+    """Images at a time (with --zero-shot always one)."""
     data: DataConfig = field(default_factory=DataConfig)
     """Unset: the data it was trained on, split in the same way."""
 
@@ -71,6 +71,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         raise ConfigError(
             "--checkpoint RUN is needed: a run folder or a checkpoint file. (Or --zero-shot.)"
         )
+    if config.sam:
+        raise ConfigError(f"--sam {config.sam}: a checkpoint brings its own; only for --zero-shot.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
@@ -106,9 +108,10 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     if config.checkpoint:
         raise ConfigError("--zero-shot scores a SAM by itself: leave --checkpoint out.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sam = load_sam(config.sam, config.sam_checkpoint)
+    name = config.sam or "lite"
+    sam = load_sam(name, config.sam_checkpoint)
     cast(nn.Module, sam).to(device)
-    title, pairs = find_part(config, config.data)
+    title, pairs = find_part(config, DataConfig(num_classes=config.data.num_classes))
     report = check_pairs(pairs, config.data.num_classes)
     for warning in report.warnings:
         print(f"warning: {warning}")
@@ -119,7 +122,7 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
         raise DataError(f"{title}: every mask is empty, so there is no object to prompt.")
     table = scores.table()
     objects = len({(row["image"], row["class"], row["object"]) for row in scores.rows})
-    facts = {"SAM": config.sam, "data": f"{title}: {len(pairs)} images, {objects} objects"}
+    facts = {"SAM": name, "data": f"{title}: {len(pairs)} images, {objects} objects"}
     if config.output:
         Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         scores.write(Path(config.output))

@@ -52,11 +52,11 @@ class PretrainConfig:
 
     output: str = "runs/pretrain"
     """Folder for the state (resumed when it is there) and `sam_lite.safetensors`."""
-    scenes: int = 5000
+    scenes: int = 3000
     """Drawn scenes whose trunk features are kept in memory at first (about 0.9 MB each)."""
-    frozen_steps: int = 1700
+    frozen_steps: int = 1000
     """Optimiser steps with a frozen trunk on those scenes."""
-    steps: int = 3000
+    steps: int = 1750
     """Optimiser steps in all; the later ones train everything, each on new scenes."""
     batch_size: int = 10
     """Scenes per step."""
@@ -100,7 +100,8 @@ def trunk_features(sam: SegmentAnything, images: Tensor, device: torch.device) -
     """Trunk features (strides 2 to 32) of uint8 B x 3 x S x S."""
     valid = torch.full((len(images), 2), images.shape[-1], device=device)
     pixels = normalise(images.to(device), valid, sam.spec.pixel_mean, sam.spec.pixel_std)
-    with torch.autocast(device.type, enabled=device.type != "cpu"):  # slower on CPUs: depthwise
+    # Slower on CPUs, for the depthwise convolutions.
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
         return cast(LiteEncoder, sam.image_encoder).trunk(pixels)
 
 
@@ -155,7 +156,7 @@ def choose_objects(
     """
     owners, masks = [], []
     for i, ids in enumerate(instances):
-        for chosen in rng.choice(np.unique(ids)[1:], size=per_scene):
+        for chosen in rng.choice(np.unique(ids[ids > 0]), size=per_scene):
             owners.append(i)
             masks.append(ids == chosen)
     return np.stack(masks), torch.tensor(owners)
@@ -214,6 +215,8 @@ def step_loss(
         loss = loss + mask_loss(logits, iou, truth)
         if turn == corrected:
             again = correct(prompted, logits[:, :1], rng)
+            if rng.random() < 0.3:  # a mask alone is a prompt too
+                again.points = again.labels = None
             logits, iou = sam.decode_all(embedding, again.embed(sam, device))
             loss = loss + mask_loss(logits, iou, truth)
     return loss
@@ -295,7 +298,7 @@ def pretrain(config: PretrainConfig) -> Path:
     for group in parameter_groups(trunk, 0.05):
         optimizer.add_param_group(group | {"lr": config.trunk_lr})
     trunk.requires_grad_(False)
-    scheduler = warmup_cosine(optimizer, warmup=min(150, config.steps // 10), total=config.steps)
+    scheduler = warmup_cosine(optimizer, warmup=config.steps // 20, total=config.steps)
     average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(0.995))
     state_file, first = folder / "state.pt", 0
     parts: dict[str, Any] = {

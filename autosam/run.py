@@ -107,9 +107,10 @@ class Run:
         optimizer = torch.optim.AdamW(
             parameter_groups(segmenter, config.train.weight_decay), lr=config.train.lr
         )
-        self.model, self.optimizer, self.loader = accelerator.prepare(
-            segmenter, optimizer, train_loader
-        )
+        learns = bool(RUNS[config.run].trainable)
+        self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
+        # Without anything to learn there is nothing to synchronise.
+        self.model = accelerator.prepare(segmenter) if learns else segmenter.to(accelerator.device)
         if len(self.loader) == 0:
             raise ConfigError(
                 f"{len(data.train)} training images give no batch of {config.train.batch_size} on "
@@ -122,7 +123,7 @@ class Run:
             for part in ("validation", "test")
         }
         assert config.train.epochs is not None
-        self.epochs = config.train.epochs if RUNS[config.run].trainable else 0
+        self.epochs = config.train.epochs if learns else 0
         steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = warmup_cosine(optimizer, int(config.train.warmup * steps), steps)
         if state is not None:
@@ -273,13 +274,15 @@ class Run:
         write_scores(folder / "test_scores.csv", test_rows)
         write_png(folder / "contact_sheet.png", self._sheet(self.data.test, 8))
         sam = self.config.sam if self.segmenter.sam is not None else "none"
+        verb = "predict" if self.segmenter.prompts is None else "evaluate"
+        target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
         facts = {
             "run": f"{self.config.run}, SAM {sam}, {self.epoch} epochs in {seconds:.0f} s",
             "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
             "run folder": str(folder),
             "contact sheet": str(folder / "contact_sheet.png"),
             "watch": f"tensorboard --logdir {folder.parent}",
-            "use": f"python -m autosam.predict --checkpoint {folder} --input DIR --output DIR",
+            "use": f"python -m autosam.{verb} --checkpoint {folder} {target}",
         }
         print_scores(scores, facts)
         summary = {"epochs": self.epoch, "seconds": round(seconds, 1), "trainable": trainable,

@@ -20,8 +20,8 @@ from autosam.models.sam import Sam
 from autosam.prompted import Prompted, mask_logits
 from autosam.types import Batch, Frame, ImageEmbedding
 
-AT_ONCE = 16
-"""Objects segmented together: each takes a picture's worth of memory."""
+AT_ONCE = 1 << 24
+"""Pixels of the objects segmented together: each takes a picture's worth of memory."""
 
 
 def filled_box(mask: np.ndarray) -> np.ndarray:
@@ -43,7 +43,10 @@ def ellipse_in_box(mask: np.ndarray) -> np.ndarray:
 
 def random_decoder(sam: Sam) -> Sam:
     """The same SAM with a mask decoder of random weights: what an untrained one would score."""
-    other = copy.deepcopy(sam)
+    other = copy.copy(cast(nn.Module, sam))
+    # The rest is shared: the image encoder may take gigabytes.
+    other._modules = dict(other._modules)
+    other.mask_decoder = copy.deepcopy(sam.mask_decoder)
 
     def forget(module: nn.Module) -> None:
         if hasattr(module, "reset_parameters"):
@@ -55,7 +58,7 @@ def random_decoder(sam: Sam) -> Sam:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         other.mask_decoder.apply(forget)
-    return other
+    return cast(Sam, other)
 
 
 class ZeroShot:
@@ -72,7 +75,7 @@ class ZeroShot:
         self.rows: list[dict[str, float | str | int]] = []
         """One per object and kind of prompt: image, class, object, prompt, iou."""
         self.dices: dict[str, list[float]] = {}
-        """Per kind of prompt, one for each picture and class: Dice of all its objects together."""
+        """Per kind of prompt, for each picture and class with objects: Dice of all of them."""
 
     @torch.no_grad()
     def add(
@@ -93,13 +96,12 @@ class ZeroShot:
         embedding = sam.encode(batch.images, batch.image_valid)
         seed = zlib.crc32(name.encode())
         for k in range(1, int(label.max(initial=0)) + 1):
-            masks = objects_of(label == k)
-            if not masks:
-                continue
+            parts, numbers = objects_of(label == k)
+            count = max(1, min(16, AT_ONCE // label.size))
             rng = np.random.default_rng([self.seed, seed, k])
             union: dict[str, np.ndarray] = {}
-            for start in range(0, len(masks), AT_ONCE):
-                part = np.stack(masks[start : start + AT_ONCE])
+            for start in range(0, len(numbers), count):
+                part = np.stack([parts == n for n in numbers[start : start + count]])
                 for prompt, found in self._segment(part, embedding, frame, rng, device).items():
                     for i, (ours, mask) in enumerate(zip(found, part, strict=True)):
                         self.rows.append({"image": name, "class": k, "object": start + i,

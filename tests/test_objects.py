@@ -38,6 +38,29 @@ def test_objects_of_a_class_are_united_and_a_class_without_any_is_absent() -> No
     assert logits.grad.tolist() == [[[1, 0]], [[0, 1]], [[1, 1]]]
 
 
+def test_logits_below_those_of_an_absent_class_still_learn() -> None:
+    logits = torch.tensor([[[-25.0]]], requires_grad=True)
+    one = ObjectPrompts(images=torch.tensor([0]), classes=torch.tensor([0]))
+    merged = merge_objects(logits, one, batch=1, classes=1)
+    assert merged.item() == -25
+    merged.sum().backward()
+    assert logits.grad.item() == 1
+
+
+@pytest.mark.parametrize("run", ["decoder-box", "decoder-points"])
+def test_a_batch_without_any_object_trains(tiny_file: Path, run: str) -> None:
+    """Every trainable parameter gets a gradient, of zero."""
+    segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}")).train()
+    batch = make_batch(segmenter.frame)
+    batch.prompts = batch.prompts.part(0, 0)
+    logits = segmenter(batch)
+    assert (logits == ABSENT).all()
+    logits.mean().backward()
+    for parameter in segmenter.parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad
+        assert parameter.grad is None or not parameter.grad.any()
+
+
 @pytest.mark.parametrize("multimask", ["single", "best", "true", "mean"])
 @pytest.mark.parametrize("run", ["decoder-box", "decoder-points"])
 def test_the_prompt_decides_where_the_mask_is(tiny_file: Path, run: str, multimask: str) -> None:

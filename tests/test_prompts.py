@@ -32,12 +32,11 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_objects_are_connected_parts_without_specks() -> None:
     whole = mask(slice(0, 20), slice(0, 20), 64) | mask(slice(30, 40), slice(30, 40), 64)
-    found = objects_of(whole | mask(slice(60, 61), slice(60, 61), 64))
-    assert [int(part.sum()) for part in found] == [400, 100]
-    assert (found[0] | found[1]).sum() == whole.sum()
-    assert objects_of(np.zeros((8, 8), bool)) == []
-    diagonal = np.eye(6, dtype=bool)
-    assert len(objects_of(diagonal)) == 1
+    parts, numbers = objects_of(whole | mask(slice(60, 63), slice(60, 63), 64))
+    assert [int((parts == n).sum()) for n in numbers] == [400, 100]
+    assert np.array_equal(np.isin(parts, numbers), whole)
+    assert objects_of(np.zeros((8, 8), bool))[1] == []
+    assert len(objects_of(np.eye(12, dtype=bool))[1]) == 1
 
 
 def test_boxes_end_at_the_last_pixel() -> None:
@@ -89,6 +88,14 @@ def test_an_object_too_small_for_its_points_gets_them_all_the_same() -> None:
     assert {tuple(p) for p in points} == {(3.0, 3.0), (4.0, 3.0)}
 
 
+def test_narrow_room_still_gives_different_points() -> None:
+    y, x = np.ogrid[:64, :64]
+    disc = (x - 32) ** 2 + (y - 32) ** 2 <= 20**2
+    for seed in range(50):
+        points = points_from_mask(disc, rng(seed), 3, erosion=0.9)
+        assert len({tuple(p) for p in points}) == 3
+
+
 def test_negative_points_lie_near_the_object_on_the_background() -> None:
     object_, other = mask(slice(10, 20), slice(10, 20)), mask(slice(10, 20), slice(22, 26))
     drawn = points_around(object_, object_ | other, rng(), 30, PromptConfig())
@@ -138,6 +145,16 @@ def test_training_prompts_some_objects_and_forgets_the_others() -> None:
         assert (label[y, x] > 0).all()
         assert prompts.masks.sum() * 4 == (label > 0).sum()
     assert sizes == {36, 72, 128}
+
+
+def test_specks_are_no_target_of_a_prompted_training() -> None:
+    label = LABEL.copy()
+    label[22:24, 28:31] = 1  # six pixels
+    prompts, kept = draw_prompts(
+        label, Frame(32, 32, 16, prompts="box"), PromptConfig(), rng(), True
+    )
+    assert len(prompts) == 3
+    assert np.array_equal(kept, LABEL)
 
 
 def test_a_picture_without_objects_has_no_prompts() -> None:

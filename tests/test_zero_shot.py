@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, build_tiny
+from PIL import Image
 
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
@@ -113,19 +114,23 @@ def test_the_command(tiny_file: Path, folders: Path, tmp_path: Path, capsys) -> 
     config.checkpoint, config.output = "runs/x", None
     with pytest.raises(ConfigError, match="leave --checkpoint out"):
         evaluate(config)
+    with pytest.raises(ConfigError, match="only for --zero-shot"):
+        evaluate(EvaluateConfig("runs/x", sam="vit_b"))
+
+
+def test_two_folders_are_scored_as_a_whole(tiny_file: Path, folders: Path, capsys) -> None:
+    config = EvaluateConfig(zero_shot=True, sam="tiny", sam_checkpoint=str(tiny_file))
+    config.data.images = str(folders / "train" / "images")
+    config.data.masks = str(folders / "train" / "masks")
+    evaluate(config)
+    assert "6 images, 6 objects" in capsys.readouterr().out
 
 
 def test_a_data_set_without_objects_is_an_error(tiny_file: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
-    for kind in ("images", "masks"):
-        (tmp_path / "test" / kind).mkdir(parents=True)
-    (tmp_path / "train").symlink_to(tmp_path / "test")
-    (tmp_path / "validation").symlink_to(tmp_path / "test")
-    Image.new("RGB", (20, 20)).save(tmp_path / "test" / "images" / "a.png")
-    Image.new("L", (20, 20)).save(tmp_path / "test" / "masks" / "a.png")
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        (tmp_path / kind).mkdir()
+        Image.new(mode, (20, 20)).save(tmp_path / kind / "a.png")
     config = EvaluateConfig(zero_shot=True, sam="tiny", sam_checkpoint=str(tiny_file))
-    config.data.images = str(tmp_path / "test" / "images")
-    config.data.masks = str(tmp_path / "test" / "masks")
-    with pytest.raises(DataError):
+    config.data.images, config.data.masks = str(tmp_path / "images"), str(tmp_path / "masks")
+    with pytest.raises(DataError, match="every mask is empty"):
         evaluate(config)

@@ -6,6 +6,8 @@ pixel centres (SAM adds the half pixel itself).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import torch
@@ -15,19 +17,24 @@ from autosam.config import PromptConfig
 from autosam.data.geometry import pad
 from autosam.types import Frame, ObjectPrompts
 
-SPECK = 0.005
-"""Parts of a class smaller than this share of its largest in the picture are not prompted."""
+SPECK = 10
+"""Connected parts of fewer pixels are crumbs of drawing or compression: they are not prompted."""
 
 
-def objects_of(mask: np.ndarray) -> list[np.ndarray]:
-    """Connected parts of a mask, largest first, each bool H x W.
+def objects_of(mask: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Number the connected parts of a mask, leaving out those below `SPECK` pixels.
 
-    Parts smaller than `SPECK` of the largest are left out.
+    Args:
+        mask: bool H x W.
+
+    Returns:
+        int32 H x W with a number for each part, and the numbers, largest part first. (Not a mask
+        for each: a picture may hold a thousand objects.)
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    order = 1 + np.argsort(-areas, kind="stable")
-    return [labels == i for i in order if areas[i - 1] >= SPECK * areas.max()] if count > 1 else []
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[:, cv2.CC_STAT_AREA]
+    order = 1 + np.argsort(-areas[1:], kind="stable")
+    return parts, [int(i) for i in order if areas[i] >= SPECK]
 
 
 def box_from_mask(
@@ -87,11 +94,11 @@ def points_from_mask(
     free = places
     while len(chosen) < count:
         free = free[np.linalg.norm(free - chosen[-1], axis=1) >= distance]
-        if len(free) == 0:
+        while len(free) == 0:
             distance = distance / 2 if distance > 0.5 else 0.0
             nearest = np.min([np.linalg.norm(places - p, axis=1) for p in chosen], axis=0)
             free = places[nearest >= distance]
-        chosen.append(free[rng.integers(len(free))] if len(free) else chosen[-1])
+        chosen.append(free[rng.integers(len(free))])
     return np.stack(chosen)
 
 
@@ -157,14 +164,20 @@ def draw_prompts(
     Returns:
         The prompts, and the label with background in place of the objects that were not drawn.
     """
-    found = [
-        (k, part)
-        for k in range(1, int(label.max(initial=0)) + 1)
-        for part in objects_of(label == k)
-    ]
-    if train and len(found) > prompt.objects:
-        found = [found[i] for i in rng.permutation(len(found))[: prompt.objects]]
-        label = label * np.any([part for _, part in found], axis=0)
+    numbered = {k: objects_of(label == k) for k in range(1, int(label.max(initial=0)) + 1)}
+    found = [(k, number) for k, (_, numbers) in numbered.items() for number in numbers]
+    if train:
+        if len(found) > prompt.objects:
+            found = [found[i] for i in rng.permutation(len(found))[: prompt.objects]]
+        kept = np.zeros(label.shape, bool)
+        for k, (parts, _) in numbered.items():
+            kept |= np.isin(parts, [number for of, number in found if of == k])
+        label = label * kept
+
+    def masks() -> Iterator[np.ndarray]:
+        for k, number in found:
+            yield numbered[k][0] == number
+
     count = len(found)
     drawn = ObjectPrompts(
         images=torch.zeros(count, dtype=torch.int64),
@@ -172,21 +185,21 @@ def draw_prompts(
     )
     if frame.prompts == "box":
         jitter = (prompt.box_jitter, prompt.box_pixels) if train else (0.0, 0.0)
-        boxes = [box_from_mask(part, rng, *jitter) for _, part in found]
+        boxes = [box_from_mask(mask, rng, *jitter) for mask in masks()]
         drawn.boxes = torch.tensor(np.array(boxes, dtype=np.float32)).view(count, 4)
     else:
         points = []
-        for _, part in found:
-            on = points_from_mask(part, rng, prompt.points, prompt.erosion, prompt.spacing)
+        for mask in masks():
+            on = points_from_mask(mask, rng, prompt.points, prompt.erosion, prompt.spacing)
             if prompt.negative_points:
-                beside = points_around(part, label > 0, rng, prompt.negative_points, prompt)
+                beside = points_around(mask, label > 0, rng, prompt.negative_points, prompt)
                 on = np.concatenate([on, beside])
             points.append(on)
         total = prompt.points + prompt.negative_points
         drawn.points = torch.tensor(np.array(points, dtype=np.float32)).view(count, total, 2)
         drawn.labels = (torch.arange(total) < prompt.points).long().expand(count, -1)
     if train and prompt.multimask == "true":
-        squares = np.array([pad(part, frame.image_size) for _, part in found], dtype=np.float32)
-        masks = torch.from_numpy(squares.reshape(count, 1, frame.image_size, frame.image_size))
-        drawn.masks = F.avg_pool2d(masks, frame.image_size // frame.mask_size)[:, 0]
+        squares = np.array([pad(mask, frame.image_size) for mask in masks()], dtype=np.float32)
+        whole = torch.from_numpy(squares.reshape(count, 1, frame.image_size, frame.image_size))
+        drawn.masks = F.avg_pool2d(whole, frame.image_size // frame.mask_size)[:, 0]
     return drawn, label

@@ -47,7 +47,10 @@ def merge_objects(logits: Tensor, prompts: ObjectPrompts, batch: int, classes: i
         float B x K x m x m; `ABSENT` where a class has no object.
     """
     size = logits.shape[-2:]
-    absent = logits.new_full((1, *size), ABSENT)
+    absent = logits.new_full(size, ABSENT)
     slot = prompts.images * classes + prompts.classes
-    merged = [torch.cat([absent, logits[slot == i]]).amax(0) for i in range(batch * classes)]
+    merged = []
+    for i in range(batch * classes):
+        own = logits[slot == i]
+        merged.append(own.amax(0) if len(own) else absent)
     return torch.stack(merged).view(batch, classes, *size)

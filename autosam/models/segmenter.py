@@ -179,7 +179,12 @@ class Segmenter(nn.Module):
                 if self.multimask == "single"
                 else choose_mask(logits, iou, self.multimask, part.masks)
             )
-        return merge_objects(torch.cat(masks), prompts, len(embedding), self.num_classes)
+        merged = merge_objects(torch.cat(masks), prompts, len(embedding), self.num_classes)
+        if len(prompts) == 0 and torch.is_grad_enabled():
+            # Nothing was prompted, so nothing would get a gradient, for which other processes wait.
+            idle, _ = self.sam.decode(embedding, self.sam.no_prompt(len(embedding)))
+            merged = merged + 0 * idle.mean()
+        return merged
 
 
 def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segmenter:

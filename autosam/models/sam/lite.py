@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import timm
+import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
@@ -17,9 +18,14 @@ from torch.nn import functional as F
 
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.meta import SegmentAnything
+from autosam.types import Prompt
 
 WIDTH = 128
 STRIDE = 8
+STRENGTH = 5.0
+"""Logit of a drawn box; a drawn point counts twice."""
+RADIUS = 5.0
+"""Of a drawn point, pixels of the S x S square."""
 
 
 class LiteEncoder(nn.Module):
@@ -56,10 +62,66 @@ class LiteEncoder(nn.Module):
         return self.mix(fine), (self.finer[0](quarter), self.finer[1](half))
 
 
-def build_lite(spec: SamSpec) -> SegmentAnything:
+class Lite(SegmentAnything):
+    """SAM's anatomy, with one addition: what boxes and points say is drawn into the mask prompt
+    too.
+
+    A transformer of two layers is slow to learn which cells lie between two corner tokens; drawn,
+    a prompt is where it belongs from the first step. (Clicks as discs in an input map: Sofiiuk et
+    al. 2021, arXiv 2102.06583.)
+    """
+
+    def embed(
+        self,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        image_index: Tensor | None = None,
+    ) -> Prompt:
+        """See `SegmentAnything.embed`."""
+        if points is not None or boxes is not None:
+            masks = self.draw(points, boxes, masks)
+        return super().embed(points, boxes, masks, image_index)
+
+    def draw(
+        self,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+    ) -> Tensor:
+        """Boxes (filled) and points (discs) over masks, as logits.
+
+        Args:
+            points, boxes, masks: as in `embed`.
+
+        Returns:
+            float32 P x 1 x 4h x 4w.
+        """
+        given = boxes if boxes is not None else cast("tuple[Tensor, Tensor]", points)[0]
+        size = 4 * self.grid[0]
+        step = self.spec.image_size / size
+        centres = (torch.arange(size, device=given.device) + 0.5) * step - 0.5
+        drawn = given.new_zeros(len(given), size, size) if masks is None else masks[:, 0].float()
+        if boxes is not None:
+            x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
+            # A cell is in the box when its centre is, half a pixel of the edge included.
+            columns = (centres >= x0 - 0.5) & (centres <= x1 + 0.5)
+            rows = (centres >= y0 - 0.5) & (centres <= y1 + 0.5)
+            inside = rows[:, :, None] & columns[:, None, :]
+            drawn = torch.where(inside, drawn + STRENGTH, drawn - STRENGTH)
+        if points is not None:
+            for place, label in zip(points[0].unbind(1), points[1].unbind(1), strict=True):
+                x, y = place[:, :1], place[:, 1:]
+                near = (centres - y)[:, :, None] ** 2 + (centres - x)[:, None, :] ** 2 <= RADIUS**2
+                value = torch.where(label == 1, 2 * STRENGTH, -2 * STRENGTH)[:, None, None]
+                drawn = torch.where(near, value, drawn)
+        return drawn[:, None]
+
+
+def build_lite(spec: SamSpec) -> Lite:
     """`lite` with random weights."""
     grid = (spec.image_size // STRIDE, spec.image_size // STRIDE)
-    return SegmentAnything(
+    return Lite(
         spec,
         LiteEncoder(),
         PromptEncoder(
