@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from autosam.data.drawing import FAMILIES, TEXTURES, noise_field, rasterise
+from autosam.data.photos import PHOTOS, load_photos, photo_texture
 from autosam.data.scenes import (
     MIN_VISIBLE_AREA,
     Scene,
@@ -70,7 +71,7 @@ def test_object_counts(areas: list[np.ndarray]) -> None:
 
 def test_sizes_cover_the_range(areas: list[np.ndarray]) -> None:
     share = np.concatenate(areas) / 256**2
-    assert (share < 0.004).mean() >= 0.15  # small: side under 16 px
+    assert (share < 0.004).mean() >= 0.1  # small: side under 16 px
     assert ((share > 0.01) & (share < 0.1)).mean() >= 0.2
     assert (share > 0.1).mean() >= 0.05
     assert share.max() >= 0.35
@@ -145,3 +146,23 @@ def test_noise_is_smooth_at_its_cell_size() -> None:
     assert np.abs(np.diff(field, axis=0)).max() < 0.2
     assert field.min() == pytest.approx(0, abs=1e-5)
     assert field.max() == pytest.approx(1, abs=1e-5)
+
+
+def test_photographs_lend_their_textures() -> None:
+    photos = load_photos()
+    assert len(photos) == len(PHOTOS)
+    for photo in photos:
+        assert photo.dtype == np.float32
+        assert photo.shape[2] == 3
+        assert 0 <= photo.min() < photo.max() <= 1
+    for i in range(40):
+        shape = (3 + 11 * i, 300 - 7 * i)
+        piece = photo_texture(np.random.default_rng(i), photos, shape)
+        assert piece.shape == (*shape, 3)
+        assert piece.dtype == np.float32
+        assert 0 <= piece.min() <= piece.max() <= 1
+    plain = draw_scene(np.random.default_rng([3, 1]))
+    with_photos = [draw_scene(np.random.default_rng([3, i]), 256, photos) for i in range(8)]
+    assert any(not np.array_equal(s.image, plain.image) for s in with_photos)
+    again = draw_scene(np.random.default_rng([3, 7]), 256, photos)
+    assert np.array_equal(again.image, with_photos[7].image)
