@@ -31,6 +31,7 @@ from autosam.data.photos import load_photos
 from autosam.data.scenes import draw_scene
 from autosam.errors import ConfigError
 from autosam.models.backbone import load_bundled_lite0
+from autosam.models.objects import iou_of
 from autosam.models.pixels import normalise
 from autosam.models.sam import SAMS
 from autosam.models.sam.lite import LiteEncoder
@@ -38,7 +39,6 @@ from autosam.models.sam.meta import SegmentAnything
 from autosam.optim import parameter_groups, warmup_cosine
 from autosam.prompted import (
     correct,
-    iou_of,
     prompt_with_boxes,
     prompt_with_points,
     score,

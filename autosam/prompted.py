@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
+from autosam.models.objects import iou_of
 from autosam.models.sam import Sam
 from autosam.types import ImageEmbedding, Prompt
 
@@ -42,12 +43,6 @@ class Prompted:
         if self.points is not None and self.labels is not None:
             points = (self.points.to(device), self.labels.to(device))
         return sam.embed(points, on(self.boxes), on(self.low), self.image_index.to(device))
-
-
-def iou_of(predicted: Tensor, truth: Tensor) -> Tensor:
-    """IoU over the last two axes of bool tensors; 1 where both are empty."""
-    both, either = (predicted & truth).sum((-2, -1)), (predicted | truth).sum((-2, -1))
-    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
 
 
 def prompt_with_boxes(

@@ -11,6 +11,12 @@ ABSENT = -20.0
 """Logit where no object of a class was prompted."""
 
 
+def iou_of(predicted: Tensor, truth: Tensor) -> Tensor:
+    """IoU over the last two axes of bool tensors; 1 where both are empty."""
+    both, either = (predicted & truth).sum((-2, -1)), (predicted | truth).sum((-2, -1))
+    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
+
+
 def choose_mask(logits: Tensor, iou: Tensor, how: str, truth: Tensor | None = None) -> Tensor:
     """One mask per prompt out of SAM's three.
 
@@ -28,9 +34,7 @@ def choose_mask(logits: Tensor, iou: Tensor, how: str, truth: Tensor | None = No
         return logits.mean(1)
     quality = iou
     if how == "true" and truth is not None:
-        predicted, wanted = logits > 0, (truth > 0.5)[:, None]
-        both, either = (predicted & wanted).sum((2, 3)), (predicted | wanted).sum((2, 3))
-        quality = both / either.clamp(min=1)
+        quality = iou_of(logits > 0, (truth > 0.5)[:, None])
     return logits[torch.arange(len(logits), device=logits.device), quality.argmax(1)]
 
 
