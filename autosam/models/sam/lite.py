@@ -11,13 +11,12 @@ from typing import Any, cast
 
 import timm
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosam.models.sam.base import SamSpec
-from autosam.models.sam.meta import SegmentAnything
+from autosam.models.sam.meta import SegmentAnything, prompt_parts
 from autosam.types import Prompt
 
 WIDTH = 128
@@ -120,21 +119,8 @@ class Lite(SegmentAnything):
 
 def build_lite(spec: SamSpec) -> Lite:
     """`lite` with random weights."""
-    grid = (spec.image_size // STRIDE, spec.image_size // STRIDE)
     return Lite(
         spec,
         LiteEncoder(),
-        PromptEncoder(
-            embed_dim=WIDTH,
-            image_embedding_size=grid,
-            input_image_size=(spec.image_size, spec.image_size),
-            mask_in_chans=16,
-        ),
-        MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=512, num_heads=4),
-            transformer_dim=WIDTH,
-            iou_head_depth=3,
-            iou_head_hidden_dim=WIDTH,
-        ),
+        *prompt_parts(spec, WIDTH, STRIDE, mlp_dim=512, num_heads=4),
     )

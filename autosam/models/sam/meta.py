@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from segment_anything import sam_model_registry
-from segment_anything.modeling import MaskDecoder, PromptEncoder
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from autosam.models.pixels import normalise
@@ -124,6 +124,35 @@ class SegmentAnything(nn.Module):
         )
         logits = torch.einsum("pmc,pchw->pmhw", hyper, upscaled)
         return logits, decoder.iou_prediction_head(hidden[:, 0])
+
+
+def prompt_parts(
+    spec: SamSpec, width: int, stride: int, mlp_dim: int, num_heads: int
+) -> tuple[PromptEncoder, MaskDecoder]:
+    """SAM's prompt encoder and mask decoder for an image encoder of another make, random weights.
+
+    Args:
+        spec: supplies S.
+        width: C.
+        stride: of the image embedding, pixels.
+        mlp_dim, num_heads: of the decoder's transformer.
+    """
+    prompt_encoder = PromptEncoder(
+        embed_dim=width,
+        image_embedding_size=(spec.image_size // stride, spec.image_size // stride),
+        input_image_size=(spec.image_size, spec.image_size),
+        mask_in_chans=16,
+    )
+    mask_decoder = MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=TwoWayTransformer(
+            depth=2, embedding_dim=width, mlp_dim=mlp_dim, num_heads=num_heads
+        ),
+        transformer_dim=width,
+        iou_head_depth=3,
+        iou_head_hidden_dim=width,
+    )
+    return prompt_encoder, mask_decoder
 
 
 def build_meta(spec: SamSpec, variant: str = "") -> SegmentAnything:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 
 from autosam.models.sam.base import SamSpec
-from autosam.models.sam.meta import SegmentAnything
+from autosam.models.sam.meta import SegmentAnything, prompt_parts
 
 WIDTH = 256
 STRIDE = 16
@@ -96,21 +95,8 @@ def build_mobile(
     windows: tuple[int, ...] = (7, 7, 14, 7),
 ) -> SegmentAnything:
     """MobileSAM with random weights; the defaults are TinyViT-5M, other sizes are for tests."""
-    grid = (spec.image_size // STRIDE, spec.image_size // STRIDE)
     return SegmentAnything(
         spec,
         MobileEncoder(dims, depths, heads, windows),
-        PromptEncoder(
-            embed_dim=WIDTH,
-            image_embedding_size=grid,
-            input_image_size=(spec.image_size, spec.image_size),
-            mask_in_chans=16,
-        ),
-        MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2048, num_heads=8),
-            transformer_dim=WIDTH,
-            iou_head_depth=3,
-            iou_head_hidden_dim=WIDTH,
-        ),
+        *prompt_parts(spec, WIDTH, STRIDE, mlp_dim=2048, num_heads=8),
     )
