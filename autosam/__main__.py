@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-VERBS = ("train", "evaluate", "predict", "pretrain", "weights")
+VERBS = ("train", "evaluate", "predict", "pretrain", "weights", "embeddings")
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 from autosam.command import from_dict, to_dict
 from autosam.config import Config
 from autosam.errors import CheckpointError
-from autosam.models.loading import file_hash, read_weights
-from autosam.models.sam import sam_weights
+from autosam.models.loading import read_weights
+from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.segmenter import Segmenter, build_segmenter
 
 FORMAT = 1
@@ -60,21 +60,10 @@ def save(path: Path, segmenter: Segmenter, config: Config, **facts: Any) -> None
     """
     sam = None
     if segmenter.sam is not None:
-        sam = {"name": config.sam, "sha256": sam_hash(config)}
+        sam = {"name": config.sam, "sha256": sam_hash(config.sam, config.sam_checkpoint)}
     header = {"format": FORMAT, "config": to_dict(config), "sam": sam, **facts}
     tensors = {k: v.contiguous().cpu() for k, v in segmenter.trainable_state().items()}
     write_atomically(path, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)}))
-
-
-_hashes: dict[Path, str] = {}
-
-
-def sam_hash(config: Config) -> str:
-    """SHA-256 of the SAM weights that a config names; read once per file and process."""
-    path = sam_weights(config.sam, config.sam_checkpoint)
-    if path not in _hashes:
-        _hashes[path] = file_hash(path)
-    return _hashes[path]
 
 
 def find(path: str | Path) -> Path:
@@ -199,11 +188,12 @@ def initialise(segmenter: Segmenter, config: Config, path: str | Path) -> int:
 
 
 def _require_same_sam(file: Path, header: dict[str, Any], config: Config) -> None:
-    if header["sam"]["sha256"] != sam_hash(config):
+    digest = sam_hash(config.sam, config.sam_checkpoint)
+    if header["sam"]["sha256"] != digest:
         found = sam_weights(config.sam, config.sam_checkpoint)
         raise CheckpointError(
             f"{file}: trained with other weights of SAM {header['sam']['name']} (SHA-256 "
-            f"{header['sam']['sha256'][:12]}...) than {found} ({sam_hash(config)[:12]}...). Pass "
+            f"{header['sam']['sha256'][:12]}...) than {found} ({digest[:12]}...). Pass "
             "the right file as --sam_checkpoint."
         )
 

@@ -130,7 +130,7 @@ class PromptConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the loss parts, all taken inside the valid region at the logits' resolution."""
+    """Weights of the loss parts, all taken inside the valid region."""
 
     bce: float = 1.0
     """Cross entropy: binary for one class or independent ones, over classes and background for
@@ -139,6 +139,27 @@ class LossConfig:
     """Focal loss (gamma 2) on each class."""
     dice: float = 1.0
     """Soft Dice loss."""
+    resolution: Literal["low", "full"] = "low"
+    """Where the loss is taken. low: at the logits' own size, a quarter of SAM's input (truth as the
+    share of each cell that is covered). full: at the size of SAM's input, logits interpolated:
+    sixteen times the cells."""
+
+
+@dataclass
+class CacheConfig:
+    """Image embeddings computed once and kept on disk, so that training costs no image encoder."""
+
+    views: int | None = None
+    """V: geometric views of each training image whose embeddings are cached, the picture as it is
+    among them; one is drawn at each visit. Colours then change in the prompt generator's view only.
+    0: no cache, every visit encodes an augmented picture of its own. Unset: 4 for SAMs of 1024 px,
+    0 for smaller ones."""
+    dtype: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
+    """How embeddings are kept. fp32 also computes them in float32."""
+    dir: str | None = None
+    """Folder of the caches; unset: `embeddings` in the folder of downloaded weights."""
+    max_gb: float = 100.0
+    """Most that the caches in that folder may take up together, 10^9 bytes."""
 
 
 @dataclass
@@ -205,6 +226,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -229,6 +251,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "loss.bce": (0, math.inf),
     "loss.focal": (0, math.inf),
     "loss.dice": (0, math.inf),
+    "cache.views": (0, 1000),
+    "cache.max_gb": (0, math.inf),
     "train.epochs": (1, math.inf),
     "train.batch_size": (1, math.inf),
     "train.accumulate": (1, math.inf),

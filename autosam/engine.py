@@ -18,15 +18,11 @@ from autosam.errors import TrainingError
 from autosam.losses import SegmentationLoss
 from autosam.metrics import predict_label, score
 from autosam.models.segmenter import Segmenter
+from autosam.precision import half_precision
 from autosam.types import Batch
 
 OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
-
-
-def half_precision(device: torch.device, enabled: bool) -> torch.autocast:
-    """Autocast to bfloat16, or nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def train_one_epoch(

@@ -1,4 +1,4 @@
-"""Losses, taken inside the valid region at the logits' resolution."""
+"""Losses, taken inside the valid region at the targets' resolution."""
 
 from __future__ import annotations
 
@@ -48,14 +48,16 @@ class SegmentationLoss(torch.nn.Module):
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            logits: float B x K x m x m.
-            targets: float B x K x m x m in [0, 1].
-            weights: float B x 1 x m x m, 0 on padding.
+            logits: float B x K x m x m; interpolated where the targets are of another size.
+            targets: float B x K x m' x m' in [0, 1].
+            weights: float B x 1 x m' x m', 0 on padding.
 
         Returns:
             Each part that has a weight (unweighted), and `loss`, their weighted sum; scalars.
         """
         logits = logits.float()
+        if logits.shape[-2:] != targets.shape[-2:]:
+            logits = F.interpolate(logits, targets.shape[-2:], mode="bilinear")
         parts: dict[str, Tensor] = {}
         if self.config.bce:
             parts["bce"] = _mean(self._cross_entropy(logits, targets), weights)

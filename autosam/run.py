@@ -53,15 +53,21 @@ class Data:
     test: PairDataset
 
 
+def worker_count(wanted: int | None, processes: int) -> int:
+    """Processes that read images for each of `processes` that compute."""
+    if wanted is not None:
+        return wanted
+    # Two cores are left to the computation where there is no accelerator.
+    spare = (os.cpu_count() or 1) // processes - (0 if torch.cuda.is_available() else 2)
+    return max(0, min(8, spare))
+
+
 def make_loader(
     dataset: PairDataset, config: Config, processes: int, shuffle: bool
 ) -> tuple[DataLoader[Any], EpochSampler]:
     """A loader of batches and the sampler that orders it."""
     sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
-    workers = config.data.workers
-    if workers is None:  # leave two cores to the computation where there is no accelerator
-        spare = (os.cpu_count() or 1) // processes - (0 if torch.cuda.is_available() else 2)
-        workers = max(0, min(8, spare))
+    workers = worker_count(config.data.workers, processes)
     batch = config.train.batch_size
     loader = DataLoader(
         dataset,
@@ -71,6 +77,7 @@ def make_loader(
         collate_fn=Batch.collate,
         # The keys carry the epoch, so workers may live on.
         persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
         # BatchNorm cannot learn from one image, which a last batch might hold.
         drop_last=shuffle and len(dataset) >= 2 * batch * processes,
     )

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from autosam.command import to_dict
 from autosam.config import Config
+from autosam.models.sam import AbsentEncoder
 
 log = logging.getLogger("autosam")
 
@@ -106,8 +107,9 @@ def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """All and trainable parameters."""
+    """All and trainable parameters; those of an image encoder that was not loaded count too."""
     total = sum(p.numel() for p in module.parameters())
+    total += sum(m.left_out for m in module.modules() if isinstance(m, AbsentEncoder))
     return total, sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 

@@ -22,14 +22,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosam import checkpoint
 from autosam.command import from_dict, run_command
-from autosam.config import Config, DataConfig, check_settings
+from autosam.config import RUNS, Config, DataConfig, check_settings
 from autosam.data.augment import build_augment
 from autosam.data.check import check_split
 from autosam.data.dataset import PairDataset
 from autosam.data.sources import load_split
+from autosam.embeddings import use_cache, views_of
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.models.segmenter import build_segmenter
-from autosam.run import Data, Run, TrainResult
+from autosam.run import Data, Run, TrainResult, worker_count
 from autosam.tracking import log
 from autosam.types import Frame
 
@@ -61,11 +62,12 @@ def train(config: Config) -> TrainResult:
     if state is None:
         refuse_folder(folder, config)
     set_seed(config.train.seed)
-    segmenter = build_segmenter(config)
+    views = views_of(config)
+    segmenter = build_segmenter(config, encoder=views == 0)
     if config.init and state is None:
         count = checkpoint.initialise(segmenter, config, config.init)
         log.info("%d tensors taken from %s", count, config.init)
-    data = open_data(config, segmenter.frame)
+    data = open_data(config, segmenter.frame, views)
     if config.train.epochs is None:
         config.train = dataclasses.replace(config.train, epochs=default_epochs(len(data.train)))
     if main and state is None:
@@ -73,6 +75,12 @@ def train(config: Config) -> TrainResult:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
     accelerator.wait_for_everyone()
+    if views:
+        workers = worker_count(config.data.workers, accelerator.num_processes)
+        parts = {"validation": data.validation, "test": data.test}
+        if RUNS[config.run].trainable:
+            parts = {"train": data.train, **parts}
+        use_cache(config, parts, accelerator.device, workers)
     bf16 = config.train.precision == "bf16" or (
         config.train.precision == "auto"
         and torch.cuda.is_available()
@@ -166,8 +174,13 @@ def refuse_folder(folder: Path, config: Config) -> None:
             raise ConfigError(f"--output {folder}: holds {path}, which this run reads.")
 
 
-def open_data(config: Config, frame: Frame) -> Data:
+def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
     """Find, check and wrap the files; warnings go to the log.
+
+    Args:
+        config: the run.
+        frame: of its segmenter.
+        views: V of the training images, 0 for none; the others then have one.
 
     Raises:
         ConfigError, DataError: see `load_split` and `check_split`.
@@ -179,11 +192,17 @@ def open_data(config: Config, frame: Frame) -> Data:
         log.warning(warning)
     if report.empty == report.checked:
         raise DataError("Every mask is empty: there is nothing to learn.")
-    augment, seed = build_augment(config.augment), config.train.seed
+    if config.loss.resolution == "full":
+        frame = dataclasses.replace(frame, target_size=frame.image_size)
+    augment, seed, prompt = build_augment(config.augment), config.train.seed, config.prompt
+
+    def clean(part: str) -> PairDataset:
+        return PairDataset(split[part], frame, report.reading, None, seed, prompt, min(views, 1))
+
     return Data(
-        PairDataset(split["train"], frame, report.reading, augment, seed, config.prompt),
-        PairDataset(split["validation"], frame, report.reading, prompting=config.prompt),
-        PairDataset(split["test"], frame, report.reading, prompting=config.prompt),
+        PairDataset(split["train"], frame, report.reading, augment, seed, prompt, views),
+        clean("validation"),
+        clean("test"),
     )
 
 

@@ -8,6 +8,7 @@ loss (4h x 4w), H x W an image's own size.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +33,9 @@ class Frame:
     """Whether SAM's image encoder takes part, so that the SAM view must be made."""
     prompts: Literal["box", "points"] | None = None
     """Which prompts the segmenter wants from the true mask, if any."""
+    target_size: int | None = None
+    """m of the targets, where the loss is not taken at the logits' own size; divides
+    `image_size`."""
 
 
 @dataclass
@@ -63,9 +67,9 @@ class ObjectPrompts:
         """The objects from `start` to `stop`."""
         return ObjectPrompts(**{k: v[start:stop] for k, v in self.tensors().items()})
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> ObjectPrompts:
-        """Move every tensor to `device`."""
-        return ObjectPrompts(**{k: v.to(device, **kwargs) for k, v in self.tensors().items()})
+    def map(self, function: Callable[[Tensor], Tensor]) -> ObjectPrompts:
+        """`function` applied to every tensor."""
+        return ObjectPrompts(**{k: function(v) for k, v in self.tensors().items()})
 
     @classmethod
     def cat(cls, parts: list[ObjectPrompts]) -> ObjectPrompts:
@@ -80,6 +84,39 @@ class ObjectPrompts:
 
 
 @dataclass
+class ImageEmbedding:
+    """What the image encoder emits."""
+
+    features: Tensor
+    """float B x C x h x w."""
+    finer: tuple[Tensor, ...] = ()
+    """What the mask decoder adds while it upscales, in the order of use: float B x C/4 x 2h x 2w
+    and B x C/8 x 4h x 4w. Empty for SAMs without such levels."""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def levels(self) -> tuple[Tensor, ...]:
+        """All tensors, the features first."""
+        return (self.features, *self.finer)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ImageEmbedding:
+        """`function` applied to every level."""
+        return ImageEmbedding(function(self.features), tuple(map(function, self.finer)))
+
+    def part(self, i: int) -> ImageEmbedding:
+        """The embedding of image i, B = 1."""
+        return self.map(lambda level: level[i : i + 1])
+
+    @classmethod
+    def cat(cls, parts: list[ImageEmbedding]) -> ImageEmbedding:
+        """Embeddings of several batches as one."""
+        features, *finer = map(torch.cat, zip(*(part.levels for part in parts), strict=True))
+        return cls(features, tuple(finer))
+
+
+@dataclass
 class Sample:
     """One image (and its truth) in a segmenter's frame."""
 
@@ -89,7 +126,8 @@ class Sample:
     view_valid: tuple[int, int]
     """Rows and columns of `view` that hold picture."""
     image: Tensor | None
-    """uint8 3 x S x S RGB, zero outside the valid region; None where no SAM takes part."""
+    """uint8 3 x S x S RGB, zero outside the valid region; None where no SAM takes part, or its
+    embedding is there already."""
     image_valid: tuple[int, int]
     """Rows and columns of the S x S square that hold picture."""
     size: tuple[int, int]
@@ -103,6 +141,8 @@ class Sample:
     where augmentation has changed the picture."""
     prompts: ObjectPrompts | None = None
     """Of the objects in `target`, where the frame asks for prompts."""
+    embedding: ImageEmbedding | None = None
+    """Of the S x S view, B = 1, where it comes from a cache."""
 
 
 @dataclass
@@ -121,18 +161,29 @@ class Batch:
     weights: Tensor | None = None
     labels: list[np.ndarray | None] = field(default_factory=list)
     prompts: ObjectPrompts | None = None
+    embedding: ImageEmbedding | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """`function` applied to every tensor."""
+        changed: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                changed[f.name] = function(value)
+            elif isinstance(value, ObjectPrompts | ImageEmbedding):
+                changed[f.name] = value.map(function)
+        return dataclasses.replace(self, **changed)
+
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
         """Move every tensor to `device` (accelerate calls this)."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, **kwargs)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor | ObjectPrompts)
-        }
-        return dataclasses.replace(self, **moved)
+        return self.map(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self) -> Batch:
+        """For copies to a GPU that wait for nothing (the loader calls this)."""
+        return self.map(Tensor.pin_memory)
 
     @classmethod
     def collate(cls, samples: list[Sample]) -> Batch:
@@ -143,6 +194,7 @@ class Batch:
             return None if values[0] is None else torch.stack(values)
 
         prompts: list[Any] = [s.prompts for s in samples]
+        embeddings: list[Any] = [s.embedding for s in samples]
         return cls(
             names=[s.name for s in samples],
             views=torch.stack([s.view for s in samples]),
@@ -154,29 +206,7 @@ class Batch:
             weights=stack("weight"),
             labels=[s.label for s in samples],
             prompts=None if None in prompts else ObjectPrompts.cat(prompts),
-        )
-
-
-@dataclass
-class ImageEmbedding:
-    """What the image encoder emits."""
-
-    features: Tensor
-    """float B x C x h x w."""
-    finer: tuple[Tensor, ...] = ()
-    """What the mask decoder adds while it upscales, in the order of use: float B x C/4 x 2h x 2w
-    and B x C/8 x 4h x 4w. Empty for SAMs without such levels."""
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    @classmethod
-    def cat(cls, parts: list[ImageEmbedding]) -> ImageEmbedding:
-        """Embeddings of several batches as one."""
-        levels = zip(*(part.finer for part in parts), strict=True)
-        return cls(
-            torch.cat([part.features for part in parts]),
-            tuple(torch.cat(level) for level in levels),
+            embedding=None if None in embeddings else ImageEmbedding.cat(embeddings),
         )
 
 

@@ -17,35 +17,31 @@ from segment_anything.modeling import (
     PromptEncoder,
     TwoWayTransformer,
 )
+from segment_anything.modeling import Sam as ReferenceSam
 from torch import nn
 
 from autosam.command import parse
 from autosam.config import Config
 from autosam.models.sam import SAMS
-from autosam.models.sam.base import SamSpec
+from autosam.models.sam.base import IMAGENET_MEAN, IMAGENET_STD, SamSpec
 from autosam.models.sam.meta import SegmentAnything
+from autosam.models.sam.vit import VitEncoder, from_meta
 
 torch.set_num_threads(1)
 
 
 def build_tiny(spec: SamSpec) -> SegmentAnything:
-    """SAM's own classes at 64 px, grid 8 x 8, width 32."""
-    sam = SegmentAnything(
-        spec,
-        ImageEncoderViT(
-            img_size=64,
-            patch_size=8,
-            embed_dim=32,
-            depth=2,
-            num_heads=2,
-            mlp_ratio=2,
-            out_chans=32,
-            qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=4,
-            global_attn_indexes=(1,),
-        ),
+    """SAM's anatomy at 64 px, grid 8 x 8, width 32."""
+    encoder = VitEncoder(
+        64, 32, depth=2, heads=2, wide=(1,), window=4, patch=8, out=32, mlp_ratio=2
+    )
+    sam = SegmentAnything(spec, encoder, *tiny_prompt_parts())
+    liven(sam)
+    return sam
+
+
+def tiny_prompt_parts() -> tuple[PromptEncoder, MaskDecoder]:
+    return (
         PromptEncoder(
             embed_dim=32, image_embedding_size=(8, 8), input_image_size=(64, 64), mask_in_chans=4
         ),
@@ -57,8 +53,31 @@ def build_tiny(spec: SamSpec) -> SegmentAnything:
             iou_head_hidden_dim=32,
         ),
     )
+
+
+def build_reference_tiny() -> ReferenceSam:
+    """The same network in `segment_anything`'s own classes, with lively random weights."""
+    encoder = ImageEncoderViT(
+        img_size=64,
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=2,
+        out_chans=32,
+        qkv_bias=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=4,
+        global_attn_indexes=(1,),
+    )
+    sam = ReferenceSam(encoder, *tiny_prompt_parts(), IMAGENET_MEAN, IMAGENET_STD)
     liven(sam)
-    return sam
+    with torch.no_grad():  # zero as they are made
+        for name, value in sam.image_encoder.named_parameters():
+            if "_pos" in name or name == "pos_embed":
+                value.normal_()
+    return sam.eval()
 
 
 def liven(sam: nn.Module) -> None:
@@ -70,7 +89,7 @@ def liven(sam: nn.Module) -> None:
             last.weight *= 60
 
 
-TINY = SamSpec("tiny", build_tiny, image_size=64)
+TINY = SamSpec("tiny", build_tiny, image_size=64, convert=from_meta)
 
 PARITY: dict[tuple[str, str], float] = {}
 """Largest difference from the reference implementation, by backend and what was compared."""
@@ -102,10 +121,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of the tiny SAM, as Meta's files are written: torch.save of a state dict."""
+    """Random weights of the tiny SAM, as Meta's files are written: torch.save of the state dict of
+    `segment_anything`'s own network."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("sam") / "sam_tiny.pth"
-    torch.save(build_tiny(TINY).state_dict(), path)
+    torch.save(build_reference_tiny().state_dict(), path)
     return path
 
 

@@ -122,6 +122,19 @@ def test_a_batch_is_its_pictures_one_by_one(backend: tuple[str, Path]) -> None:
         assert (ours - theirs).abs().max() < 1e-4
 
 
+@torch.no_grad()
+def test_without_its_encoder_it_decodes_the_same(backend: tuple[str, Path]) -> None:
+    whole, part = load_sam(*backend), load_sam(*backend, encoder=False)
+    embedding = encode(whole, 2)
+    corners = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.1, 0.9, 0.4]]) * whole.spec.image_size
+    for sam, other in ((whole, part), (part, whole)):
+        prompts = [sam.embed(boxes=corners), sam.no_prompt(2)]
+        for prompt in prompts:
+            ours, theirs = sam.decode(embedding, prompt), other.decode(embedding, prompt)
+            assert torch.equal(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_every_run_trains(backend: tuple[str, Path], run: str) -> None:
     """A few steps lower the loss; nothing but the trainable parts changes."""

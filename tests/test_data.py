@@ -339,10 +339,8 @@ def test_augmentation_is_paired_seeded_and_leaves_the_global_state() -> None:
     image = np.repeat(label[..., None] * 255, 3, 2)
     seen = set()
     for seed in range(20):
-        changed, mask = augment(image, label, (seed,))
-        again, mask_again = augment(image, label, (seed,))
-        assert np.array_equal(changed, again)
-        assert np.array_equal(mask, mask_again)
+        changed, mask = augment.move(image, (seed,)), augment.move(label, (seed,))
+        assert np.array_equal(changed, augment.move(image, (seed,)))
         # bright pixels follow the mask, up to interpolation at the edge
         assert ((changed[..., 0] > 127) ^ (mask > 0)).mean() < 0.02
         seen.add(mask.tobytes())
@@ -351,7 +349,8 @@ def test_augmentation_is_paired_seeded_and_leaves_the_global_state() -> None:
 
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    augment(image, label, (0,))
+    augment.move(image, (0,))
+    augment.recolour(image, (0,))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -387,6 +386,31 @@ def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None
     plain = PairDataset(pairs, FRAME, MaskReading(127))[0, 2]
     assert plain.label is not None
     assert plain.label.shape == (40, 56)
+
+
+def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> None:
+    pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
+    augment = build_augment(AugmentConfig(quarter_turns=True))
+    frame = Frame(image_size=64, view_size=32, mask_size=16)
+    dataset = PairDataset(pairs, frame, MaskReading(127), augment, seed=5, views=3)
+    drawn = {}
+    for epoch in range(30):
+        sample = dataset[epoch, 1]
+        assert sample.image is not None
+        assert sample.target is not None
+        drawn.setdefault(sample.image.numpy().tobytes(), []).append(sample)
+    assert len(drawn) == 3
+    squares = {dataset.sam_view(1, v)[0].numpy().tobytes() for v in range(3)}
+    assert drawn.keys() == squares
+    for samples in drawn.values():  # one geometry, many colours
+        assert len({s.target.numpy().tobytes() for s in samples}) == 1
+        assert len({s.image_valid for s in samples}) == 1
+        assert len({s.view.numpy().tobytes() for s in samples}) == len(samples)
+    clean = PairDataset(pairs, frame, MaskReading(127))[0, 1]
+    assert torch_equal(clean.image, dataset.sam_view(1, 0)[0])
+    # Another seed of training draws other views of the same few.
+    other = PairDataset(pairs, frame, MaskReading(127), augment, seed=6, views=3)
+    assert all(other[e, 1].image.numpy().tobytes() in squares for e in range(5))
 
 
 def test_a_size_mismatch_is_found_while_reading_too(folders: Path) -> None:

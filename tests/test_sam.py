@@ -8,31 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, build_tiny
+from conftest import build_reference_tiny
 from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling import Sam as ReferenceSam
 
 from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.meta import SegmentAnything
+from autosam.models.sam.vit import VitEncoder, from_meta
 from autosam.types import Batch, Frame, ImageEmbedding, Prompt
 
 
-def reference(sam: SegmentAnything) -> SamPredictor:
-    """segment_anything's own predictor around the same modules."""
-    spec = sam.spec
-    whole = ReferenceSam(
-        sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, spec.pixel_mean, spec.pixel_std
-    )
-    return SamPredictor(whole.eval())
+@pytest.fixture
+def predictor(tiny_file: Path) -> SamPredictor:
+    """segment_anything's own predictor."""
+    reference = build_reference_tiny()
+    reference.load_state_dict(torch.load(tiny_file, weights_only=True))
+    return SamPredictor(reference.eval())
 
 
 @pytest.fixture
-def sam() -> SegmentAnything:
-    torch.manual_seed(1)
-    return build_tiny(TINY).eval()
+def sam(tiny_file: Path) -> SegmentAnything:
+    return load_sam("tiny", tiny_file)  # type: ignore[return-value]
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -48,19 +46,19 @@ def encode(sam: SegmentAnything, image: np.ndarray) -> ImageEmbedding:
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (64, 64), (300, 211)])
 @torch.no_grad()
 def test_image_embedding_from_raw_pictures(
-    sam: SegmentAnything, parity: Callable, shape: tuple[int, int]
+    sam: SegmentAnything, predictor: SamPredictor, parity: Callable, shape: tuple[int, int]
 ) -> None:
     image = picture(*shape)
-    predictor = reference(sam)
     predictor.set_image(image)
     parity("segment_anything", "image embedding", encode(sam, image).features, predictor.features)
 
 
 @pytest.mark.parametrize("kind", ["points", "box", "mask", "none"])
 @torch.no_grad()
-def test_masks_from_raw_pictures(sam: SegmentAnything, parity: Callable, kind: str) -> None:
+def test_masks_from_raw_pictures(
+    sam: SegmentAnything, predictor: SamPredictor, parity: Callable, kind: str
+) -> None:
     image = picture(50, 97)
-    predictor = reference(sam)
     predictor.set_image(image)
     points, labels = np.array([[20.0, 10.0], [60.0, 40.0]]), np.array([1, 0])
     box, low = np.array([10.0, 5.0, 70.0, 45.0]), torch.randn(1, 32, 32)
@@ -134,11 +132,28 @@ def test_floats_are_refused_because_they_were_normalised_before(sam: SegmentAnyt
         sam.encode(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]))
 
 
-def test_meta_architecture_has_the_keys_and_shapes_of_the_reference() -> None:
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_meta_architecture_has_the_keys_and_shapes_of_the_reference(name: str) -> None:
     with torch.device("meta"):
-        ours = SAMS["vit_b"].build(SAMS["vit_b"]).state_dict()
-        theirs = sam_model_registry["vit_b"]().state_dict()
+        ours = SAMS[name].build(SAMS[name]).state_dict()
+        theirs = from_meta(sam_model_registry[name]().state_dict())
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@torch.no_grad()
+def test_one_block_of_each_kind_of_vit_b_at_full_size(parity: Callable) -> None:
+    """1024 px, a grid that windows of 14 do not divide."""
+    torch.manual_seed(0)
+    theirs = sam_model_registry["vit_b"]().image_encoder.eval()
+    theirs.blocks = theirs.blocks[1:3]  # with windows and without
+    for block in theirs.blocks:
+        block.attn.rel_pos_h.normal_()
+        block.attn.rel_pos_w.normal_()
+    ours = VitEncoder(1024, 768, depth=2, heads=12, wide=(1,)).eval()
+    state = {f"image_encoder.{key}": value for key, value in theirs.state_dict().items()}
+    ours.load_state_dict({k[14:]: v for k, v in from_meta(state).items()})
+    pixels = torch.randn(1, 3, 1024, 1024)
+    parity("vit_b, two blocks", "image embedding", ours(pixels), theirs(pixels))
 
 
 def test_load_is_strict_and_names_what_is_wrong(tmp_path: Path, tiny_file: Path) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, build_tiny
+from conftest import build_reference_tiny, build_tiny
 from PIL import Image
 from segment_anything import sam_model_registry
 from torch import Tensor
 
 from autosam.data.dataset import make_sample
 from autosam.models.sam import SAMS, load_sam
+from autosam.models.sam.vit import from_meta
 from autosam.types import Batch, Frame
 
 SIZE = 64
@@ -32,7 +33,7 @@ def sam(tiny_file: Path, monkeypatch: pytest.MonkeyPatch):
 @torch.no_grad()
 def published(weights: Path, square: np.ndarray, box: np.ndarray) -> tuple[Tensor, Tensor]:
     """Ma et al. 2024: one box (in pixels of the square) -> image embedding, logits."""
-    network = build_tiny(TINY).eval()
+    network = build_reference_tiny()
     network.load_state_dict(torch.load(weights, weights_only=True))
     stretched = (square - square.min()) / np.clip(
         square.max().astype(float) - square.min(), a_min=1e-8, a_max=None
@@ -90,5 +91,5 @@ def test_pictures_of_a_batch_are_stretched_one_by_one(sam) -> None:
 def test_the_architecture_is_vit_b() -> None:
     with torch.device("meta"):
         ours = MEDSAM.build(MEDSAM).state_dict()
-        theirs = sam_model_registry["vit_b"]().state_dict()
+        theirs = from_meta(sam_model_registry["vit_b"]().state_dict())
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}

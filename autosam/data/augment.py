@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torchvision.transforms import v2
 
 from autosam.config import AugmentConfig
 
-Augment = Callable[[np.ndarray, np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
+Seed = tuple[int, ...]
 
 
 class QuarterTurn(v2.Transform):
@@ -25,12 +24,25 @@ class QuarterTurn(v2.Transform):
         return tv_tensors.wrap(torch.rot90(inpt, params["turns"], (-2, -1)), like=inpt)
 
 
-def build_augment(config: AugmentConfig) -> Augment:
-    """A function of (image, label, seed words) that returns the changed image and label.
+@dataclass(frozen=True)
+class Augment:
+    """Random changes. The same seed words give the same change, in whichever process and order
+    they are asked for and at whichever size; the global random state is left as it was."""
 
-    Image uint8 H x W x 3, label uint8 H x W. The same seed words give the same change, in whichever
-    process and order they are asked for; the global random state is left as it was.
-    """
+    geometric: v2.Transform
+    photometric: v2.Transform
+
+    def move(self, array: np.ndarray, seed: Seed) -> np.ndarray:
+        """Flip, turn, rotate, scale: an image uint8 h x w x 3, or its label uint8 h x w."""
+        return _apply(self.geometric, array, seed)
+
+    def recolour(self, image: np.ndarray, seed: Seed) -> np.ndarray:
+        """Change the colours of an image uint8 h x w x 3."""
+        return _apply(self.photometric, image, seed)
+
+
+def build_augment(config: AugmentConfig) -> Augment:
+    """What the settings describe."""
     steps: list[v2.Transform] = [
         v2.RandomHorizontalFlip(config.flip),
         v2.RandomVerticalFlip(config.vertical_flip),
@@ -45,17 +57,17 @@ def build_augment(config: AugmentConfig) -> Augment:
                 interpolation=v2.InterpolationMode.BILINEAR,
             )
         )
+    colours: v2.Transform = v2.Identity()
     if config.color or config.hue:
-        steps.append(v2.ColorJitter(config.color, config.color, config.color, config.hue))
-    return partial(_apply, v2.Compose(steps))
+        colours = v2.ColorJitter(config.color, config.color, config.color, config.hue)
+    return Augment(v2.Compose(steps), colours)
 
 
-def _apply(
-    transform: v2.Transform, image: np.ndarray, label: np.ndarray, seed: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
-    mask = tv_tensors.Mask(torch.from_numpy(label.copy()))
+def _apply(transform: v2.Transform, array: np.ndarray, seed: Seed) -> np.ndarray:
+    tensor = torch.from_numpy(array.copy())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        pixels, mask = transform(pixels, mask)
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), mask.contiguous().numpy()
+        if array.ndim == 2:
+            return transform(tv_tensors.Mask(tensor)).contiguous().numpy()
+        pixels = transform(tv_tensors.Image(tensor.permute(2, 0, 1)))
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())

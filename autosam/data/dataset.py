@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from autosam.config import PromptConfig
-from autosam.data.augment import Augment
+from autosam.data.augment import Augment, Seed
 from autosam.data.check import MaskReading, size_mismatch
 from autosam.data.geometry import (
     cell_weight,
@@ -23,7 +24,42 @@ from autosam.data.images import read_image
 from autosam.data.prompts import draw_prompts
 from autosam.data.sources import Pair
 from autosam.errors import DataError
-from autosam.types import Frame, Sample
+from autosam.types import Frame, ImageEmbedding, Sample
+
+VIEWS = 0x7669657773
+"""Seed word that keeps the geometry of fixed views apart from every other draw."""
+
+Embeddings = Callable[[int, int], ImageEmbedding]
+"""(position, view) -> the cached embedding of that view, B = 1."""
+
+
+def view_seed(position: int, view: int) -> Seed | None:
+    """Seed words of the geometry of a fixed view; view 0 is the picture as it is."""
+    return (VIEWS, position, view) if view else None
+
+
+def place(
+    array: np.ndarray, size: int, geometry: str, augment: Augment | None, seed: Seed | None
+) -> np.ndarray:
+    """Resize a picture (H x W x 3) or label (H x W) to what it takes up of a square, and move it.
+
+    Args:
+        array: uint8.
+        size: side of the square.
+        geometry: see `content_size`.
+        augment, seed: nothing moves where one of them is None.
+
+    Returns:
+        uint8 h x w (x 3), not padded yet.
+    """
+    content = content_size(array.shape[0], array.shape[1], size, geometry)
+    small = resize_image(array, content) if array.ndim == 3 else resize_label(array, content)
+    return small if augment is None or seed is None else augment.move(small, seed)
+
+
+def square(picture: np.ndarray, size: int) -> torch.Tensor:
+    """uint8 h x w x 3 -> uint8 3 x size x size, zeros at the bottom and right."""
+    return torch.from_numpy(np.ascontiguousarray(pad(picture, size).transpose(2, 0, 1)))
 
 
 def make_sample(
@@ -33,8 +69,9 @@ def make_sample(
     label: np.ndarray | None = None,
     num_classes: int = 1,
     augment: Augment | None = None,
-    seed: tuple[int, ...] = (),
+    seed: Seed = (),
     prompting: PromptConfig | None = None,
+    fixed: tuple[int, int] | None = None,
 ) -> Sample:
     """Bring one picture (and its label) into a frame.
 
@@ -48,49 +85,60 @@ def make_sample(
         seed: seed words of the augmentation and the prompts.
         prompting: how prompts are taken from the label, where the frame asks for them; jittered,
             and of some objects only, where `augment` is given.
+        fixed: position and number of a fixed view: its geometry does not depend on `seed`, and
+            colours change in the prompt generator's view alone, so that the S x S view (and its
+            embedding) is the same at every visit.
     """
+    where = seed if fixed is None else view_seed(*fixed)
+    geometry, side = frame.geometry, frame.image_size
+    view = place(image, frame.view_size, geometry, augment, where)
+    if augment is not None:
+        view = augment.recolour(view, seed)
+    whole = None
+    if frame.needs_image and fixed is None and frame.view_size == side:
+        whole = view
+    elif frame.needs_image:
+        whole = place(image, side, geometry, augment, where)
+        if augment is not None and fixed is None:
+            whole = augment.recolour(whole, seed)
+    fitted = None if label is None else place(label, side, geometry, augment, where)
     height, width = image.shape[:2]
-    largest = max(frame.image_size, frame.view_size)
-    content = content_size(height, width, largest, frame.geometry)
-    small = resize_image(image, content)
-    small_label = None if label is None else resize_label(label, content)
-    if augment is not None and small_label is not None:
-        small, small_label = augment(small, small_label, seed)
-        if small.shape[:2] != content:  # a quarter turn
-            height, width = width, height
-
-    def square(size: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        valid = content_size(height, width, size, frame.geometry)
-        pixels = pad(resize_image(small, valid), size).transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(pixels)), valid
-
-    view, view_valid = square(frame.view_size)
-    image_valid = content_size(height, width, frame.image_size, frame.geometry)
+    valid = content_size(height, width, side, geometry) if fitted is None else fitted.shape
     sample = Sample(
         name=name,
-        view=view,
-        view_valid=view_valid,
-        image=square(frame.image_size)[0] if frame.needs_image else None,
-        image_valid=image_valid,
+        view=square(view, frame.view_size),
+        view_valid=(view.shape[0], view.shape[1]),
+        image=None if whole is None else square(whole, side),
+        image_valid=(valid[0], valid[1]),
         size=(height, width),
         label=label if augment is None else None,
     )
-    if small_label is not None:
-        fitted = resize_label(small_label, image_valid)
-        sizes = (frame.image_size, frame.mask_size)
+    if fitted is not None:
+        sizes = (side, frame.target_size or frame.mask_size)
         if frame.prompts is not None and prompting is not None:
             rng = np.random.default_rng([*seed, 1])
             sample.prompts, fitted = draw_prompts(
                 fitted, frame, prompting, rng, train=augment is not None
             )
         sample.target = class_shares(fitted, num_classes, *sizes)
-        sample.weight = cell_weight(image_valid, *sizes)
+        sample.weight = cell_weight(sample.image_valid, *sizes)
     return sample
 
 
 class PairDataset(Dataset[Sample]):
     """Pairs of image and mask files. Indexed by (epoch, position), so that augmentation depends on
-    nothing else: not on the worker, not on what was read before."""
+    nothing else: not on the worker, not on what was read before.
+
+    Args:
+        pairs: the files.
+        frame: the sizes wanted.
+        reading: how masks become labels.
+        augment: None outside training.
+        seed: of the augmentation and the prompts.
+        prompting: see `make_sample`.
+        views: V, how many fixed geometric views a picture has, of which each visit draws one; 0:
+            the geometry is drawn anew at each visit.
+    """
 
     def __init__(
         self,
@@ -100,12 +148,27 @@ class PairDataset(Dataset[Sample]):
         augment: Augment | None = None,
         seed: int = 0,
         prompting: PromptConfig | None = None,
+        views: int = 0,
     ) -> None:
         self.pairs, self.frame, self.reading = pairs, frame, reading
-        self.augment, self.seed, self.prompting = augment, seed, prompting
+        self.augment, self.seed, self.prompting, self.views = augment, seed, prompting, views
+        self.embeddings: Embeddings | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def use(self, embeddings: Embeddings) -> None:
+        """Take the embeddings of the fixed views from a cache, and make no S x S views."""
+        self.embeddings = embeddings
+        self.frame = dataclasses.replace(self.frame, needs_image=False)
+
+    def sam_view(self, position: int, view: int) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The S x S square of a fixed view, uint8 3 x S x S, and its rows and columns that hold
+        picture: what the image encoder sees."""
+        frame, image = self.frame, read_image(self.pairs[position].image)
+        seed = view_seed(position, view)
+        whole = place(image, frame.image_size, frame.geometry, self.augment, seed)
+        return square(whole, frame.image_size), (whole.shape[0], whole.shape[1])
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
@@ -113,16 +176,22 @@ class PairDataset(Dataset[Sample]):
         image, label = read_image(pair.image), self.reading.read(pair.mask)
         if image.shape[:2] != label.shape:  # of very many files only a sample was checked before
             raise DataError(size_mismatch(pair, image.shape[:2], label.shape))
-        return make_sample(
+        seed = (self.seed, epoch, position)
+        view = int(np.random.default_rng([*seed, 2]).integers(self.views)) if self.views else 0
+        sample = make_sample(
             pair.name,
             image,
             self.frame,
             label,
             self.reading.num_classes,
             self.augment,
-            (self.seed, epoch, position),
+            seed,
             self.prompting,
+            (position, view) if self.views else None,
         )
+        if self.embeddings is not None:
+            sample.embedding = self.embeddings(position, view)
+        return sample
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

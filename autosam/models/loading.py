@@ -67,10 +67,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def _load(path: Path) -> object:
     if _is_safetensors(path):
         return load_file(path)
-    # Opened here, because torch.load would go by the file's name.
-    with open(path, "rb") as file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles that it then refuses
-        return torch.load(file, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
+            # A map: of a file whose encoder is not wanted, little is read.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Opened here, because torch.load would go by the file's name.
+        with open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -12,6 +12,7 @@ from autosam.models.head import PlainHead
 from autosam.models.objects import choose_mask, merge_objects
 from autosam.models.prompt import PromptGenerator
 from autosam.models.sam import Sam, load_sam
+from autosam.models.sam.encode import encode
 from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Prompt
 
 AT_ONCE = 64
@@ -51,6 +52,7 @@ class Segmenter(nn.Module):
         view_size: G.
         prompts: the kind of prompt that each batch brings along, for runs prompted by true masks.
         multimask: see `PromptConfig.multimask`.
+        half_encoder: whether a large image encoder may compute in bfloat16, where that is faster.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Segmenter(nn.Module):
         view_size: int = 256,
         prompts: Literal["box", "points"] | None = None,
         multimask: str = "single",
+        half_encoder: bool = False,
     ) -> None:
         super().__init__()
-        self.prompts, self.multimask = prompts, multimask
+        self.prompts, self.multimask, self.half_encoder = prompts, multimask, half_encoder
         self.num_classes = num_classes
         self.sam = cast("Sam | None", sam)
         self.generator = generator
@@ -119,17 +122,12 @@ class Segmenter(nn.Module):
         }
 
     def encode(self, batch: Batch) -> ImageEmbedding:
-        """Frozen image embeddings, without gradient.
-
-        Large pictures go through the encoder one by one: at 1024 px one is enough to keep any
-        processor busy, and each takes gigabytes for its attention.
-        """
+        """Frozen image embeddings, without gradient: the batch's own, or computed now."""
         assert self.sam is not None
+        if batch.embedding is not None:
+            return batch.embedding.map(Tensor.float)
         assert batch.images is not None
-        at_once = max(1, (1024 // self.sam.spec.image_size) ** 2)
-        parts = zip(batch.images.split(at_once), batch.image_valid.split(at_once), strict=True)
-        with torch.no_grad():
-            return ImageEmbedding.cat([self.sam.encode(images, valid) for images, valid in parts])
+        return encode(self.sam, batch.images, batch.image_valid, self.half_encoder)
 
     def prompt(self, batch: Batch) -> Prompt:
         """P = B*K prompts, the K of one image next to each other."""
@@ -187,12 +185,15 @@ class Segmenter(nn.Module):
         return merged
 
 
-def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segmenter:
+def build_segmenter(
+    config: Config, backbone_weights: str | None = None, encoder: bool = True
+) -> Segmenter:
     """Build what a config describes.
 
     Args:
         config: the run.
         backbone_weights: overrides `config.model.backbone_weights` (a checkpoint brings its own).
+        encoder: False leaves SAM's image encoder out: every batch brings its embedding.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -207,7 +208,8 @@ def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segm
         return Segmenter(
             classes, head=head, trainable=composition.trainable, view_size=model.view_size
         )
-    sam = load_sam(config.sam, config.sam_checkpoint)
+    with torch.random.fork_rng(devices=[]):  # the generator starts the same beside any SAM
+        sam = load_sam(config.sam, config.sam_checkpoint, encoder)
     given = composition.prompter if composition.prompter in ("box", "points") else None
     generator = None
     if composition.prompter == "learned":
@@ -230,4 +232,5 @@ def build_segmenter(config: Config, backbone_weights: str | None = None) -> Segm
         view_size=model.view_size,
         prompts=given,
         multimask=config.prompt.multimask,
+        half_encoder=config.train.precision != "no",
     )

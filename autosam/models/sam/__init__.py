@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
-from autosam.models.loading import load_strict, read_weights
+from autosam.models.loading import file_hash, load_strict, read_weights, require_fit
 from autosam.models.sam.base import Sam, SamSpec
-from autosam.models.sam.files import fetch, known
+from autosam.models.sam.files import cache_folder, fetch, known
 from autosam.models.sam.guess import convert, guess
 from autosam.models.sam.registry import SAMS
 
-__all__ = ["SAMS", "Sam", "SamSpec", "load_sam", "sam_weights"]
+__all__ = [
+    "SAMS",
+    "AbsentEncoder",
+    "Sam",
+    "SamSpec",
+    "cache_folder",
+    "load_sam",
+    "sam_hash",
+    "sam_weights",
+]
+
+ENCODER = "image_encoder."
 
 
 def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
@@ -34,12 +46,41 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
     return Path(checkpoint)
 
 
-def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
+def sam_hash(name: str, checkpoint: str | Path | None = None) -> str:
+    """SHA-256 of the weights of SAM `name`, see `sam_weights`."""
+    path = sam_weights(name, checkpoint).resolve()
+    facts = path.stat()
+    return _hash(path, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Read once per process, unless the file changed."""
+    return file_hash(path)
+
+
+class AbsentEncoder(nn.Module):
+    """Stands where an image encoder was not loaded, because its embeddings are at hand.
+
+    Args:
+        parameters: how many the encoder has.
+    """
+
+    def __init__(self, parameters: int) -> None:
+        super().__init__()
+        self.left_out = parameters
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        raise RuntimeError("this SAM was loaded without its image encoder: give it embeddings")
+
+
+def load_sam(name: str, checkpoint: str | Path | None = None, encoder: bool = True) -> Sam:
     """Build SAM `name` and load its weights, every tensor accounted for.
 
     Args:
         name: a key of `SAMS`.
         checkpoint: weights file; None takes the one of that name, see `sam_weights`.
+        encoder: False leaves the image encoder out, which then takes no memory.
 
     Raises:
         ConfigError, CheckpointError: see `sam_weights`, `read_weights` and `load_strict`.
@@ -47,9 +88,24 @@ def load_sam(name: str, checkpoint: str | Path | None = None) -> Sam:
     path = sam_weights(name, checkpoint)
     spec, raw = SAMS[name], read_weights(path)
     state = convert(spec, raw, str(path))
-    sam = spec.build(spec)
-    module = cast(nn.Module, sam)
-    load_strict(module, state, str(path), lambda: f"--sam {name} was asked for. {guess(raw)}")
+
+    def hint() -> str:
+        return f"--sam {name} was asked for. {guess(raw)}"
+
+    if encoder:
+        sam = spec.build(spec)
+        module = cast(nn.Module, sam)
+        load_strict(module, state, str(path), hint)
+    else:
+        with torch.device("meta"):
+            sam = spec.build(spec)
+        module = cast(nn.Module, sam)
+        title = f"{path}: does not fit {type(module).__name__}."
+        require_fit(module.state_dict(), state, title, hint)
+        sam.image_encoder = AbsentEncoder(sum(p.numel() for p in sam.image_encoder.parameters()))
+        # Copies: what is read from a file may be a map of it, which trained tensors must not be.
+        rest = {k: v.clone() for k, v in state.items() if not k.startswith(ENCODER)}
+        module.load_state_dict(rest, assign=True)
     module.to(memory_format=torch.channels_last)
     module.eval()
     module.requires_grad_(False)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autosam.errors import CheckpointError
+from autosam.models.sam.vit import from_meta
 
 # SAM has one positional embedding, for the picture's cells and for points alike. `SamModel` holds
 # it twice, and its files hold one copy or both.
@@ -47,7 +48,8 @@ RENAMES = (
 
 
 def from_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of `SamModel`'s tensors -> those of Meta's files; the values stay as they are.
+    """Names of `SamModel`'s tensors -> those of Meta's files and then timm's; the values stay as
+    they are.
 
     Raises:
         CheckpointError: the file's two copies of the positional embedding differ.
@@ -66,4 +68,4 @@ def from_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
             key = re.sub(pattern, replacement, key)
         return key
 
-    return {rename(key): value for key, value in state.items()}
+    return from_meta({rename(key): value for key, value in state.items()})

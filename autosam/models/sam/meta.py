@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from autosam.models.pixels import normalise
 from autosam.models.sam.base import SamSpec
+from autosam.models.sam.vit import VitEncoder
 from autosam.types import ImageEmbedding, Prompt
 
 
@@ -17,7 +17,8 @@ class SegmentAnything(nn.Module):
 
     `segment_anything`'s own decoder repeats one image's embedding for all prompts and breaks on a
     batch of images; here every prompt names its image, and the decoder's parts are called one by
-    one. State-dict keys are those of Meta's files.
+    one. State-dict keys are those of Meta's files, but for two in each block of the ViT: see
+    `vit.from_meta`.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class SegmentAnything(nn.Module):
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         count = len(prompt.image_index)
         tokens = torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
-        source = embedding.features.index_select(0, prompt.image_index) + prompt.dense
+        source = of_images(embedding.features, prompt) + prompt.dense
         with torch.autocast(source.device.type, enabled=False):  # see embed
             position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
 
@@ -117,13 +118,21 @@ class SegmentAnything(nn.Module):
         for layer in decoder.output_upscaling:
             upscaled = layer(upscaled)
             if isinstance(layer, nn.ConvTranspose2d) and embedding.finer:
-                upscaled = upscaled + next(finer).index_select(0, prompt.image_index)
+                upscaled = upscaled + of_images(next(finer), prompt)
         hyper = torch.stack(
             [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
             dim=1,
         )
         logits = torch.einsum("pmc,pchw->pmhw", hyper, upscaled)
         return logits, decoder.iou_prediction_head(hidden[:, 0])
+
+
+def of_images(level: Tensor, prompt: Prompt) -> Tensor:
+    """The embedding B x ... of the image of each prompt, P x ..., without a copy where one image
+    has all prompts."""
+    if len(level) == 1:
+        return level.expand(len(prompt.image_index), *level.shape[1:])
+    return level.index_select(0, prompt.image_index)
 
 
 def prompt_parts(
@@ -155,9 +164,17 @@ def prompt_parts(
     return prompt_encoder, mask_decoder
 
 
+VITS: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
+    "vit_b": (768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
+}
+"""Width, depth and heads of the published encoders, and their blocks without windows."""
+
+
 def build_meta(spec: SamSpec, variant: str = "") -> SegmentAnything:
     """`vit_b`, `vit_l` or `vit_h` (`variant`, or else the spec's name) with random weights."""
-    reference = sam_model_registry[variant or spec.name](checkpoint=None)
+    encoder = VitEncoder(spec.image_size, *VITS[variant or spec.name])
     return SegmentAnything(
-        spec, reference.image_encoder, reference.prompt_encoder, reference.mask_decoder
+        spec, encoder, *prompt_parts(spec, width=256, stride=16, mlp_dim=2048, num_heads=8)
     )

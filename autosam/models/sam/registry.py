@@ -10,6 +10,7 @@ from autosam.models.sam.lite import build_lite
 from autosam.models.sam.meta import build_meta
 from autosam.models.sam.mobile import build_mobile, from_mobile_sam
 from autosam.models.sam.sam2 import build_sam2, from_sam2_file
+from autosam.models.sam.vit import from_meta
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 _HUB = "https://huggingface.co/"
@@ -36,6 +37,7 @@ SAMS: dict[str, SamSpec] = {
                 build_meta,
                 image_size=1024,
                 architecture=architecture,
+                convert=from_meta,
                 file=file,
                 source=_META + file,
                 sha256=file[-10:-4],  # Meta's file names carry its start
@@ -93,6 +95,7 @@ SAMS: dict[str, SamSpec] = {
             pixel_mean=None,
             pixel_std=None,
             geometry="square",
+            convert=from_meta,
             file="medsam_vit_b.pth",
             source="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
             megabytes=375,

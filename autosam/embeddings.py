@@ -1,0 +1,278 @@
+"""Image embeddings computed once: `python -m autosam.embeddings list | prune`, and what `train`
+calls before it trains."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from filelock import FileLock, Timeout
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from autosam.config import RUNS, CacheConfig, Config
+from autosam.data.dataset import PairDataset
+from autosam.errors import AutosamError, DataError
+from autosam.models.loading import file_hash
+from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
+from autosam.models.sam.encode import LARGE, encode, faster_in_half
+from autosam.store import Entry, Layout, Store, disk_error, entries, touch
+from autosam.types import ImageEmbedding
+
+FORMAT = 1
+"""Raised when the same picture would give another embedding than before."""
+
+
+def folder_of(cache: CacheConfig) -> Path:
+    """Where the caches are."""
+    return Path(cache.dir) if cache.dir else cache_folder() / "embeddings"
+
+
+def views_of(config: Config) -> int:
+    """V in force, see `CacheConfig.views`; 0 for a run without SAM."""
+    if RUNS[config.run].decoder != "sam":
+        return 0
+    if config.cache.views is not None:
+        return config.cache.views
+    return 4 if SAMS[config.sam].image_size >= LARGE else 0
+
+
+@dataclass(frozen=True)
+class Cached:
+    """(position, view) -> embedding, out of a store."""
+
+    store: Store
+    views: int
+
+    def __call__(self, position: int, view: int) -> ImageEmbedding:
+        return self.store.get(position * self.views + view)
+
+
+class Squares(Dataset):
+    """The S x S squares of some records: uint8 3 x S x S, int64 2 and the record's number."""
+
+    def __init__(self, dataset: PairDataset, records: list[int]) -> None:
+        self.dataset, self.records = dataset, records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
+        record = self.records[i]
+        image, valid = self.dataset.sam_view(*divmod(record, self.dataset.views))
+        return image, torch.tensor(valid), record
+
+
+def use_cache(
+    config: Config, parts: dict[str, PairDataset], device: torch.device, workers: int
+) -> None:
+    """Give data sets their embeddings: those that are on disk, and the others made now.
+
+    The image encoder is in memory only while embeddings are made. An interrupted call is continued
+    by the next one; of several processes one makes a cache and the others wait for it.
+
+    Args:
+        config: the run; `views_of` it is not 0.
+        parts: data sets with fixed views, by name.
+        device: where to encode.
+        workers: processes that read images.
+
+    Raises:
+        DataError: no room for the cache, or it cannot be written; an embedding is not finite.
+    """
+    root = folder_of(config.cache)
+    for name, dataset in parts.items():
+        facts = facts_of(config, dataset, device)
+        folder = root / hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+        title = f"{name} of {config.data.root or config.data.images or 'the embedded set'}, SAM "
+        title += f"{config.sam}, {len(dataset)} images x {dataset.views} views"
+        count = len(dataset) * dataset.views
+        try:
+            store = Store.open(folder, facts, count)
+            if store is None or store.missing():
+                store = _fill(config, dataset, folder, facts, title, device, workers)
+        except OSError as error:
+            raise disk_error(error, folder) from None
+        touch(folder)
+        dataset.use(Cached(store, dataset.views))
+
+
+def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict[str, Any]:
+    """All that an embedding depends on, as plain values: a cache serves where they are equal."""
+    spec = SAMS[config.sam]
+    with ThreadPoolExecutor() as pool:
+        files = list(pool.map(file_hash, (pair.image for pair in dataset.pairs)))
+    geometry = None
+    if dataset.views > 1:
+        settings = dataclasses.asdict(config.augment)
+        colours = ("color", "hue")
+        geometry = {key: value for key, value in settings.items() if key not in colours}
+    return {
+        "format": FORMAT,
+        "sam": sam_hash(config.sam, config.sam_checkpoint),
+        "image_size": spec.image_size,
+        "geometry": spec.geometry,
+        "pixel_mean": list(spec.pixel_mean) if spec.pixel_mean else None,
+        "pixel_std": list(spec.pixel_std) if spec.pixel_std else None,
+        "pictures": hashlib.sha256("".join(files).encode()).hexdigest(),
+        "count": len(files),
+        "views": dataset.views,
+        "moves": geometry,
+        "dtype": config.cache.dtype,
+        "bf16": config.cache.dtype != "fp32" and faster_in_half(spec, device),
+    }
+
+
+def _fill(
+    config: Config,
+    dataset: PairDataset,
+    folder: Path,
+    facts: dict[str, Any],
+    title: str,
+    device: torch.device,
+    workers: int,
+) -> Store:
+    """Make what is missing of a cache, as the only process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that embeds {title}", file=sys.stderr)
+        lock.acquire()
+    try:
+        count = len(dataset) * dataset.views
+        store = Store.open(folder, facts, count)
+        if store is not None and not store.missing():
+            return store
+        half = config.cache.dtype != "fp32"
+        sam = load_sam(config.sam, config.sam_checkpoint)
+        cast(nn.Module, sam).to(device)
+        if store is None:
+            image, valid, _ = Squares(dataset, [0])[0]
+            first = encode(sam, image[None].to(device), valid[None].to(device), half)
+            shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
+            layout = Layout(shapes, config.cache.dtype)
+            require_room(config.cache, folder, count * layout.size, title)
+            store = Store.create(folder, facts, count, layout, title)
+            store.put(0, first)
+        _encode_missing(store, dataset, sam, half, f"embedding {title}", device, workers)
+        return store
+    finally:
+        lock.release()
+
+
+def _encode_missing(
+    store: Store,
+    dataset: PairDataset,
+    sam: Sam,
+    half: bool,
+    title: str,
+    device: torch.device,
+    workers: int,
+) -> None:
+    loader = DataLoader(Squares(dataset, store.missing()), 4, num_workers=workers)
+    for images, valid, records in track(loader, title):
+        embedding = encode(sam, images.to(device), valid.to(device), half)
+        for i, record in enumerate(records.tolist()):
+            try:
+                store.put(record, embedding.part(i))
+            except DataError as error:
+                path = dataset.pairs[record // dataset.views].image
+                raise DataError(f"{path}: {error}") from None
+
+
+def require_room(cache: CacheConfig, folder: Path, size: int, title: str) -> None:
+    """Say how large a cache will be, and refuse one that has no room.
+
+    Raises:
+        DataError: more than `cache.max_gb` in all, or more than the disk has left.
+    """
+    others = sum(entry.bytes for entry in entries(folder.parent) if entry.folder != folder)
+    free = shutil.disk_usage(folder.parent).free
+    print(f"cache of {title}: {size / 1e9:.2f} GB in {folder}")
+    advice = (
+        "Fewer --cache.views, --cache.dtype int8, `python -m autosam.embeddings prune`, another "
+        "--cache.dir, or --cache.views 0 for none."
+    )
+    if size + others > cache.max_gb * 1e9:
+        raise DataError(
+            f"--cache.max_gb {cache.max_gb:g}: the cache of {title} needs {size / 1e9:.2f} GB, and "
+            f"other caches in {folder.parent} take {others / 1e9:.2f} GB. {advice}"
+        )
+    if size > free:
+        raise DataError(
+            f"the cache of {title} needs {size / 1e9:.2f} GB, and the disk of {folder.parent} has "
+            f"{free / 1e9:.2f} GB left. {advice}"
+        )
+
+
+def show(root: Path) -> None:
+    """Print the caches of a folder."""
+    found = entries(root)
+    for entry in found:
+        state = "" if entry.done == 1 else f"  {entry.done:.0%} made"
+        print(f"{entry.folder.name}  {entry.bytes / 1e9:8.2f} GB  used {entry.used / 86400:.0f} "
+              f"days ago{state}  {entry.title}")  # fmt: skip
+    print(f"{len(found)} caches, {sum(e.bytes for e in found) / 1e9:.2f} GB in {root}")
+
+
+def prune(root: Path, names: Sequence[str], days: float | None) -> list[Entry]:
+    """Delete caches by name, or those not used for `days`.
+
+    Raises:
+        DataError: no cache of that name, or one that is being made.
+    """
+    found = {entry.folder.name: entry for entry in entries(root)}
+    if unknown := [name for name in names if name not in found]:
+        raise DataError(f"{root}: has no cache {', '.join(unknown)}; see `list`.")
+    chosen = [
+        entry
+        for name, entry in found.items()
+        if name in names or (days is not None and entry.used >= days * 86400)
+    ]
+    for entry in chosen:
+        lock = FileLock(entry.folder.with_name(entry.folder.name + ".lock"))
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(entry.folder)
+        except Timeout:
+            raise DataError(f"{entry.folder}: is being made by another process.") from None
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="autosam.embeddings", description=__doc__)
+    parser.add_argument("--dir", default=None, help="folder of the caches; as --cache.dir")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="the caches, their size, and when they were last used")
+    pruner = verbs.add_parser("prune", help="delete caches: by name, or by age")
+    pruner.add_argument("names", nargs="*", help="as `list` prints them")
+    pruner.add_argument("--days", type=float, help="those not used for so many days; 0: all")
+    args = parser.parse_args()
+    root = folder_of(CacheConfig(dir=args.dir))
+    try:
+        if args.verb == "list":
+            show(root)
+        elif not args.names and args.days is None:
+            pruner.error("give names, or --days N (--days 0 deletes all)")
+        else:
+            gone = prune(root, args.names, args.days)
+            print(f"{len(gone)} caches deleted, {sum(e.bytes for e in gone) / 1e9:.2f} GB")
+    except AutosamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

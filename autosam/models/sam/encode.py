@@ -1,0 +1,45 @@
+"""Running a frozen image encoder: in pieces that fit memory, in the precision that is fast."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from autosam.models.sam.base import Sam, SamSpec
+from autosam.precision import gains_from_bf16, half_precision
+from autosam.types import ImageEmbedding
+
+LARGE = 1024
+"""S from which on the encoder, a transformer, costs more than the rest of a step."""
+
+
+def faster_in_half(spec: SamSpec, device: torch.device) -> bool:
+    """Whether the encoder should compute in bfloat16. (Small convolutional ones lose by it.)"""
+    return spec.image_size >= LARGE and gains_from_bf16(device)
+
+
+@torch.no_grad()
+def encode(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> ImageEmbedding:
+    """Image embeddings, without gradient.
+
+    Large pictures go through the encoder one by one: at 1024 px one is enough to keep any processor
+    busy, and each takes gigabytes for its attention.
+
+    Args:
+        sam: on the device of the images.
+        images: uint8 B x 3 x S x S, zero padded.
+        valid: int64 B x 2, rows and columns that hold picture.
+        half: bfloat16 where it is faster; else as the surrounding autocast says.
+    """
+    spec, device = sam.spec, next(cast(nn.Module, sam).parameters()).device
+    at_once = max(1, (LARGE // spec.image_size) ** 2)
+    precision = half_precision(device, True) if half and faster_in_half(spec, device) else None
+    with precision or nullcontext():
+        parts = [
+            sam.encode(pictures, whole)
+            for pictures, whole in zip(images.split(at_once), valid.split(at_once), strict=True)
+        ]
+    return ImageEmbedding.cat(parts)

@@ -1,0 +1,29 @@
+"""Where half precision pays, and the context that computes in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+FAST = ("avx512_bf16", "amx_bf16")
+"""Instructions for bfloat16, as torch names the capabilities of x86 processors."""
+
+
+def gains_from_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies matrices faster in bfloat16 than in float32.
+
+    A processor is asked for its instructions (where torch can tell, since 2.10), never timed: the
+    answer, and so the figures computed, must not depend on what else runs.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in FAST)
+
+
+def half_precision(device: torch.device, enabled: bool) -> torch.autocast:
+    """Autocast to bfloat16, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

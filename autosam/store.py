@@ -1,0 +1,225 @@
+"""Image embeddings on disk: records of one size in one file, each held to a checksum.
+
+    FOLDER/meta.json     what the records are
+    FOLDER/records.bin   record i at i * size
+    FOLDER/index.bin     int64 per record: 0 not there, else its CRC-32 plus 1
+
+Records are read piece by piece and not through a memory map: of a file that shrinks, a map kills
+the process by a signal, and the pages it touched count as the process's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autosam.errors import DataError
+from autosam.types import ImageEmbedding
+
+META, RECORDS, INDEX = "meta.json", "records.bin", "index.bin"
+DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an embedding becomes bytes, and back."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    """C x h x w of each level, the features first."""
+    dtype: str
+    """A key of `DTYPES`. int8: steps of 1/127 of each channel's largest value."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of a record."""
+        return sum(self._scales(shape) + self._values(shape) for shape in self.shapes)
+
+    def _scales(self, shape: tuple[int, ...]) -> int:
+        return 4 * shape[0] if self.dtype == "int8" else 0
+
+    def _values(self, shape: tuple[int, ...]) -> int:
+        return int(np.prod(shape)) * DTYPES[self.dtype].itemsize
+
+    def pack(self, embedding: ImageEmbedding) -> bytes:
+        """An embedding (B = 1) as a record.
+
+        Raises:
+            DataError: it holds a value that is not finite, or too large for the dtype.
+        """
+        parts = []
+        for level, shape in zip(embedding.levels, self.shapes, strict=True):
+            values = level.float().cpu().reshape(shape)
+            if self.dtype == "int8":
+                scales = values.abs().amax((1, 2), keepdim=True).clamp(min=1e-12) / 127
+                parts.append(scales.flatten())
+                values = (values / scales).round()
+            stored = values.to(DTYPES[self.dtype]).contiguous()
+            if not torch.isfinite(values).all() or not torch.isfinite(stored.float()).all():
+                raise DataError(
+                    f"an image embedding holds values that are not finite in {self.dtype}. Look at "
+                    "the image, or try --cache.dtype fp32."
+                )
+            parts.append(stored)
+        return b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
+
+    def unpack(self, record: np.ndarray) -> ImageEmbedding:
+        """A record (uint8) as an embedding (B = 1); int8 comes back as float32, others as stored.
+        The tensors share the record's memory where they can."""
+        levels: list[Tensor] = []
+        at = 0
+        for shape in self.shapes:
+            start, at = at, at + self._scales(shape)
+            scales = torch.from_numpy(record[start:at])
+            start, at = at, at + self._values(shape)
+            values = torch.from_numpy(record[start:at]).view(DTYPES[self.dtype]).view(1, *shape)
+            if self.dtype == "int8":
+                values = values.float() * scales.view(torch.float32).view(1, -1, 1, 1)
+            levels.append(values)
+        return ImageEmbedding(levels[0], tuple(levels[1:]))
+
+
+class Store:
+    """A folder of `count` records, opened by `open` or made by `create`."""
+
+    def __init__(self, folder: Path, layout: Layout, count: int) -> None:
+        self.folder, self.layout, self.count = folder, layout, count
+
+    @classmethod
+    def open(cls, folder: Path, facts: dict[str, Any], count: int) -> Store | None:
+        """The store of these facts, complete or not; None where there is none, or what stands
+        there is foreign or damaged."""
+        try:
+            meta = json.loads((folder / META).read_text(encoding="utf-8"))
+            shapes = tuple(tuple(map(int, shape)) for shape in meta["shapes"])
+            layout = Layout(shapes, meta["dtype"])
+            fits = (folder / INDEX).stat().st_size == 8 * count and (folder / RECORDS).is_file()
+            known = meta["facts"] == facts and layout.size > 0
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return cls(folder, layout, count) if fits and known else None
+
+    @classmethod
+    def create(
+        cls, folder: Path, facts: dict[str, Any], count: int, layout: Layout, title: str
+    ) -> Store:
+        """An empty store in place of whatever stands there."""
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        (folder / RECORDS).touch()
+        np.zeros(count, np.int64).tofile(folder / INDEX)
+        meta = {"title": title, "facts": facts, "shapes": layout.shapes, "dtype": layout.dtype}
+        (folder / META).write_text(json.dumps(meta), encoding="utf-8")  # last: it makes the store
+        return cls(folder, layout, count)
+
+    def missing(self) -> list[int]:
+        """The records that are not there, those that the file is too short for included."""
+        index = np.fromfile(self.folder / INDEX, np.int64)
+        whole = (self.folder / RECORDS).stat().st_size // self.layout.size
+        index[whole:] = 0
+        return np.flatnonzero(index == 0).tolist()
+
+    def put(self, i: int, embedding: ImageEmbedding) -> None:
+        """Write record `i`; the index follows, so that a killed process leaves no half record."""
+        record = self.layout.pack(embedding)
+        with open(self.folder / RECORDS, "r+b") as file:
+            file.seek(i * self.layout.size)
+            file.write(record)
+        self._mark(i, zlib.crc32(record) + 1)
+
+    def get(self, i: int) -> ImageEmbedding:
+        """Record `i`, B = 1.
+
+        Raises:
+            DataError: it is not there or damaged; it is then forgotten, to be made anew.
+        """
+        size = self.layout.size
+        try:
+            record = np.fromfile(self.folder / RECORDS, np.uint8, size, offset=i * size)
+            known = int(np.fromfile(self.folder / INDEX, np.int64, 1, offset=8 * i)[0])
+            sound = zlib.crc32(record.data) + 1 == known
+        except (OSError, IndexError) as error:
+            raise DataError(
+                f"{self.folder}: the cached embedding {i} cannot be read ({error}). Was the cache "
+                "deleted? Run the same command again."
+            ) from None
+        if not sound:
+            self._mark(i, 0)
+            raise DataError(
+                f"{self.folder / RECORDS}: the cached embedding {i} is damaged. Run the same "
+                "command again: it is made anew. If this happens twice, look at the disk."
+            )
+        return self.layout.unpack(record)
+
+    def _mark(self, i: int, value: int) -> None:
+        with open(self.folder / INDEX, "r+b") as file:
+            file.seek(8 * i)
+            file.write(np.int64(value).tobytes())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cache on disk, for people."""
+
+    folder: Path
+    title: str
+    bytes: int
+    """On disk now."""
+    done: float
+    """Share of its records that are there."""
+    used: float
+    """Seconds since it was last used."""
+
+
+def entries(root: Path) -> list[Entry]:
+    """The caches in a folder, those used last first. What is not a cache is left out."""
+    found = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        try:
+            meta = json.loads((folder / META).read_text(encoding="utf-8"))
+            index = np.fromfile(folder / INDEX, np.int64)
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            used = time.time() - (folder / META).stat().st_mtime
+            done = float((index != 0).mean()) if len(index) else 1.0
+            found.append(Entry(folder, str(meta["title"]), size, done, used))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def disk_error(error: OSError, folder: Path) -> DataError:
+    """The sentence for a cache that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+        return DataError(
+            f"{folder}: the disk is full ({free / 1e9:.1f} GB free). Make room (`python -m "
+            "autosam.embeddings list`, `prune`), or choose another --cache.dir; then run the same "
+            "command again: it goes on where it stopped."
+        )
+    return DataError(
+        f"{error.filename or folder}: cannot be written ({error.strerror or error}). Mend the "
+        "rights, or choose another --cache.dir."
+    )
+
+
+def touch(folder: Path) -> None:
+    """Note that a cache was used now."""
+    with contextlib.suppress(OSError):  # a read-only cache still serves
+        os.utime(folder / META)
