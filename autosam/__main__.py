@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-VERBS = ("train", "evaluate", "predict", "pretrain", "weights", "embeddings")
+VERBS = ("train", "evaluate", "predict", "pretrain", "weights", "embeddings", "bench")
 
 
 def main() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,13 @@ def use_cache(
         DataError: no room for the cache, or it cannot be written; an embedding is not finite.
     """
     root = folder_of(config.cache)
+
+    @functools.cache
+    def sam() -> Sam:
+        loaded = load_sam(config.sam, config.sam_checkpoint)
+        cast(nn.Module, loaded).to(device)
+        return loaded
+
     for name, dataset in parts.items():
         facts = facts_of(config, dataset, device)
         folder = root / hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
@@ -100,7 +108,7 @@ def use_cache(
         try:
             store = Store.open(folder, facts, count)
             if store is None or store.missing():
-                store = _fill(config, dataset, folder, facts, title, device, workers)
+                store = _fill(config.cache, dataset, folder, facts, title, sam, workers)
         except OSError as error:
             raise disk_error(error, folder) from None
         touch(folder)
@@ -134,12 +142,12 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
 
 
 def _fill(
-    config: Config,
+    cache: CacheConfig,
     dataset: PairDataset,
     folder: Path,
     facts: dict[str, Any],
     title: str,
-    device: torch.device,
+    sam: Callable[[], Sam],
     workers: int,
 ) -> Store:
     """Make what is missing of a cache, as the only process."""
@@ -155,18 +163,16 @@ def _fill(
         store = Store.open(folder, facts, count)
         if store is not None and not store.missing():
             return store
-        half = config.cache.dtype != "fp32"
-        sam = load_sam(config.sam, config.sam_checkpoint)
-        cast(nn.Module, sam).to(device)
+        half = cache.dtype != "fp32"
         if store is None:
             image, valid, _ = Squares(dataset, [0])[0]
-            first = encode(sam, image[None].to(device), valid[None].to(device), half)
+            first = encode(sam(), image[None], valid[None], half)
             shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
-            layout = Layout(shapes, config.cache.dtype)
-            require_room(config.cache, folder, count * layout.size, title)
+            layout = Layout(shapes, cache.dtype)
+            require_room(cache, folder, count * layout.size, title)
             store = Store.create(folder, facts, count, layout, title)
             store.put(0, first)
-        _encode_missing(store, dataset, sam, half, f"embedding {title}", device, workers)
+        _encode_missing(store, dataset, sam(), half, f"embedding {title}", workers)
         return store
     finally:
         lock.release()
@@ -178,12 +184,11 @@ def _encode_missing(
     sam: Sam,
     half: bool,
     title: str,
-    device: torch.device,
     workers: int,
 ) -> None:
     loader = DataLoader(Squares(dataset, store.missing()), 4, num_workers=workers)
     for images, valid, records in track(loader, title):
-        embedding = encode(sam, images.to(device), valid.to(device), half)
+        embedding = encode(sam, images, valid, half)
         for i, record in enumerate(records.tolist()):
             try:
                 store.put(record, embedding.part(i))
@@ -251,21 +256,29 @@ def prune(root: Path, names: Sequence[str], days: float | None) -> list[Entry]:
     return chosen
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="autosam.embeddings", description=__doc__)
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; leaves with a message where it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m autosam.embeddings", description="The caches of image embeddings."
+    )
     parser.add_argument("--dir", default=None, help="folder of the caches; as --cache.dir")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="the caches, their size, and when they were last used")
     pruner = verbs.add_parser("prune", help="delete caches: by name, or by age")
     pruner.add_argument("names", nargs="*", help="as `list` prints them")
     pruner.add_argument("--days", type=float, help="those not used for so many days; 0: all")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    if args.verb == "prune" and not args.names and args.days is None:
+        pruner.error("give names, or --days N (--days 0 deletes all)")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
     root = folder_of(CacheConfig(dir=args.dir))
     try:
         if args.verb == "list":
             show(root)
-        elif not args.names and args.days is None:
-            pruner.error("give names, or --days N (--days 0 deletes all)")
         else:
             gone = prune(root, args.names, args.days)
             print(f"{len(gone)} caches deleted, {sum(e.bytes for e in gone) / 1e9:.2f} GB")

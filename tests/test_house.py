@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from autosam import embeddings, weights
 from autosam.__main__ import VERBS
+from autosam.bench import BenchConfig
 from autosam.command import parse
 from autosam.config import Config
 from autosam.evaluate import EvaluateConfig
 from autosam.predict import PredictConfig
 from autosam.pretrain import PretrainConfig
-from autosam.weights import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
@@ -24,7 +25,10 @@ KINDS = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "pretrain": PretrainConfig,
+    "bench": BenchConfig,
 }
+ACTIONS = {"weights": weights.parse_arguments, "embeddings": embeddings.parse_arguments}
+"""Verbs with actions instead of settings."""
 PAGES = [ROOT / "README.md"]
 for pattern in ("docs/*.md", "weights/*.md", "configs/*.yaml", "train/*"):
     PAGES += sorted(ROOT.glob(pattern))
@@ -57,8 +61,8 @@ def test_every_documented_command_is_understood(page: str, verb: str, arguments:
     words = [w for w in shlex.split(arguments) if w not in ("...", "[...]")]
     if "--help" in words:
         return
-    if verb == "weights":  # the one verb with actions instead of settings
-        parse_arguments(words)
+    if verb in ACTIONS:
+        ACTIONS[verb](words)
     else:
         parse(KINDS[verb], words)
 

@@ -87,3 +87,13 @@ def test_probabilities() -> None:
 def test_all_zero_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="all of"):
         SegmentationLoss(LossConfig(0, 0, 0))
+
+
+def test_logits_are_interpolated_to_targets_of_another_size() -> None:
+    logits = torch.tensor([[[[-1.0, 1.0], [-1.0, 1.0]]]])
+    targets, weights = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    targets[..., 2:] = 1
+    loss = SegmentationLoss(LossConfig(bce=1, dice=0))(logits, targets, weights)["loss"]
+    # Bilinear, half-pixel centres: each row is -1, -0.5, 0.5, 1.
+    by_hand = (math.log1p(math.exp(-1)) + math.log1p(math.exp(-0.5))) / 2
+    assert loss.item() == pytest.approx(by_hand, abs=1e-6)

@@ -111,6 +111,27 @@ def test_a_resumed_run_equals_an_unbroken_one(
     assert (broken / "test_scores.csv").read_text() == (whole / "test_scores.csv").read_text()
 
 
+@pytest.mark.parametrize(("resolution", "side"), [("low", 32), ("full", 64)])
+def test_where_the_loss_is_taken(
+    tiny_file: Path,
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    resolution: str,
+    side: int,
+) -> None:
+    forward, seen = SegmentationLoss.forward, set()
+
+    def spy(self, logits, targets, weights):
+        seen.add((*logits.shape[-2:], *targets.shape[-2:], *weights.shape[-2:]))
+        return forward(self, logits, targets, weights)
+
+    monkeypatch.setattr(SegmentationLoss, "forward", spy)
+    result = run(tiny_file, folders, tmp_path / "run", f"--loss.resolution={resolution}")
+    assert seen == {(32, 32, side, side, side, side)}
+    assert all(np.isfinite(row["validation/loss"]) for row in rows(result.folder))
+
+
 def test_epochs_where_none_are_given() -> None:
     assert [default_epochs(n) for n in (2, 60, 240, 288, 10_000)] == [50, 24, 6, 5, 5]
 

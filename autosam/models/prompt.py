@@ -19,7 +19,8 @@ class DenseHead(nn.Module):
     """float B x channels x n x n -> dense embeddings float B*K x C x h x w.
 
     A map finer than the grid is folded into it by a strided convolution, so that its detail lands
-    in the embedding's channels; a coarser one is enlarged.
+    in the channels; a coarser one is enlarged. Between fold and projection there are no more
+    channels than the folded map has values: on a grid of 64 x 64 they cost more than the backbone.
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class DenseHead(nn.Module):
         super().__init__()
         self.grid, self.width = grid, width
         fold = max(1, map_size // grid[0])
-        self.fold = nn.Conv2d(channels, width, fold, stride=fold)
-        self.mix = conv_block(width, width)
-        self.project = nn.Conv2d(width, num_classes * width, 1)
+        inner = min(width, channels * fold**2)
+        self.fold = nn.Conv2d(channels, inner, fold, stride=fold)
+        self.mix = conv_block(inner, inner)
+        self.project = nn.Conv2d(inner, num_classes * width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.fold(features)

@@ -29,8 +29,8 @@ def encode(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> Image
     busy, and each takes gigabytes for its attention.
 
     Args:
-        sam: on the device of the images.
-        images: uint8 B x 3 x S x S, zero padded.
+        sam: on the device where to encode.
+        images: uint8 B x 3 x S x S, zero padded; brought to that device.
         valid: int64 B x 2, rows and columns that hold picture.
         half: bfloat16 where it is faster; else as the surrounding autocast says.
     """
@@ -39,7 +39,7 @@ def encode(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> Image
     precision = half_precision(device, True) if half and faster_in_half(spec, device) else None
     with precision or nullcontext():
         parts = [
-            sam.encode(pictures, whole)
+            sam.encode(pictures.to(device), whole.to(device))
             for pictures, whole in zip(images.split(at_once), valid.split(at_once), strict=True)
         ]
     return ImageEmbedding.cat(parts)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autosam.models.pixels import normalise
 from autosam.models.sam.base import SamSpec
@@ -116,14 +118,17 @@ class SegmentAnything(nn.Module):
         upscaled = source_out.transpose(1, 2).view_as(source)
         finer = iter(embedding.finer)
         for layer in decoder.output_upscaling:
-            upscaled = layer(upscaled)
+            upscaled = norm(upscaled, layer) if isinstance(layer, LayerNorm2d) else layer(upscaled)
             if isinstance(layer, nn.ConvTranspose2d) and embedding.finer:
                 upscaled = upscaled + of_images(next(finer), prompt)
         hyper = torch.stack(
             [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
             dim=1,
         )
-        logits = torch.einsum("pmc,pchw->pmhw", hyper, upscaled)
+        # Channels last, as the convolutions leave them: no copy, forward or backward.
+        cells = upscaled.permute(0, 2, 3, 1).flatten(1, 2)
+        logits = (cells @ hyper.transpose(1, 2)).transpose(1, 2)
+        logits = logits.reshape(count, -1, *upscaled.shape[-2:])
         return logits, decoder.iou_prediction_head(hidden[:, 0])
 
 
@@ -133,6 +138,13 @@ def of_images(level: Tensor, prompt: Prompt) -> Tensor:
     if len(level) == 1:
         return level.expand(len(prompt.image_index), *level.shape[1:])
     return level.index_select(0, prompt.image_index)
+
+
+def norm(x: Tensor, layer: LayerNorm2d) -> Tensor:
+    """What `layer` computes, in one operation instead of seven."""
+    last = x.permute(0, 2, 3, 1)
+    normed = F.layer_norm(last, last.shape[-1:], layer.weight, layer.bias, layer.eps)
+    return normed.permute(0, 3, 1, 2)
 
 
 def prompt_parts(

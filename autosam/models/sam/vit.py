@@ -4,8 +4,41 @@ from __future__ import annotations
 
 from functools import partial
 
-from timm.models.vision_transformer_sam import VisionTransformerSAM
+import torch
+from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM, get_rel_pos
 from torch import Tensor, nn
+
+ROWS = 512
+"""Queries at a time, so that their scores stay in a processor's cache."""
+
+
+class PiecewiseAttention(Attention):
+    """timm's attention; on a CPU in bfloat16 piece by piece, the positional bias added to each
+    piece of scores: fused attention gains little there, and the bias of all pairs of cells (12 x
+    4096 x 4096 values) would cost more than the rest."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float B x h x w x width -> the same."""
+        batch, height, width, _ = x.shape
+        cells = height * width
+        small = cells <= ROWS or x.device.type != "cpu"
+        if small or not torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
+            return super().forward(x)
+        qkv = self.qkv(x).view(batch, cells, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.reshape(3, batch * self.num_heads, cells, -1).unbind(0)
+        grid = q.view(-1, height, width, self.head_dim)
+        rows = torch.einsum("bhwc,hkc->bhwk", grid, get_rel_pos(height, height, self.rel_pos_h))
+        columns = torch.einsum("bhwc,wkc->bhwk", grid, get_rel_pos(width, width, self.rel_pos_w))
+        rows, columns = rows.reshape(-1, cells, height, 1), columns.reshape(-1, cells, 1, width)
+        attended = torch.empty_like(q)
+        for head, (queries, keys, values) in enumerate(zip(q * self.scale, k, v, strict=True)):
+            for start in range(0, cells, ROWS):
+                part = slice(start, start + ROWS)
+                scores = (queries[part] @ keys.T).view(-1, height, width)
+                scores = (scores + rows[head, part]).add_(columns[head, part])
+                attended[head, part] = scores.view(-1, cells).softmax(-1) @ values
+        attended = attended.view(batch, self.num_heads, cells, -1).transpose(1, 2)
+        return self.proj(attended.reshape(batch, height, width, -1))
 
 
 class VitEncoder(VisionTransformerSAM):
@@ -48,6 +81,9 @@ class VitEncoder(VisionTransformerSAM):
             num_classes=0,
             global_pool="",
         )
+        for number, block in enumerate(self.blocks):
+            side = image_size // patch if number in wide else window
+            block.attn = PiecewiseAttention(width, heads, use_rel_pos=True, input_size=(side, side))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_features(x)

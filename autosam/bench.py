@@ -1,0 +1,199 @@
+"""`python -m autosam.bench`: how fast this machine encodes, trains and predicts, and next to what.
+
+All weights are random: they do not change the speed, and nothing is downloaded. Each case runs in a
+process of its own, is repeated, and stands in the table with its median and its spread.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from autosam.command import run_command
+from autosam.errors import ConfigError
+from autosam.measure import PARTS, SIDES, Case, choose_device, measure
+from autosam.models.sam.encode import faster_in_half
+from autosam.models.sam.files import known
+from autosam.models.sam.meta import VITS
+from autosam.timing import in_own_process
+
+
+@dataclass
+class BenchConfig:
+    """Measure this machine."""
+
+    sam: str = "vit_b"
+    """Which SAM (random weights)."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Backbone of the prompt generator."""
+    view_size: int = 256
+    """G, pixels."""
+    batch_size: int = 8
+    """Images per step where embeddings are cached. (2 where they are not, 3 in the published
+    loop.)"""
+    repeats: int = 3
+    """Measurements of each case, after one that does not count."""
+    cases: list[str] = field(default_factory=list)
+    """Which cases, by the names that the tables show; unset: all."""
+    compile: bool = False
+    """Also the encoder compiled by torch.compile, which takes minutes to begin and a C++
+    compiler."""
+    json: str | None = None
+    """Also write the figures to this file."""
+
+
+def cases_of(config: BenchConfig) -> list[Case]:
+    """Everything that can be measured."""
+    vit = config.sam in VITS
+    half = faster_in_half(known(config.sam), choose_device())
+    own = Case("", "training", sam=config.sam, backbone=config.backbone,
+               view_size=config.view_size, repeats=config.repeats)  # fmt: skip
+    batched = replace(own, batch_size=config.batch_size)
+
+    def published(case: Case, **changes: Any) -> Case:
+        """The same with the prompt generator of the original AutoSAM."""
+        return replace(case, backbone="hardnet85", view_size=512, **changes)
+
+    found = []
+    if vit:
+        found.append(replace(own, name="segment_anything, fp32", kind="encoder", reference=True))
+    found.append(replace(own, name="autosam, fp32", kind="encoder"))
+    if half:
+        found.append(replace(own, name="autosam, bf16", kind="encoder", half=True))
+    if config.compile:
+        name = f"autosam, {'bf16' if half else 'fp32'}, compiled"
+        found.append(replace(own, name=name, kind="encoder", half=half, compiled=True))
+    return [
+        *found,
+        replace(batched, name="floor", embeddings="memory"),
+        replace(batched, name="cached", embeddings="cache"),
+        replace(own, name="not cached", half=True, batch_size=2),
+        published(batched, name="published generator, cached", embeddings="cache"),
+        published(own, name="published", reference=vit, batch_size=3),
+        replace(own, name="one picture", kind="prediction", half=True),
+    ]
+
+
+def bench(config: BenchConfig) -> dict[str, Any]:
+    """Measure and print; returns the figures by case.
+
+    Raises:
+        ConfigError: a SAM or case that does not exist, or a number that makes no sense.
+    """
+    known(config.sam)
+    if config.repeats < 1 or config.batch_size < 1:
+        raise ConfigError("--repeats and --batch_size must be at least 1.")
+    cases = {case.name: case for case in cases_of(config)}
+    if unknown := set(config.cases) - cases.keys():
+        raise ConfigError(f"--cases {unknown.pop()}: not one of {', '.join(cases)}.")
+    chosen = [cases[name] for name in config.cases or cases]
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(soft_wrap=True, width=160)
+    figures: dict[str, Any] = {}
+    for case in track(chosen, "measuring", console=Console(stderr=True)):
+        figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}
+    compare(figures)
+    machine = describe()
+    console.print(", ".join(machine.values()), highlight=False)
+    for kind in ("encoder", "training", "prediction"):
+        rows = {name: row for name, row in figures.items() if row["kind"] == kind}
+        if rows:
+            console.print(table(kind, config.sam, rows))
+    for line in ratios(figures):
+        console.print(line, highlight=False)
+    if config.json:
+        content = {"machine": machine, "settings": asdict(config), "cases": figures}
+        Path(config.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return figures
+
+
+def compare(figures: dict[str, Any]) -> None:
+    """Put the cosine similarity to the first encoder's embedding in place of the embeddings."""
+    features = {name: row.pop("features") for name, row in figures.items() if "features" in row}
+    for name, values in features.items():
+        first = next(iter(features.values())).ravel()
+        norms = np.linalg.norm(first) * np.linalg.norm(values)
+        figures[name]["cosine"] = float(first @ values.ravel() / norms)
+
+
+def describe() -> dict[str, str]:
+    """The machine and what computes on it."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    cpu = capabilities.get("cpu_name") or platform.processor() or platform.machine()
+    where = {"processor": f"{cpu}, {torch.get_num_threads()} threads"}
+    if torch.cuda.is_available():
+        where["gpu"] = torch.cuda.get_device_name()
+    return where | {"torch": f"torch {torch.__version__}"}
+
+
+def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
+    """Seconds per image (median, spread), where they go, and peak memory."""
+    titles = {
+        "encoder": f"image encoder of {sam}, one picture",
+        "training": f"training step of the run autosam with {sam}, per image",
+        "prediction": f"prediction with {sam}, one picture of {SIDES[1]} x {SIDES[0]}",
+    }
+    result = Table(title=titles[kind], title_justify="left")
+    result.add_column(kind)
+    columns = ["ms", "least", "most"]
+    columns += ["images/s", "times the first", "cosine"] if kind == "encoder" else []
+    columns += ["batch", *PARTS] if kind == "training" else []
+    for column in (*columns, "peak GiB"):
+        result.add_column(column, justify="right")
+    first = median(next(iter(rows.values()))["seconds"])
+    for name, row in rows.items():
+        middle = median(row["seconds"])
+        cells = [
+            f"{1000 * value:.0f}" for value in (middle, min(row["seconds"]), max(row["seconds"]))
+        ]
+        if kind == "encoder":
+            cells += [f"{1 / middle:.3g}", f"{first / middle:.2f}", f"{row['cosine']:.5f}"]
+        if kind == "training":
+            cells += [str(row["batch size"])]
+            cells += [f"{1000 * row['parts'][part]:.0f}" for part in PARTS]
+        peaks = [f"{row[key]:.2f}" for key in ("memory", "gpu memory") if key in row]
+        result.add_row(name, *cells, " / ".join(peaks))
+    return result
+
+
+def ratios(figures: dict[str, Any]) -> list[str]:
+    """What the figures come to."""
+
+    def over(above: str, below: str) -> float | None:
+        if above in figures and below in figures:
+            return median(figures[above]["seconds"]) / median(figures[below]["seconds"])
+        return None
+
+    lines = []
+    for above, below, text in (
+        (
+            "cached",
+            "floor",
+            "a cached step takes {:.2f} times the floor (all in memory, no images)",
+        ),
+        ("not cached", "cached", "without the cache a step takes {:.0f} times as long per image"),
+        ("published", "cached", "the published loop takes {:.0f} times as long per image"),
+        ("published", "published generator, cached", "with its own generator, {:.1f} times"),
+    ):
+        if (ratio := over(above, below)) is not None:
+            lines.append(text.format(ratio))
+    return lines
+
+
+def main() -> None:
+    run_command(BenchConfig, bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""One case of the benchmark, from building to figures; see `autosam.bench`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, cast
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from segment_anything import sam_model_registry
+from torch import nn
+from torch.utils.data import DataLoader
+
+from autosam.config import AugmentConfig, LossConfig
+from autosam.data.augment import build_augment
+from autosam.data.check import MaskReading
+from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.images import write_png
+from autosam.data.sources import find_pairs
+from autosam.embeddings import Cached
+from autosam.engine import train_one_epoch
+from autosam.losses import SegmentationLoss
+from autosam.models.prompt import PromptGenerator
+from autosam.models.sam import SAMS, AbsentEncoder, Sam
+from autosam.models.sam.encode import encode
+from autosam.models.sam.meta import VITS, SegmentAnything
+from autosam.models.sam.vit import from_meta
+from autosam.models.segmenter import Segmenter
+from autosam.optim import parameter_groups, warmup_cosine
+from autosam.predict import segment
+from autosam.store import Layout, Store
+from autosam.timing import Stopwatch, peak_gib, wait
+from autosam.types import Batch, ImageEmbedding
+
+PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
+SIDES = (512, 640)
+"""Rows and columns of the pictures."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table; all weights are random."""
+
+    name: str
+    kind: Literal["encoder", "training", "prediction"]
+    reference: bool = False
+    """The image encoder is `segment_anything`'s own."""
+    half: bool = False
+    """The encoder computes in bfloat16 where the device gains from it."""
+    compiled: bool = False
+    embeddings: Literal["memory", "cache", "encoder"] = "encoder"
+    """Where embeddings come from; memory: everything is there before the clock starts."""
+    batch_size: int = 1
+    sam: str = "vit_b"
+    backbone: str = "tf_efficientnet_lite0"
+    view_size: int = 256
+    repeats: int = 3
+    """Measurements, after one that does not count."""
+
+
+def choose_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build_sam(name: str, reference: bool, encoder: bool) -> Sam:
+    """SAM with random weights, the same at every call whichever encoder implements them."""
+    torch.manual_seed(0)
+    spec = SAMS[name]
+    if not encoder:
+        with torch.device("meta"):
+            sam = spec.build(spec)
+        sam.image_encoder = AbsentEncoder(0)
+        module = cast(nn.Module, sam).to_empty(device="cpu")
+        with torch.no_grad():
+            for value in module.state_dict().values():
+                value.normal_(std=0.02)
+    elif name in VITS:
+        published = sam_model_registry[name]()
+        with torch.no_grad():
+            for key, value in published.image_encoder.named_parameters():
+                if "_pos" in key or key == "pos_embed":  # zero as they are made
+                    value.normal_(std=0.02)
+        sam = spec.build(spec)
+        module = cast(nn.Module, sam)
+        module.load_state_dict(from_meta(published.state_dict()))
+        if reference:
+            sam.image_encoder = published.image_encoder
+    else:
+        sam = spec.build(spec)
+        module = cast(nn.Module, sam)
+    return cast(Sam, module.eval().requires_grad_(False))
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Seconds per image of each repetition, and what else the table shows."""
+    device = choose_device()
+    figures = {"encoder": encoding, "training": training, "prediction": prediction}[case.kind](
+        case, device
+    )
+    return figures | peak_gib()
+
+
+def encoding(case: Case, device: torch.device) -> dict[str, Any]:
+    """One picture through the image encoder."""
+    sam = build_sam(case.sam, case.reference, encoder=True)
+    cast(nn.Module, sam).to(device)
+    if case.compiled:
+        sam.image_encoder.compile()
+    size = sam.spec.image_size
+    generator = torch.Generator().manual_seed(1)
+    small = torch.rand(1, 3, 32, 32, generator=generator) * 255
+    image = nn.functional.interpolate(small, (size, size), mode="bicubic").clamp(0, 255).byte()
+    image, valid = image.to(device), torch.tensor([[size, size]], device=device)
+    seconds = []
+    for _ in range(case.repeats + 1):
+        wait(device)
+        started = time.perf_counter()
+        embedding = encode(sam, image, valid, case.half)
+        wait(device)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "seconds": seconds[1:],
+        "first": seconds[0],
+        "features": embedding.features.float().cpu().numpy(),
+    }
+
+
+def build_segmenter(case: Case) -> Segmenter:
+    """The run `autosam`, with random weights."""
+    sam = build_sam(case.sam, case.reference, encoder=case.embeddings == "encoder")
+    size = case.view_size
+    generator = PromptGenerator(
+        case.backbone, "none", size, 192, 1, sam.width, sam.grid, "dense", 8
+    )
+    return Segmenter(
+        1, sam, generator, trainable=("prompter",), view_size=size, half_encoder=case.half
+    )
+
+
+def draw(folder: Path, count: int) -> None:
+    """`count` photographs of noise as JPEG, each with an ellipse, and its mask as PNG."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for i in range(count):
+        mask = np.zeros(SIDES, np.uint8)
+        cv2.ellipse(mask, (320, 256), (150, 60 + i), 30, 0, 360, 255, -1)
+        noise = cv2.resize(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8), SIDES[::-1])
+        noise[mask > 0] = noise[mask > 0] // 2 + 100
+        cv2.imwrite(str(folder / "images" / f"{i:03d}.jpg"), noise)
+        write_png(folder / "masks" / f"{i:03d}.png", mask)
+
+
+def training(case: Case, device: torch.device) -> dict[str, Any]:
+    """Epochs of one step each, by the function that trains."""
+    accelerator = Accelerator()
+    segmenter = build_segmenter(case)
+    optimizer = torch.optim.AdamW(parameter_groups(segmenter, 0.01), lr=1e-4)
+    scheduler = warmup_cosine(optimizer, 1, 1000)
+    model, optimizer = accelerator.prepare(segmenter, optimizer)
+    criterion = SegmentationLoss(LossConfig())
+    watch = Stopwatch(device)
+    for owner, method, name in (
+        (segmenter, "encode", "encoder"),
+        (segmenter, "prompt", "generator"),
+        (segmenter, "decode", "decoder"),
+        (criterion, "forward", "loss"),
+        (accelerator, "backward", "backward"),
+        (optimizer, "step", "optimiser"),
+    ):
+        watch.watch(owner, method, name)
+    seconds, parts = [], []
+    with tempfile.TemporaryDirectory() as name:
+        loader = accelerator.prepare(make_loader(case, segmenter, Path(name)))
+        kept = [batch.to(device) for batch in loader] if case.embeddings == "memory" else None
+        for _ in range(case.repeats + 1):
+            watch.seconds.clear()
+            wait(device)
+            started = time.perf_counter()
+            values = train_one_epoch(
+                model, kept or loader, criterion, optimizer, scheduler, accelerator, 1.0,
+                bf16=device.type == "cuda",
+            )  # fmt: skip
+            wait(device)
+            total = time.perf_counter() - started
+            seconds.append(total / case.batch_size)
+            of = watch.seconds | {"data": values["data_wait"] * total}
+            parts.append({part: of.get(part, 0.0) / case.batch_size for part in PARTS})
+    return {
+        "seconds": seconds[1:],
+        "parts": {part: median(p[part] for p in parts[1:]) for part in PARTS},
+        "batch size": case.batch_size,
+    }
+
+
+def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
+    """One batch of pictures from files; their embeddings, where cached, from files too."""
+    draw(folder, case.batch_size)
+    pairs = find_pairs(folder / "images", folder / "masks")
+    cached = case.embeddings != "encoder"
+    augment = build_augment(AugmentConfig())
+    dataset = PairDataset(pairs, segmenter.frame, MaskReading(127), augment, views=int(cached))
+    if cached:
+        sam = segmenter.sam
+        assert sam is not None
+        shapes = level_shapes(sam)
+        layout = Layout(shapes, "bf16")
+        store = Store.create(folder / "cache", {}, len(pairs), layout, "bench")
+        for i in range(len(pairs)):
+            first, *finer = (torch.randn(1, *shape) for shape in shapes)
+            store.put(i, ImageEmbedding(first, tuple(finer)))
+        dataset.use(Cached(store, 1))
+    sampler = EpochSampler(len(pairs), shuffle=False)  # no workers: two cores have none to spare
+    return DataLoader(dataset, len(pairs), sampler=sampler, collate_fn=Batch.collate)
+
+
+def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:
+    """C x h x w of each level of the image embedding."""
+    height, width = sam.grid
+    levels = [(sam.width, height, width)]
+    if not isinstance(sam, SegmentAnything) or sam.spec.name == "lite":  # they have finer levels
+        levels += [(sam.width // 2**k // 2, height * 2**k, width * 2**k) for k in (1, 2)]
+    return tuple(levels)
+
+
+def prediction(case: Case, device: torch.device) -> dict[str, Any]:
+    """From picture to mask."""
+    segmenter = build_segmenter(case).to(device).eval()
+    image = np.random.default_rng(0).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
+    seconds = []
+    for _ in range(case.repeats + 1):
+        started = time.perf_counter()
+        segment(segmenter, image)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": seconds[1:]}

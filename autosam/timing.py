@@ -1,0 +1,65 @@
+"""Measuring: named stretches of time, peak memory, and a process of its own for each case."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import wraps
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by name; the methods that it watches keep doing what they did."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Add the time that each call of `owner.method` takes to `name`."""
+        original = getattr(owner, method)
+
+        @wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            wait(self.device)
+            started = time.perf_counter()
+            result = original(*args, **kwargs)
+            wait(self.device)
+            self.seconds[name] += time.perf_counter() - started
+            return result
+
+        setattr(owner, method, timed)
+
+
+def peak_gib() -> dict[str, float]:
+    """Most memory that this process held at a time, GiB: of the machine, and of the GPU if used."""
+    peaks = {}
+    if sys.platform != "win32":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peaks["memory"] = peak / (2**30 if sys.platform == "darwin" else 2**20)
+    if torch.cuda.is_available():
+        peaks["gpu memory"] = torch.cuda.max_memory_allocated() / 2**30
+    return peaks
+
+
+def in_own_process(function: Callable[..., T], *args: Any) -> T:
+    """`function(*args)` in a fresh process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()

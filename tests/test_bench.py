@@ -1,0 +1,114 @@
+"""The benchmark measures what it says; its arithmetic is checked on figures made up here."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import autosam.bench
+from autosam.bench import BenchConfig, bench, cases_of, compare, ratios
+from autosam.errors import ConfigError
+from autosam.measure import PARTS, Case, build_sam, level_shapes, measure
+from autosam.models.sam import SAMS
+from autosam.timing import Stopwatch, in_own_process, peak_gib
+
+TINY = Case("x", "training", sam="tiny", backbone="test_efficientnet", view_size=64, repeats=2)
+
+
+def test_the_cases_of_a_sam() -> None:
+    names = [case.name for case in cases_of(BenchConfig("vit_b"))]
+    assert names[0] == "segment_anything, fp32"
+    assert {"floor", "cached", "not cached", "published", "published generator, cached"} < {*names}
+    published = next(c for c in cases_of(BenchConfig("vit_b")) if c.name == "published")
+    assert (published.backbone, published.view_size, published.batch_size) == ("hardnet85", 512, 3)
+    assert published.reference
+    assert not published.half
+    assert "segment_anything, fp32" not in [c.name for c in cases_of(BenchConfig("lite"))]
+
+
+@pytest.mark.parametrize("embeddings", ["memory", "cache", "encoder"])
+def test_a_training_step_is_split_into_its_parts(embeddings: str) -> None:
+    figures = measure(replace(TINY, embeddings=embeddings, batch_size=2))  # type: ignore[arg-type]
+    assert len(figures["seconds"]) == 2
+    assert figures["batch size"] == 2
+    assert all(figures["parts"][part] > 0 for part in PARTS if part not in ("data", "encoder"))
+    assert sum(figures["parts"].values()) < 1.5 * max(figures["seconds"])
+    assert 0.1 < figures["memory"] < 24
+
+
+def test_encoding_and_prediction_are_measured() -> None:
+    one = measure(replace(TINY, kind="encoder"))
+    assert len(one["seconds"]) == 2
+    assert one["features"].shape == (1, 32, 8, 8)
+    assert len(measure(replace(TINY, kind="prediction"))["seconds"]) == 2
+
+
+@pytest.mark.parametrize("name", ["tiny", "lite"])
+def test_the_levels_are_those_of_the_encoder(name: str) -> None:
+    sam = build_sam(name, reference=False, encoder=True)
+    size = SAMS[name].image_size
+    image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    levels = sam.encode(image, torch.tensor([[size, size]])).levels
+    assert level_shapes(sam) == tuple(tuple(level.shape[1:]) for level in levels)
+
+
+def test_ratios_and_cosines_by_hand() -> None:
+    figures = {
+        "floor": {"seconds": [0.1, 0.3, 0.2]},
+        "cached": {"seconds": [0.25, 0.24, 0.26]},
+        "published": {"seconds": [10.0]},
+    }
+    assert ratios(figures) == [
+        "a cached step takes 1.25 times the floor (all in memory, no images)",
+        "the published loop takes 40 times as long per image",
+    ]
+    rows = {
+        "a": {"features": np.array([1.0, 0.0])},
+        "b": {"features": np.array([1.0, 1.0])},
+    }
+    compare(rows)
+    assert rows["a"] == {"cosine": 1.0}
+    assert rows["b"]["cosine"] == pytest.approx(2**-0.5)
+
+
+def test_the_tables_and_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(autosam.bench, "in_own_process", lambda function, *args: function(*args))
+    path = tmp_path / "bench.json"
+    config = BenchConfig("tiny", "test_efficientnet", 64, 2, 1, json=str(path))
+    config.cases = ["autosam, fp32", "floor", "cached", "one picture"]
+    figures = bench(config)
+    out = capsys.readouterr().out
+    for words in ("image encoder of tiny", "optimiser", "one picture", "times the floor"):
+        assert words in out
+    written = json.loads(path.read_text())
+    assert list(written["cases"]) == config.cases
+    assert written["cases"]["cached"]["seconds"] == figures["cached"]["seconds"]
+    assert written["settings"]["batch_size"] == 2
+    with pytest.raises(ConfigError, match="--cases nothing: not one of autosam, fp32"):
+        bench(BenchConfig("tiny", cases=["nothing"]))
+
+
+def test_a_stopwatch_adds_up_and_changes_nothing() -> None:
+    class Thing:
+        def work(self, seconds: float) -> float:
+            time.sleep(seconds)
+            return seconds
+
+    thing, watch = Thing(), Stopwatch(torch.device("cpu"))
+    watch.watch(thing, "work", "working")
+    assert [thing.work(0.02), thing.work(0.03)] == [0.02, 0.03]
+    assert 0.05 <= watch.seconds["working"] < 5
+
+
+def test_a_case_has_a_process_of_its_own() -> None:
+    assert in_own_process(os.getpid) != os.getpid()
+    assert peak_gib()["memory"] > 0.1
