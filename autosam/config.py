@@ -184,7 +184,9 @@ class TrainConfig:
     patience: int = 10
     """Epochs without a better validation Dice before training stops."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """`auto`: bf16 on a GPU that has it, float32 elsewhere."""
+    """`auto`: bf16 on a GPU that has it; elsewhere float32, but for frozen image encoders of
+    1024 px where the processor multiplies bf16. `no`: float32 throughout, embeddings out of a
+    cache aside. `bf16`: everywhere."""
     seed: int = 0
     """Seed of the weights, the order and the augmentation."""
     pictures: int = 6
