@@ -182,7 +182,7 @@ def ratios(figures: dict[str, Any]) -> list[str]:
             "floor",
             "a cached step takes {:.2f} times the floor (all in memory, no images)",
         ),
-        ("not cached", "cached", "without the cache a step takes {:.0f} times as long per image"),
+        ("not cached", "cached", "without the cache a step takes {:.1f} times as long per image"),
         ("published", "cached", "the published loop takes {:.0f} times as long per image"),
         ("published", "published generator, cached", "with its own generator, {:.1f} times"),
     ):

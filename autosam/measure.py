@@ -39,6 +39,8 @@ from autosam.timing import Stopwatch, peak_gib, wait
 from autosam.types import Batch, ImageEmbedding
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
+VIEWS = 4
+"""Fixed views per picture where embeddings are cached, as by default."""
 SIDES = (512, 640)
 """Rows and columns of the pictures."""
 
@@ -205,17 +207,18 @@ def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     pairs = find_pairs(folder / "images", folder / "masks")
     cached = case.embeddings != "encoder"
     augment = build_augment(AugmentConfig())
-    dataset = PairDataset(pairs, segmenter.frame, MaskReading(127), augment, views=int(cached))
+    views = VIEWS if cached else 0
+    dataset = PairDataset(pairs, segmenter.frame, MaskReading(127), augment, views=views)
     if cached:
         sam = segmenter.sam
         assert sam is not None
         shapes = level_shapes(sam)
         layout = Layout(shapes, "bf16")
-        store = Store.create(folder / "cache", {}, len(pairs), layout, "bench")
-        for i in range(len(pairs)):
+        store = Store.create(folder / "cache", {}, len(pairs) * views, layout, "bench")
+        for i in range(store.count):
             first, *finer = (torch.randn(1, *shape) for shape in shapes)
             store.put(i, ImageEmbedding(first, tuple(finer)))
-        dataset.use(Cached(store, 1))
+        dataset.use(Cached(store, views))
     sampler = EpochSampler(len(pairs), shuffle=False)  # no workers: two cores have none to spare
     return DataLoader(dataset, len(pairs), sampler=sampler, collate_fn=Batch.collate)
 
