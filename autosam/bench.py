@@ -21,10 +21,11 @@ from rich.table import Table
 
 from autosam.command import run_command
 from autosam.errors import ConfigError
-from autosam.measure import PARTS, SIDES, Case, choose_device, measure
+from autosam.measure import PARTS, SIDES, Case, measure
 from autosam.models.sam.encode import faster_in_half
 from autosam.models.sam.files import known
 from autosam.models.sam.meta import VITS
+from autosam.precision import choose_device
 from autosam.timing import in_own_process
 
 

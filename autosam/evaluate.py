@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-import torch
 from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
@@ -23,6 +22,7 @@ from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
 from autosam.metrics import METRICS, mean_scores
 from autosam.models.sam import load_sam
+from autosam.precision import choose_device
 from autosam.report import print_scores, print_zero_shot
 from autosam.tracking import write_scores
 from autosam.types import Batch
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         )
     if config.sam:
         raise ConfigError(f"--sam {config.sam}: a checkpoint brings its own; only for --zero-shot.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
     title, pairs = find_part(config, trained)
@@ -107,7 +107,7 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     """
     if config.checkpoint:
         raise ConfigError("--zero-shot scores a SAM by itself: leave --checkpoint out.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     name = config.sam or "lite"
     sam = load_sam(name, config.sam_checkpoint)
     cast(nn.Module, sam).to(device)

@@ -33,6 +33,7 @@ from autosam.models.sam.meta import VITS, SegmentAnything
 from autosam.models.sam.vit import from_meta
 from autosam.models.segmenter import Segmenter
 from autosam.optim import parameter_groups, warmup_cosine
+from autosam.precision import choose_device
 from autosam.predict import segment
 from autosam.store import Layout, Store
 from autosam.timing import Stopwatch, peak_gib, wait
@@ -64,10 +65,6 @@ class Case:
     view_size: int = 256
     repeats: int = 3
     """Measurements, after one that does not count."""
-
-
-def choose_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_sam(name: str, reference: bool, encoder: bool) -> Sam:

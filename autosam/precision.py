@@ -1,4 +1,4 @@
-"""Where half precision pays, and the context that computes in it."""
+"""Which device computes, where half precision pays, and the context that computes in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import torch
 
 FAST = ("avx512_bf16", "amx_bf16")
 """Instructions for bfloat16, as torch names the capabilities of x86 processors."""
+
+
+def choose_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def gains_from_bf16(device: torch.device) -> bool:

@@ -21,6 +21,7 @@ from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.metrics import predict_label
 from autosam.models.segmenter import Segmenter
 from autosam.pictures import overlay
+from autosam.precision import choose_device
 from autosam.types import Batch
 
 
@@ -143,7 +144,7 @@ def predict(config: PredictConfig) -> list[Path]:
         )
     data = loaded.config.data
     targets = plan(images, output, data, config.overlay, config.overwrite)
-    segmenter = loaded.segmenter.to("cuda" if torch.cuda.is_available() else "cpu")
+    segmenter = loaded.segmenter.to(choose_device())
     output.mkdir(parents=True, exist_ok=True)
     written, failed = [], []
     for path, files in track(list(zip(images, targets, strict=True)), "segmenting"):

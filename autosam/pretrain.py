@@ -37,6 +37,7 @@ from autosam.models.sam import SAMS
 from autosam.models.sam.lite import LiteEncoder
 from autosam.models.sam.meta import SegmentAnything
 from autosam.optim import parameter_groups, warmup_cosine
+from autosam.precision import choose_device
 from autosam.prompted import (
     correct,
     prompt_with_boxes,
@@ -278,7 +279,7 @@ def batches(
 
 def pretrain(config: PretrainConfig) -> Path:
     """Pretrain `lite`; returns the weights file (float16, averaged over the last steps)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     ways = ("output", "save_every", "held_out", "workers", "stop_after")  # do not change the result
     recipe = {key: value for key, value in asdict(config).items() if key not in ways}
     folder = Path(config.output)

@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -30,6 +29,7 @@ from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.models.segmenter import build_segmenter
+from autosam.precision import gains_from_bf16
 from autosam.run import Data, Run, TrainResult, worker_count
 from autosam.tracking import log
 from autosam.types import Frame
@@ -83,8 +83,8 @@ def train(config: Config) -> TrainResult:
         use_cache(config, parts, accelerator.device, workers)
     bf16 = config.train.precision == "bf16" or (
         config.train.precision == "auto"
-        and torch.cuda.is_available()
-        and torch.cuda.is_bf16_supported(including_emulation=False)
+        and accelerator.device.type == "cuda"
+        and gains_from_bf16(accelerator.device)
     )
     run = Run(config, folder, segmenter, data, accelerator, bf16, state)
     try:
