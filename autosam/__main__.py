@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-VERBS = ("train", "evaluate", "predict", "pretrain", "weights", "embeddings", "bench")
+VERBS = (
+    "train", "evaluate", "predict", "check", "rough", "weights", "embeddings", "bench", "pretrain",
+)  # fmt: skip
 
 
 def main() -> None:

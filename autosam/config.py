@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from autosam.errors import ConfigError
+
+MOST_OVERLAPPING = 16
+"""K of classes that may overlap: they are bits of whole numbers, which resizing keeps exact."""
 
 
 @dataclass(frozen=True)
 class Composition:
     """What a run is made of: who supplies the prompt, who draws the mask, what learns."""
 
-    prompter: Literal["learned", "none", "box", "points"]
+    prompter: Literal["learned", "none", "box", "points", "rough"]
     decoder: Literal["sam", "head"]
     trainable: tuple[Literal["prompter", "decoder"], ...]
 
@@ -25,41 +29,112 @@ RUNS: dict[str, Composition] = {
     "head": Composition("none", "head", ("decoder",)),
     "decoder-box": Composition("box", "sam", ("decoder",)),
     "decoder-points": Composition("points", "sam", ("decoder",)),
+    "decoder-rough": Composition("rough", "sam", ("decoder",)),
     "sam-box": Composition("box", "sam", ()),
     "sam-points": Composition("points", "sam", ()),
+    "sam-rough": Composition("rough", "sam", ()),
 }
 """The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps. Boxes
-and points are taken from the true mask: such runs are oracles, good for comparison only."""
+and points are taken from the true mask: such runs are oracles, good for comparison only. Those of
+`rough` runs are taken from a rule on colours, which needs no truth."""
+
+
+@dataclass
+class ClassConfig:
+    """One class."""
+
+    name: str
+    """As reports, TensorBoard and exports call it."""
+    color: str | None = None
+    """#rrggbb; unset: the next of a list."""
+    values: list[int] | None = None
+    """The mask values that are this class; unset: its place in the list of classes, from 1."""
 
 
 @dataclass
 class DataConfig:
-    """Where the images and masks are, and how masks are read."""
+    """Where the images and masks are, and how they are read."""
 
+    layout: Literal[
+        "folders",
+        "manifest",
+        "coco",
+        "voc",
+        "huggingface",
+        "glas",
+        "monuseg",
+        "polyp",
+        "stamps",
+        "volumes",
+    ] = "folders"
+    """How the files lie; docs/data.md has a tree of each."""
     root: str | None = None
-    """Folder with train/, validation/ and test/, each holding images/ and masks/; or with images/
-    and masks/ directly, which are then split by a seed. Unset, and `images` too: the embedded
-    synthetic data set."""
+    """What the layout describes. folders: a folder with train/, validation/ and test/, each holding
+    images/ and masks/; or with images/ and masks/ directly, which are then split by a seed.
+    manifest: the CSV or JSONL file. huggingface: a data set's name, or a folder that it was saved
+    to. Unset, and `images` too: the embedded synthetic data set."""
     images: str | None = None
-    """Folder of images (instead of `root`)."""
+    """Folder of images (instead of `root`; for coco beside `annotations`)."""
     masks: str | None = None
     """Folder of masks; a mask has its image's file name, with any extension."""
+    annotations: str | None = None
+    """COCO file of the pictures in `images` (layout coco)."""
     mask_suffix: str = ""
     """What a mask's name adds to its image's: `_mask` pairs cell1.jpg with cell1_mask.png."""
+    image_column: str = "image"
+    """Column of the images (layouts manifest and huggingface)."""
+    mask_column: str = "mask"
+    """Column of the masks (layouts manifest and huggingface)."""
+    outside: bool = False
+    """Whether a manifest may name files outside its own folder."""
+    bands: tuple[int, int, int] | None = None
+    """Which bands of a TIFF, from 1, stand for red, green and blue."""
+    window: tuple[float, float] | None = None
+    """Stored values that become black and white, for pictures of more than 8 bits and volumes (a
+    soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentile of each picture."""
+    axis: int = 2
+    """Axis along which volumes are cut into slices: 0, 1 or 2; 2 is axial in NIfTI's order."""
     num_classes: int = 1
     """K: classes besides background. 1: masks are read as foreground or not. More: a mask's pixel
     values are 0 for background and 1..K."""
+    classes: list[ClassConfig] | None = None
+    """Names, colours and mask values of the K classes; sets `num_classes`."""
+    ignore: int | None = None
+    """Mask value of pixels that nobody labelled: no loss, no score."""
+    instances: bool = False
+    """Mask values number objects: each value above 0 is foreground."""
     exclusive: bool = True
     """True: a pixel has one class or background (soft-max, arg-max). False: classes are judged
-    independently (sigmoid, 0.5)."""
+    independently (sigmoid, 0.5) and may overlap."""
     validation: float = 0.15
-    """Share of images for validation where no validation folder is given, 0..1."""
+    """Share of images for validation where no validation part is given, 0..1."""
     test: float = 0.15
-    """Share of images for testing where no split is given, 0..1."""
+    """Share of images for testing where no test part is given, 0..1."""
     split_seed: int = 0
     """Seed of the split."""
+    stratify: bool = False
+    """Give each part its share of pictures with little and with much foreground (reads every
+    mask)."""
+    groups: str | None = None
+    """What must not stand on both sides of a split (patient, slide, camera): a CSV file with the
+    columns name and group, or a regular expression on the name whose first bracket is the group.
+    (A manifest has a column `group`.)"""
+    folds: int | None = None
+    """k-fold cross-validation: the pictures in k parts, of which `fold` is the test part."""
+    fold: int = 0
+    """Which of the k parts, from 0, is the test part."""
     workers: int | None = None
     """Processes that read images; unset: by the number of processors."""
+
+    def __post_init__(self) -> None:
+        if self.classes:
+            self.num_classes = len(self.classes)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the K classes; their numbers where they have no names."""
+        names = [entry.name for entry in self.classes or []]
+        return names or [str(k) for k in range(1, self.num_classes + 1)]
 
 
 @dataclass
@@ -129,6 +204,33 @@ class PromptConfig:
 
 
 @dataclass
+class RoughConfig:
+    """Rough masks by a rule on colours, from which prompts are taken (runs decoder-rough and
+    sam-rough); `python -m autosam.rough` shows what a rule finds."""
+
+    method: Literal["otsu", "hsv", "index"] = "otsu"
+    """otsu: grey values above Otsu's threshold. hsv: colours between `lower` and `upper`. index:
+    the normalised difference of two bands above `threshold`."""
+    threshold: float | None = None
+    """Unset: Otsu's for otsu, 0 for index."""
+    dark: bool = False
+    """otsu: what is below the threshold is foreground."""
+    lower: tuple[int, int, int] = (0, 0, 0)
+    """Least hue (0..179, as OpenCV counts), saturation and value (0..255)."""
+    upper: tuple[int, int, int] = (179, 255, 255)
+    """Most hue, saturation and value; an upper hue below the lower one goes round by red."""
+    bands: tuple[int, int] = (2, 4)
+    """(first - second) / (first + second) of these bands, from 1; green and near infrared for
+    water."""
+    erosion: int = 2
+    """Pixels taken off the edge."""
+    min_share: float = 0.002
+    """Smallest connected part that is kept, as a share of the picture."""
+    prompt: Literal["box", "points"] = "box"
+    """What is taken from each part that is left."""
+
+
+@dataclass
 class LossConfig:
     """Weights of the loss parts, all taken inside the valid region."""
 
@@ -139,6 +241,8 @@ class LossConfig:
     """Focal loss (gamma 2) on each class."""
     dice: float = 1.0
     """Soft Dice loss."""
+    mse: float = 0.0
+    """Mean squared error of the probabilities."""
     resolution: Literal["low", "full"] = "low"
     """Where the loss is taken. low: at the logits' own size, a quarter of SAM's input (truth as the
     share of each cell that is covered). full: at the size of SAM's input, logits interpolated:
@@ -173,10 +277,14 @@ class TrainConfig:
     """Images per step and process."""
     accumulate: int = 1
     """Batches per optimiser step."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adam: weight decay is added to the gradient, as the published AutoSAM has it."""
     lr: float = 5e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: down to zero along a cosine, or level."""
     weight_decay: float = 0.01
-    """Of AdamW, on matrices and kernels only."""
+    """On matrices and kernels only."""
     warmup: float = 0.05
     """Share of all steps over which the learning rate rises."""
     clip: float = 1.0
@@ -204,13 +312,16 @@ class Config:
         "head",
         "decoder-box",
         "decoder-points",
+        "decoder-rough",
         "sam-box",
         "sam-points",
+        "sam-rough",
     ] = "autosam"
     """autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder tuned, no prompt. hybrid:
     both learn. head: the same backbone with a plain head and no SAM. decoder-box, decoder-points:
-    the mask decoder tuned with prompts taken from the true masks. sam-box, sam-points: the same
-    prompts, nothing trained."""
+    the mask decoder tuned with prompts taken from the true masks. decoder-rough: with prompts taken
+    from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts, nothing
+    trained."""
     sam: str = "lite"
     """Which SAM: lite (shipped) or another that `python -m autosam.weights list` shows."""
     sam_checkpoint: str | None = None
@@ -227,13 +338,18 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    rough: RoughConfig = field(default_factory=RoughConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
 _RANGES: dict[str, tuple[float, float]] = {
-    "data.num_classes": (1, 255),
+    "data.num_classes": (1, 254),
+    "data.axis": (0, 2),
+    "data.ignore": (0, 65535),
+    "data.folds": (2, 1000),
+    "data.fold": (0, 999),
     "data.workers": (0, 256),
     "augment.flip": (0, 1),
     "augment.vertical_flip": (0, 1),
@@ -250,7 +366,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prompt.negative_points": (0, 1000),
     "prompt.erosion": (0, 1),
     "prompt.spacing": (0, 10),
+    "rough.erosion": (0, 1000),
+    "rough.min_share": (0, 1),
     "loss.bce": (0, math.inf),
+    "loss.mse": (0, math.inf),
     "loss.focal": (0, math.inf),
     "loss.dice": (0, math.inf),
     "cache.views": (0, 1000),
@@ -285,7 +404,34 @@ def check_settings(config: Config) -> None:
             f"--model.view_size {config.model.view_size}: must be a multiple of 32, for example "
             f"{near}."
         )
-    if config.loss.bce + config.loss.focal + config.loss.dice == 0:
-        raise ConfigError("--loss.bce, --loss.focal, --loss.dice: one must be above 0.")
+    check_classes(config.data)
+    if not any((config.loss.bce, config.loss.mse, config.loss.focal, config.loss.dice)):
+        raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
+    if RUNS[config.run].prompter == "rough" and config.data.num_classes > 1:
+        raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
     if config.resume and config.init:
         raise ConfigError("--resume and --init exclude each other.")
+
+
+def check_classes(data: DataConfig) -> None:
+    """Refuse classes that cannot be told apart, and colours that are none.
+
+    Raises:
+        ConfigError: naming the class.
+    """
+    names = [entry.name for entry in data.classes or []]
+    values = [value for entry in data.classes or [] for value in entry.values or []]
+    if len(set(names)) < len(names) or len(set(values)) < len(values):
+        raise ConfigError("--data.classes: a name or a mask value stands twice.")
+    for entry in data.classes or []:
+        if entry.color and not re.fullmatch(r"#?[0-9a-fA-F]{6}", entry.color):
+            raise ConfigError(
+                f"--data.classes {entry.name}: color {entry.color}, expected #rrggbb."
+            )
+        if "/" in entry.name or not entry.name:
+            raise ConfigError(f"--data.classes {entry.name!r}: a name without / is needed.")
+    if data.num_classes > MOST_OVERLAPPING and not data.exclusive:
+        raise ConfigError(
+            f"--data.num_classes {data.num_classes}: of classes that may overlap there can be "
+            f"{MOST_OVERLAPPING}."
+        )

@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader, Dataset
 from autosam.config import RUNS, CacheConfig, Config
 from autosam.data.dataset import PairDataset
 from autosam.errors import AutosamError, DataError
-from autosam.models.loading import file_hash
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode, faster_in_half
 from autosam.store import Entry, Layout, Store, disk_error, entries, touch
@@ -119,7 +118,7 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
     """All that an embedding depends on, as plain values: a cache serves where they are equal."""
     spec = SAMS[config.sam]
     with ThreadPoolExecutor() as pool:
-        files = list(pool.map(file_hash, (pair.image for pair in dataset.pairs)))
+        files = list(pool.map(lambda pair: pair.image.digest(), dataset.pairs))
     geometry = None
     if dataset.views > 1:
         settings = dataclasses.asdict(config.augment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -102,6 +102,7 @@ def evaluate(
     criterion: SegmentationLoss | None = None,
     accelerator: Accelerator | None = None,
     bf16: bool = False,
+    classes: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Score every image at its own size.
 
@@ -114,6 +115,7 @@ def evaluate(
         accelerator: gathers rows over processes; an image that padding of the shards repeated
             counts once.
         bf16: see `train_one_epoch`.
+        classes: their names.
 
     Returns:
         Scores by image name.
@@ -131,7 +133,8 @@ def evaluate(
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]
             assert label is not None
-            rows.append((name, score(predict_label(full, exclusive), label, names) | extra))
+            scores = score(predict_label(full, exclusive), label, names, classes)
+            rows.append((name, scores | extra))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
     return dict(rows)

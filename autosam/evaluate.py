@@ -13,20 +13,24 @@ from torch.utils.data import DataLoader
 
 from autosam import checkpoint
 from autosam.command import run_command
-from autosam.config import DataConfig
+from autosam.config import RUNS, DataConfig
 from autosam.data.check import check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
-from autosam.data.images import read_image
-from autosam.data.sources import Pair, find_pairs, load_split
+from autosam.data.labels import class_masks
+from autosam.data.pairs import Pair
+from autosam.data.sources import load_pairs, load_split
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
-from autosam.metrics import METRICS, mean_scores
+from autosam.metrics import METRICS, by_subset, mean_scores
 from autosam.models.sam import load_sam
 from autosam.precision import choose_device
 from autosam.report import print_scores, print_zero_shot
 from autosam.tracking import write_scores
 from autosam.types import Batch
 from autosam.zero_shot import ZeroShot
+
+SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold")
+"""Settings that a checkpoint's own data keep, so that no picture trained on is a test picture."""
 
 
 @dataclass
@@ -77,10 +81,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
     title, pairs = find_part(config, trained)
-    report = check_pairs(pairs, trained.num_classes)
+    report = check_pairs(pairs, classes_of(config.data, trained))
     for warning in report.warnings:
         print(f"warning: {warning}")
-    dataset = PairDataset(pairs, segmenter.frame, report.reading, prompting=loaded.config.prompt)
+    rough = loaded.config.rough if RUNS[loaded.config.run].prompter == "rough" else None
+    dataset = PairDataset(
+        pairs, segmenter.frame, report.reading, prompting=loaded.config.prompt, rough=rough
+    )
     loader = DataLoader(
         dataset,
         config.batch_size,
@@ -88,14 +95,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         collate_fn=Batch.collate,
     )
     batches = (batch.to(device) for batch in track(loader, "scoring"))
-    rows = score_loader(segmenter, batches, trained.exclusive, tuple(METRICS))
+    rows = score_loader(
+        segmenter, batches, trained.exclusive, tuple(METRICS), classes=trained.class_names
+    )
     scores = mean_scores(list(rows.values()))
     facts = {"checkpoint": str(loaded.path), "images": str(len(rows))}
     if config.output:
         Path(config.output).parent.mkdir(parents=True, exist_ok=True)
         write_scores(Path(config.output), rows)
         facts["per image"] = config.output
-    print_scores({title: scores}, facts)
+    print_scores({title: scores} | by_subset(rows), facts)
     return scores
 
 
@@ -112,12 +121,14 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     sam = load_sam(name, config.sam_checkpoint)
     cast(nn.Module, sam).to(device)
     title, pairs = find_part(config, DataConfig(num_classes=config.data.num_classes))
-    report = check_pairs(pairs, config.data.num_classes)
+    report = check_pairs(pairs, config.data)
     for warning in report.warnings:
         print(f"warning: {warning}")
     scores = ZeroShot(sam)
     for pair in track(pairs, "scoring"):
-        scores.add(pair.name, read_image(pair.image), report.reading.read(pair.mask), device)
+        label = report.reading.read(pair.mask)
+        masks = class_masks(label, config.data.num_classes)
+        scores.add(pair.name, pair.image.read(), masks, device)
     if not scores.rows:
         raise DataError(f"{title}: every mask is empty, so there is no object to prompt.")
     table = scores.table()
@@ -141,34 +152,44 @@ def find_part(config: EvaluateConfig, trained: DataConfig) -> tuple[str, list[Pa
         ConfigError: settings that contradict each other or the checkpoint.
     """
     data = config.data
-    default = DataConfig(num_classes=data.num_classes)
     if data.num_classes not in (1, trained.num_classes):
         raise ConfigError(
             f"--data.num_classes {data.num_classes}: the checkpoint has {trained.num_classes}."
         )
-    if data == default:
+    if not any((data.root, data.images, data.masks, data.annotations)):
         data = trained
     elif _folders(data) == _folders(trained):
-        data = dataclasses.replace(
-            data,
-            validation=trained.validation,
-            test=trained.test,
-            split_seed=trained.split_seed,
-            mask_suffix=data.mask_suffix or trained.mask_suffix,
-        )
-    elif data.images and data.masks and not data.root:
-        pairs = find_pairs(Path(data.images), Path(data.masks), data.mask_suffix)
-        return f"all of {data.images}", pairs
+        # How the training was split and read, but for what is said anew.
+        said = {
+            f.name: getattr(data, f.name)
+            for f in dataclasses.fields(DataConfig)
+            if f.name not in SPLIT and getattr(data, f.name) != f.default
+        }
+        data = dataclasses.replace(trained, **said)
+    elif data.images:
+        return f"all of {data.images}", load_pairs(data)
     split = load_split(data)
     name = data.root or data.images or "the embedded set"
     if config.part != "all":
         return f"{config.part} of {name}", split[config.part]
-    pairs = [dataclasses.replace(p, part=part) for part, found in split.items() for p in found]
+    pairs = [
+        dataclasses.replace(pair, subset=f"{part}/{pair.subset}".rstrip("/"))
+        for part, found in split.items()
+        for pair in found
+    ]
     return f"all of {name}", pairs
 
 
+def classes_of(data: DataConfig, trained: DataConfig) -> DataConfig:
+    """Where the data are, with the classes that the checkpoint was trained on."""
+    if data.classes is None:
+        data = dataclasses.replace(data, classes=trained.classes)
+    return dataclasses.replace(data, num_classes=trained.num_classes, exclusive=trained.exclusive)
+
+
 def _folders(data: DataConfig) -> list[Path | None]:
-    return [Path(p).resolve() if p else None for p in (data.root, data.images, data.masks)]
+    paths = (data.root, data.images, data.masks, data.annotations)
+    return [Path(p).resolve() if p else None for p in paths]
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def probabilities(logits: Tensor, exclusive: bool) -> Tensor:
 
 
 class SegmentationLoss(torch.nn.Module):
-    """Cross entropy, focal and Dice, weighted and summed.
+    """Cross entropy, squared error, focal and Dice, weighted and summed.
 
     Args:
         config: the weights.
@@ -38,8 +38,8 @@ class SegmentationLoss(torch.nn.Module):
 
     def __init__(self, config: LossConfig, exclusive: bool = True) -> None:
         super().__init__()
-        if not (config.bce or config.focal or config.dice):
-            raise ValueError("loss: all of bce, focal and dice are 0")
+        if not (config.bce or config.mse or config.focal or config.dice):
+            raise ValueError("loss: all of bce, mse, focal and dice are 0")
         self.config, self.exclusive = config, exclusive
         self._focal = FocalLoss(gamma=2.0, reduction="none")
         # smooth 1: an empty mask still pulls at a prediction that should be empty
@@ -61,6 +61,9 @@ class SegmentationLoss(torch.nn.Module):
         parts: dict[str, Tensor] = {}
         if self.config.bce:
             parts["bce"] = _mean(self._cross_entropy(logits, targets), weights)
+        if self.config.mse:
+            error = (probabilities(logits, self.exclusive) - targets) ** 2
+            parts["mse"] = _mean(error, weights)
         if self.config.focal:
             parts["focal"] = _mean(self._focal(logits, targets), weights)
         if self.config.dice:

@@ -21,8 +21,8 @@ from autosam.config import AugmentConfig, LossConfig
 from autosam.data.augment import build_augment
 from autosam.data.check import MaskReading
 from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.folders import find_pairs
 from autosam.data.images import write_png
-from autosam.data.sources import find_pairs
 from autosam.embeddings import Cached
 from autosam.engine import train_one_epoch
 from autosam.losses import SegmentationLoss

@@ -11,6 +11,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from torch import Tensor
 
+from autosam.data.labels import class_masks, known
 from autosam.losses import with_background
 
 
@@ -63,25 +64,44 @@ METRICS = {"dice": dice, "iou": iou, "hd95": hausdorff95}
 
 
 def score(
-    predicted: np.ndarray, label: np.ndarray, names: Sequence[str] = ("dice", "iou", "hd95")
+    predicted: np.ndarray,
+    label: np.ndarray,
+    names: Sequence[str] = ("dice", "iou", "hd95"),
+    classes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Score one image, averaged over classes.
 
     Args:
         predicted: bool K x H x W.
-        label: uint8 H x W, 0..K.
+        label: H x W, see `autosam.data.labels`; pixels of unknown class do not count.
         names: keys of `METRICS`.
+        classes: names of the K classes; unset: 1..K.
 
     Returns:
         The mean over classes by name; for several classes each as `name/class` too.
     """
     result: dict[str, float] = {}
+    truth, predicted = class_masks(label, len(predicted)), predicted & known(label)
     for name in names:
-        values = [METRICS[name](mask, label == k + 1) for k, mask in enumerate(predicted)]
+        values = [METRICS[name](*masks) for masks in zip(predicted, truth, strict=True)]
         result[name] = float(np.mean(values))
         if len(values) > 1:
-            result |= {f"{name}/{k + 1}": value for k, value in enumerate(values)}
+            titles = classes or [str(k + 1) for k in range(len(values))]
+            result |= {f"{name}/{c}": value for c, value in zip(titles, values, strict=True)}
     return result
+
+
+def by_subset(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean scores of each named test set; nothing where there are none.
+
+    Args:
+        rows: scores by image; `SET/image` where the image is of a named set.
+    """
+    sets: dict[str, list[dict[str, float]]] = {}
+    for name, row in rows.items():
+        if "/" in name:
+            sets.setdefault(name.rpartition("/")[0], []).append(row)
+    return {name: mean_scores(found) for name, found in sets.items()}
 
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -1,12 +1,29 @@
-"""Parameter groups and the learning-rate schedule."""
+"""The optimiser and its schedule."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from autosam.config import TrainConfig
+
+
+def build_optimizer(module: nn.Module, config: TrainConfig) -> Optimizer:
+    """AdamW or Adam on the trainable parameters."""
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    return kind(parameter_groups(module, config.weight_decay), lr=config.lr)
+
+
+def build_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> LambdaLR:
+    """Warm-up, then as the settings say, over `steps` optimiser steps."""
+    warmup = int(config.warmup * steps)
+    if config.schedule == "constant":
+        return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
+    return warmup_cosine(optimizer, warmup, steps)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autosam.config import DataConfig
 from autosam.types import ObjectPrompts, Prompt
 
 COLOURS = np.array(
@@ -17,12 +18,24 @@ COLOURS = np.array(
 """RGB of the classes, in turn."""
 
 
-def overlay(image: np.ndarray, masks: np.ndarray, alpha: float = 0.35) -> np.ndarray:
+def palette(data: DataConfig) -> np.ndarray:
+    """uint8 K x 3: the colours of the classes, given or in turn."""
+    colours = COLOURS[np.arange(data.num_classes) % len(COLOURS)]
+    for k, entry in enumerate(data.classes or []):
+        if entry.color:
+            colours[k] = list(bytes.fromhex(entry.color.removeprefix("#")))
+    return colours
+
+
+def overlay(
+    image: np.ndarray, masks: np.ndarray, colours: np.ndarray = COLOURS, alpha: float = 0.35
+) -> np.ndarray:
     """Tint and outline masks on a picture.
 
     Args:
         image: uint8 H x W x 3.
         masks: bool K x H x W.
+        colours: uint8, RGB of the classes, in turn.
         alpha: strength of the tint, 0..1.
 
     Returns:
@@ -31,7 +44,7 @@ def overlay(image: np.ndarray, masks: np.ndarray, alpha: float = 0.35) -> np.nda
     result = image.copy()
     thickness = max(1, round(max(image.shape[:2]) / 300))
     for k, mask in enumerate(masks):
-        colour = COLOURS[k % len(COLOURS)]
+        colour = colours[k % len(colours)]
         result[mask] = ((1 - alpha) * result[mask] + alpha * colour).astype(np.uint8)
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(result, contours, -1, colour.tolist(), thickness)
@@ -68,11 +81,6 @@ def draw_prompts(image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, in
             cv2.circle(result, place(xy), size + 1, (0, 0, 0) if on else (255, 255, 255), -1)
             cv2.circle(result, place(xy), size, (255, 255, 255) if on else (0, 0, 0), -1)
     return result
-
-
-def one_hot(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """uint8 H x W, 0..K -> bool K x H x W."""
-    return label == np.arange(1, num_classes + 1, dtype=np.uint8)[:, None, None]
 
 
 def prompt_map(

@@ -13,14 +13,16 @@ from rich.progress import track
 
 from autosam import checkpoint
 from autosam.command import run_command
-from autosam.config import DataConfig
+from autosam.config import RUNS, DataConfig, PromptConfig
 from autosam.data.dataset import make_sample
+from autosam.data.folders import image_file
 from autosam.data.geometry import restore
-from autosam.data.images import EXTENSIONS, read_image, write_png
+from autosam.data.images import EXTENSIONS, write_png
+from autosam.data.rough import rough_mask
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.metrics import predict_label
 from autosam.models.segmenter import Segmenter
-from autosam.pictures import overlay
+from autosam.pictures import overlay, palette
 from autosam.precision import choose_device
 from autosam.types import Batch
 
@@ -45,20 +47,28 @@ class PredictConfig:
 
 
 @torch.no_grad()
-def segment(segmenter: Segmenter, image: np.ndarray, exclusive: bool = True) -> np.ndarray:
+def segment(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    exclusive: bool = True,
+    guide: np.ndarray | None = None,
+    prompting: PromptConfig | None = None,
+) -> np.ndarray:
     """Segment one picture.
 
     Args:
         segmenter: in evaluation mode.
         image: uint8 H x W x 3 RGB.
         exclusive: see `autosam.metrics.predict_label`.
+        guide, prompting: see `make_sample`; for segmenters prompted by a rough mask.
 
     Returns:
         bool K x H x W.
     """
     frame = segmenter.frame
     device = next(segmenter.parameters()).device
-    batch = Batch.collate([make_sample("image", image, frame)]).to(device)
+    sample = make_sample("image", image, frame, prompting=prompting, guide=guide)
+    batch = Batch.collate([sample]).to(device)
     logits = segmenter(batch)[0].float()
     full = restore(logits, image.shape[:2], frame.image_size, frame.geometry)
     return predict_label(full, exclusive)
@@ -137,29 +147,34 @@ def predict(config: PredictConfig) -> list[Path]:
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise ConfigError(f"--output {output}: is the input's folder; masks would replace images.")
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
-    if loaded.segmenter.prompts is not None:
+    rough = loaded.config.rough if RUNS[loaded.config.run].prompter == "rough" else None
+    if loaded.segmenter.prompts is not None and rough is None:
         raise ConfigError(
             f"--checkpoint {config.checkpoint}: the run {loaded.config.run} takes its prompts from "
-            "true masks, which new images do not have. Train autosam, decoder, hybrid or head."
+            "true masks, which new images do not have. Train autosam, decoder, decoder-rough, "
+            "hybrid or head."
         )
     data = loaded.config.data
     targets = plan(images, output, data, config.overlay, config.overwrite)
     segmenter = loaded.segmenter.to(choose_device())
+    colours = palette(data)
     output.mkdir(parents=True, exist_ok=True)
     written, failed = [], []
     for path, files in track(list(zip(images, targets, strict=True)), "segmenting"):
         try:
-            image = read_image(path)
+            picture = image_file(path, data)
+            image = picture.read()
+            guide = None if rough is None else rough_mask(picture, rough)
         except AutosamError as error:
             failed.append(path)
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        masks = segment(segmenter, image, data.exclusive)
+        masks = segment(segmenter, image, data.exclusive, guide, loaded.config.prompt)
         for file, pixels in zip(files, mask_files(masks, data.exclusive), strict=False):
             write_png(file, pixels)
             written.append(file)
         if config.overlay:
-            write_png(files[-1], overlay(image, masks))
+            write_png(files[-1], overlay(image, masks, colours))
     print(f"{len(written)} masks in {output}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} images could not be read (see above).")

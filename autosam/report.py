@@ -10,7 +10,7 @@ from rich.table import Table
 from autosam import pictures
 from autosam.data.dataset import PairDataset
 from autosam.data.geometry import restore
-from autosam.data.images import read_image
+from autosam.data.labels import class_masks
 from autosam.metrics import dice, predict_label
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
@@ -53,6 +53,7 @@ def contact_sheet(
     positions: list[int],
     exclusive: bool,
     device: torch.device,
+    colours: np.ndarray = pictures.COLOURS,
 ) -> np.ndarray:
     """Image, truth, prediction and what the prompt highlights, a row per position; uint8 RGB."""
     segmenter.eval()
@@ -63,12 +64,12 @@ def contact_sheet(
         logits, heat = look(segmenter, batch)
         predicted = predict_label(logits, exclusive)
         assert sample.label is not None
-        truth = pictures.one_hot(sample.label, segmenter.num_classes)
-        image = read_image(dataset.pairs[position].image)
-        shown = pictures.overlay(image, truth)
+        truth = class_masks(sample.label, segmenter.num_classes)
+        image = dataset.pairs[position].image.read()
+        shown = pictures.overlay(image, truth, colours)
         if sample.prompts is not None:
             shown = pictures.draw_prompts(shown, sample.prompts, sample.image_valid)
-        row = [image, shown, pictures.overlay(image, predicted)]
+        row = [image, shown, pictures.overlay(image, predicted, colours)]
         row = row if heat is None else [*row, heat]
         rows.append([pictures.fit(picture, SIDE) for picture in row])  # large ones are not kept
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
@@ -90,7 +91,14 @@ def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> 
     for title in ("Dice", "IoU", "95 % Hausdorff, px"):
         table.add_column(title, justify="right")
     for part, row in scores.items():
-        table.add_row(part, f"{row['dice']:.4f}", f"{row['iou']:.4f}", f"{row['hd95']:.1f}")
+        classes = [name.removeprefix("dice") for name in row if name.startswith("dice")]
+        for end in classes:  # "" for the mean, then "/NAME" for each of several classes
+            cells = (
+                f"{row['dice' + end]:.4f}",
+                f"{row['iou' + end]:.4f}",
+                f"{row['hd95' + end]:.1f}",
+            )
+            table.add_row(part + end.replace("/", ": "), *cells)
     console = Console(soft_wrap=True)
     console.print(table)
     for name, value in facts.items():

@@ -17,16 +17,16 @@ from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from autosam import checkpoint
+from autosam import checkpoint, pictures
 from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.images import write_png
 from autosam.engine import evaluate, train_one_epoch
 from autosam.errors import CheckpointError, ConfigError, TrainingError
 from autosam.losses import SegmentationLoss
-from autosam.metrics import METRICS, mean_scores
+from autosam.metrics import METRICS, by_subset, mean_scores
 from autosam.models.segmenter import Segmenter
-from autosam.optim import parameter_groups, warmup_cosine
+from autosam.optim import build_optimizer, build_schedule
 from autosam.report import contact_sheet, print_scores, spread
 from autosam.tracking import Tracker, count_parameters, log, write_scores
 from autosam.types import Batch
@@ -111,9 +111,7 @@ class Run:
         self.criterion = SegmentationLoss(config.loss, config.data.exclusive)
         processes = accelerator.num_processes
         train_loader, self.sampler = make_loader(data.train, config, processes, shuffle=True)
-        optimizer = torch.optim.AdamW(
-            parameter_groups(segmenter, config.train.weight_decay), lr=config.train.lr
-        )
+        optimizer = build_optimizer(segmenter, config.train)
         learns = bool(RUNS[config.run].trainable)
         self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
         # Without anything to learn there is nothing to synchronise.
@@ -132,7 +130,7 @@ class Run:
         assert config.train.epochs is not None
         self.epochs = config.train.epochs if learns else 0
         steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
-        self.scheduler = warmup_cosine(optimizer, int(config.train.warmup * steps), steps)
+        self.scheduler = build_schedule(optimizer, config.train, steps)
         if state is not None:
             self._restore(state)
         self.tracker: Tracker | None = None
@@ -210,6 +208,7 @@ class Run:
             None if final else self.criterion,
             self.accelerator,
             self.bf16 and not final,
+            self.config.data.class_names,
         )
 
     def _record(self, values: dict[str, float], scores: dict[str, float]) -> None:
@@ -254,6 +253,7 @@ class Run:
             spread(len(dataset), count),
             self.config.data.exclusive,
             self.accelerator.device,
+            pictures.palette(self.config.data),
         )
 
     def finish(self, seconds: float) -> TrainResult:
@@ -265,6 +265,7 @@ class Run:
         checkpoint.restore_trainable(self.segmenter, checkpoint.read_trained(best), str(best))
         rows = {part: self._evaluate(part, final=True) for part in ("validation", "test")}
         scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
+        scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
         if self.tracker is not None:
             self._report(self.tracker, scores, rows["test"], seconds)
         return TrainResult(self.folder, scores["validation"], scores["test"], self.epoch, seconds)
@@ -281,7 +282,8 @@ class Run:
         write_scores(folder / "test_scores.csv", test_rows)
         write_png(folder / "contact_sheet.png", self._sheet(self.data.test, 8))
         sam = self.config.sam if self.segmenter.sam is not None else "none"
-        verb = "predict" if self.segmenter.prompts is None else "evaluate"
+        oracle = RUNS[self.config.run].prompter in ("box", "points")
+        verb = "evaluate" if oracle else "predict"
         target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
         facts = {
             "run": f"{self.config.run}, SAM {sam}, {self.epoch} epochs in {seconds:.0f} s",

@@ -135,12 +135,15 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
     def absolute(path: str | None) -> str | None:
         return str(Path(path).resolve()) if path else path
 
-    # A checkpoint must find its files from wherever it is used.
+    # A checkpoint must find its files from wherever it is used. A root may be a name on the hub,
+    # groups may be an expression.
     data: DataConfig = dataclasses.replace(
         config.data,
-        root=absolute(config.data.root),
+        root=absolute(config.data.root) if _is_path(config.data.root) else config.data.root,
         images=absolute(config.data.images),
         masks=absolute(config.data.masks),
+        annotations=absolute(config.data.annotations),
+        groups=absolute(config.data.groups) if _is_path(config.data.groups) else config.data.groups,
     )
     return dataclasses.replace(
         config,
@@ -149,6 +152,10 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
         sam_checkpoint=absolute(config.sam_checkpoint),
         output=config.output or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.run}",
     ), None
+
+
+def _is_path(text: str | None) -> bool:
+    return bool(text) and Path(str(text)).exists()
 
 
 def refuse_folder(folder: Path, config: Config) -> None:
@@ -196,12 +203,15 @@ def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
     if config.loss.resolution == "full":
         frame = dataclasses.replace(frame, target_size=frame.image_size)
     augment, seed, prompt = build_augment(config.augment), config.train.seed, config.prompt
+    rough = config.rough if RUNS[config.run].prompter == "rough" else None
 
     def clean(part: str) -> PairDataset:
-        return PairDataset(split[part], frame, report.reading, None, seed, prompt, min(views, 1))
+        return PairDataset(
+            split[part], frame, report.reading, None, seed, prompt, min(views, 1), rough
+        )
 
     return Data(
-        PairDataset(split["train"], frame, report.reading, augment, seed, prompt, views),
+        PairDataset(split["train"], frame, report.reading, augment, seed, prompt, views, rough),
         clean("validation"),
         clean("test"),
     )

@@ -79,14 +79,14 @@ class ZeroShot:
 
     @torch.no_grad()
     def add(
-        self, name: str, image: np.ndarray, label: np.ndarray, device: torch.device | str
+        self, name: str, image: np.ndarray, masks: np.ndarray, device: torch.device | str
     ) -> None:
         """Score the objects of one picture, each with every kind of prompt.
 
         Args:
             name: of the picture.
             image: uint8 H x W x 3.
-            label: uint8 H x W, 0..K; each connected part of a class is an object.
+            masks: bool K x H x W; each connected part of a class is an object.
             device: where SAM is.
         """
         sam, spec = self.sam, self.sam.spec
@@ -95,9 +95,9 @@ class ZeroShot:
         assert batch.images is not None
         embedding = sam.encode(batch.images, batch.image_valid)
         seed = zlib.crc32(name.encode())
-        for k in range(1, int(label.max(initial=0)) + 1):
-            parts, numbers = objects_of(label == k)
-            count = max(1, min(16, AT_ONCE // label.size))
+        for k, truth in enumerate(masks, 1):
+            parts, numbers = objects_of(truth)
+            count = max(1, min(16, AT_ONCE // truth.size))
             rng = np.random.default_rng([self.seed, seed, k])
             union: dict[str, np.ndarray] = {}
             for start in range(0, len(numbers), count):
@@ -106,10 +106,10 @@ class ZeroShot:
                     for i, (ours, mask) in enumerate(zip(found, part, strict=True)):
                         self.rows.append({"image": name, "class": k, "object": start + i,
                                           "prompt": prompt, "iou": iou(ours, mask)})  # fmt: skip
-                    union.setdefault(prompt, np.zeros(label.shape, bool))
+                    union.setdefault(prompt, np.zeros(truth.shape, bool))
                     union[prompt] |= found.any(0)
             for prompt, together in union.items():
-                self.dices.setdefault(prompt, []).append(dice(together, label == k))
+                self.dices.setdefault(prompt, []).append(dice(together, truth))
 
     def _segment(
         self,

@@ -14,8 +14,9 @@ from autosam.config import AugmentConfig, Config, DataConfig
 from autosam.data.augment import build_augment
 from autosam.data.check import MaskReading, check_split, decide_reading
 from autosam.data.dataset import EpochSampler, PairDataset, make_sample
-from autosam.data.images import read_image, read_mask
-from autosam.data.sources import find_pairs, load_split
+from autosam.data.folders import find_pairs
+from autosam.data.images import MaskFile, read_image, read_mask
+from autosam.data.sources import load_split
 from autosam.errors import ConfigError, DataError
 from autosam.types import Frame
 
@@ -119,7 +120,7 @@ def test_palette_masks_give_indices_and_colours_are_refused(tmp_path: Path) -> N
     assert read_mask(save(tmp_path / "b.png", index > 0)).max() == 255
 
 
-F = Path("m.png")
+F = MaskFile(Path("m.png"))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ F = Path("m.png")
     ],
 )
 def test_how_binary_masks_are_read(values: list[int], threshold: int) -> None:
-    assert decide_reading(dict.fromkeys(values, F), 1).threshold == threshold
+    assert decide_reading(dict.fromkeys(values, F), DataConfig()).threshold == threshold
 
 
 @pytest.mark.parametrize(
@@ -145,13 +146,15 @@ def test_how_binary_masks_are_read(values: list[int], threshold: int) -> None:
 )
 def test_masks_of_several_classes_ask_for_num_classes(values: list[int]) -> None:
     with pytest.raises(DataError, match=r"m\.png: mask value.*--data.num_classes"):
-        decide_reading(dict.fromkeys(values, F), 1)
+        decide_reading(dict.fromkeys(values, F), DataConfig())
 
 
 def test_class_masks() -> None:
-    assert decide_reading(dict.fromkeys([0, 1, 2], F), 2) == MaskReading(None, 2)
+    assert decide_reading(dict.fromkeys([0, 1, 2], F), DataConfig(num_classes=2)) == MaskReading(
+        None, 2
+    )
     with pytest.raises(DataError, match=r"m\.png: mask value 255, but --data.num_classes is 2"):
-        decide_reading(dict.fromkeys([0, 1, 255], F), 2)
+        decide_reading(dict.fromkeys([0, 1, 255], F), DataConfig(num_classes=2))
 
 
 # ---- folders and splits -------------------------------------------------------------------------
@@ -174,7 +177,7 @@ def test_a_mask_suffix_is_proposed_and_works(tmp_path: Path) -> None:
         path.rename(path.with_name(path.stem + "_mask.png"))
     with pytest.raises(DataError, match=r"3 of them would pair with --data.mask_suffix _mask"):
         find_pairs(tmp_path / "images", tmp_path / "masks")
-    pairs = find_pairs(tmp_path / "images", tmp_path / "masks", "_mask")
+    pairs = find_pairs(tmp_path / "images", tmp_path / "masks", DataConfig(mask_suffix="_mask"))
     assert [p.name for p in pairs] == ["img00", "img01", "img02"]
 
 
@@ -207,7 +210,7 @@ def test_a_given_split_is_kept(folders: Path) -> None:
         "validation": 3,
         "test": 3,
     }
-    assert split["test"][0].image == folders / "test" / "images" / "img09.png"
+    assert split["test"][0].image.path == folders / "test" / "images" / "img09.png"
     (folders / "validation").rename(folders / "val")
     assert load_split(DataConfig(root=str(folders)))["validation"][0].name == "img06"
 
@@ -304,8 +307,9 @@ def test_jpeg_masks_are_read_at_127(tmp_path: Path) -> None:
     path = save(tmp_path / "m.jpg", mask, quality=60)
     values = read_mask(path)
     assert len(np.unique(values)) > 2
-    reading = decide_reading(dict.fromkeys(np.unique(values).tolist(), path), 1)
-    assert np.array_equal(reading.read(path), (mask > 0).astype(np.uint8))
+    mask_file = MaskFile(path)
+    reading = decide_reading(dict.fromkeys(np.unique(values).tolist(), mask_file), DataConfig())
+    assert np.array_equal(reading.read(mask_file), (mask > 0).astype(np.uint8))
 
 
 # ---- samples ------------------------------------------------------------------------------------

@@ -66,9 +66,12 @@ def test_class_shares_by_hand() -> None:
 
 def test_cell_weight_by_hand() -> None:
     # 3 of 4 rows and all 4 columns hold picture: the lower cells are half full and count.
-    assert cell_weight((3, 4), 4, 2).tolist() == [[[1, 1], [1, 1]]]
-    assert cell_weight((2, 3), 4, 2).tolist() == [[[1, 1], [0, 0]]]
-    assert cell_weight((1, 1), 4, 2).tolist() == [[[0, 0], [0, 0]]]
+    assert cell_weight(np.ones((3, 4), bool), 4, 2).tolist() == [[[1, 1], [1, 1]]]
+    assert cell_weight(np.ones((2, 3), bool), 4, 2).tolist() == [[[1, 1], [0, 0]]]
+    assert cell_weight(np.ones((1, 1), bool), 4, 2).tolist() == [[[0, 0], [0, 0]]]
+    hole = np.ones((4, 4), bool)
+    hole[:2, 2:] = False  # pixels of unknown class
+    assert cell_weight(hole, 4, 2).tolist() == [[[1, 0], [1, 1]]]
 
 
 def test_pad_is_at_the_bottom_and_right() -> None:

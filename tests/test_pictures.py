@@ -23,14 +23,6 @@ def test_overlay_leaves_the_rest_alone() -> None:
     assert (drawn[18:22] == 100).all()
 
 
-def test_one_hot() -> None:
-    label = np.array([[0, 1], [2, 1]], np.uint8)
-    assert pictures.one_hot(label, 2).tolist() == [
-        [[False, True], [False, True]],
-        [[False, False], [True, False]],
-    ]
-
-
 def test_prompt_map_shows_the_direction_of_most_variation() -> None:
     """A dense prompt with one pattern in it gives that pattern, the mask's side bright."""
     pattern = torch.zeros(8, 8)

@@ -43,6 +43,7 @@ EXPECTED = {
     "head": {"head"},
     "decoder-box": {"sam.mask_decoder"},
     "decoder-points": {"sam.mask_decoder"},
+    "decoder-rough": {"sam.mask_decoder"},
 }
 LEARNING = [name for name, run in RUNS.items() if run.trainable]
 
@@ -95,10 +96,17 @@ def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
     assert set(segmenter.trainable_state()) == {k for k in before if trains(k)}
 
 
+def test_a_rough_mask_has_one_class(tiny_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--run sam-rough: a rough mask has one class"):
+        build_segmenter(tiny_config(tiny_file, "--run=sam-rough", "--data.num_classes=3"))
+
+
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("prompt", ["dense", "sparse", "both"])
 @pytest.mark.parametrize("classes", [1, 3])
 def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
+    if RUNS[run].prompter == "rough" and classes > 1:
+        return  # refused, see test_a_rough_mask_has_one_class
     config = tiny_config(
         tiny_file, f"--run={run}", f"--model.prompt={prompt}", f"--data.num_classes={classes}"
     )

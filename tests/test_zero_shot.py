@@ -11,6 +11,7 @@ import torch
 from conftest import TINY, build_tiny
 from PIL import Image
 
+from autosam.data.labels import class_masks
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.models.objects import iou_of
@@ -84,8 +85,8 @@ def test_scores_of_a_picture(tiny_file: Path) -> None:
     label = np.zeros((40, 56), np.uint8)
     label[4:20, 4:30], label[24:36, 10:22], label[24:36, 30:50] = 1, 1, 2
     image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
-    scores.add("a", image, label, "cpu")
-    scores.add("empty", image, np.zeros_like(label), "cpu")
+    scores.add("a", image, class_masks(label, 2), "cpu")
+    scores.add("empty", image, class_masks(np.zeros_like(label), 1), "cpu")
     table = scores.table()
     assert list(table) == [
         "box", "1 point", "3 points", "mask", "box, untrained decoder",
@@ -96,7 +97,7 @@ def test_scores_of_a_picture(tiny_file: Path) -> None:
     assert {(row["class"], row["object"]) for row in scores.rows} == {(1, 0), (1, 1), (2, 0)}
     assert all(0 <= row["iou"] <= 1 for row in scores.rows)
     again = ZeroShot(load_sam("tiny", tiny_file))
-    again.add("a", image, label, "cpu")
+    again.add("a", image, class_masks(label, 2), "cpu")
     assert again.rows == scores.rows
 
 

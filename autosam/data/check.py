@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from autosam.config import DataConfig
-from autosam.data.images import read_image, read_mask
-from autosam.data.sources import Pair, Split
+from autosam.config import MOST_OVERLAPPING, DataConfig
+from autosam.data.labels import IGNORED, class_masks
+from autosam.data.pairs import Pair, Pixels, Split
+from autosam.data.twins import edges, scenes
 from autosam.errors import DataError
 
 FULL = 5000
-"""Up to this many pairs every file is decoded; of more, a seeded sample of this size is."""
+"""Up to this many pairs every file is decoded."""
+SAMPLE = 500
+"""Of more, so many, drawn by a seed."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class MaskReading:
     """How mask values become classes; decided once for a whole data set."""
 
@@ -25,18 +28,51 @@ class MaskReading:
     """Binary masks: values above it are foreground. None: values are class numbers."""
     num_classes: int = 1
     """K."""
+    ignore: int | None = None
+    """The value of pixels that nobody labelled."""
+    classes: tuple[tuple[int, int], ...] = ()
+    """(value, class) where values are not the classes' own numbers."""
 
-    def read(self, path: Path) -> np.ndarray:
-        """uint8 H x W, 0 background and 1..K."""
-        values = read_mask(path)
+    def read(self, mask: Pixels) -> np.ndarray:
+        """A label, see `autosam.data.labels`.
+
+        Raises:
+            DataError: unreadable, or a value that is no class.
+        """
+        values = mask.read()
+        if values.dtype == np.int32:
+            return values
+        left_out = np.zeros(values.shape, bool) if self.ignore is None else values == self.ignore
         if self.threshold is not None:
-            return (values > self.threshold).astype(np.uint8)
-        if values.max() > self.num_classes:
-            raise DataError(
-                f"{path}: holds the value {values.max()}, more than --data.num_classes "
-                f"{self.num_classes}."
-            )
-        return values.astype(np.uint8)
+            label = (values > self.threshold).astype(np.uint8)
+        else:
+            table = dict(self.classes) or {k: k for k in range(1, self.num_classes + 1)}
+            table.setdefault(0, 0)
+            found = np.unique(values[~left_out])
+            if odd := [int(value) for value in found if int(value) not in table]:
+                raise DataError(
+                    f"{mask}: holds the value {odd[0]}, which is no class: {sorted(table)} are."
+                )
+            lookup = np.zeros(int(values.max(initial=0)) + 1, np.uint8)
+            for value in found:
+                lookup[value] = table[int(value)]
+            label = lookup[values]
+        label[left_out] = IGNORED
+        return label
+
+
+@dataclass
+class Seen:
+    """What one pair was found to be."""
+
+    problem: str = ""
+    """Why it cannot be used, or nothing."""
+    size: tuple[int, ...] = ()
+    """H, W."""
+    values: tuple[int, ...] = ()
+    """The mask's distinct values; of a label of bits the classes that are there."""
+    edges: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """See `autosam.data.twins`."""
 
 
 @dataclass
@@ -50,100 +86,153 @@ class Report:
 
 
 def check_split(split: Split, config: DataConfig) -> Report:
-    """`check_pairs` over all parts: masks are read in one way throughout."""
-    return check_pairs([pair for part in split.values() for pair in part], config.num_classes)
+    """`check_pairs` over all parts: masks are read in one way throughout; and scenes that stand in
+    several parts are a warning."""
+    pairs = [pair for part in split.values() for pair in part]
+    chosen = choose(pairs)
+    seen = look_at(chosen)
+    report = _report(chosen, seen, len(pairs), config)
+    part_of = {id(pair): part for part, found in split.items() for pair in found}
+    numbers = scenes(np.stack([s.edges for s in seen]), [s.size for s in seen])
+    parts: dict[int, set[str]] = defaultdict(set)
+    for number, pair in zip(numbers, chosen, strict=True):
+        parts[int(number)].add(part_of[id(pair)])
+    if torn := [number for number, found in parts.items() if len(found) > 1]:
+        first = [pair.name for pair, n in zip(chosen, numbers, strict=True) if n == torn[0]]
+        report.warnings.append(
+            f"{len(torn)} scenes (one camera, or near copies) stand in several parts, for example "
+            f"{', '.join(first[:4])}: test scores will flatter. `python -m autosam.check` proposes "
+            "--data.groups."
+        )
+    return report
 
 
-def check_pairs(pairs: list[Pair], num_classes: int) -> Report:
+def check_pairs(pairs: list[Pair], config: DataConfig) -> Report:
     """Decode files, compare sizes, and decide how masks are read.
 
     Raises:
         DataError: unreadable files, sizes that differ (up to five are listed), or mask values that
-            do not fit `num_classes`.
+            do not fit the settings.
     """
-    chosen = pairs
-    if len(pairs) > FULL:
-        index = np.random.default_rng(0).choice(len(pairs), FULL, replace=False)
-        chosen = [pairs[i] for i in sorted(index)]
+    chosen = choose(pairs)
+    return _report(chosen, look_at(chosen), len(pairs), config)
+
+
+def choose(pairs: list[Pair]) -> list[Pair]:
+    """The pairs that are decoded: all, or of very many a seeded sample."""
+    if len(pairs) <= FULL:
+        return pairs
+    index = np.random.default_rng(0).choice(len(pairs), SAMPLE, replace=False)
+    return [pairs[i] for i in sorted(index)]
+
+
+def look_at(pairs: list[Pair]) -> list[Seen]:
+    """Decode pairs."""
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(_inspect, chosen))
-    problems = [problem for problem, _ in results if problem]
+        return list(pool.map(_inspect, pairs))
+
+
+def _report(pairs: list[Pair], seen: list[Seen], total: int, config: DataConfig) -> Report:
+    problems = [s.problem for s in seen if s.problem]
     if problems:
         more = f"\n... and {len(problems) - 5} more." if len(problems) > 5 else ""
         raise DataError("\n".join(problems[:5]) + more)
-
-    values: dict[int, Path] = {}
-    for (_, found), pair in zip(results, chosen, strict=True):
-        for value in found:
+    values: dict[int, Pixels] = {}
+    for s, pair in zip(seen, pairs, strict=True):
+        for value in s.values:
             values.setdefault(value, pair.mask)
-    reading = decide_reading(values, num_classes)
+    reading = decide_reading(values, config)
     background = 0 if reading.threshold is None else reading.threshold
-    empty = sum(max(found) <= background for _, found in results)
-    report = Report(reading, len(chosen), empty)
-    if len(chosen) < len(pairs):
+    empty = sum(max([0, *(v for v in s.values if v != config.ignore)]) <= background for s in seen)
+    report = Report(reading, len(pairs), empty)
+    if len(pairs) < total:
         report.warnings.append(
-            f"{len(chosen)} of {len(pairs)} pairs were decoded to check them, drawn by a seed."
+            f"{len(pairs)} of {total} pairs were decoded to check them, drawn by a seed."
         )
     if empty:
-        report.warnings.append(f"{empty} of {len(chosen)} masks are empty (nothing to segment).")
+        report.warnings.append(f"{empty} of {len(pairs)} masks are empty (nothing to segment).")
     return report
 
 
-def _inspect(pair: Pair) -> tuple[str, list[int]]:
-    """A problem (or "") and the mask's distinct values."""
+def _inspect(pair: Pair) -> Seen:
     try:
-        shape = read_image(pair.image).shape[:2]
-        mask = read_mask(pair.mask)
+        image, mask = pair.image.read(), pair.mask.read()
     except DataError as error:
-        return str(error), []
-    if mask.shape != shape:
-        return size_mismatch(pair, shape, mask.shape), []
-    return "", np.unique(mask).tolist()
+        return Seen(str(error))
+    if mask.shape != image.shape[:2]:
+        return Seen(size_mismatch(pair.image, image.shape, pair.mask, mask.shape))
+    if mask.dtype == np.int32:
+        present = class_masks(mask, MOST_OVERLAPPING).any((1, 2))
+        values = [0, *(np.flatnonzero(present) + 1).tolist()]
+    else:
+        values = np.unique(mask).tolist()
+    return Seen("", image.shape[:2], tuple(values), edges(image))
 
 
-def size_mismatch(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
-    """What to say of a pair whose sizes (height, width) differ."""
+def size_mismatch(
+    one: Pixels, shape: tuple[int, ...], other: Pixels, other_shape: tuple[int, ...]
+) -> str:
+    """What to say of a picture and its mask whose sizes (height, width) differ."""
     return (
-        f"{pair.image} is {image[0]} x {image[1]} but its mask {pair.mask} is {mask[0]} x "
-        f"{mask[1]} (height x width). Export both at one size."
+        f"{one} is {shape[0]} x {shape[1]} but its mask {other} is {other_shape[0]} x "
+        f"{other_shape[1]} (height x width). Export both at one size."
     )
 
 
-def decide_reading(values: dict[int, Path], num_classes: int) -> MaskReading:
-    """How to read masks that hold these values (each with a file that holds it).
+def decide_reading(values: dict[int, Pixels], config: DataConfig) -> MaskReading:
+    """How to read masks that hold these values (each with a mask that holds it).
 
     One class: 0 and 1 as they are; 0 and one other value split at half of it; many grey values, as
-    JPEG leaves them, at 127. More classes: values are class numbers.
+    JPEG leaves them, at 127; with `instances` all above 0. More classes: values are class numbers,
+    or what `classes` says.
 
     Raises:
         DataError: the values look like several classes where one is configured, or the reverse.
     """
-    top = max(values)
+    values = {value: mask for value, mask in values.items() if value != config.ignore}
+    top = max(values, default=0)
+    num_classes, ignore = config.num_classes, config.ignore
+    listed = [
+        (value, k)
+        for k, entry in enumerate(config.classes or [], 1)
+        for value in (entry.values or [k])
+    ]
+    if any(entry.values for entry in config.classes or []):
+        allowed = {0, *(value for value, _ in listed)}
+        if unlisted := sorted(set(values) - allowed):
+            raise DataError(
+                f"{values[unlisted[0]]}: mask value {unlisted[0]}, which --data.classes does not "
+                f"list. Values found: {_some(values)}. List it, or set --data.ignore."
+            )
+        return MaskReading(None, num_classes, ignore, tuple(listed))
     if num_classes > 1:
         if top > num_classes:
+            hint = " (255 often marks what is to be left out: --data.ignore 255)" * (top == 255)
             raise DataError(
                 f"{values[top]}: mask value {top}, but --data.num_classes is {num_classes}: values "
                 f"must be 0 (background) to {num_classes}. Values found: {_some(values)}. Set "
-                "--data.num_classes, or renumber; masks of several classes must not be JPEG."
+                "--data.num_classes, or renumber; masks of several classes must not be JPEG." + hint
             )
-        return MaskReading(None, num_classes)
+        return MaskReading(None, num_classes, ignore)
+    if config.instances:
+        return MaskReading(0, ignore=ignore)
     if len(values) <= 2:
-        return MaskReading(top // 2)
+        return MaskReading(top // 2, ignore=ignore)
     # JPEG and anti-aliasing leave many greys, some of them just below white. A few values, or none
     # near white, are numbers of classes or objects, or mark what is to be ignored.
     white = 255 if top < 256 else 65535
     if top > 0.93 * white and (
         len(values) >= 16 or any(0.93 * white < value < white for value in values)
     ):
-        return MaskReading(white // 2)
+        return MaskReading(white // 2, ignore=ignore)
     odd = next((value for value in sorted(values) if value not in (0, 1, white)), top)
     raise DataError(
         f"{values[odd]}: mask values {_some(values)} look like several classes or objects, but "
-        "--data.num_classes is 1. Set --data.num_classes (values 0 to K), or save masks as 0 and "
-        "255."
+        "--data.num_classes is 1. Set --data.num_classes (values 0 to K); or --data.instances true "
+        "where values number objects; or save masks as 0 and 255."
     )
 
 
-def _some(values: dict[int, Path]) -> str:
+def _some(values: dict[int, Pixels]) -> str:
     shown = sorted(values)
     return ", ".join(map(str, shown[:10])) + (", ..." if len(shown) > 10 else "")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from autosam.config import PromptConfig
+from autosam.config import PromptConfig, RoughConfig
 from autosam.data.augment import Augment, Seed
 from autosam.data.check import MaskReading, size_mismatch
 from autosam.data.geometry import (
@@ -20,9 +20,10 @@ from autosam.data.geometry import (
     resize_image,
     resize_label,
 )
-from autosam.data.images import read_image
+from autosam.data.labels import known
+from autosam.data.pairs import Pair
 from autosam.data.prompts import draw_prompts
-from autosam.data.sources import Pair
+from autosam.data.rough import rough_mask
 from autosam.errors import DataError
 from autosam.types import Frame, ImageEmbedding, Sample
 
@@ -72,6 +73,7 @@ def make_sample(
     seed: Seed = (),
     prompting: PromptConfig | None = None,
     fixed: tuple[int, int] | None = None,
+    guide: np.ndarray | None = None,
 ) -> Sample:
     """Bring one picture (and its label) into a frame.
 
@@ -79,7 +81,7 @@ def make_sample(
         name: for messages and files.
         image: uint8 H x W x 3 RGB.
         frame: the sizes wanted.
-        label: uint8 H x W, 0..K.
+        label: H x W, see `autosam.data.labels`.
         num_classes: K.
         augment: applied between resizing and padding.
         seed: seed words of the augmentation and the prompts.
@@ -88,6 +90,7 @@ def make_sample(
         fixed: position and number of a fixed view: its geometry does not depend on `seed`, and
             colours change in the prompt generator's view alone, so that the S x S view (and its
             embedding) is the same at every visit.
+        guide: uint8 H x W, 0 or 1: what prompts are taken from instead of the label.
     """
     where = seed if fixed is None else view_seed(*fixed)
     geometry, side = frame.geometry, frame.image_size
@@ -113,15 +116,19 @@ def make_sample(
         size=(height, width),
         label=label if augment is None else None,
     )
+    if frame.prompts is not None and prompting is not None:
+        led = None if guide is None else place(guide, side, geometry, augment, where)
+        seen = fitted if fitted is not None else led
+        if seen is not None:
+            rng = np.random.default_rng([*seed, 1])
+            sample.prompts, seen = draw_prompts(
+                seen, frame, prompting, rng, augment is not None, num_classes, led
+            )
+            fitted = None if fitted is None else seen
     if fitted is not None:
         sizes = (side, frame.target_size or frame.mask_size)
-        if frame.prompts is not None and prompting is not None:
-            rng = np.random.default_rng([*seed, 1])
-            sample.prompts, fitted = draw_prompts(
-                fitted, frame, prompting, rng, train=augment is not None
-            )
         sample.target = class_shares(fitted, num_classes, *sizes)
-        sample.weight = cell_weight(sample.image_valid, *sizes)
+        sample.weight = cell_weight(known(fitted), *sizes)
     return sample
 
 
@@ -136,6 +143,7 @@ class PairDataset(Dataset[Sample]):
         augment: None outside training.
         seed: of the augmentation and the prompts.
         prompting: see `make_sample`.
+        rough: where prompts come from a rule on colours: the rule.
         views: V, how many fixed geometric views a picture has, of which each visit draws one; 0:
             the geometry is drawn anew at each visit.
     """
@@ -149,9 +157,11 @@ class PairDataset(Dataset[Sample]):
         seed: int = 0,
         prompting: PromptConfig | None = None,
         views: int = 0,
+        rough: RoughConfig | None = None,
     ) -> None:
         self.pairs, self.frame, self.reading = pairs, frame, reading
         self.augment, self.seed, self.prompting, self.views = augment, seed, prompting, views
+        self.rough = rough
         self.embeddings: Embeddings | None = None
 
     def __len__(self) -> int:
@@ -165,17 +175,30 @@ class PairDataset(Dataset[Sample]):
     def sam_view(self, position: int, view: int) -> tuple[torch.Tensor, tuple[int, int]]:
         """The S x S square of a fixed view, uint8 3 x S x S, and its rows and columns that hold
         picture: what the image encoder sees."""
-        frame, image = self.frame, read_image(self.pairs[position].image)
+        frame, image = self.frame, self.pairs[position].image.read()
         seed = view_seed(position, view)
         whole = place(image, frame.image_size, frame.geometry, self.augment, seed)
         return square(whole, frame.image_size), (whole.shape[0], whole.shape[1])
 
+    def guide(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
+        """uint8 H x W: what prompts are taken from, where that is not the mask."""
+        if self.frame.prompts is None:
+            return None
+        if self.rough is not None:
+            return rough_mask(pair.image, self.rough)
+        if pair.regions is None:
+            return None
+        found = pair.regions.read()
+        if found.shape != shape:
+            raise DataError(size_mismatch(pair.regions, found.shape, pair.mask, shape))
+        return found
+
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
         pair = self.pairs[position]
-        image, label = read_image(pair.image), self.reading.read(pair.mask)
+        image, label = pair.image.read(), self.reading.read(pair.mask)
         if image.shape[:2] != label.shape:  # of very many files only a sample was checked before
-            raise DataError(size_mismatch(pair, image.shape[:2], label.shape))
+            raise DataError(size_mismatch(pair.image, image.shape, pair.mask, label.shape))
         seed = (self.seed, epoch, position)
         view = int(np.random.default_rng([*seed, 2]).integers(self.views)) if self.views else 0
         sample = make_sample(
@@ -188,6 +211,7 @@ class PairDataset(Dataset[Sample]):
             seed,
             self.prompting,
             (position, view) if self.views else None,
+            self.guide(pair, label.shape),
         )
         if self.embeddings is not None:
             sample.embedding = self.embeddings(position, view)

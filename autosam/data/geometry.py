@@ -8,6 +8,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from autosam.data.labels import class_masks
+
 
 def content_size(height: int, width: int, size: int, geometry: str) -> tuple[int, int]:
     """Rows and columns that an H x W picture takes up in a size x size square.
@@ -29,7 +31,7 @@ def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """uint8 H x W -> uint8 h x w, nearest pixel: class numbers are never mixed."""
+    """Label H x W -> h x w, nearest pixel: class numbers are never mixed."""
     if label.shape == shape:
         return label
     return np.asarray(Image.fromarray(label).resize(shape[::-1], Image.Resampling.NEAREST))
@@ -65,7 +67,7 @@ def class_shares(label: np.ndarray, num_classes: int, image_size: int, mask_size
     """The share of each mask cell that each class covers.
 
     Args:
-        label: uint8 h x w inside the S x S square (before padding), 0 background, 1..K classes.
+        label: h x w inside the S x S square (before padding), see `autosam.data.labels`.
         num_classes: K.
         image_size: S; a multiple of `mask_size`.
         mask_size: m.
@@ -73,13 +75,25 @@ def class_shares(label: np.ndarray, num_classes: int, image_size: int, mask_size
     Returns:
         float32 K x m x m in [0, 1].
     """
-    square = torch.from_numpy(pad(label, image_size))
-    classes = torch.arange(1, num_classes + 1, dtype=torch.uint8)[:, None, None]
-    return F.avg_pool2d((square == classes).float()[None], image_size // mask_size)[0]
+    return _cells(class_masks(label, num_classes), image_size, mask_size)
 
 
-def cell_weight(valid: tuple[int, int], image_size: int, mask_size: int) -> Tensor:
-    """float32 1 x m x m: 1 for cells at least half of which hold picture, else 0."""
-    cover = torch.zeros(1, image_size, image_size)
-    cover[:, : valid[0], : valid[1]] = 1
-    return (F.avg_pool2d(cover[None], image_size // mask_size)[0] >= 0.5).float()
+def cell_weight(known: np.ndarray, image_size: int, mask_size: int) -> Tensor:
+    """Which cells count in a loss.
+
+    Args:
+        known: bool h x w inside the S x S square: where the class of a pixel is known.
+        image_size, mask_size: as in `class_shares`.
+
+    Returns:
+        float32 1 x m x m: 1 for cells at least half of which hold picture of known class, else 0.
+    """
+    return (_cells(known[None], image_size, mask_size) >= 0.5).float()
+
+
+def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:
+    """bool N x h x w -> the share of each cell of the padded square, float32 N x m x m."""
+    height, width = masks.shape[1:]
+    square = torch.zeros(len(masks), image_size, image_size)
+    square[:, :height, :width] = torch.from_numpy(masks)
+    return F.avg_pool2d(square[None], image_size // mask_size)[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -41,21 +43,48 @@ def _open(path: Path) -> Image.Image:
         ) from None
 
 
-def read_image(path: Path) -> np.ndarray:
+Window = tuple[float, float]
+"""Stored values that become 0 and 255; what lies outside is cut."""
+
+
+def read_image(
+    path: Path, bands: tuple[int, int, int] | None = None, window: Window | None = None
+) -> np.ndarray:
     """Read a picture: uint8 H x W x 3 RGB.
 
     Grey becomes RGB, transparency is dropped, EXIF orientation is applied. Pictures of more than
     8 bits are stretched linearly from their own 0.1 to 99.9 percentile to 0..255, because 12-bit
     data in a 16-bit file would come out nearly black otherwise.
 
+    Args:
+        path: the file.
+        bands: of a TIFF, the bands (from 1) to take for red, green and blue.
+        window: stretch from here instead.
+
     Raises:
         DataError: the file is missing, unreadable, truncated or too large.
     """
+    if bands is not None:
+        chosen = read_bands(path)
+        if max(bands) > chosen.shape[2] or min(bands) < 1:
+            raise DataError(
+                f"{path}: has {chosen.shape[2]} bands, but --data.bands asks for {list(bands)}."
+            )
+        chosen = chosen[..., [band - 1 for band in bands]]
+        if chosen.dtype == np.uint8 and window is None:
+            return np.ascontiguousarray(chosen)
+        return stretch(chosen, path, window)
     if _is_deep_colour(path):
-        return _stretch(_read_deep_colour(path), path)
-    picture = _open(path)
+        return stretch(_read_deep_colour(path), path, window)
+    return rgb_of(_open(path), path, window)
+
+
+def rgb_of(picture: Image.Image, path: Path | str, window: Window | None = None) -> np.ndarray:
+    """A decoded picture of any mode -> uint8 H x W x 3; `path` names it in messages."""
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        return np.repeat(_stretch(np.asarray(picture), path)[..., None], 3, axis=2)
+        return np.repeat(stretch(np.asarray(picture), path, window)[..., None], 3, axis=2)
+    if window is not None:
+        raise DataError(f"{path}: --data.window is for values of more than 8 bits.")
     if picture.mode in ("P", "PA", "LA", "RGBA"):
         picture = picture.convert("RGBA")
     return np.ascontiguousarray(np.asarray(picture.convert("RGB")))
@@ -87,24 +116,82 @@ def _read_deep_colour(path: Path) -> np.ndarray:
     return values[..., 2::-1]
 
 
-def _stretch(values: np.ndarray, path: Path) -> np.ndarray:
-    """Any numbers -> uint8, linearly from the 0.1 to the 99.9 percentile."""
+def read_bands(path: Path) -> np.ndarray:
+    """All bands of a TIFF as stored: H x W x C of any number type.
+
+    Raises:
+        DataError: not a TIFF, unreadable, too large, or a stack of pages.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise DataError(
+            f"{path}: several bands are read by tifffile: pip install 'autosam[data]'"
+        ) from None
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            axes = "".join(axis for axis, size in zip(series.axes, series.shape, strict=True)
+                           if size > 1 or axis in "YX")  # fmt: skip
+            shape = dict(zip(series.axes, series.shape, strict=True))
+            if shape["Y"] * shape["X"] > MAX_PIXELS:
+                raise DataError(
+                    f"{path}: {shape['X']} x {shape['Y']} pixels, more than the limit of "
+                    f"{MAX_PIXELS}. Cut it into tiles."
+                )
+            others = axes.replace("Y", "").replace("X", "")
+            if len(others) > 1:
+                raise DataError(
+                    f"{path}: a stack with axes {axes} {series.shape}; expected one picture."
+                )
+            values = np.squeeze(
+                series.asarray(),
+                tuple(i for i, axis in enumerate(series.axes) if axis not in axes),
+            )
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except (tifffile.TiffFileError, KeyError, IndexError, ValueError, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a TIFF ({str(error)[:120]}). --data.bands is for TIFFs."
+        ) from None
+    if not others:
+        return values[..., None]
+    return np.moveaxis(values, axes.index(others), 2)
+
+
+def stretch(values: np.ndarray, path: Path | str, window: Window | None = None) -> np.ndarray:
+    """Any numbers -> uint8, linearly from a window; without one, from the 0.1 to the 99.9
+    percentile.
+
+    Raises:
+        DataError: NaN or infinite values.
+    """
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise DataError(f"{path}: holds NaN or infinite pixels. Repair or remove it.")
-    low, high = np.percentile(values, (0.1, 99.9))
+    low, high = window or np.percentile(values, (0.1, 99.9))
     return np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, grey: bool = False) -> np.ndarray:
     """Read a mask's values as they are stored: uint8 or uint16 H x W.
 
-    Palette images give their indices. Colour images are accepted if their channels are equal.
+    Palette images give their indices. Colour images are accepted if their channels are equal, or
+    turned to grey.
+
+    Args:
+        path: the file.
+        grey: whether colours are turned to grey.
 
     Raises:
         DataError: the file is unreadable, or holds colours.
     """
     picture = _open(path)
+    return values_of(picture.convert("L") if grey else picture, path)
+
+
+def values_of(picture: Image.Image, path: Path | str) -> np.ndarray:
+    """A decoded mask -> its values, uint8 or uint16 H x W; `path` names it in messages."""
     if picture.mode == "1":
         picture = picture.convert("L")
     values = np.asarray(picture)
@@ -124,3 +211,38 @@ def read_mask(path: Path) -> np.ndarray:
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write uint8 H x W (grey) or H x W x 3 (RGB) as PNG."""
     Image.fromarray(pixels).save(path)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A picture in a file of its own, see `read_image`."""
+
+    path: Path
+    bands: tuple[int, int, int] | None = None
+    window: Window | None = None
+
+    def read(self) -> np.ndarray:
+        return read_image(self.path, self.bands, self.window)
+
+    def digest(self) -> str:
+        how = f"{self.bands} {self.window}" if self.bands or self.window else ""
+        return hashlib.sha256(self.path.read_bytes() + how.encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a file of its own, see `read_mask`."""
+
+    path: Path
+
+    def read(self) -> np.ndarray:
+        return read_mask(self.path)
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def __str__(self) -> str:
+        return str(self.path)

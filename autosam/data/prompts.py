@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from autosam.config import PromptConfig
 from autosam.data.geometry import pad
+from autosam.data.labels import class_masks, pack
 from autosam.types import Frame, ObjectPrompts
 
 SPECK = 10
@@ -149,30 +150,44 @@ def points_around(
 
 
 def draw_prompts(
-    label: np.ndarray, frame: Frame, prompt: PromptConfig, rng: np.random.Generator, train: bool
+    label: np.ndarray,
+    frame: Frame,
+    prompt: PromptConfig,
+    rng: np.random.Generator,
+    train: bool,
+    num_classes: int = 1,
+    guide: np.ndarray | None = None,
 ) -> tuple[ObjectPrompts, np.ndarray]:
     """Find the objects of a picture and prompt each.
 
     Args:
-        label: uint8 h x w inside the S x S square (before padding), 0 background, 1..K.
+        label: h x w inside the S x S square (before padding), see `autosam.data.labels`.
         frame: sizes, and which kind of prompt.
         prompt: how.
         rng: source of every draw.
         train: jitter, and at most `prompt.objects` objects drawn at random; otherwise all of them,
             boxes exact.
+        num_classes: K.
+        guide: uint8 h x w, 0 or 1: a map (of regions, or a rough mask) whose connected parts are
+            prompted, as the one class, instead of those of `label`. Of many parts the largest are.
 
     Returns:
-        The prompts, and the label with background in place of the objects that were not drawn.
+        The prompts, and the label with background in place of the objects that were not drawn
+        (unchanged where there is a guide: its parts do not say whose the pixels are).
     """
-    numbered = {k: objects_of(label == k) for k in range(1, int(label.max(initial=0)) + 1)}
-    found = [(k, number) for k, (_, numbers) in numbered.items() for number in numbers]
-    if train:
+    masks_of = class_masks(label, num_classes) if guide is None else np.asarray(guide[None] > 0)
+    numbered = [objects_of(mask) for mask in masks_of]
+    found = [(k, number) for k, (_, numbers) in enumerate(numbered) for number in numbers]
+    if train and guide is not None:
+        found = found[: prompt.objects]
+    elif train:
         if len(found) > prompt.objects:
             found = [found[i] for i in rng.permutation(len(found))[: prompt.objects]]
-        kept = np.zeros(label.shape, bool)
-        for k, (parts, _) in numbered.items():
-            kept |= np.isin(parts, [number for of, number in found if of == k])
-        label = label * kept
+        kept = [
+            np.isin(parts, [number for of, number in found if of == k])
+            for k, (parts, _) in enumerate(numbered)
+        ]
+        label = _without(label, masks_of, np.stack(kept))
 
     def masks() -> Iterator[np.ndarray]:
         for k, number in found:
@@ -181,18 +196,18 @@ def draw_prompts(
     count = len(found)
     drawn = ObjectPrompts(
         images=torch.zeros(count, dtype=torch.int64),
-        classes=torch.tensor([k - 1 for k, _ in found], dtype=torch.int64),
+        classes=torch.tensor([k for k, _ in found], dtype=torch.int64),
     )
     if frame.prompts == "box":
         jitter = (prompt.box_jitter, prompt.box_pixels) if train else (0.0, 0.0)
         boxes = [box_from_mask(mask, rng, *jitter) for mask in masks()]
         drawn.boxes = torch.tensor(np.array(boxes, dtype=np.float32)).view(count, 4)
     else:
-        points = []
+        points, taken = [], np.asarray(masks_of.any(0))
         for mask in masks():
             on = points_from_mask(mask, rng, prompt.points, prompt.erosion, prompt.spacing)
             if prompt.negative_points:
-                beside = points_around(mask, label > 0, rng, prompt.negative_points, prompt)
+                beside = points_around(mask, taken, rng, prompt.negative_points, prompt)
                 on = np.concatenate([on, beside])
             points.append(on)
         total = prompt.points + prompt.negative_points
@@ -203,3 +218,10 @@ def draw_prompts(
         whole = torch.from_numpy(squares.reshape(count, 1, frame.image_size, frame.image_size))
         drawn.masks = F.avg_pool2d(whole, frame.image_size // frame.mask_size)[:, 0]
     return drawn, label
+
+
+def _without(label: np.ndarray, masks: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The label with background where a class was, but not what is kept of it; bool K x h x w."""
+    if label.dtype == np.int32:
+        return pack(masks & kept)
+    return np.where(masks.any(0) & ~kept.any(0), 0, label).astype(label.dtype)

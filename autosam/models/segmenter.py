@@ -50,7 +50,7 @@ class Segmenter(nn.Module):
         head: the plain network that stands in for SAM, or None.
         trainable: which of `prompter` and `decoder` learn.
         view_size: G.
-        prompts: the kind of prompt that each batch brings along, for runs prompted by true masks.
+        prompts: the kind of prompt that each batch brings along, where none is learned.
         multimask: see `PromptConfig.multimask`.
         half_encoder: whether a large image encoder may compute in bfloat16, where that is faster.
     """
@@ -154,7 +154,7 @@ class Segmenter(nn.Module):
         if self.prompts is not None:
             if batch.prompts is None:
                 raise ValueError(
-                    "this segmenter is prompted by true masks; the batch has no prompts"
+                    "this segmenter is prompted by boxes or points; the batch has none"
                 )
             return self.decode_objects(self.encode(batch), batch.prompts)
         return self.decode(self.encode(batch), self.prompt(batch))
@@ -210,7 +210,11 @@ def build_segmenter(
         )
     with torch.random.fork_rng(devices=[]):  # the generator starts the same beside any SAM
         sam = load_sam(config.sam, config.sam_checkpoint, encoder)
-    given = composition.prompter if composition.prompter in ("box", "points") else None
+    given: Literal["box", "points"] | None = None
+    if composition.prompter in ("box", "points"):
+        given = composition.prompter
+    elif composition.prompter == "rough":
+        given = config.rough.prompt
     generator = None
     if composition.prompter == "learned":
         generator = PromptGenerator(

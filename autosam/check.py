@@ -1,0 +1,135 @@
+"""`python -m autosam.check`: a data doctor. What a data set is like, and what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from autosam import pictures
+from autosam.command import run_command
+from autosam.config import CacheConfig, DataConfig
+from autosam.data.images import write_png
+from autosam.doctor import Examination, examine, outlined
+from autosam.errors import ConfigError
+from autosam.models.sam import SAMS
+
+SIDE = 224
+SHOWN = 24
+
+
+@dataclass
+class CheckConfig:
+    """Examine a data set before training on it."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The data, as for training."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """For the size of a cache: its views."""
+    sam: str = "lite"
+    """Which SAM is meant, for the smallest object that it can draw."""
+    output: str | None = None
+    """PNG file for a contact sheet of pictures with their masks outlined."""
+    groups: str | None = None
+    """CSV file for a proposal of groups, to be given as --data.groups."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def check(config: CheckConfig) -> Examination:
+    """Examine a data set and print what was found.
+
+    Raises:
+        ConfigError: settings that cannot work, or files that exist.
+    """
+    if config.sam not in SAMS:
+        raise ConfigError(f"--sam {config.sam}: not one of {', '.join(SAMS)}.")
+    for name in ("output", "groups"):
+        path = getattr(config, name)
+        if path and Path(path).exists():
+            raise ConfigError(f"--{name} {path}: exists; choose another file.")
+    views = config.cache.views if config.cache.views is not None else 4
+    found = examine(config.data, config.sam, views)
+    if config.output and found.pairs:
+        write_sheet(Path(config.output), found, config.data)
+        found.facts["contact sheet"] = config.output
+    if config.groups and found.groups:
+        write_groups(Path(config.groups), found.groups)
+        found.facts["proposed groups"] = config.groups
+    if config.json:
+        content = {"errors": found.errors, "warnings": found.warnings, **found.facts}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        show(found)
+    return found
+
+
+def show(found: Examination) -> None:
+    """The table, then warnings and errors."""
+    table = Table(show_header=False)
+    for name, value in _rows(found.facts):
+        table.add_row(name, value)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
+    for error in found.errors[:20]:
+        console.print(f"error: {error}", highlight=False, markup=False)
+    if len(found.errors) > 20:
+        console.print(f"... and {len(found.errors) - 20} more errors (--json lists all).")
+    if not found.errors:
+        console.print("No errors." if found.warnings else "Nothing wrong was found.")
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            rows += [(f"{name}: {key}", str(inner)) for key, inner in value.items()]
+        else:
+            rows.append((name, str(value)))
+    return rows
+
+
+def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
+    """Pictures with their masks outlined, four in a row."""
+    cells, notes = [], []
+    colours = pictures.palette(data)
+    for image, name, masks in outlined(found, SHOWN, data.num_classes):
+        cells.append(pictures.fit(pictures.overlay(image, masks, colours), SIDE))
+        notes.append(name)
+    blank = cells[0] * 0
+    rows = [
+        cells[i : i + 4] + [blank] * (4 - len(cells[i : i + 4])) for i in range(0, len(cells), 4)
+    ]
+    titles = ["picture and mask", "", "", ""]
+    lines = [", ".join(n[:9] for n in notes[i : i + 4]) for i in range(0, len(notes), 4)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, pictures.contact_sheet(rows, titles, lines, SIDE))
+
+
+def write_groups(path: Path, groups: dict[str, str]) -> None:
+    """A CSV with the columns name and group."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "group"])
+        writer.writerows(sorted(groups.items()))
+
+
+def main() -> None:
+    def run(config: CheckConfig) -> None:
+        if check(config).errors:
+            sys.exit(1)
+
+    run_command(CheckConfig, run)
+
+
+if __name__ == "__main__":
+    main()

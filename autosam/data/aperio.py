@@ -1,0 +1,126 @@
+"""MoNuSeg: TIFF tiles and Aperio ImageScope XML with the outline of each nucleus.
+
+```
+root/**/Tissue Images/NAME.tif     with root/**/Annotations/NAME.xml
+root/**/NAME.tif                   with NAME.xml beside it
+```
+
+A folder whose name holds "test" is the test part, the rest is for training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from autosam.config import DataConfig
+from autosam.data.folders import image_file
+from autosam.data.layouts import root_of
+from autosam.data.pairs import Pair
+from autosam.data.polygons import rasterize
+from autosam.errors import DataError
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """The union of the regions of an XML file, on a picture."""
+
+    path: Path
+    image: Path
+
+    def read(self) -> np.ndarray:
+        with Image.open(self.image) as picture:
+            width, height = picture.size
+        label = np.zeros((height, width), np.uint8)
+        holes = np.zeros((height, width), bool)
+        for hole, polygon in read_regions(self.path):
+            # Vertices count pixels by their centres, the rasteriser by their corners.
+            flat = [[value + 0.5 for xy in polygon for value in xy]]
+            mask = rasterize(flat, height, width, str(self.path))
+            if hole:
+                holes |= mask
+            else:
+                label[mask] = 1
+        label[holes] = 0
+        return label
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
+    """Annotations/Annotation/Regions/Region/Vertices/Vertex with X and Y.
+
+    Returns:
+        For each region: whether it is a hole (NegativeROA), and its vertices x, y.
+
+    Raises:
+        DataError: not such a file; the message names the line, or the region.
+    """
+    try:
+        text = path.read_bytes()
+        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+            raise DataError(f"{path}: XML with declarations of its own is not read.")
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}:{error.position[0]}: not XML: {error}") from None
+    if root.tag != "Annotations":
+        raise DataError(f"{path}: expected <Annotations>, found <{root.tag}>.")
+    found = []
+    for i, region in enumerate(root.findall("./Annotation/Regions/Region"), 1):
+        try:
+            polygon = [
+                (float(vertex.attrib["X"]), float(vertex.attrib["Y"]))
+                for vertex in region.findall("./Vertices/Vertex")
+            ]
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{path}: region {i}: a vertex without X or Y ({error}).") from None
+        if not all(math.isfinite(value) for xy in polygon for value in xy):
+            raise DataError(f"{path}: region {i}: a vertex that is not finite.")
+        found.append((region.attrib.get("NegativeROA") == "1", polygon))
+    return found
+
+
+def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
+    """The tiles under `--data.root`; tiles of one patient (TCGA's code) are a group.
+
+    Raises:
+        DataError: a tile without XML, an XML without tile, or none at all.
+    """
+    root = root_of(config)
+    tiles = {_key(p): p for p in sorted(root.rglob("*")) if p.suffix.lower() in (".tif", ".tiff")}
+    files = {_key(p): p for p in sorted(root.rglob("*.xml"))}
+    for mine, other, what in ((tiles, files, "XML"), (files, tiles, "tile")):
+        if alone := sorted(set(mine) - set(other)):
+            raise DataError(f"{mine[alone[0]]}: has no {what} ({len(alone)} such files).")
+    if not tiles:
+        raise DataError(f"{root}: holds no .tif with an .xml.")
+    found = []
+    for key, tile in tiles.items():
+        test = "test" in str(tile.relative_to(root).parent).lower()
+        patient = re.match(r"TCGA-\w+-\w+", tile.stem)
+        pair = Pair(tile.stem, image_file(tile, config), Nuclei(files[key], tile))
+        found.append(
+            dataclasses.replace(
+                pair, part="test" if test else "train", group=patient[0] if patient else ""
+            )
+        )
+    return found
+
+
+def _key(path: Path) -> tuple[Path, str]:
+    """Tiles and XML stand side by side, or in sister folders."""
+    folder = path.parent
+    sisters = ("tissue images", "annotations", "images")
+    return (folder.parent if folder.name.lower() in sisters else folder), path.stem

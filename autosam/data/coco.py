@@ -1,0 +1,170 @@
+"""COCO instances as masks of classes.
+
+```
+--data.images DIR --data.annotations FILE.json                   one pool, split by a seed
+root/annotations/instances_{train,val,test}2017.json, root/{train,val,test}2017/
+root/{train,valid,test}/_annotations.coco.json                   pictures beside it
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autosam.config import DataConfig
+from autosam.data.folders import ALIASES, image_file
+from autosam.data.labels import pack
+from autosam.data.layouts import root_of
+from autosam.data.manifest import resolve
+from autosam.data.pairs import PARTS, Pair
+from autosam.data.polygons import rasterize
+from autosam.errors import DataError
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The objects of one picture."""
+
+    path: Path
+    shape: tuple[int, int]
+    """H, W."""
+    objects: tuple[tuple[int, int, Any], ...] = field(repr=False)
+    """(annotation's id, class 1..K, polygons or run-length code)."""
+    overlapping: int = 0
+    """K where classes may overlap."""
+
+    def read(self) -> np.ndarray:
+        masks = [
+            (k, rasterize(shape, *self.shape, f"{self.path}: annotation {number}"))
+            for number, k, shape in self.objects
+        ]
+        if self.overlapping:
+            classes = np.zeros((self.overlapping, *self.shape), bool)
+            for k, mask in masks:
+                classes[k - 1] |= mask
+            return pack(classes)
+        label = np.zeros(self.shape, np.uint8)
+        # Small objects lie on large ones.
+        for k, mask in sorted(masks, key=lambda entry: -int(entry[1].sum())):
+            label[mask] = k
+        return label
+
+    def digest(self) -> str:
+        return hashlib.sha256(
+            repr((self.shape, self.objects, self.overlapping)).encode()
+        ).hexdigest()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def pairs_of_coco(config: DataConfig) -> list[Pair]:
+    """The pictures of COCO files; those without annotation are empty.
+
+    Raises:
+        DataError: no such file; not COCO; an annotation of a picture or category that is not
+            listed; a picture that is not there.
+    """
+    if config.annotations:
+        if not config.images:
+            raise DataError("--data.annotations FILE goes with --data.images DIR.")
+        return _read(Path(config.annotations), Path(config.images), config)
+    root = root_of(config)
+    found: list[Pair] = []
+    for part in PARTS:
+        for alias in ALIASES[part]:
+            beside = root / alias / "_annotations.coco.json"
+            named = sorted((root / "annotations").glob(f"*_{alias}*.json"))
+            named = [p for p in named if p.stem.rstrip("0123456789").endswith(f"_{alias}")]
+            if beside.is_file():
+                pairs = _read(beside, beside.parent, config)
+            elif named:
+                folder = root / named[0].stem.rsplit("_", 1)[1]
+                pairs = _read(named[0], folder, config)
+            else:
+                continue
+            found += [dataclasses.replace(pair, part=part) for pair in pairs]
+            break
+    if not found:
+        raise DataError(
+            f"{root}: expected annotations/instances_train*.json or train/_annotations.coco.json. "
+            "For one file pass --data.images DIR --data.annotations FILE."
+        )
+    return found
+
+
+def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}).") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    lists = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(name), list)
+        or any(not isinstance(entry, dict) for entry in content[name])
+        for name in lists
+    ):
+        raise DataError(f"{path}: not a COCO file: expected the lists {', '.join(lists)}.")
+    try:
+        return _pairs(content, path, images, config)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: an entry lacks or mistypes {error}.") from None
+
+
+def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig) -> list[Pair]:
+    numbers = _classes(content["categories"], path, config)
+    pictures = {entry["id"]: entry for entry in content["images"]}
+    objects: dict[Any, list[tuple[int, int, Any]]] = defaultdict(list)
+    for entry in content["annotations"]:
+        where = f"{path}: annotation {entry.get('id')}"
+        if entry["image_id"] not in pictures:
+            raise DataError(f"{where}: its image {entry['image_id']} is not in the list of images.")
+        if entry["category_id"] not in numbers:
+            raise DataError(f"{where}: its category {entry['category_id']} is not listed.")
+        if not entry.get("segmentation"):
+            raise DataError(f"{where}: has no segmentation (a box alone is no mask).")
+        k = numbers[entry["category_id"]]
+        if k:
+            objects[entry["image_id"]].append((entry["id"], k, entry["segmentation"]))
+    overlapping = 0 if config.exclusive or config.num_classes == 1 else config.num_classes
+    found = []
+    for number, entry in pictures.items():
+        file = resolve(images, entry["file_name"], config.outside, f"{path}: image {number}")
+        shape = (int(entry["height"]), int(entry["width"]))
+        mask = Outlines(path, shape, tuple(objects[number]), overlapping)
+        stem = str(Path(entry["file_name"]).with_suffix("")).replace("/", "-")
+        found.append(Pair(stem, image_file(file, config), mask))
+    return found
+
+
+def _classes(categories: list[dict[str, Any]], path: Path, config: DataConfig) -> dict[Any, int]:
+    """Category -> class 1..K, or 0 where `--data.classes` leaves it out."""
+    names = {entry["id"]: entry["name"] for entry in categories}
+    if config.classes:
+        wanted = {entry.name: k for k, entry in enumerate(config.classes, 1)}
+        if missing := sorted(set(wanted) - set(names.values())):
+            raise DataError(
+                f"{path}: has no category {', '.join(missing)}, which --data.classes names; it has "
+                f"{', '.join(sorted(names.values()))}."
+            )
+        return {number: wanted.get(name, 0) for number, name in names.items()}
+    if config.num_classes == 1:
+        return dict.fromkeys(names, 1)
+    if config.num_classes != len(names):
+        raise DataError(
+            f"{path}: has {len(names)} categories ({', '.join(names.values())}), but "
+            f"--data.num_classes is {config.num_classes}. Set it, or name some in --data.classes."
+        )
+    return {number: k for k, number in enumerate(sorted(names), 1)}

@@ -1,0 +1,172 @@
+"""Two folders, of images and of masks, that pair by name; with or without a split.
+
+```
+root/{train,validation,test}/{images,masks}/     a split as given ("val" and "valid" also serve)
+root/{images,masks}/                             one pool
+--data.images DIR --data.masks DIR               one pool
+masks/CLASS/                                     a folder for each class, --data.exclusive false
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autosam.config import DataConfig
+from autosam.data.images import EXTENSIONS, ImageFile, MaskFile
+from autosam.data.labels import pack
+from autosam.data.pairs import PARTS, Pair, Pixels
+from autosam.data.synthetic import synthetic_root
+from autosam.errors import DataError
+
+ALIASES = {"validation": ("validation", "val", "valid"), "train": ("train",), "test": ("test",)}
+
+
+def image_file(path: Path, config: DataConfig) -> ImageFile:
+    """A picture, read as the settings say."""
+    return ImageFile(path, config.bands, config.window)
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Masks of classes that overlap, a file for each class."""
+
+    files: tuple[Pixels, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path
+
+    def read(self) -> np.ndarray:
+        masks = [file.read() for file in self.files]
+        if len({mask.shape for mask in masks}) > 1:
+            sizes = ", ".join(
+                f"{file} {mask.shape}" for file, mask in zip(self.files, masks, strict=True)
+            )
+            raise DataError(f"masks of one picture differ in size: {sizes}")
+        return pack(np.stack([mask > mask.max(initial=1) // 2 for mask in masks]))
+
+    def digest(self) -> str:
+        return "".join(file.digest() for file in self.files)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def pairs_of_folders(config: DataConfig) -> list[Pair]:
+    """The pairs of `--data.root`, or of `--data.images` and `--data.masks`.
+
+    Raises:
+        DataError: see `find_pairs`; or the root holds neither parts nor two folders.
+    """
+    if config.images and config.masks:
+        return find_pairs(Path(config.images), Path(config.masks), config)
+    root = Path(config.root) if config.root else synthetic_root()
+    if not root.is_dir():
+        raise DataError(f"--data.root {root}: no such folder.")
+    found: list[Pair] = []
+    for part in PARTS:
+        for alias in ALIASES[part]:
+            folder = root / alias
+            if folder.is_dir():
+                pairs = find_pairs(folder / "images", folder / "masks", config)
+                found += [dataclasses.replace(pair, part=part) for pair in pairs]
+                break
+    if found:
+        return found
+    if not (root / "images").is_dir():
+        raise DataError(
+            f"{root}: expected train/, validation/ and test/ folders, each with images/ and "
+            "masks/; or images/ and masks/ directly. For other names pass --data.images DIR "
+            "--data.masks DIR; for other layouts see --data.layout."
+        )
+    return find_pairs(root / "images", root / "masks", config)
+
+
+def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> list[Pair]:
+    """Pair the files of two folders by name without extension.
+
+    Args:
+        images, masks: folders.
+        config: `mask_suffix`, `bands` and `window`; `classes` where classes overlap.
+
+    Returns:
+        Pairs sorted by name.
+
+    Raises:
+        DataError: a folder is missing or has no image, a name stands twice, or a file has no
+            partner. Nothing is dropped silently.
+    """
+    config = config or DataConfig()
+    names = [entry.name for entry in config.classes or []]
+    if not config.exclusive and names and all((masks / name).is_dir() for name in names):
+        columns = [find_pairs(images, masks / name, _one_class(config)) for name in names]
+        return [
+            dataclasses.replace(row[0], mask=MaskFiles(tuple(pair.mask for pair in row)))
+            for row in zip(*columns, strict=True)
+        ]
+    image_files, mask_files = by_stem(images), by_stem(masks)
+    suffix = config.mask_suffix
+    stripped = {
+        stem.removesuffix(suffix): path
+        for stem, path in mask_files.items()
+        if stem.endswith(suffix)
+    }
+    alone = sorted(set(image_files) - set(stripped))
+    orphans = sorted(set(mask_files) - {stem + suffix for stem in image_files})
+    if alone or orphans:
+        lines = [f"{images} and {masks} do not pair up."]
+        if alone:
+            lines.append(f"  {len(alone)} images without a mask, for example "
+                         f"{image_files[alone[0]].name}")  # fmt: skip
+        if orphans:
+            lines.append(f"  {len(orphans)} masks without an image, for example "
+                         f"{mask_files[orphans[0]].name}")  # fmt: skip
+        lines.append(_suffix_hint(alone, orphans) or "Remove them, or add what is missing.")
+        raise DataError("\n".join(lines))
+    return [
+        Pair(stem, image_file(image_files[stem], config), MaskFile(stripped[stem]))
+        for stem in sorted(image_files)
+    ]
+
+
+def _one_class(config: DataConfig) -> DataConfig:
+    return dataclasses.replace(config, classes=None, num_classes=1)
+
+
+def _suffix_hint(alone: list[str], orphans: list[str]) -> str:
+    known = set(alone)
+    endings = Counter(
+        orphan[cut:] for orphan in orphans for cut in range(1, len(orphan)) if orphan[:cut] in known
+    )
+    if not endings:
+        return ""
+    suffix, count = endings.most_common(1)[0]
+    return f"{count} of them would pair with --data.mask_suffix {suffix}"
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by name without extension.
+
+    Raises:
+        DataError: no folder, no image, or two files that differ in extension or case alone.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder.")
+    found: dict[str, Path] = {}
+    folded: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
+            continue
+        other = folded.setdefault(path.stem.casefold(), path)
+        if other is not path:
+            raise DataError(f"{other} and {path.name}: the same name twice; keep one.")
+        found[path.stem] = path
+    if not found:
+        raise DataError(f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))}).")
+    return found

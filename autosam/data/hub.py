@@ -1,0 +1,122 @@
+"""Hugging Face data sets: by name from the hub, or from a folder written by `save_to_disk`.
+
+`--data.root` is the name or the folder; columns of images and masks by name. The data set's own
+splits (train, validation or val, test) are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from autosam.config import DataConfig
+from autosam.data.images import Window, rgb_of, values_of
+from autosam.data.manifest import PART_OF
+from autosam.data.pairs import Pair
+from autosam.errors import DataError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture in a table. The table is mapped from disk, and pickles as its file names."""
+
+    table: Any
+    row: int
+    column: str
+    where: str
+    mask: bool
+    window: Window | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.where)
+
+    def _bytes(self) -> bytes:
+        cell = self.table[self.row][self.column]
+        if cell is None:
+            raise DataError(f"{self}: empty.")
+        if cell.get("bytes") is not None:
+            return bytes(cell["bytes"])
+        return Path(cell["path"]).read_bytes()
+
+    def read(self) -> np.ndarray:
+        try:
+            picture = Image.open(io.BytesIO(self._bytes()))
+            picture.load()
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{self}: cannot be read as an image ({str(error)[:120]}).") from None
+        if self.mask:
+            return values_of(picture, str(self))
+        return rgb_of(picture, str(self), self.window)
+
+    def digest(self) -> str:
+        return hashlib.sha256(self._bytes() + repr(self.window).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.where} row {self.row} column {self.column}"
+
+
+def pairs_of_hub(config: DataConfig) -> list[Pair]:
+    """The rows of a data set.
+
+    Raises:
+        DataError: `datasets` is not installed, no such data set, a column is missing or holds no
+            images, or its splits have other names.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            "--data.layout huggingface reads with the package datasets: pip install 'autosam[hf]'"
+        ) from None
+    name = config.root
+    if not name:
+        raise DataError("--data.layout huggingface needs --data.root NAME_OR_DIR.")
+    try:
+        if Path(name).is_dir() and any(
+            (Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")
+        ):
+            loaded = datasets.load_from_disk(name)
+        else:
+            loaded = datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"--data.root {name}: {str(error)[:300]}") from None
+    tables = loaded if isinstance(loaded, dict) else {"": loaded}
+    found = []
+    for split, table in tables.items():
+        if split and split not in PART_OF:
+            raise DataError(
+                f"{name}: has a split {split!r}; expected train, validation, test. Save the splits "
+                "you want with `save_to_disk`."
+            )
+        where = f"{name} {split}".strip()
+        columns = (config.image_column, config.mask_column)
+        for column in columns:
+            if column not in table.column_names:
+                raise DataError(
+                    f"{where}: no column {column!r}; it has {', '.join(table.column_names)}. "
+                    "--data.image_column and --data.mask_column name them."
+                )
+            if not isinstance(table.features[column], datasets.Image):
+                raise DataError(f"{where}: column {column!r} holds no images.")
+        image, mask = (
+            table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            for column in columns
+        )
+        width = len(str(len(table)))
+        found += [
+            Pair(
+                f"{i:0{width}d}",
+                Cell(image, i, columns[0], where, False, config.window),
+                Cell(mask, i, columns[1], where, True),
+                PART_OF[split] if split and len(tables) > 1 else "",
+            )
+            for i in range(len(table))
+        ]
+    return found

@@ -1,0 +1,58 @@
+"""A picture and its mask, wherever they come from, before either is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+PARTS = ("train", "validation", "test")
+
+
+class Pixels(Protocol):
+    """Something that can be read as pixels. Prints as what a message should name."""
+
+    @property
+    def path(self) -> Path:
+        """The file it comes from."""
+
+    def read(self) -> np.ndarray:
+        """A picture: uint8 H x W x 3 RGB. A mask: its values as stored, uint8 or uint16 H x W; or,
+        where classes overlap, a label of bits (see `autosam.data.labels`).
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
+    def digest(self) -> str:
+        """Hash of everything that `read` depends on."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and its mask."""
+
+    stem: str
+    """Name of the picture without extension; unique within a part and subset."""
+    image: Pixels
+    mask: Pixels
+    part: str = ""
+    """train, validation or test, where the source says so."""
+    group: str = ""
+    """Patient, slide, video: pairs of one group stay together when a split is drawn."""
+    regions: Pixels | None = None
+    """A map whose connected parts are the objects, where those of the mask are not (a stamp is
+    many letters): what boxes and points are taken from."""
+    subset: str = ""
+    """Test sets that are scored one by one have names."""
+
+    @property
+    def name(self) -> str:
+        """The stem, after the subset."""
+        return f"{self.subset}/{self.stem}" if self.subset else self.stem
+
+
+Split = dict[str, list[Pair]]
+"""`train`, `validation`, `test`: the pairs of each part."""

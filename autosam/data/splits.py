@@ -1,0 +1,211 @@
+"""From pairs to training, validation and test: as given, or drawn by a seed."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from autosam.config import DataConfig
+from autosam.data.check import check_pairs
+from autosam.data.labels import known
+from autosam.data.pairs import PARTS, Pair, Split
+from autosam.errors import ConfigError, DataError
+
+LEVELS = 5
+"""Classes of foreground share in a stratified split."""
+
+
+def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
+    """Keep the parts that are given and take the missing ones out of the training part.
+
+    Groups stay together; `stratify` spreads foreground shares; with `folds` the whole pool is
+    divided anew.
+
+    Raises:
+        ConfigError: shares or folds that cannot be.
+        DataError: a part is empty, or stands in two parts.
+    """
+    for name in ("validation", "test"):
+        if not 0 < getattr(config, name) < 1:
+            raise ConfigError(f"--data.{name} {getattr(config, name)}: expected a share in (0, 1).")
+    pairs = with_groups(pairs, config.groups)
+    given: Split = defaultdict(list)
+    for pair in pairs:
+        given[pair.part or "train"].append(pair)
+    if not given.get("train"):
+        raise DataError(f"The data have {', '.join(sorted(given))} but no train part.")
+    split = dict(given)
+    pool = given["train"]
+    if config.folds is not None:
+        if not config.fold < config.folds:
+            raise ConfigError(f"--data.fold {config.fold}: must be below {config.folds} folds.")
+        folds = _divide(pairs, [1 / config.folds] * config.folds, config)
+        split = {"test": folds.pop(config.fold)}
+        pool = [pair for fold in folds for pair in fold]
+    missing = [part for part in ("validation", "test") if part not in split]
+    shares = [getattr(config, part) for part in missing]
+    parts = _divide(pool, [1 - sum(shares), *shares], config)
+    split |= dict(zip(["train", *missing], parts, strict=True))
+    for part in PARTS:
+        if not split.get(part):
+            raise DataError(
+                f"The {part} part is empty: {len(pairs)} images are too few for "
+                f"shares of {config.validation} validation and {config.test} test. Give more "
+                "images, other shares, or folders for each part."
+            )
+    split = {part: sorted(split[part], key=lambda pair: pair.name) for part in PARTS}
+    _refuse_torn_groups(split)
+    refuse_copies(split)
+    return split
+
+
+def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
+    """Set the group of each pair, from a table or by a regular expression.
+
+    Raises:
+        ConfigError: no such file, no table, or an expression that cannot be.
+        DataError: a pair without a group.
+    """
+    if groups is None:
+        return pairs
+    if groups.lower().endswith(".csv"):
+        path = Path(groups)
+        if not path.is_file():
+            raise ConfigError(f"--data.groups {groups}: no such file.")
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"name", "group"} <= rows[0].keys():
+            raise ConfigError(f"--data.groups {groups}: expected the columns name and group.")
+        table = {row["name"]: row["group"] for row in rows}
+        found = [table.get(pair.name) for pair in pairs]
+    else:
+        try:
+            pattern = re.compile(groups)
+        except re.error as error:
+            raise ConfigError(
+                f"--data.groups {groups}: not a regular expression: {error}"
+            ) from None
+        if pattern.groups < 1:
+            raise ConfigError(f"--data.groups {groups}: needs brackets around what is the group.")
+        matches = [pattern.search(pair.name) for pair in pairs]
+        found = [match[1] if match else None for match in matches]
+    for pair, group in zip(pairs, found, strict=True):
+        if not group:
+            raise DataError(f"--data.groups {groups}: says nothing of {pair.name}.")
+    return [
+        dataclasses.replace(pair, group=str(group))
+        for pair, group in zip(pairs, found, strict=True)
+    ]
+
+
+def _divide(pool: list[Pair], shares: list[float], config: DataConfig) -> list[list[Pair]]:
+    """Divide pairs, groups kept whole, into parts of these shares (their sum is 1).
+
+    Each group goes, in seeded order (large ones first where they differ in size), to the part that
+    is furthest below its share; with `stratify`, of its level of foreground.
+    """
+    members: dict[str, list[Pair]] = defaultdict(list)
+    for pair in sorted(pool, key=lambda pair: pair.name):
+        members[f"group {pair.group}" if pair.group else f"pair {pair.name}"].append(pair)
+    keys = list(members)
+    order = np.random.default_rng(config.split_seed).permutation(len(keys))
+    keys = [keys[i] for i in order]
+    levels = _levels(members, config) if config.stratify else dict.fromkeys(keys, 0)
+    sizes = {key: len(members[key]) for key in keys}
+    total: dict[int, int] = defaultdict(int)
+    for key in keys:
+        total[levels[key]] += sizes[key]
+    parts: list[list[Pair]] = [[] for _ in shares]
+    # What each part still wants, of each level.
+    wanted = {level: _whole(shares, count) for level, count in total.items()}
+    for key in sorted(keys, key=lambda key: -sizes[key]):
+        want = wanted[levels[key]]
+        best = int(np.argmax(want))
+        if len(set(sizes.values())) == 1:  # without groups: fill the last parts first
+            best = max(i for i, count in enumerate(want) if count > 0)
+        parts[best] += members[key]
+        want[best] -= sizes[key]
+    return parts
+
+
+def _whole(shares: list[float], count: int) -> list[int]:
+    """Whole numbers near share * count, which add up to count."""
+    numbers = [round(share * count) for share in shares]
+    numbers[0] += count - sum(numbers)
+    return numbers
+
+
+def _levels(members: dict[str, list[Pair]], config: DataConfig) -> dict[str, int]:
+    """The quantile of each group's mean foreground share, 0..LEVELS - 1; empty ones apart."""
+
+    pairs = [pair for group in members.values() for pair in group]
+    reading = check_pairs(pairs, config).reading
+
+    def share(pair: Pair) -> float:
+        label = reading.read(pair.mask)
+        return float(((label > 0) & known(label)).mean())
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        shares = dict(zip([pair.name for pair in pairs], pool.map(share, pairs), strict=True))
+    means = {key: np.mean([shares[p.name] for p in group]) for key, group in members.items()}
+    positive = [mean for mean in means.values() if mean > 0]
+    edges = np.quantile(positive, np.arange(1, LEVELS) / LEVELS) if positive else []
+    return {
+        key: 1 + int(np.searchsorted(edges, mean)) if mean > 0 else 0 for key, mean in means.items()
+    }
+
+
+def _refuse_torn_groups(split: Split) -> None:
+    seen: dict[str, tuple[str, Pair]] = {}
+    for part, pairs in split.items():
+        for pair in pairs:
+            if not pair.group:
+                continue
+            other = seen.setdefault(pair.group, (part, pair))
+            if other[0] != part:
+                raise DataError(
+                    f"group {pair.group!r} stands in {other[0]} ({other[1].name}) and {part} "
+                    f"({pair.name}): the given parts leak. Move it, or leave --data.groups out."
+                )
+
+
+def refuse_copies(split: Split) -> None:
+    """Identical pictures in two parts would make the test score a lie.
+
+    Raises:
+        DataError: naming both.
+    """
+    candidates: dict[object, list[tuple[str, Pair]]] = defaultdict(list)
+    for part, pairs in split.items():
+        for pair in pairs:
+            candidates[_hint(pair)].append((part, pair))
+    for alike in candidates.values():
+        if len({part for part, _ in alike}) == 1:
+            continue
+        seen: dict[str, tuple[str, Pair]] = {}
+        for part, pair in alike:
+            other = seen.setdefault(pair.image.digest(), (part, pair))
+            if other[0] != part:
+                raise DataError(
+                    f"{other[1].image} ({other[0]}) and {pair.image} ({part}) are the same "
+                    "picture: the parts overlap. Remove one of them."
+                )
+
+
+def _hint(pair: Pair) -> object:
+    """Differs for different files, without reading them whole; None for what is no file of its
+    own (a slice, a table's row)."""
+    path = pair.image.path
+    if str(pair.image) != str(path) or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 256))
+        return size, file.read()

@@ -1,0 +1,266 @@
+"""What a data set is like, before it costs a GPU hour."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from autosam.config import DataConfig
+from autosam.data.check import Seen, choose, decide_reading, look_at
+from autosam.data.geometry import content_size, resize_label
+from autosam.data.labels import class_masks, known
+from autosam.data.pairs import Pair
+from autosam.data.prompts import objects_of
+from autosam.data.sources import load_pairs
+from autosam.data.splits import draw_split
+from autosam.data.twins import scenes
+from autosam.errors import AutosamError, DataError
+from autosam.models.sam import SAMS
+from autosam.precision import choose_device, gains_from_bf16
+
+GFLOP = {"ViT-B": 743, "ViT-L": 2630, "ViT-H": 5470}
+"""Of an image encoder at 1024 px, for one picture."""
+EFFICIENCY = 0.58
+"""Share of a device's speed on plain matrix products that those encoders reach; measured on two
+cores (docs/speed.md)."""
+BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
+"""Of one cached embedding in bf16, by the architecture's first word."""
+
+
+@dataclass
+class Examination:
+    """What was found; `errors` keep a training from starting."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Plain values, for a table or JSON."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Name -> scene, where scenes of several pictures were found."""
+    pairs: list[Pair] = field(default_factory=list)
+    """Those that can be shown."""
+    labels: list[np.ndarray] = field(default_factory=list)
+
+
+def examine(config: DataConfig, sam: str, views: int) -> Examination:
+    """Look at a data set; what is wrong is collected, not raised.
+
+    Args:
+        config: the data.
+        sam: which SAM is meant, for the size of what it can still draw.
+        views: cached views of a training picture, for the size of a cache.
+    """
+    found = Examination()
+    try:
+        pairs = load_pairs(config)
+    except AutosamError as error:
+        found.errors.append(str(error))
+        return found
+    chosen = choose(pairs)
+    seen = look_at(chosen)
+    found.errors += [s.problem for s in seen if s.problem]
+    good = [(pair, s) for pair, s in zip(chosen, seen, strict=True) if not s.problem]
+    found.facts["pairs"] = len(pairs)
+    if len(chosen) < len(pairs):
+        found.warnings.append(f"{len(chosen)} of {len(pairs)} pairs were decoded, drawn by a seed.")
+    if not good:
+        return found
+    found.facts["pictures"] = _pictures(good)
+    values: dict[int, Any] = {}
+    counts: Counter[int] = Counter()
+    for pair, s in good:
+        counts.update(s.values)
+        for value in s.values:
+            values.setdefault(value, pair.mask)
+    found.facts["mask values"] = {str(v): f"in {counts[v]} masks" for v in sorted(counts)[:20]}
+    if len(counts) > 20:
+        found.facts["mask values"]["..."] = f"{len(counts)} values in all"
+    _parts(found, pairs, good, config)
+    try:
+        reading = decide_reading(values, config)
+    except DataError as error:
+        found.errors.append(str(error))
+        return found
+    found.facts["read as"] = _how(reading.threshold, config)
+    for pair, _ in good:
+        try:
+            found.labels.append(reading.read(pair.mask))
+            found.pairs.append(pair)
+        except DataError as error:
+            found.errors.append(str(error))
+    _objects(found, config, sam)
+    found.facts["cache"] = _cache(len(pairs), views)
+    return found
+
+
+def _pictures(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
+    """Sizes, and how they are stored where that is a file of its own."""
+    heights, widths = zip(*(s.size for _, s in good), strict=True)
+    modes: Counter[str] = Counter()
+    for pair, _ in good:
+        path = pair.image.path
+        try:
+            with Image.open(path) as picture:
+                modes[f"{picture.format} {picture.mode}"] += 1
+        except (OSError, ValueError):
+            modes[path.suffix or type(pair.image).__name__] += 1
+    return {
+        "sizes": len({s.size for _, s in good}),
+        "smallest (height x width)": f"{min(heights)} x {min(widths)}",
+        "largest": f"{max(heights)} x {max(widths)}",
+        "stored as": ", ".join(f"{mode} ({count})" for mode, count in modes.most_common(5)),
+    }
+
+
+def _how(threshold: int | None, config: DataConfig) -> str:
+    ignored = "" if config.ignore is None else f"; {config.ignore} is left out"
+    if threshold is None:
+        names = [entry.name for entry in config.classes or []]
+        of = ", ".join(names) or f"values 1 to {config.num_classes}"
+        return f"{config.num_classes} classes: {of}{ignored}"
+    return f"foreground where the value is above {threshold}{ignored}"
+
+
+def _parts(
+    found: Examination, pairs: list[Pair], good: list[tuple[Pair, Seen]], config: DataConfig
+) -> None:
+    """The split, and scenes that it would tear."""
+    numbers = scenes(np.stack([s.edges for _, s in good]), [s.size for _, s in good])
+    members: dict[int, list[Pair]] = defaultdict(list)
+    for number, (pair, _) in zip(numbers, good, strict=True):
+        members[int(number)].append(pair)
+    several = [group for group in members.values() if len(group) > 1]
+    found.facts["scenes"] = {
+        "scenes": len(members),
+        "with several pictures": len(several),
+        "pictures in them": sum(map(len, several)),
+    }
+    try:
+        split = draw_split(pairs, config)
+    except AutosamError as error:
+        found.errors.append(str(error))
+        return
+    found.facts["parts"] = {part: len(part_pairs) for part, part_pairs in split.items()}
+    part_of = {(p.part, p.name): part for part, part_pairs in split.items() for p in part_pairs}
+    torn = [
+        group for group in several if len({part_of[pair.part, pair.name] for pair in group}) > 1
+    ]
+    found.facts["scenes"]["in several parts"] = len(torn)
+    if torn:
+        shown = ", ".join(pair.name for pair in torn[0][:5])
+        found.warnings.append(
+            f"{len(torn)} scenes (one camera, one video, or near copies) stand in several parts of "
+            f"this split, for example {shown}: test scores will flatter. --data.groups FILE.csv "
+            "keeps them together; --groups FILE.csv writes a proposal."
+        )
+        found.groups = {
+            pair.name: f"scene {number}" for number, group in members.items() for pair in group
+        }
+
+
+def _objects(found: Examination, config: DataConfig, sam: str) -> None:
+    """Class shares, empty masks, and objects against the grid of SAM's masks."""
+    spec = SAMS[sam]
+    size, cells = spec.image_size, spec.image_size // 4
+    shares = np.zeros(config.num_classes)
+    counted = np.zeros(config.num_classes, int)
+    counts, areas, vanished, empty = [], [], 0, 0
+    for label in found.labels:
+        masks = class_masks(label, config.num_classes)
+        total = max(1, int(known(label).sum()))
+        shares += masks.sum((1, 2)) / total
+        counted += masks.any((1, 2))
+        empty += not masks.any()
+        height, width = content_size(label.shape[0], label.shape[1], cells, spec.geometry)
+        objects = 0
+        for mask in masks:
+            parts, numbers = objects_of(mask)
+            objects += len(numbers)
+            if not numbers:
+                continue
+            areas += np.bincount(parts.ravel())[numbers].tolist()
+            left = np.unique(resize_label(parts, (height, width)))
+            vanished += len(set(numbers) - set(left.tolist()))
+        counts.append(objects)
+    n = max(1, len(found.labels))
+    names = config.class_names
+    found.facts["classes"] = {
+        name: f"{share / n:.2%} of the pixels, in {count} of {n} pictures"
+        for name, share, count in zip(names, shares, counted, strict=True)
+    }
+    found.facts["empty masks"] = empty
+    if empty == len(found.labels):
+        found.errors.append("Every mask is empty: there is nothing to learn.")
+    if not areas:
+        return
+    total = len(areas)
+    found.facts["objects"] = {
+        "a picture, median": float(np.median(counts)),
+        "a picture, most": int(max(counts)),
+        "smallest, median and largest diameter, px": " / ".join(
+            f"{np.sqrt(4 * area / np.pi):.0f}"
+            for area in (min(areas), np.median(areas), max(areas))
+        ),
+        f"vanish on the {cells} x {cells} masks of {sam}": f"{vanished} of {total}",
+    }
+    if vanished > 0.02 * total:
+        found.warnings.append(
+            f"{vanished} of {total} objects are too small for the {cells} x {cells} masks of {sam} "
+            f"(its input is {size} px). Cut the pictures into tiles, or take a SAM of 1024 px."
+        )
+    if missing := [name for name, count in zip(names, counted, strict=True) if count == 0]:
+        found.errors.append(f"No mask holds the class {', '.join(missing)}.")
+
+
+def _cache(pictures: int, views: int) -> dict[str, str]:
+    """Size of a cache of embeddings and time to make it, by SAM of 1024 px."""
+    device = choose_device()
+    half = gains_from_bf16(device)
+    speed = matrix_speed(device, torch.bfloat16 if half else torch.float32)
+    table = {}
+    for name, spec in SAMS.items():
+        if spec.image_size < 1024:
+            continue
+        kind = next(word for word in BYTES if spec.architecture.startswith(word))
+        text = f"{pictures * views * BYTES[kind] / 1e9:.1f} GB"
+        if spec.architecture in GFLOP:
+            seconds = GFLOP[spec.architecture] / (speed * EFFICIENCY)
+            minutes = pictures * views * seconds / 60
+            text += f", about {minutes:.0f} min here ({seconds:.1f} s a view)"
+        table[name] = text
+    return table
+
+
+def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s of a matrix product, in a fraction of a second."""
+    size = 1024 if device.type == "cpu" else 8192
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
+
+
+def outlined(found: Examination, count: int, num_classes: int) -> list[tuple[np.ndarray, str, Any]]:
+    """Pictures for a contact sheet, spread over the data: uint8 H x W x 3, name, masks bool
+    K x H x W."""
+    index = np.unique(
+        np.linspace(0, len(found.pairs) - 1, min(count, len(found.pairs))).astype(int)
+    )
+    return [
+        (
+            found.pairs[i].image.read(),
+            found.pairs[i].name,
+            class_masks(found.labels[i], num_classes),
+        )
+        for i in index
+    ]

@@ -1,0 +1,83 @@
+"""`python -m autosam.rough`: what a rule on colours finds, and how near the truth it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from autosam import pictures
+from autosam.command import run_command
+from autosam.config import DataConfig, PromptConfig, RoughConfig
+from autosam.data.check import check_pairs
+from autosam.data.images import write_png
+from autosam.data.prompts import draw_prompts
+from autosam.data.rough import rough_mask
+from autosam.data.sources import load_split
+from autosam.errors import ConfigError
+from autosam.metrics import iou
+from autosam.types import Frame
+
+SIDE = 320
+
+
+@dataclass
+class RoughPreview:
+    """Preview the rough masks, and the prompts taken from them, on some training pictures."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The data, as for training."""
+    rough: RoughConfig = field(default_factory=RoughConfig)
+    """The rule."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """How prompts are taken."""
+    count: int = 8
+    """Pictures, spread over the training part (the test part is not looked at)."""
+    output: str = "rough.png"
+    """PNG file of picture, true mask, rough mask and prompts."""
+
+
+def rough(config: RoughPreview) -> list[float]:
+    """Draw the sheet; returns the IoU of rough and true mask of each picture.
+
+    Raises:
+        ConfigError, DataError: the file exists; data that cannot be used.
+    """
+    if Path(config.output).exists():
+        raise ConfigError(f"--output {config.output}: exists; choose another file.")
+    if config.count < 1:
+        raise ConfigError(f"--count {config.count}: must be at least 1.")
+    pairs = load_split(config.data)["train"]
+    index = np.unique(np.linspace(0, len(pairs) - 1, min(config.count, len(pairs))).astype(int))
+    chosen = [pairs[i] for i in index]
+    reading = check_pairs(chosen, config.data).reading
+    rows, notes, scores = [], [], []
+    for pair in chosen:
+        image, label = pair.image.read(), reading.read(pair.mask)
+        found = rough_mask(pair.image, config.rough)
+        side = max(label.shape)
+        frame = Frame(side, side, side, prompts=config.rough.prompt)
+        prompts, _ = draw_prompts(
+            label, frame, config.prompt, np.random.default_rng(0), False, 1, found
+        )
+        scores.append(iou(found > 0, label == 1))
+        shown = pictures.overlay(image, found[None] > 0)
+        shown = pictures.draw_prompts(shown, prompts, label.shape)
+        cells = (image, pictures.overlay(image, label[None] == 1), shown)
+        rows.append([pictures.fit(cell, SIDE) for cell in cells])
+        notes.append(f"{pair.name[:18]}  IoU {scores[-1]:.2f}")
+    titles = ["picture", "true mask", "rough mask and prompts"]
+    Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+    write_png(Path(config.output), pictures.contact_sheet(rows, titles, notes, SIDE))
+    print(f"mean IoU of rough and true masks: {np.mean(scores):.3f}, {len(scores)} pictures")
+    print(f"sheet: {config.output}")
+    return scores
+
+
+def main() -> None:
+    run_command(RoughPreview, rough)
+
+
+if __name__ == "__main__":
+    main()

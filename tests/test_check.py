@@ -1,0 +1,131 @@
+"""The data doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import miniature
+import numpy as np
+import pytest
+
+from autosam.check import CheckConfig, check
+from autosam.config import ClassConfig, DataConfig
+from autosam.data.sources import load_split
+from autosam.errors import ConfigError
+
+
+def folder(root: Path, count: int = 10) -> DataConfig:
+    return DataConfig(root=str(miniature.folders(root, count)))
+
+
+def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = folder(tmp_path / "data")
+    miniature.write(tmp_path / "data/masks/000.png", np.zeros(miniature.SIZE, np.uint8))
+    sheet = tmp_path / "sheet.png"
+    found = check(CheckConfig(config, output=str(sheet)))
+    assert found.errors == []
+    facts = found.facts
+    assert facts["pairs"] == 10
+    assert facts["pictures"]["stored as"] == "JPEG RGB (10)"
+    assert facts["pictures"]["largest"] == "40 x 56"
+    assert facts["mask values"] == {"0": "in 10 masks", "1": "in 9 masks"}
+    assert facts["parts"] == {"train": 6, "validation": 2, "test": 2}
+    assert facts["empty masks"] == 1
+    shares = [miniature.picture(i)[1].mean() for i in range(1, 10)]
+    assert facts["classes"] == {"1": f"{sum(shares) / 10:.2%} of the pixels, in 9 of 10 pictures"}
+    assert facts["objects"]["a picture, median"] == 1
+    assert facts["objects"]["vanish on the 64 x 64 masks of lite"] == "0 of 9"
+    assert facts["cache"]["vit_b"].startswith("0.1 GB, about ")
+    assert sheet.is_file()
+    assert "contact sheet" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"sheet\.png: exists"):
+        check(CheckConfig(config, output=str(sheet)))
+
+
+def test_small_objects_vanish_on_a_coarse_grid(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        mask = np.zeros((640, 640), np.uint8)
+        mask[100:300, 100:300] = 1
+        mask[500:504, 500:504] = 1  # between the centres of the cells of lite
+        image = rng.integers(0, 255, (640, 640, 3), dtype=np.uint8)
+        miniature.write(tmp_path / "images" / f"{i}.png", image)
+        miniature.write(tmp_path / "masks" / f"{i}.png", mask)
+    data = DataConfig(root=str(tmp_path))
+    assert check(CheckConfig(data)).facts["objects"]["vanish on the 64 x 64 masks of lite"] == (
+        "8 of 16"
+    )
+    large = check(CheckConfig(data, sam="vit_b"))
+    assert large.facts["objects"]["vanish on the 256 x 256 masks of vit_b"] == "0 of 16"
+
+
+def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
+    config = folder(tmp_path)
+    (tmp_path / "images/003.jpg").write_bytes(b"nonsense")
+    miniature.write(tmp_path / "masks/005.png", np.zeros((9, 9), np.uint8))
+    miniature.write(tmp_path / "masks/006.png", np.full(miniature.SIZE, 3, np.uint8))
+    found = check(CheckConfig(config))
+    assert len(found.errors) == 3
+    assert "003.jpg: cannot be read as an image" in found.errors[0]
+    assert "is 40 x 56 but its mask" in found.errors[1]
+    assert "mask values 0, 1, 3 look like several classes" in found.errors[2]
+    named = DataConfig(root=config.root, classes=[ClassConfig("a"), ClassConfig("b")])
+    for name in ("images/003.jpg", "masks/005.png", "masks/006.png"):
+        (tmp_path / name).unlink()
+    for i in (3, 5, 6):
+        for file in (tmp_path / "images" / f"{i:03d}.jpg", tmp_path / "masks" / f"{i:03d}.png"):
+            file.unlink(missing_ok=True)
+    assert check(CheckConfig(named)).errors == ["No mask holds the class b."]
+
+
+def test_groups_are_proposed_and_mend_the_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for i in range(24):
+        if i % 3 == 0:
+            scene = rng.integers(0, 200, (60, 80, 3)).astype(float)
+            scene[:] = scene[0, 0]
+            for _ in range(12):
+                y, x, high, wide = rng.integers((0, 0, 8, 8), (50, 70, 30, 30))
+                scene[y : y + high, x : x + wide] = rng.integers(0, 200, 3)
+        noisy = (scene + rng.normal(0, 4, scene.shape)).clip(0, 255).astype(np.uint8)
+        miniature.write(tmp_path / "images" / f"{i:03d}.png", noisy)
+        miniature.write(tmp_path / "masks" / f"{i:03d}.png", np.eye(60, 80, dtype=np.uint8))
+    groups = tmp_path / "groups.csv"
+    found = check(CheckConfig(DataConfig(root=str(tmp_path)), groups=str(groups)))
+    assert found.facts["scenes"]["scenes"] == 8
+    assert found.facts["scenes"]["in several parts"] > 0
+    assert any("stand in several parts of this split" in w for w in found.warnings)
+    mended = DataConfig(root=str(tmp_path), groups=str(groups))
+    again = check(CheckConfig(mended))
+    assert again.facts["scenes"]["in several parts"] == 0
+    assert again.warnings == []
+    sizes = [len(part) for part in load_split(mended).values()]
+    assert sum(sizes) == 24
+    assert all(size % 3 == 0 for size in sizes)
+
+
+def test_json_and_the_exit_code(tmp_path: Path) -> None:
+    folder(tmp_path)
+    command = [sys.executable, "-m", "autosam.check", "--data.root", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pairs"] == 10
+    (tmp_path / "images/003.jpg").write_bytes(b"nonsense")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "003.jpg" in json.loads(done.stdout)["errors"][0]
+
+
+@pytest.mark.real
+def test_rivers_of_one_camera_are_found(real_data: Path, tmp_path: Path) -> None:
+    data = DataConfig(root=str(real_data / "rivers"))
+    groups = tmp_path / "groups.csv"
+    found = check(CheckConfig(data, groups=str(groups)))
+    assert found.errors == []
+    assert found.facts["scenes"]["in several parts"] >= 5
+    data.groups = str(groups)
+    again = check(CheckConfig(data))
+    assert again.facts["scenes"]["in several parts"] == 0

@@ -1,0 +1,78 @@
+"""Labels of numbers and of bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autosam.config import ClassConfig, DataConfig
+from autosam.data.check import MaskReading, decide_reading
+from autosam.data.geometry import resize_label
+from autosam.data.images import MaskFile
+from autosam.data.labels import IGNORED, class_masks, known, pack
+from autosam.errors import DataError
+from autosam.metrics import score
+
+
+class Stored:
+    """A mask that is there already."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def read(self) -> np.ndarray:
+        return self.values
+
+
+def test_masks_of_numbers_and_of_bits() -> None:
+    label = np.array([[0, 1], [2, IGNORED]], np.uint8)
+    assert class_masks(label, 2).tolist() == [
+        [[False, True], [False, False]],
+        [[False, False], [True, False]],
+    ]
+    assert known(label).tolist() == [[True, True], [True, False]]
+    masks = np.random.default_rng(0).random((5, 6, 7)) > 0.5
+    bits = pack(masks)
+    assert bits.dtype == np.int32
+    assert np.array_equal(class_masks(bits, 5), masks)
+    assert known(bits).all()
+
+
+def test_bits_survive_resizing() -> None:
+    masks = np.random.default_rng(1).random((16, 9, 9)) > 0.5
+    large = resize_label(pack(masks), (18, 27))
+    assert np.array_equal(class_masks(large, 16), masks.repeat(2, 1).repeat(3, 2))
+
+
+def test_ignored_pixels_neither_help_nor_hurt() -> None:
+    label = np.array([[1, 1, IGNORED, 0]], np.uint8)
+    for guess in (True, False):
+        predicted = np.array([[[True, False, guess, False]]])
+        assert score(predicted, label, ("dice", "iou")) == {"dice": 2 / 3, "iou": 0.5}
+
+
+def test_a_table_of_values() -> None:
+    config = DataConfig(
+        classes=[ClassConfig("water", values=[10, 20]), ClassConfig("rock", "#ff0000", [300])],
+        ignore=255,
+    )
+    assert config.num_classes == 2
+    values = np.array([[0, 10, 20], [300, 255, 10]], np.uint16)
+    reading = decide_reading({int(v): MaskFile(None) for v in np.unique(values)}, config)
+    assert reading.read(Stored(values)).tolist() == [[0, 1, 1], [2, IGNORED, 1]]
+    with pytest.raises(DataError, match=r"mask value 30, which --data.classes does not list"):
+        decide_reading({0: "m.png", 30: "m.png"}, config)
+    with pytest.raises(DataError, match=r"holds the value 30, which is no class"):
+        reading.read(Stored(np.array([[30]], np.uint8)))
+
+
+def test_instance_numbers_are_one_class() -> None:
+    reading = decide_reading(dict.fromkeys(range(40), "m.png"), DataConfig(instances=True))
+    assert reading.read(Stored(np.array([[0, 1, 39]], np.uint8))).tolist() == [[0, 1, 1]]
+
+
+def test_255_asks_for_ignore() -> None:
+    with pytest.raises(DataError, match=r"--data.ignore 255"):
+        decide_reading({0: "m.png", 2: "m.png", 255: "m.png"}, DataConfig(num_classes=2))
+    reading = decide_reading({0: "m", 2: "m", 255: "m"}, DataConfig(num_classes=2, ignore=255))
+    assert reading == MaskReading(None, 2, 255)
