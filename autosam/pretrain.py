@@ -53,11 +53,11 @@ class PretrainConfig:
 
     output: str = "runs/pretrain"
     """Folder for the state (resumed when it is there) and `sam_lite.safetensors`."""
-    scenes: int = 3000
+    scenes: int = 4000
     """Drawn scenes whose trunk features are kept in memory at first (about 0.9 MB each)."""
-    frozen_steps: int = 1000
+    frozen_steps: int = 1500
     """Optimiser steps with a frozen trunk on those scenes."""
-    steps: int = 1750
+    steps: int = 2500
     """Optimiser steps in all; the later ones train everything, each on new scenes."""
     batch_size: int = 10
     """Scenes per step."""
@@ -65,7 +65,7 @@ class PretrainConfig:
     """Prompted objects per scene: half by a box, half by points."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
-    trunk_lr: float = 3e-4
+    trunk_lr: float = 5e-5
     """The same for the trunk."""
     seed: int = 0
     """Seed of the scenes, the prompts and the weights."""
@@ -207,7 +207,8 @@ def step_loss(
     for turn in range(2):
         masks, owners = choose_objects(instances, objects // 2, rng)
         if turn == 0:
-            prompted = prompt_with_boxes(masks, owners, rng, jitter=0.1 * rng.random())
+            jitter = 0.1 * max(0, rng.uniform(-1, 1))  # half of the boxes are exact
+            prompted = prompt_with_boxes(masks, owners, rng, jitter)
         else:
             count = int(rng.integers(1, 4))
             prompted = prompt_with_points(masks, owners, rng, count, erosion=0.4 * rng.random())

@@ -18,13 +18,19 @@ def sam() -> Lite:
     return build_lite(replace(SAMS["lite"], image_size=64)).eval()  # grid 8 x 8, masks 32 x 32
 
 
-def test_a_box_is_drawn_filled(sam: Lite) -> None:
-    # Pixels 8..15 by 20..31 are the cells 4..7 by 10..15.
+def test_a_box_is_drawn_as_a_bulge(sam: Lite) -> None:
+    # Pixels 8..15 by 20..31 are the cells 4..7 by 10..15; their centres lie 1/4 and 3/4 of the way
+    # from the middle to the sides, and 1/6, 3/6 and 5/6.
     drawn = sam.draw(None, torch.tensor([[8.0, 20.0, 15.0, 31.0]]), None)
     assert drawn.shape == (1, 1, 32, 32)
-    assert drawn[0, 0, 10:16, 4:8].eq(STRENGTH).all()
-    assert (drawn > 0).sum() == 6 * 4
-    assert drawn.min() == -STRENGTH
+    across = torch.tensor([3 / 4, 1 / 4, 1 / 4, 3 / 4]) ** 2
+    down = torch.tensor([5 / 6, 3 / 6, 1 / 6, 1 / 6, 3 / 6, 5 / 6]) ** 2
+    bulge = STRENGTH * (1 - across[None] - down[:, None])
+    torch.testing.assert_close(drawn[0, 0, 10:16, 4:8], bulge)
+    assert drawn[0, 0, 10, 4] < 0 < drawn[0, 0, 10, 5]  # the ellipse cuts the corners
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[10:16, 4:8] = False
+    assert drawn[0, 0][outside].eq(-STRENGTH).all()
 
 
 def test_points_are_drawn_as_discs_over_the_rest(sam: Lite) -> None:
@@ -38,8 +44,8 @@ def test_points_are_drawn_as_discs_over_the_rest(sam: Lite) -> None:
     assert (drawn < 0).sum() == 16
     boxes = torch.tensor([[0.0, 0.0, 63.0, 63.0]])
     both = sam.draw((places, torch.tensor([[1, 0]])), boxes, None)[0, 0]
-    assert both[0, 0] == STRENGTH
-    assert torch.equal(both < 0, drawn < 0)
+    torch.testing.assert_close(both[0, 0].item(), STRENGTH * (1 - 2 * (31 / 32) ** 2))
+    assert both[4:8, 4:8].lt(0).all()  # beside the object, whatever the box says
 
 
 def test_a_mask_prompt_stays_below_what_is_drawn(sam: Lite) -> None:
@@ -48,7 +54,8 @@ def test_a_mask_prompt_stays_below_what_is_drawn(sam: Lite) -> None:
     assert drawn[0, 0] == 3
     assert drawn[15, 15] == -2 * STRENGTH
     boxed = sam.draw(None, torch.tensor([[0.0, 0.0, 31.0, 63.0]]), masks)[0, 0]
-    assert boxed[0, 0] == 3 + STRENGTH
+    corner = 3 + STRENGTH * (1 - (15 / 16) ** 2 - (31 / 32) ** 2)
+    torch.testing.assert_close(boxed[0, 0].item(), corner)
     assert boxed[0, 31] == 3 - STRENGTH
 
 

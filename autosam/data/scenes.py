@@ -31,12 +31,15 @@ from autosam.data.drawing import (
     draw_palette,
     draw_region,
     draw_texture,
+    ellipse,
     lit_relief,
+    lobed,
     log_uniform,
     noise_field,
     random_bytes,
     rasterise,
     rgb,
+    union,
 )
 from autosam.data.photos import photo_texture
 
@@ -184,11 +187,14 @@ def paint_object(
     blend(canvas, stencil, skin, style.opacity, style.softness)
 
 
-def _paint_part(rng: Rng, canvas: Array, whole: Stencil, style: Style, light: float) -> None:
-    """Give an object an inner part (nucleus, patch, stripe) that belongs to it."""
+def _paint_part(
+    rng: Rng, canvas: Array, whole: Stencil, style: Style, light: float, largest: float = 0.3
+) -> None:
+    """Give an object an inner part (nucleus, patch, stripe) that belongs to it, of a radius up to
+    ``largest`` times the object's lesser side."""
     height, width = whole.alpha.shape
-    radius = min(height, width) * rng.uniform(0.12, 0.3)
-    centre = (width * rng.uniform(0.35, 0.65), height * rng.uniform(0.35, 0.65))
+    radius = min(height, width) * rng.uniform(0.12, largest)
+    centre = (width * rng.uniform(0.25, 0.75), height * rng.uniform(0.25, 0.75))
     part = rasterise(FAMILIES[rng.integers(len(FAMILIES))](rng, radius), centre, (height, width))
     if part is None:
         return
@@ -207,13 +213,15 @@ class _Studio:
         self.instances = np.zeros((size, size), np.uint8)
         self.areas = [0]
 
-    def place(self, stencil: Stencil | None, style: Style) -> None:
-        """Paint an object and enter it in the instance map."""
+    def place(self, stencil: Stencil | None, style: Style, parts: int = 0) -> None:
+        """Paint an object with inner parts and enter it in the instance map."""
         if stencil is None or len(self.areas) > 250:
             return
         inside = stencil.alpha > 127
         paint_object(self.rng, self.canvas, stencil, style, self.light, self.photos)
-        if inside.sum() > 400 * self.unit**2 and self.rng.random() < 0.2:
+        for _ in range(parts):
+            _paint_part(self.rng, self.canvas, stencil, style, self.light, 0.45)
+        if not parts and inside.sum() > 400 * self.unit**2 and self.rng.random() < 0.2:
             _paint_part(self.rng, self.canvas, stencil, style, self.light)
         stencil.window(self.instances)[inside] = len(self.areas)
         self.areas.append(int(inside.sum()))
@@ -229,6 +237,21 @@ class _Studio:
             family = FAMILIES[self.rng.integers(len(FAMILIES))]
             x, y = self.rng.uniform(0.03, 0.97, 2) * self.size
             self.place(rasterise(family(self.rng, radius), (x, y), (self.size,) * 2), self.style())
+
+    def portrait(self) -> None:
+        """Place one rounded object that may fill the picture, mottled and often hard to tell from
+        the ground: a lesion, a fruit, a face seen close."""
+        rng = self.rng
+        family = (blob, blob, ellipse, ellipse, union, lobed)[rng.integers(6)]
+        radius = log_uniform(rng, 35, 170) * self.unit
+        x, y = rng.uniform(0.2, 0.8, 2) * self.size
+        style = self.style()
+        if rng.random() < 0.5:
+            style = replace(style, camouflage=True, bump=log_uniform(rng, 0.15, 0.9), outline=0.0)
+        if rng.random() < 0.5:
+            style = replace(style, gloss=float(rng.uniform(0.3, 0.9)))
+        stencil = rasterise(family(rng, radius), (x, y), (self.size,) * 2)
+        self.place(stencil, style, parts=int(rng.integers(0, 6)))
 
     def crowd(self, count: int) -> None:
         """Place similar objects of one family and surface on a jittered grid."""
@@ -365,15 +388,20 @@ def draw_scene(rng: Rng, size: int = 256, photos: Sequence[Array] = ()) -> Scene
 
 def _try_scene(rng: Rng, size: int, photos: Sequence[Array]) -> Scene:
     studio = _Studio(rng, size, photos)
-    if rng.random() < 0.35:
-        studio.place(draw_region(rng, (size, size)), studio.style())
-    if rng.random() < 0.25:
-        studio.crowd(int(rng.integers(4, 15)))
-        studio.scatter(int(rng.integers(0, 3)))
+    if rng.random() < 0.4:
+        if rng.random() < 0.3:
+            studio.scatter(int(rng.integers(1, 4)))
+        studio.portrait()  # last: what is seen in its middle belongs to it
     else:
-        studio.scatter(min(12, int(rng.geometric(0.22))))
+        if rng.random() < 0.35:
+            studio.place(draw_region(rng, (size, size)), studio.style())
+        if rng.random() < 0.35:
+            studio.crowd(int(rng.integers(4, 15)))
+            studio.scatter(int(rng.integers(0, 3)))
+        else:
+            studio.scatter(min(12, int(rng.geometric(0.22))))
     canvas = studio.canvas
-    if rng.random() < 0.15:
+    if rng.random() < 0.3:
         _add_glints(rng, canvas)
     if rng.random() < 0.5:
         illuminate(rng, canvas)

@@ -22,7 +22,7 @@ from autosam.types import Prompt
 WIDTH = 128
 STRIDE = 8
 STRENGTH = 5.0
-"""Logit of a drawn box; a drawn point counts twice."""
+"""Logit at the middle of a drawn box; a drawn point counts twice."""
 RADIUS = 5.0
 """Of a drawn point, pixels of the S x S square."""
 
@@ -88,7 +88,10 @@ class Lite(SegmentAnything):
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> Tensor:
-        """Boxes (filled) and points (discs) over masks, as logits.
+        """Boxes and points (discs) over masks, as logits.
+
+        A box bulges: `STRENGTH` at its middle, 0 on the ellipse it holds (what most objects look
+        like, all else unknown), the negative in its corners and outside.
 
         Args:
             points, boxes, masks: as in `embed`.
@@ -103,11 +106,14 @@ class Lite(SegmentAnything):
         drawn = given.new_zeros(len(given), size, size) if masks is None else masks[:, 0].float()
         if boxes is not None:
             x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
-            # A cell is in the box when its centre is, half a pixel of the edge included.
-            columns = (centres >= x0 - 0.5) & (centres <= x1 + 0.5)
-            rows = (centres >= y0 - 0.5) & (centres <= y1 + 0.5)
-            inside = rows[:, :, None] & columns[:, None, :]
-            drawn = torch.where(inside, drawn + STRENGTH, drawn - STRENGTH)
+            # Whole numbers are pixel centres: half a pixel more on each side. 0 at the middle of
+            # the box, 1 at its sides.
+            across = (centres - (x0 + x1) / 2) / ((x1 - x0) / 2 + 0.5)
+            down = (centres - (y0 + y1) / 2) / ((y1 - y0) / 2 + 0.5)
+            across, down = across[:, None, :], down[:, :, None]
+            inside = (across.abs() <= 1) & (down.abs() <= 1)
+            bulge = STRENGTH * (1 - across**2 - down**2)
+            drawn = drawn + torch.where(inside, bulge, -STRENGTH)
         if points is not None:
             for place, label in zip(points[0].unbind(1), points[1].unbind(1), strict=True):
                 x, y = place[:, :1], place[:, 1:]
