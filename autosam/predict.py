@@ -18,7 +18,9 @@ from autosam.data.dataset import make_sample
 from autosam.data.folders import image_file
 from autosam.data.geometry import restore
 from autosam.data.images import EXTENSIONS, write_png
+from autosam.data.pairs import Pixels
 from autosam.data.rough import rough_mask
+from autosam.data.volumes import Slice, is_volume, name_of, shape_of, stack, write_volume
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.metrics import predict_label
 from autosam.models.segmenter import Segmenter
@@ -34,12 +36,14 @@ class PredictConfig:
     checkpoint: str = ""
     """Run folder or checkpoint file."""
     input: str = ""
-    """An image, or a folder of images (not its sub-folders)."""
+    """An image or a volume (NIfTI, or a folder of DICOM slices), or a folder of such (not its
+    sub-folders)."""
     output: str = ""
     """Folder for the masks: NAME.png, 0 background; 255 foreground for one class, else the class
-    number. Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each."""
+    number. Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each. Of volumes: .nii.gz, with
+    the orientation of the volume."""
     overlay: bool = False
-    """Also write NAME_overlay.png, the mask drawn on the image."""
+    """Also write NAME_overlay.png, the mask drawn on the image (not for volumes)."""
     overwrite: bool = False
     """Replace files that are there already."""
     sam_checkpoint: str | None = None
@@ -75,16 +79,16 @@ def segment(
 
 
 def find_images(source: Path) -> list[Path]:
-    """The image itself, or the images of a folder by name.
+    """The image or volume itself, or those of a folder by name.
 
     Raises:
         DataError: there is none.
     """
-    if source.is_file():
+    if source.is_file() or is_volume(source):
         return [source]
     if not source.is_dir():
         raise DataError(f"--input {source}: no such file or folder.")
-    found = sorted(p for p in source.iterdir() if p.suffix.lower() in EXTENSIONS)
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in EXTENSIONS or is_volume(p))
     if not found:
         raise DataError(f"--input {source}: holds no image ({', '.join(sorted(EXTENSIONS))}).")
     return found
@@ -99,11 +103,14 @@ def mask_files(masks: np.ndarray, exclusive: bool) -> Iterator[np.ndarray]:
         yield (masks * numbers).max(0)
 
 
-def target_names(stem: str, num_classes: int, exclusive: bool, overlay: bool) -> list[str]:
+def target_names(path: Path, num_classes: int, exclusive: bool, overlay: bool) -> list[str]:
     """Files that an image's prediction is written to: the masks, then the overlay."""
+    volume = is_volume(path)
+    stem, suffix = (name_of(path), ".nii.gz") if volume else (path.stem, ".png")
     single = num_classes == 1 or exclusive
     names = [stem] if single else [f"{stem}_{k + 1}" for k in range(num_classes)]
-    return [f"{name}.png" for name in names] + ([f"{stem}_overlay.png"] if overlay else [])
+    drawn = [f"{stem}_overlay.png"] if overlay and not volume else []
+    return [name + suffix for name in names] + drawn
 
 
 def plan(
@@ -117,7 +124,7 @@ def plan(
     writer: dict[Path, Path] = {}
     targets = []
     for path in images:
-        names = target_names(path.stem, data.num_classes, data.exclusive, overlay)
+        names = target_names(path, data.num_classes, data.exclusive, overlay)
         targets.append([output / name for name in names])
         for target in targets[-1]:
             if target in writer:
@@ -158,18 +165,33 @@ def predict(config: PredictConfig) -> list[Path]:
     targets = plan(images, output, data, config.overlay, config.overwrite)
     segmenter = loaded.segmenter.to(choose_device())
     colours = palette(data)
+
+    def masks_of(picture: Pixels) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 H x W x 3, and bool K x H x W."""
+        image = picture.read()
+        guide = None if rough is None else rough_mask(picture, rough)
+        return image, segment(segmenter, image, data.exclusive, guide, loaded.config.prompt)
+
     output.mkdir(parents=True, exist_ok=True)
     written, failed = [], []
     for path, files in track(list(zip(images, targets, strict=True)), "segmenting"):
         try:
-            picture = image_file(path, data)
-            image = picture.read()
-            guide = None if rough is None else rough_mask(picture, rough)
+            if is_volume(path):
+                size = shape_of(path)[data.axis]
+                slices = [
+                    list(mask_files(masks_of(Slice(path, data.axis, i, window=data.window))[1],
+                                    data.exclusive))
+                    for i in range(size)
+                ]  # fmt: skip
+                for file, pixels in zip(files, zip(*slices, strict=True), strict=True):
+                    write_volume(file, stack(list(pixels), data.axis), path)
+                    written.append(file)
+                continue
+            image, masks = masks_of(image_file(path, data))
         except AutosamError as error:
             failed.append(path)
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        masks = segment(segmenter, image, data.exclusive, guide, loaded.config.prompt)
         for file, pixels in zip(files, mask_files(masks, data.exclusive), strict=False):
             write_png(file, pixels)
             written.append(file)

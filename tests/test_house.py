@@ -13,17 +13,21 @@ import pytest
 from autosam import embeddings, weights
 from autosam.__main__ import VERBS
 from autosam.bench import BenchConfig
+from autosam.check import CheckConfig
 from autosam.command import parse
 from autosam.config import Config
 from autosam.evaluate import EvaluateConfig
 from autosam.predict import PredictConfig
 from autosam.pretrain import PretrainConfig
+from autosam.rough import RoughPreview
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
     "train": Config,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "check": CheckConfig,
+    "rough": RoughPreview,
     "pretrain": PretrainConfig,
     "bench": BenchConfig,
 }

@@ -98,5 +98,5 @@ def test_without_prompts_the_batch_is_refused(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=decoder-box")).eval()
     batch = make_batch(segmenter.frame)
     batch.prompts = None
-    with pytest.raises(ValueError, match="the batch has no prompts"):
+    with pytest.raises(ValueError, match="the batch has none"):
         segmenter(batch)

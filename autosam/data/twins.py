@@ -1,9 +1,12 @@
 """Pictures of one scene: what a fixed camera, a video or a copy leaves behind.
 
 A scene is known by where its edges are, which light and weather change little: the correlation of
-edge strength on a coarse grid, between pictures of one size. On 292 river photographs from many
-cameras, no two pictures of different sizes correlate above 0.6; those of equal size that do show
-the same place.
+edge strength on a coarse grid, between pictures of one size. Each cell is measured against the
+other pictures of the data set, so that what all of them share (an endoscope's round frame, a
+stamped date) says nothing.
+
+The threshold was chosen by eye on 292 river photographs and the 1000 pictures of Kvasir-SEG: of the
+20 groups above it one is false (pictures with the same green overlay).
 """
 
 from __future__ import annotations
@@ -15,17 +18,15 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 GRID = 64
-ALIKE = 0.6
+ALIKE = 0.68
 
 
 def edges(image: np.ndarray) -> np.ndarray:
     """uint8 H x W x 3 -> float32 GRID^2 of mean 0 and norm 1 (or 0, where nothing has an edge)."""
-    grey = cv2.cvtColor(cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA),
-                        cv2.COLOR_RGB2GRAY).astype(np.float32)  # fmt: skip
+    small = cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    strength = cv2.GaussianBlur(np.hypot(across, down), (0, 0), 1.0)
-    strength -= strength.mean()
-    return (strength / max(float(np.linalg.norm(strength)), 1e-6)).ravel()
+    return _unit(cv2.GaussianBlur(np.hypot(across, down), (0, 0), 1.0).ravel())
 
 
 def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray:
@@ -38,6 +39,7 @@ def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray
     Returns:
         int N: pictures of one scene have one number.
     """
+    features = _unit((features - features.mean(0)) / (features.std(0) + 1e-3))
     numbers = np.zeros(len(features), int)
     start = 0
     by_size: dict[tuple[int, ...], list[int]] = {}
@@ -49,3 +51,9 @@ def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray
         numbers[index] = start + labels
         start += count
     return numbers
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Mean 0 and norm 1 along the last axis."""
+    values = values - values.mean(-1, keepdims=True)
+    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-6)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from autosam.data.layouts import root_of
 from autosam.data.pairs import PARTS, Pair
 from autosam.errors import DataError
 
+T = TypeVar("T")
 KEPT = 4
 """Volumes held in memory by each process that reads."""
 SUFFIXES = (".nii.gz", ".nii")
@@ -39,7 +41,26 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-@functools.lru_cache(maxsize=64)
+def kept(most: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Keep what a function makes of the last `most` files, as long as they do not change."""
+
+    def decorate(function: Callable[[Path], T]) -> Callable[[Path], T]:
+        @functools.lru_cache(maxsize=most)
+        def remembered(path: Path, changed: int) -> T:
+            return function(path)
+
+        def call(path: Path) -> T:
+            try:
+                return remembered(path, path.stat().st_mtime_ns)
+            except FileNotFoundError:
+                raise DataError(f"{path}: no such file.") from None
+
+        return functools.wraps(function)(call)
+
+    return decorate
+
+
+@kept(64)
 def _open(path: Path) -> Any:
     """A NIfTI image of which nothing but the header is read."""
     try:
@@ -57,7 +78,7 @@ def _open(path: Path) -> Any:
     return image
 
 
-@functools.lru_cache(maxsize=KEPT)
+@kept(KEPT)
 def _series(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A DICOM series: its values along NIfTI's axes, and the affine 4 x 4 in NIfTI's frame."""
     try:
@@ -95,7 +116,7 @@ def shape_of(path: Path) -> tuple[int, int, int]:
     return shape
 
 
-@functools.lru_cache(maxsize=KEPT)
+@kept(KEPT)
 def _array(path: Path) -> np.ndarray:
     """A whole volume."""
     return _series(path)[0] if path.is_dir() else np.asanyarray(_open(path).dataobj)
@@ -145,7 +166,7 @@ class Slice:
         return f"{self.path} slice {self.index}"
 
 
-@functools.lru_cache(maxsize=1024)
+@kept(1024)
 def _digest(path: Path) -> str:
     files = sorted(path.glob("*.dcm")) if path.is_dir() else [path]
     return hashlib.sha256(
@@ -203,15 +224,26 @@ def _by_name(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if not is_volume(path):
             continue
-        name = path.name
-        for suffix in SUFFIXES:
-            name = name.removesuffix(suffix)
+        name = name_of(path)
         if name in found:
             raise DataError(f"{found[name]} and {path.name}: the same name twice; keep one.")
         found[name] = path
     if not found:
         raise DataError(f"{folder}: holds no volume (.nii, .nii.gz, or folders of .dcm).")
     return found
+
+
+def name_of(path: Path) -> str:
+    """A volume's name without its extensions."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def stack(slices: list[np.ndarray], axis: int) -> np.ndarray:
+    """The inverse of cutting: H x W slices along an axis -> a volume in its own axes."""
+    return np.stack([one.T for one in slices], axis)
 
 
 def write_volume(path: Path, label: np.ndarray, like: Path) -> None:
