@@ -11,7 +11,6 @@ A folder whose name holds "test" is the test part, the rest is for training.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from PIL import Image
 
 from autosam.config import DataConfig
 from autosam.data.folders import image_file
+from autosam.data.images import digest
 from autosam.data.layouts import root_of
 from autosam.data.pairs import Pair
 from autosam.data.polygons import rasterize
@@ -53,7 +53,7 @@ class Nuclei:
         return label
 
     def digest(self) -> str:
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return digest(self.path)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -67,6 +67,12 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
     if config.images and config.masks:
         return find_pairs(Path(config.images), Path(config.masks), config)
     root = Path(config.root) if config.root else synthetic_root()
+    if root.is_file():
+        raise DataError(
+            f"--data.root {root}: is a file. A CSV or JSONL goes with --data.layout manifest, a "
+            "COCO file with --data.layout coco --data.images DIR --data.annotations FILE; HDF5 "
+            "files and videos must be unpacked into pictures first."
+        )
     if not root.is_dir():
         raise DataError(f"--data.root {root}: no such folder.")
     found: list[Pair] = []

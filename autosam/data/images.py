@@ -213,6 +213,18 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def digest(path: Path, how: str = "") -> str:
+    """Hash of a file and of how it is read.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A picture in a file of its own, see `read_image`."""
@@ -226,7 +238,7 @@ class ImageFile:
 
     def digest(self) -> str:
         how = f"{self.bands} {self.window}" if self.bands or self.window else ""
-        return hashlib.sha256(self.path.read_bytes() + how.encode()).hexdigest()
+        return digest(self.path, how)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -242,7 +254,7 @@ class MaskFile:
         return read_mask(self.path)
 
     def digest(self) -> str:
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return digest(self.path)
 
     def __str__(self) -> str:
         return str(self.path)
