@@ -21,13 +21,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosam import checkpoint
 from autosam.command import from_dict, run_command
-from autosam.config import RUNS, Config, DataConfig, check_settings
+from autosam.config import RUNS, Config, DataConfig
 from autosam.data.augment import build_augment
 from autosam.data.check import check_split
 from autosam.data.dataset import PairDataset
 from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.limits import check_settings
 from autosam.models.segmenter import build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.run import Data, Run, TrainResult, worker_count

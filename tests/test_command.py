@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from autosam.command import config_path, from_dict, parse, run_command, to_dict
-from autosam.config import RUNS, Config, check_settings
+from autosam.config import RUNS, Config
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import EvaluateConfig
+from autosam.limits import check_settings
 from autosam.models.segmenter import build_segmenter
 from autosam.predict import PredictConfig
 from autosam.shipped import asset_folder

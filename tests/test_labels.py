@@ -10,7 +10,8 @@ from autosam.data.check import MaskReading, decide_reading
 from autosam.data.geometry import resize_label
 from autosam.data.images import MaskFile
 from autosam.data.labels import IGNORED, class_masks, known, pack
-from autosam.errors import DataError
+from autosam.errors import ConfigError, DataError
+from autosam.limits import check_classes
 from autosam.metrics import score
 
 
@@ -64,6 +65,25 @@ def test_a_table_of_values() -> None:
         decide_reading({0: "m.png", 30: "m.png"}, config)
     with pytest.raises(DataError, match=r"holds the value 30, which is no class"):
         reading.read(Stored(np.array([[30]], np.uint8)))
+
+
+def test_the_table_and_the_number_of_classes_agree() -> None:
+    with pytest.raises(ConfigError, match=r"--data.num_classes 3: --data.classes lists 2"):
+        DataConfig(classes=[ClassConfig("a"), ClassConfig("b")], num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([ClassConfig("a"), ClassConfig("a")], "stands twice"),
+        ([ClassConfig("a", values=[1]), ClassConfig("b", values=[1])], "stands twice"),
+        ([ClassConfig("a", "red")], "color red, expected #rrggbb"),
+        ([ClassConfig("a/b")], "a name without / is needed"),
+    ],
+)
+def test_classes_that_cannot_be(classes: list[ClassConfig], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_classes(DataConfig(classes=classes))
 
 
 def test_instance_numbers_are_one_class() -> None:

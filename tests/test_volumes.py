@@ -91,6 +91,27 @@ def test_a_mask_written_back_as_a_volume(tmp_path: Path) -> None:
     assert np.allclose(written.affine, np.diag([0.7, 0.7, 3.0, 1.0]))
 
 
+def test_slices_of_a_volume_are_stretched_alike(tmp_path: Path) -> None:
+    """An empty slice stays dark: it is not stretched over its own noise."""
+    nibabel = pytest.importorskip("nibabel")
+    values = np.full((40, 48, 8), -1000, np.int16)
+    values[10:30, 10:30, 4:] = 500
+    values[::2, :, 0] += 10
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1, 1, 1])), tmp_path / "a.nii")
+    assert Slice(tmp_path / "a.nii", 2, 0).read().max() <= 2
+    assert Slice(tmp_path / "a.nii", 2, 5).read().max() == 255
+
+
+def test_a_truncated_volume(tmp_path: Path) -> None:
+    pytest.importorskip("nibabel")
+    miniature.volumes(tmp_path, 2)
+    path = tmp_path / "images/case1.nii.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    pairs = load_pairs(DataConfig(layout="volumes", root=str(tmp_path)))
+    with pytest.raises(DataError, match=r"case1\.nii\.gz: cannot be read"):
+        next(pair for pair in pairs if pair.name == "case1-4").image.read()
+
+
 def test_bad_volumes(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel")
     miniature.volumes(tmp_path, 3)

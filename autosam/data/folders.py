@@ -11,6 +11,7 @@ masks/CLASS/                                     a folder for each class, --data
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,13 +167,15 @@ def by_stem(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder.")
     found: dict[str, Path] = {}
     folded: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
+    for name in sorted(os.listdir(folder)):  # names, not paths: there may be 100,000
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in EXTENSIONS or name.startswith("."):
             continue
-        other = folded.setdefault(path.stem.casefold(), path)
+        path = folder / name
+        other = folded.setdefault(stem.casefold(), path)
         if other is not path:
-            raise DataError(f"{other} and {path.name}: the same name twice; keep one.")
-        found[path.stem] = path
+            raise DataError(f"{other} and {name}: the same name twice; keep one.")
+        found[stem] = path
     if not found:
         raise DataError(f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))}).")
     return found

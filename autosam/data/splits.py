@@ -125,11 +125,13 @@ def _divide(pool: list[Pair], shares: list[float], config: DataConfig) -> list[l
     parts: list[list[Pair]] = [[] for _ in shares]
     # What each part still wants, of each level.
     wanted = {level: _whole(shares, count) for level, count in total.items()}
+    alike = len(set(sizes.values())) == 1
     for key in sorted(keys, key=lambda key: -sizes[key]):
         want = wanted[levels[key]]
-        best = int(np.argmax(want))
-        if len(set(sizes.values())) == 1:  # without groups: fill the last parts first
+        if alike:  # without groups: fill the last parts first
             best = max(i for i, count in enumerate(want) if count > 0)
+        else:
+            best = want.index(max(want))
         parts[best] += members[key]
         want[best] -= sizes[key]
     return parts
@@ -185,7 +187,12 @@ def refuse_copies(split: Split) -> None:
     candidates: dict[object, list[tuple[str, Pair]]] = defaultdict(list)
     for part, pairs in split.items():
         for pair in pairs:
-            candidates[_hint(pair)].append((part, pair))
+            candidates[_size(pair)].append((part, pair))
+    for alike in list(candidates.values()):  # of one size: by their ends
+        if len({part for part, _ in alike}) > 1 and len(alike) > 2 and _size(alike[0][1]):
+            del candidates[_size(alike[0][1])]
+            for part, pair in alike:
+                candidates[_end(pair.image.path)].append((part, pair))
     for alike in candidates.values():
         if len({part for part, _ in alike}) == 1:
             continue
@@ -199,13 +206,19 @@ def refuse_copies(split: Split) -> None:
                 )
 
 
-def _hint(pair: Pair) -> object:
-    """Differs for different files, without reading them whole; None for what is no file of its
-    own (a slice, a table's row)."""
-    path = pair.image.path
-    if str(pair.image) != str(path) or not path.is_file():
-        return None
+def _size(pair: Pair) -> int:
+    """Of the picture's file; 0 for what is no readable file of its own (a slice, a table's row)."""
+    path = str(pair.image.path)
+    if str(pair.image) != path:
+        return 0
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _end(path: Path) -> bytes:
+    """The last bytes of a file: different pictures end differently."""
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 256))
-        return size, file.read()
+        file.seek(-min(256, os.stat(path).st_size), os.SEEK_END)
+        return file.read()

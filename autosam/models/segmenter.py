@@ -7,7 +7,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from autosam.config import RUNS, Config, check_settings
+from autosam.config import RUNS, Config
+from autosam.limits import check_settings
 from autosam.models.head import PlainHead
 from autosam.models.objects import choose_mask, merge_objects
 from autosam.models.prompt import PromptGenerator

@@ -1,0 +1,101 @@
+"""Settings that cannot work, refused before anything is built."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
+from autosam.errors import ConfigError
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "data.num_classes": (1, 254),
+    "data.axis": (0, 2),
+    "data.ignore": (0, 65535),
+    "data.folds": (2, 1000),
+    "data.fold": (0, 999),
+    "data.workers": (0, 256),
+    "augment.flip": (0, 1),
+    "augment.vertical_flip": (0, 1),
+    "augment.rotate": (0, 180),
+    "augment.scale": (0, 0.99),
+    "augment.color": (0, 1),
+    "augment.hue": (0, 0.5),
+    "model.width": (16, 4096),
+    "model.sparse_tokens": (1, 1024),
+    "prompt.objects": (1, 10_000),
+    "prompt.box_jitter": (0, 1),
+    "prompt.box_pixels": (0, 10_000),
+    "prompt.points": (1, 1000),
+    "prompt.negative_points": (0, 1000),
+    "prompt.erosion": (0, 1),
+    "prompt.spacing": (0, 10),
+    "rough.erosion": (0, 1000),
+    "rough.min_share": (0, 1),
+    "loss.bce": (0, math.inf),
+    "loss.mse": (0, math.inf),
+    "loss.focal": (0, math.inf),
+    "loss.dice": (0, math.inf),
+    "cache.views": (0, 1000),
+    "cache.max_gb": (0, math.inf),
+    "train.epochs": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.accumulate": (1, math.inf),
+    "train.lr": (1e-12, 100),
+    "train.weight_decay": (0, 100),
+    "train.warmup": (0, 0.99),
+    "train.clip": (1e-12, math.inf),
+    "train.patience": (1, math.inf),
+    "train.seed": (0, 2**32 - 1),
+    "train.pictures": (0, 1000),
+}
+
+
+def check_settings(config: Config) -> None:
+    """Refuse numbers that cannot work, before anything is built.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is expected.
+    """
+    for key, (least, most) in _RANGES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"--{key} {value}: must be {least:g} to {most:g}.")
+    if config.model.view_size <= 0 or config.model.view_size % 32:
+        near = max(32, round(config.model.view_size / 32) * 32)
+        raise ConfigError(
+            f"--model.view_size {config.model.view_size}: must be a multiple of 32, for example "
+            f"{near}."
+        )
+    check_classes(config.data)
+    if not any((config.loss.bce, config.loss.mse, config.loss.focal, config.loss.dice)):
+        raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
+    if RUNS[config.run].prompter == "rough" and config.data.num_classes > 1:
+        raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
+    if config.resume and config.init:
+        raise ConfigError("--resume and --init exclude each other.")
+
+
+def check_classes(data: DataConfig) -> None:
+    """Refuse classes that cannot be told apart, and colours that are none.
+
+    Raises:
+        ConfigError: naming the class.
+    """
+    names = [entry.name for entry in data.classes or []]
+    values = [value for entry in data.classes or [] for value in entry.values or []]
+    if len(set(names)) < len(names) or len(set(values)) < len(values):
+        raise ConfigError("--data.classes: a name or a mask value stands twice.")
+    for entry in data.classes or []:
+        if entry.color and not re.fullmatch(r"#?[0-9a-fA-F]{6}", entry.color):
+            raise ConfigError(
+                f"--data.classes {entry.name}: color {entry.color}, expected #rrggbb."
+            )
+        if "/" in entry.name or not entry.name:
+            raise ConfigError(f"--data.classes {entry.name!r}: a name without / is needed.")
+    if data.num_classes > MOST_OVERLAPPING and not data.exclusive:
+        raise ConfigError(
+            f"--data.num_classes {data.num_classes}: of classes that may overlap there can be "
+            f"{MOST_OVERLAPPING}."
+        )
