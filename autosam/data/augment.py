@@ -66,7 +66,8 @@ def build_augment(config: AugmentConfig) -> Augment:
 def _apply(transform: v2.Transform, array: np.ndarray, seed: Seed) -> np.ndarray:
     tensor = torch.from_numpy(array.copy())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        # Not torch.manual_seed, which also seeds every GPU, and walks the stack to do so.
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         if array.ndim == 2:
             return transform(tv_tensors.Mask(tensor)).contiguous().numpy()
         pixels = transform(tv_tensors.Image(tensor.permute(2, 0, 1)))

@@ -219,6 +219,8 @@ def _size(pair: Pair) -> int:
 
 def _end(path: Path) -> bytes:
     """The last bytes of a file: different pictures end differently."""
-    with open(path, "rb") as file:
-        file.seek(-min(256, os.stat(path).st_size), os.SEEK_END)
-        return file.read()
+    file = os.open(path, os.O_RDONLY)  # half the cost of open(); there may be 100,000
+    try:
+        return os.pread(file, 256, max(0, os.fstat(file).st_size - 256))
+    finally:
+        os.close(file)
