@@ -101,7 +101,7 @@ def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
     """Pictures with their masks outlined, four in a row."""
     cells, notes = [], []
     colours = pictures.palette(data)
-    for image, name, masks in outlined(found, SHOWN, data.num_classes):
+    for name, image, masks in outlined(found, SHOWN, data.num_classes):
         cells.append(pictures.fit(pictures.overlay(image, masks, colours), SIDE))
         notes.append(name)
     blank = cells[0] * 0

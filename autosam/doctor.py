@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.check import Seen, choose, decide_reading, look_at
+from autosam.data.check import MaskReading, Seen, choose, decide_reading, look_at
 from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
 from autosam.data.pairs import Pair
@@ -23,6 +24,7 @@ from autosam.data.twins import scenes
 from autosam.errors import AutosamError, DataError
 from autosam.models.sam import SAMS
 from autosam.precision import choose_device, gains_from_bf16
+from autosam.report import spread
 
 GFLOP = {"ViT-B": 743, "ViT-L": 2630, "ViT-H": 5470}
 """Of an image encoder at 1024 px, for one picture."""
@@ -45,7 +47,7 @@ class Examination:
     """Name -> scene, where scenes of several pictures were found."""
     pairs: list[Pair] = field(default_factory=list)
     """Those that can be shown."""
-    labels: list[np.ndarray] = field(default_factory=list)
+    reading: MaskReading = field(default_factory=lambda: MaskReading(0))
 
 
 def examine(config: DataConfig, sam: str, views: int) -> Examination:
@@ -88,13 +90,15 @@ def examine(config: DataConfig, sam: str, views: int) -> Examination:
         found.errors.append(str(error))
         return found
     found.facts["read as"] = _how(reading.threshold, config)
+    tally = Tally(config, sam)
     for pair, _ in good:
         try:
-            found.labels.append(reading.read(pair.mask))
+            tally.add(reading.read(pair.mask))
             found.pairs.append(pair)
         except DataError as error:
             found.errors.append(str(error))
-    _objects(found, config, sam)
+    tally.report(found)
+    found.reading = reading
     found.facts["cache"] = _cache(len(pairs), views)
     return found
 
@@ -164,58 +168,66 @@ def _parts(
         }
 
 
-def _objects(found: Examination, config: DataConfig, sam: str) -> None:
-    """Class shares, empty masks, and objects against the grid of SAM's masks."""
-    spec = SAMS[sam]
-    size, cells = spec.image_size, spec.image_size // 4
-    shares = np.zeros(config.num_classes)
-    counted = np.zeros(config.num_classes, int)
-    counts, areas, vanished, empty = [], [], 0, 0
-    for label in found.labels:
-        masks = class_masks(label, config.num_classes)
-        total = max(1, int(known(label).sum()))
-        shares += masks.sum((1, 2)) / total
-        counted += masks.any((1, 2))
-        empty += not masks.any()
-        height, width = content_size(label.shape[0], label.shape[1], cells, spec.geometry)
+class Tally:
+    """Class shares, empty masks, and objects against the grid of SAM's masks, label by label."""
+
+    def __init__(self, config: DataConfig, sam: str) -> None:
+        self.config, self.sam, self.spec = config, sam, SAMS[sam]
+        self.cells = self.spec.image_size // 4
+        self.shares = np.zeros(config.num_classes)
+        self.holding = np.zeros(config.num_classes, int)
+        self.counts: list[int] = []
+        self.areas: list[int] = []
+        self.vanished = self.empty = 0
+
+    def add(self, label: np.ndarray) -> None:
+        """Count one label, see `autosam.data.labels`."""
+        masks = class_masks(label, self.config.num_classes)
+        self.shares += masks.sum((1, 2)) / max(1, int(known(label).sum()))
+        self.holding += masks.any((1, 2))
+        self.empty += not masks.any()
+        grid = content_size(label.shape[0], label.shape[1], self.cells, self.spec.geometry)
         objects = 0
         for mask in masks:
             parts, numbers = objects_of(mask)
             objects += len(numbers)
-            if not numbers:
-                continue
-            areas += np.bincount(parts.ravel())[numbers].tolist()
-            left = np.unique(resize_label(parts, (height, width)))
-            vanished += len(set(numbers) - set(left.tolist()))
-        counts.append(objects)
-    n = max(1, len(found.labels))
-    names = config.class_names
-    found.facts["classes"] = {
-        name: f"{share / n:.2%} of the pixels, in {count} of {n} pictures"
-        for name, share, count in zip(names, shares, counted, strict=True)
-    }
-    found.facts["empty masks"] = empty
-    if empty == len(found.labels):
-        found.errors.append("Every mask is empty: there is nothing to learn.")
-    if not areas:
-        return
-    total = len(areas)
-    found.facts["objects"] = {
-        "a picture, median": float(np.median(counts)),
-        "a picture, most": int(max(counts)),
-        "smallest, median and largest diameter, px": " / ".join(
-            f"{np.sqrt(4 * area / np.pi):.0f}"
-            for area in (min(areas), np.median(areas), max(areas))
-        ),
-        f"vanish on the {cells} x {cells} masks of {sam}": f"{vanished} of {total}",
-    }
-    if vanished > 0.02 * total:
-        found.warnings.append(
-            f"{vanished} of {total} objects are too small for the {cells} x {cells} masks of {sam} "
-            f"(its input is {size} px). Cut the pictures into tiles, or take a SAM of 1024 px."
-        )
-    if missing := [name for name, count in zip(names, counted, strict=True) if count == 0]:
-        found.errors.append(f"No mask holds the class {', '.join(missing)}.")
+            if numbers:
+                self.areas += np.bincount(parts.ravel())[numbers].tolist()
+                left = np.unique(resize_label(parts, grid))
+                self.vanished += len(set(numbers) - set(left.tolist()))
+        self.counts.append(objects)
+
+    def report(self, found: Examination) -> None:
+        """Write what was counted."""
+        n, names = max(1, len(self.counts)), self.config.class_names
+        found.facts["classes"] = {
+            name: f"{share / n:.2%} of the pixels, in {count} of {n} pictures"
+            for name, share, count in zip(names, self.shares, self.holding, strict=True)
+        }
+        found.facts["empty masks"] = self.empty
+        if self.empty == len(self.counts):
+            found.errors.append("Every mask is empty: there is nothing to learn.")
+            return
+        lacking = [n for n, count in zip(names, self.holding, strict=True) if count == 0]
+        if lacking:
+            found.errors.append(f"No mask holds the class {', '.join(lacking)}.")
+        if not self.areas:
+            return
+        total, sizes = len(self.areas), (min(self.areas), np.median(self.areas), max(self.areas))
+        grid = f"{self.cells} x {self.cells} masks of {self.sam}"
+        found.facts["objects"] = {
+            "a picture, median": float(np.median(self.counts)),
+            "a picture, most": max(self.counts),
+            "smallest, median and largest diameter, px": " / ".join(
+                f"{np.sqrt(4 * area / np.pi):.0f}" for area in sizes
+            ),
+            f"vanish on the {grid}": f"{self.vanished} of {total}",
+        }
+        if self.vanished > 0.02 * total:
+            found.warnings.append(
+                f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
+                f"{self.spec.image_size} px). Cut the pictures into tiles, or take one of 1024 px."
+            )
 
 
 def _cache(pictures: int, views: int) -> dict[str, str]:
@@ -250,17 +262,12 @@ def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best / 1e9
 
 
-def outlined(found: Examination, count: int, num_classes: int) -> list[tuple[np.ndarray, str, Any]]:
-    """Pictures for a contact sheet, spread over the data: uint8 H x W x 3, name, masks bool
+def outlined(
+    found: Examination, count: int, num_classes: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Pictures for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
     K x H x W."""
-    index = np.unique(
-        np.linspace(0, len(found.pairs) - 1, min(count, len(found.pairs))).astype(int)
-    )
-    return [
-        (
-            found.pairs[i].image.read(),
-            found.pairs[i].name,
-            class_masks(found.labels[i], num_classes),
-        )
-        for i in index
-    ]
+    for i in spread(len(found.pairs), count):
+        pair = found.pairs[i]
+        label = found.reading.read(pair.mask)
+        yield pair.name, pair.image.read(), class_masks(label, num_classes)

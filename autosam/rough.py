@@ -17,6 +17,7 @@ from autosam.data.rough import rough_mask
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
 from autosam.metrics import iou
+from autosam.report import spread
 from autosam.types import Frame
 
 SIDE = 320
@@ -49,8 +50,7 @@ def rough(config: RoughPreview) -> list[float]:
     if config.count < 1:
         raise ConfigError(f"--count {config.count}: must be at least 1.")
     pairs = load_split(config.data)["train"]
-    index = np.unique(np.linspace(0, len(pairs) - 1, min(config.count, len(pairs))).astype(int))
-    chosen = [pairs[i] for i in index]
+    chosen = [pairs[i] for i in spread(len(pairs), config.count)]
     reading = check_pairs(chosen, config.data).reading
     rows, notes, scores = [], [], []
     for pair in chosen:
