@@ -81,7 +81,7 @@ def test_polyps(tmp_path: Path) -> None:
 # ---- stamps -------------------------------------------------------------------------------------
 
 
-def test_stamps(tmp_path: Path) -> None:
+def test_stamps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = DataConfig(layout="stamps", root=str(miniature.stamps(tmp_path)))
     pairs = load_pairs(config)
     _, mask = miniature.picture(0, (56, 40))
@@ -90,6 +90,10 @@ def test_stamps(tmp_path: Path) -> None:
     region = pairs[0].regions.read()
     rows, columns = np.nonzero(mask)
     assert region.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    (tmp_path / "ground-truth-pixel/ground-truth-pixel/stampDS-00008-px.png").unlink()
+    with caplog.at_level("WARNING", logger="autosam"):
+        assert len(load_pairs(config)) == 7
+    assert "1 scans without pixel truth are left out, for example stampDS-00008." in caplog.text
     (tmp_path / "ground-truth-maps/ground-truth-maps/stampDS-00002-gt.png").unlink()
     with pytest.raises(DataError, match=r"stampDS-00002\.png: has no region map stampDS-00002-gt"):
         load_pairs(config)

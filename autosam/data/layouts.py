@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from autosam.data.images import MaskFile, read_mask
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
 
+log = logging.getLogger("autosam")
 VOC_PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -145,8 +147,11 @@ def pairs_of_stamps(config: DataConfig) -> list[Pair]:
     """StaVer: scans/, ground-truth-pixel/ (black where a stamp is) and ground-truth-maps/ (a dark
     region on white for each stamp), each possibly in a second folder of the same name.
 
+    Scans that have no pixel truth (the archive has some, beyond number 400) are left out, with a
+    warning.
+
     Raises:
-        DataError: a file has no partner.
+        DataError: a scan has a pixel truth but no region map, or none has a truth.
     """
     root = root_of(config)
 
@@ -156,10 +161,18 @@ def pairs_of_stamps(config: DataConfig) -> list[Pair]:
 
     scans, truth, maps = map(folder, ("scans", "ground-truth-pixel", "ground-truth-maps"))
     found = []
+    without = [stem for stem in scans if f"{stem}-px" not in truth]
+    if without:
+        log.warning(
+            "%d scans without pixel truth are left out, for example %s.", len(without), without[0]
+        )
+    if len(without) == len(scans):
+        raise DataError(f"{root / 'ground-truth-pixel'}: holds no NAME-px.png of any scan.")
     for stem, path in scans.items():
-        for files, suffix, what in ((truth, "-px", "pixel truth"), (maps, "-gt", "region map")):
-            if stem + suffix not in files:
-                raise DataError(f"{path}: has no {what} {stem}{suffix}.png.")
+        if stem in without:
+            continue
+        if f"{stem}-gt" not in maps:
+            raise DataError(f"{path}: has no region map {stem}-gt.png.")
         found.append(
             Pair(
                 stem,
