@@ -24,7 +24,7 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.folders import ALIASES
-from autosam.data.images import MAX_PIXELS, Window, stretch
+from autosam.data.images import MAX_PIXELS, Window, digest, stretch
 from autosam.data.layouts import root_of
 from autosam.data.pairs import PARTS, Pair
 from autosam.errors import DataError
@@ -185,9 +185,7 @@ class Slice:
 @kept(1024)
 def _digest(path: Path) -> str:
     files = sorted(path.glob("*.dcm")) if path.is_dir() else [path]
-    return hashlib.sha256(
-        b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)
-    ).hexdigest()
+    return "".join(map(digest, files))
 
 
 def pairs_of_volumes(config: DataConfig) -> list[Pair]:
