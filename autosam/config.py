@@ -345,3 +345,8 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def rule(self) -> RoughConfig | None:
+        """The rule on colours that the run's prompts come from, if they do."""
+        return self.rough if RUNS[self.run].prompter == "rough" else None

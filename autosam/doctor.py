@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.check import MaskReading, Seen, choose, decide_reading, look_at
+from autosam.data.check import MaskReading, Seen, choose, decide_reading, examples, look_at
 from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
 from autosam.data.pairs import Pair
 from autosam.data.prompts import objects_of
 from autosam.data.sources import load_pairs
 from autosam.data.splits import draw_split
-from autosam.data.twins import scenes
+from autosam.data.twins import scenes, torn
 from autosam.errors import AutosamError, DataError
 from autosam.models.sam import SAMS
 from autosam.precision import choose_device, gains_from_bf16
@@ -74,18 +74,13 @@ def examine(config: DataConfig, sam: str, views: int) -> Examination:
     if not good:
         return found
     found.facts["pictures"] = _pictures(good)
-    values: dict[int, Any] = {}
-    counts: Counter[int] = Counter()
-    for pair, s in good:
-        counts.update(s.values)
-        for value in s.values:
-            values.setdefault(value, pair.mask)
+    counts = Counter(value for _, s in good for value in s.values)
     found.facts["mask values"] = {str(v): f"in {counts[v]} masks" for v in sorted(counts)[:20]}
     if len(counts) > 20:
         found.facts["mask values"]["..."] = f"{len(counts)} values in all"
     _parts(found, pairs, good, config)
     try:
-        reading = decide_reading(values, config)
+        reading = decide_reading(examples([p for p, _ in good], [s for _, s in good]), config)
     except DataError as error:
         found.errors.append(str(error))
         return found
@@ -152,15 +147,13 @@ def _parts(
         return
     found.facts["parts"] = {part: len(part_pairs) for part, part_pairs in split.items()}
     part_of = {(p.part, p.name): part for part, part_pairs in split.items() for p in part_pairs}
-    torn = [
-        group for group in several if len({part_of[pair.part, pair.name] for pair in group}) > 1
-    ]
-    found.facts["scenes"]["in several parts"] = len(torn)
-    if torn:
-        shown = ", ".join(pair.name for pair in torn[0][:5])
+    leaks = torn(numbers, [part_of[pair.part, pair.name] for pair, _ in good])
+    found.facts["scenes"]["in several parts"] = len(leaks)
+    if leaks:
+        shown = ", ".join(pair.name for pair in members[leaks[0]][:5])
         found.warnings.append(
-            f"{len(torn)} scenes (one camera, one video, or near copies) stand in several parts of "
-            f"this split, for example {shown}: test scores will flatter. --data.groups FILE.csv "
+            f"{len(leaks)} scenes (one camera, one video, or near copies) stand in several parts "
+            f"of this split, for example {shown}: test scores will flatter. --data.groups FILE.csv "
             "keeps them together; --groups FILE.csv writes a proposal."
         )
         found.groups = {

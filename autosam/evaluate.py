@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from autosam import checkpoint
 from autosam.command import run_command
-from autosam.config import RUNS, DataConfig
+from autosam.config import DataConfig
 from autosam.data.check import check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.labels import class_masks
@@ -84,9 +84,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     report = check_pairs(pairs, classes_of(config.data, trained))
     for warning in report.warnings:
         print(f"warning: {warning}")
-    rough = loaded.config.rough if RUNS[loaded.config.run].prompter == "rough" else None
     dataset = PairDataset(
-        pairs, segmenter.frame, report.reading, prompting=loaded.config.prompt, rough=rough
+        pairs,
+        segmenter.frame,
+        report.reading,
+        prompting=loaded.config.prompt,
+        rough=loaded.config.rule,
     )
     loader = DataLoader(
         dataset,

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from autosam import checkpoint
 from autosam.command import run_command
-from autosam.config import RUNS, DataConfig, PromptConfig
+from autosam.config import DataConfig, PromptConfig
 from autosam.data.dataset import make_sample
 from autosam.data.folders import image_file
 from autosam.data.geometry import restore
@@ -154,8 +154,8 @@ def predict(config: PredictConfig) -> list[Path]:
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise ConfigError(f"--output {output}: is the input's folder; masks would replace images.")
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
-    rough = loaded.config.rough if RUNS[loaded.config.run].prompter == "rough" else None
-    if loaded.segmenter.prompts is not None and rough is None:
+    rule = loaded.config.rule
+    if loaded.segmenter.prompts is not None and rule is None:
         raise ConfigError(
             f"--checkpoint {config.checkpoint}: the run {loaded.config.run} takes its prompts from "
             "true masks, which new images do not have. Train autosam, decoder, decoder-rough, "
@@ -169,7 +169,7 @@ def predict(config: PredictConfig) -> list[Path]:
     def masks_of(picture: Pixels) -> tuple[np.ndarray, np.ndarray]:
         """uint8 H x W x 3, and bool K x H x W."""
         image = picture.read()
-        guide = None if rough is None else rough_mask(picture, rough)
+        guide = None if rule is None else rough_mask(picture, rule)
         return image, segment(segmenter, image, data.exclusive, guide, loaded.config.prompt)
 
     output.mkdir(parents=True, exist_ok=True)

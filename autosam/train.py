@@ -204,15 +204,16 @@ def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
     if config.loss.resolution == "full":
         frame = dataclasses.replace(frame, target_size=frame.image_size)
     augment, seed, prompt = build_augment(config.augment), config.train.seed, config.prompt
-    rough = config.rough if RUNS[config.run].prompter == "rough" else None
 
     def clean(part: str) -> PairDataset:
         return PairDataset(
-            split[part], frame, report.reading, None, seed, prompt, min(views, 1), rough
+            split[part], frame, report.reading, None, seed, prompt, min(views, 1), config.rule
         )
 
     return Data(
-        PairDataset(split["train"], frame, report.reading, augment, seed, prompt, views, rough),
+        PairDataset(
+            split["train"], frame, report.reading, augment, seed, prompt, views, config.rule
+        ),
         clean("validation"),
         clean("test"),
     )

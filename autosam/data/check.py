@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ import numpy as np
 from autosam.config import MOST_OVERLAPPING, DataConfig
 from autosam.data.labels import IGNORED, class_masks
 from autosam.data.pairs import Pair, Pixels, Split
-from autosam.data.twins import edges, scenes
+from autosam.data.twins import edges, scenes, torn
 from autosam.errors import DataError
 
 FULL = 5000
@@ -94,13 +93,10 @@ def check_split(split: Split, config: DataConfig) -> Report:
     report = _report(chosen, seen, len(pairs), config)
     part_of = {id(pair): part for part, found in split.items() for pair in found}
     numbers = scenes(np.stack([s.edges for s in seen]), [s.size for s in seen])
-    parts: dict[int, set[str]] = defaultdict(set)
-    for number, pair in zip(numbers, chosen, strict=True):
-        parts[int(number)].add(part_of[id(pair)])
-    if torn := [number for number, found in parts.items() if len(found) > 1]:
-        first = [pair.name for pair, n in zip(chosen, numbers, strict=True) if n == torn[0]]
+    if leaks := torn(numbers, [part_of[id(pair)] for pair in chosen]):
+        first = [pair.name for pair, n in zip(chosen, numbers, strict=True) if n == leaks[0]]
         report.warnings.append(
-            f"{len(torn)} scenes (one camera, or near copies) stand in several parts, for example "
+            f"{len(leaks)} scenes (one camera, or near copies) stand in several parts, for example "
             f"{', '.join(first[:4])}: test scores will flatter. `python -m autosam.check` proposes "
             "--data.groups."
         )
@@ -132,16 +128,21 @@ def look_at(pairs: list[Pair]) -> list[Seen]:
         return list(pool.map(_inspect, pairs))
 
 
+def examples(pairs: list[Pair], seen: list[Seen]) -> dict[int, Pixels]:
+    """Each mask value that occurs, with the first mask that holds it."""
+    values: dict[int, Pixels] = {}
+    for pair, s in zip(pairs, seen, strict=True):
+        for value in s.values:
+            values.setdefault(value, pair.mask)
+    return values
+
+
 def _report(pairs: list[Pair], seen: list[Seen], total: int, config: DataConfig) -> Report:
     problems = [s.problem for s in seen if s.problem]
     if problems:
         more = f"\n... and {len(problems) - 5} more." if len(problems) > 5 else ""
         raise DataError("\n".join(problems[:5]) + more)
-    values: dict[int, Pixels] = {}
-    for s, pair in zip(seen, pairs, strict=True):
-        for value in s.values:
-            values.setdefault(value, pair.mask)
-    reading = decide_reading(values, config)
+    reading = decide_reading(examples(pairs, seen), config)
     background = 0 if reading.threshold is None else reading.threshold
     empty = sum(max([0, *(v for v in s.values if v != config.ignore)]) <= background for s in seen)
     report = Report(reading, len(pairs), empty)

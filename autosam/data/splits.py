@@ -184,26 +184,32 @@ def refuse_copies(split: Split) -> None:
     Raises:
         DataError: naming both.
     """
-    candidates: dict[object, list[tuple[str, Pair]]] = defaultdict(list)
+    by_size: dict[int, list[tuple[str, Pair]]] = defaultdict(list)
     for part, pairs in split.items():
         for pair in pairs:
-            candidates[_size(pair)].append((part, pair))
-    for alike in list(candidates.values()):  # of one size: by their ends
-        if len({part for part, _ in alike}) > 1 and len(alike) > 2 and _size(alike[0][1]):
-            del candidates[_size(alike[0][1])]
-            for part, pair in alike:
-                candidates[_end(pair.image.path)].append((part, pair))
-    for alike in candidates.values():
+            by_size[_size(pair)].append((part, pair))
+    for size, alike in by_size.items():
         if len({part for part, _ in alike}) == 1:
             continue
-        seen: dict[str, tuple[str, Pair]] = {}
+        by_end: dict[bytes, list[tuple[str, Pair]]] = defaultdict(list)
         for part, pair in alike:
-            other = seen.setdefault(pair.image.digest(), (part, pair))
-            if other[0] != part:
-                raise DataError(
-                    f"{other[1].image} ({other[0]}) and {pair.image} ({part}) are the same "
-                    "picture: the parts overlap. Remove one of them."
-                )
+            by_end[_end(pair.image.path) if size else b""].append((part, pair))
+        for candidates in by_end.values():
+            _refuse_equal(candidates)
+
+
+def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
+    """Compare whole pictures, where they stand in different parts."""
+    if len({part for part, _ in candidates}) == 1:
+        return
+    seen: dict[str, tuple[str, Pair]] = {}
+    for part, pair in candidates:
+        other = seen.setdefault(pair.image.digest(), (part, pair))
+        if other[0] != part:
+            raise DataError(
+                f"{other[1].image} ({other[0]}) and {pair.image} ({part}) are the same "
+                "picture: the parts overlap. Remove one of them."
+            )
 
 
 def _size(pair: Pair) -> int:

@@ -53,6 +53,19 @@ def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray
     return numbers
 
 
+def torn(numbers: np.ndarray, parts: Sequence[str]) -> list[int]:
+    """The scenes that stand in several parts.
+
+    Args:
+        numbers: int N, of `scenes`.
+        parts: N names of parts.
+    """
+    homes: dict[int, set[str]] = {}
+    for number, part in zip(numbers.tolist(), parts, strict=True):
+        homes.setdefault(number, set()).add(part)
+    return [number for number, found in homes.items() if len(found) > 1]
+
+
 def _unit(values: np.ndarray) -> np.ndarray:
     """Mean 0 and norm 1 along the last axis."""
     values = values - values.mean(-1, keepdims=True)
