@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import gc
 import json
 import re
 import sys
@@ -145,6 +146,9 @@ def run_command(
     kind: type[T], function: Callable[[T], Any], argv: Sequence[str] | None = None
 ) -> None:
     """Parse, run, and end with exit code 2 and one message for an error a user can mend."""
+    # Modules, and lists of 100,000 files, live as long as the process: walking over them again and
+    # again costs the garbage collector seconds.
+    gc.set_threshold(100_000, 20, 20)
     try:
         function(parse(kind, argv))
     except AutosamError as error:

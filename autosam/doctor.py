@@ -26,11 +26,19 @@ from autosam.models.sam import SAMS
 from autosam.precision import choose_device, gains_from_bf16
 from autosam.report import spread
 
-GFLOP = {"ViT-B": 743, "ViT-L": 2630, "ViT-H": 5470}
-"""Of an image encoder at 1024 px, for one picture."""
-EFFICIENCY = 0.58
-"""Share of a device's speed on plain matrix products that those encoders reach; measured on two
-cores (docs/speed.md)."""
+COST = {
+    "ViT-B": 1650,
+    "ViT-L": 5840,
+    "ViT-H": 12150,
+    "TinyViT-5M": 220,
+    "Hiera-T": 700,
+    "Hiera-S": 800,
+    "Hiera-B+": 1250,
+    "Hiera-L": 2900,
+}
+"""GFLOP of plain matrix products that take as long as the image encoder with one picture of 1024 px,
+by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md), ViT-L and -H by their
+operations beside ViT-B's; elsewhere a rough estimate."""
 BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
 """Of one cached embedding in bf16, by the architecture's first word."""
 
@@ -228,17 +236,18 @@ def _cache(pictures: int, views: int) -> dict[str, str]:
     device = choose_device()
     half = gains_from_bf16(device)
     speed = matrix_speed(device, torch.bfloat16 if half else torch.float32)
-    table = {}
+    names: dict[str, list[str]] = defaultdict(list)
     for name, spec in SAMS.items():
-        if spec.image_size < 1024:
-            continue
-        kind = next(word for word in BYTES if spec.architecture.startswith(word))
-        text = f"{pictures * views * BYTES[kind] / 1e9:.1f} GB"
-        if spec.architecture in GFLOP:
-            seconds = GFLOP[spec.architecture] / (speed * EFFICIENCY)
-            minutes = pictures * views * seconds / 60
-            text += f", about {minutes:.0f} min here ({seconds:.1f} s a view)"
-        table[name] = text
+        if spec.image_size >= 1024:
+            names[spec.architecture].append(name)
+    table = {}
+    for architecture, alike in names.items():
+        size = next(BYTES[word] for word in BYTES if architecture.startswith(word))
+        seconds = COST[architecture] / speed
+        table[", ".join(alike)] = (
+            f"{pictures * views * size / 1e9:.1f} GB, roughly "
+            f"{pictures * views * seconds / 60:.0f} min here ({seconds:.1f} s a view)"
+        )
     return table
 
 

@@ -38,7 +38,8 @@ def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert facts["classes"] == {"1": f"{sum(shares) / 10:.2%} of the pixels, in 9 of 10 pictures"}
     assert facts["objects"]["a picture, median"] == 1
     assert facts["objects"]["vanish on the 64 x 64 masks of lite"] == "0 of 9"
-    assert facts["cache"]["vit_b"].startswith("0.1 GB, about ")
+    assert facts["cache"]["vit_b, sam-vit-base, medsam"].startswith("0.1 GB, roughly ")
+    assert "min here" in facts["cache"]["sam2.1-tiny"]
     assert sheet.is_file()
     assert "contact sheet" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"sheet\.png: exists"):
