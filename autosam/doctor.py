@@ -36,7 +36,7 @@ COST = {
     "Hiera-B+": 1250,
     "Hiera-L": 2900,
 }
-"""GFLOP of plain matrix products that take as long as the image encoder with one picture of 1024 px,
+"""GFLOP of matrix products that take as long as the image encoder with one picture of 1024 px,
 by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md), ViT-L and -H by their
 operations beside ViT-B's; elsewhere a rough estimate."""
 BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
