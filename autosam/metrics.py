@@ -25,7 +25,7 @@ def predict_label(logits: Tensor, exclusive: bool) -> np.ndarray:
     Returns:
         bool K x H x W; with exclusive classes at most one is True per pixel.
     """
-    if not exclusive:
+    if not exclusive or len(logits) == 1:  # one class wins against background's 0
         return (logits > 0).cpu().numpy()
     best = with_background(logits[None])[0].argmax(0)
     classes = torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
