@@ -57,7 +57,7 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """Mean dice, iou and hd95 over the images, each at its own size; see `zero_shot` for the other
+    """Mean of every metric over the images, each at its own size; see `zero_shot` for the other
     way.
 
     The number of classes and how they exclude each other come from the checkpoint.

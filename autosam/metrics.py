@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
 from autosam.data.labels import class_masks, known
 from autosam.losses import with_background
+
+TOLERANCE = 0.01
+"""How far apart outlines may lie and count as the same, as a share of the picture's diagonal."""
 
 
 def predict_label(logits: Tensor, exclusive: bool) -> np.ndarray:
@@ -53,20 +57,56 @@ def hausdorff95(predicted: np.ndarray, truth: np.ndarray) -> float:
         return 0.0
     if not predicted.any() or not truth.any():
         return math.hypot(*truth.shape)
+    return _monai(compute_hausdorff_distance, predicted, truth, percentile=95)
+
+
+def surface_dice(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Normalised surface distance of bool H x W: the share of both outlines that lies within
+    `TOLERANCE` of the other (Nikolov et al. 2021, arXiv 1809.04430, "surface Dice").
+
+    1 where both are empty, 0 where one is. (MONAI gives NaN there.)
+    """
+    if not predicted.any() or not truth.any():
+        return float(predicted.any() == truth.any())
+    within = TOLERANCE * math.hypot(*truth.shape)
+    return _monai(compute_surface_dice, predicted, truth, class_thresholds=[within])
+
+
+def _monai(
+    metric: Callable[..., Tensor], predicted: np.ndarray, truth: np.ndarray, **settings: Any
+) -> float:
+    """A metric of MONAI of two bool H x W."""
     ours, theirs = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, truth))
     with warnings.catch_warnings():  # MONAI warns of an argument that MONAI itself passes
         warnings.simplefilter("ignore", FutureWarning)
-        distance = compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95)
-    return float(distance)
+        return float(metric(ours, theirs, include_background=True, **settings))
 
 
-METRICS = {"dice": dice, "iou": iou, "hd95": hausdorff95}
+def precision(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """|A and B| / |A| of a prediction A, bool H x W; for empty A: 1 where B is empty, else 0."""
+    found = int(predicted.sum())
+    return float(not truth.any()) if found == 0 else int((predicted & truth).sum()) / found
+
+
+def recall(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """|A and B| / |B| of a truth B, bool H x W; for empty B: 1 where A is empty, else 0."""
+    return precision(truth, predicted)
+
+
+METRICS = {
+    "dice": dice,
+    "iou": iou,
+    "hd95": hausdorff95,
+    "nsd": surface_dice,
+    "precision": precision,
+    "recall": recall,
+}
 
 
 def score(
     predicted: np.ndarray,
     label: np.ndarray,
-    names: Sequence[str] = ("dice", "iou", "hd95"),
+    names: Sequence[str] = tuple(METRICS),
     classes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Score one image, averaged over classes.

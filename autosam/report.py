@@ -18,6 +18,16 @@ from autosam.types import Batch, Prompt
 SIDE = 224
 """Pixels of a picture in the contact sheet."""
 
+COLUMNS = {
+    "dice": ("Dice", 4),
+    "iou": ("IoU", 4),
+    "hd95": ("95 % Hausdorff, px", 1),
+    "nsd": ("surface Dice", 4),
+    "precision": ("precision", 4),
+    "recall": ("recall", 4),
+}
+"""Title and digits of each metric."""
+
 
 @torch.no_grad()
 def look(segmenter: Segmenter, batch: Batch) -> tuple[torch.Tensor, np.ndarray | None]:
@@ -88,16 +98,12 @@ def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> 
     """A table of scores by part, and lines of facts below it."""
     table = Table()
     table.add_column("part")
-    for title in ("Dice", "IoU", "95 % Hausdorff, px"):
+    for title, _ in COLUMNS.values():
         table.add_column(title, justify="right")
     for part, row in scores.items():
         classes = [name.removeprefix("dice") for name in row if name.startswith("dice")]
         for end in classes:  # "" for the mean, then "/NAME" for each of several classes
-            cells = (
-                f"{row['dice' + end]:.4f}",
-                f"{row['iou' + end]:.4f}",
-                f"{row['hd95' + end]:.1f}",
-            )
+            cells = [f"{row[name + end]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
             table.add_row(part + end.replace("/", ": "), *cells)
     console = Console(soft_wrap=True)
     console.print(table)

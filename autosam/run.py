@@ -38,7 +38,7 @@ class TrainResult:
 
     folder: Path
     validation: dict[str, float]
-    """dice, iou, hd95: means over the validation images, of the chosen checkpoint."""
+    """Means over the validation images, of the chosen checkpoint, by metric (`autosam.metrics`)."""
     test: dict[str, float]
     epochs: int
     seconds: float

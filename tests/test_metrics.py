@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from autosam.metrics import dice, hausdorff95, iou, mean_scores, predict_label, score
+from autosam.metrics import (
+    dice,
+    hausdorff95,
+    iou,
+    mean_scores,
+    precision,
+    predict_label,
+    recall,
+    score,
+    surface_dice,
+)
 
 
 def mask(*cells: tuple[int, int], shape: tuple[int, int] = (6, 8)) -> np.ndarray:
@@ -38,6 +48,31 @@ def test_empty_masks() -> None:
     for pair in ((A, empty), (empty, A)):
         assert (dice(*pair), iou(*pair)) == (0, 0)
         assert hausdorff95(*pair) == math.hypot(6, 8)
+
+
+def test_precision_and_recall() -> None:
+    assert precision(A, B) == pytest.approx(2 / 3)
+    assert recall(A, B) == pytest.approx(2 / 4)
+    empty = mask()
+    assert (precision(empty, empty), recall(empty, empty)) == (1, 1)
+    assert (precision(A, empty), recall(A, empty)) == (0, 0)
+    assert (precision(empty, A), recall(empty, A)) == (0, 0)
+
+
+def test_surface_dice_counts_outlines_within_a_hundredth_of_the_diagonal() -> None:
+    # 60 x 80 pixels: a diagonal of 100, so a tolerance of 1 pixel. Squares of 10, outlines of 36.
+    square, beside, far = (np.zeros((60, 80), bool) for _ in range(3))
+    square[10:20, 10:20] = True
+    beside[10:20, 11:21] = True
+    far[10:20, 13:23] = True
+    assert surface_dice(square, square) == 1
+    assert surface_dice(square, beside) == 1
+    # Of the square's outline 8 cells of the upper and of the lower row lie within a pixel of the
+    # other's, and the ends of its right column; the same of the other, mirrored.
+    assert surface_dice(square, far) == pytest.approx(2 * (8 + 8 + 2) / (2 * 36))
+    empty = np.zeros((60, 80), bool)
+    assert (surface_dice(empty, empty), surface_dice(square, empty)) == (1, 0)
+    assert surface_dice(empty, square) == 0
 
 
 def test_exclusive_classes_take_the_largest_and_background_wins_below_zero() -> None:
