@@ -305,7 +305,25 @@ class TrainConfig:
 
 
 @dataclass
-class Config:
+class Settings:
+    """What runs that are compared with each other share."""
+
+    sam: str = "lite"
+    """Which SAM: lite (shipped) or another that `python -m autosam.weights list` shows."""
+    sam_checkpoint: str | None = None
+    """Weights file of that SAM; unset: the shipped or downloaded one."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    rough: RoughConfig = field(default_factory=RoughConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass
+class Config(Settings):
     """A run: a prompter and a set of trainable parts, on some data."""
 
     run: Literal[
@@ -325,10 +343,9 @@ class Config:
     the mask decoder tuned with prompts taken from the true masks. decoder-rough: with prompts taken
     from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts, nothing
     trained."""
-    sam: str = "lite"
-    """Which SAM: lite (shipped) or another that `python -m autosam.weights list` shows."""
-    sam_checkpoint: str | None = None
-    """Weights file of that SAM; unset: the shipped or downloaded one."""
+    embedding: Literal["real", "blank", "shuffled"] = "real"
+    """What SAM's mask decoder is given of the picture, for controls. blank: zeros. shuffled: the
+    image embedding of another picture of the same part. The prompt generator sees the picture."""
     output: str | None = None
     """Run folder; unset: runs/<time>-<run>."""
     overwrite: bool = False
@@ -337,14 +354,6 @@ class Config:
     """Start from the weights of this run (folder or checkpoint file)."""
     resume: str | None = None
     """Go on with this run from its last finished epoch; other settings are taken from it."""
-    data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    rough: RoughConfig = field(default_factory=RoughConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    cache: CacheConfig = field(default_factory=CacheConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
     @property
     def rule(self) -> RoughConfig | None:

@@ -49,8 +49,8 @@ def train_one_epoch(
         on_step: progress.
 
     Returns:
-        Means over batches of each loss part; `grad_norm`; `lr` at the end; `images_per_second`;
-        `data_wait`, the share of time spent waiting for data.
+        Means over batches of each loss part, and of the surrogate's whole loss; `grad_norm`; `lr`
+        at the end; `images_per_second`; `data_wait`, the share of time spent waiting for data.
 
     Raises:
         TrainingError: the loss is not finite; the weights are those before that batch.
@@ -64,16 +64,23 @@ def train_one_epoch(
         waited += time.perf_counter() - before
         with accelerator.accumulate(model):
             with half_precision(accelerator.device, bf16):
-                logits = model(batch)
+                logits, beside = model(batch, beside=True)
             parts = criterion(logits, batch.targets, batch.weights)
+            total = parts["loss"]
+            if beside is not None:
+                parts["surrogate"] = criterion(beside, batch.targets, batch.weights)["loss"]
+                total = total + parts["surrogate"]
             if not torch.isfinite(parts["loss"]):
                 raise TrainingError(
                     f"the loss is {parts['loss'].item()} at batch {batches + 1} "
                     f"({', '.join(batch.names[:4])}...). Lower --train.lr, or look at these images."
                 )
-            accelerator.backward(parts["loss"])
+            accelerator.backward(total)
             if accelerator.sync_gradients:
-                norm_sum += float(accelerator.clip_grad_norm_(model.parameters(), clip))
+                first, *others = accelerator.unwrap_model(model).learners()
+                norm_sum += float(accelerator.clip_grad_norm_(first, clip))
+                for group in others:
+                    accelerator.clip_grad_norm_(group, clip)
                 norms += 1
             optimizer.step()
             if accelerator.sync_gradients:

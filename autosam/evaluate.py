@@ -90,6 +90,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         report.reading,
         prompting=loaded.config.prompt,
         rough=loaded.config.rule,
+        shuffled=loaded.config.embedding == "shuffled",
     )
     loader = DataLoader(
         dataset,

@@ -73,6 +73,8 @@ def check_settings(config: Config) -> None:
         raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
     if RUNS[config.run].prompter == "rough" and config.data.num_classes > 1:
         raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
+    if config.embedding != "real" and RUNS[config.run].decoder != "sam":
+        raise ConfigError(f"--embedding {config.embedding}: the run {config.run} has no SAM.")
     if config.resume and config.init:
         raise ConfigError("--resume and --init exclude each other.")
 

@@ -32,6 +32,7 @@ from autosam.models.sam.encode import encode
 from autosam.models.sam.meta import VITS, SegmentAnything
 from autosam.models.sam.vit import from_meta
 from autosam.models.segmenter import Segmenter
+from autosam.models.surrogate import SurrogateDecoder
 from autosam.optim import parameter_groups, warmup_cosine
 from autosam.precision import choose_device
 from autosam.predict import segment
@@ -138,7 +139,13 @@ def build_segmenter(case: Case) -> Segmenter:
         case.backbone, "none", size, 192, 1, sam.width, sam.grid, "dense", 8
     )
     return Segmenter(
-        1, sam, generator, trainable=("prompter",), view_size=size, half_encoder=case.half
+        1,
+        sam,
+        generator,
+        trainable=("prompter",),
+        view_size=size,
+        half_encoder=case.half,
+        surrogate=SurrogateDecoder(sam.width),
     )
 
 

@@ -161,6 +161,11 @@ def predict(config: PredictConfig) -> list[Path]:
             "true masks, which new images do not have. Train autosam, decoder, decoder-rough, "
             "hybrid or head."
         )
+    if loaded.config.embedding == "shuffled":
+        raise ConfigError(
+            f"--checkpoint {config.checkpoint}: a control, trained with --embedding shuffled: SAM "
+            "saw other pictures than the prompt generator. Only `evaluate` scores it."
+        )
     data = loaded.config.data
     targets = plan(images, output, data, config.overlay, config.overwrite)
     segmenter = loaded.segmenter.to(choose_device())

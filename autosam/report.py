@@ -21,12 +21,13 @@ SIDE = 224
 COLUMNS = {
     "dice": ("Dice", 4),
     "iou": ("IoU", 4),
-    "hd95": ("95 % Hausdorff, px", 1),
-    "nsd": ("surface Dice", 4),
+    "hd95": ("HD95, px", 1),
+    "nsd": ("NSD", 4),
     "precision": ("precision", 4),
     "recall": ("recall", 4),
 }
-"""Title and digits of each metric."""
+"""Title and digits of each metric: HD95 is the 95 % Hausdorff distance, NSD the normalised surface
+distance (see `autosam.metrics`)."""
 
 
 @torch.no_grad()

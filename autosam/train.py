@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from autosam import checkpoint
 from autosam.command import from_dict, run_command
 from autosam.config import RUNS, Config, DataConfig
-from autosam.data.augment import build_augment
+from autosam.data.augment import Augment, build_augment
 from autosam.data.check import check_split
 from autosam.data.dataset import PairDataset
 from autosam.data.sources import load_split
@@ -203,19 +203,19 @@ def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
         raise DataError("Every mask is empty: there is nothing to learn.")
     if config.loss.resolution == "full":
         frame = dataclasses.replace(frame, target_size=frame.image_size)
-    augment, seed, prompt = build_augment(config.augment), config.train.seed, config.prompt
+    augment = build_augment(config.augment)
 
-    def clean(part: str) -> PairDataset:
+    def part(name: str, augment: Augment | None, views: int) -> PairDataset:
         return PairDataset(
-            split[part], frame, report.reading, None, seed, prompt, min(views, 1), config.rule
-        )
+            split[name], frame, report.reading, augment, config.train.seed, config.prompt, views,
+            config.rule, config.embedding == "shuffled",
+        )  # fmt: skip
 
+    clean = min(views, 1)
     return Data(
-        PairDataset(
-            split["train"], frame, report.reading, augment, seed, prompt, views, config.rule
-        ),
-        clean("validation"),
-        clean("test"),
+        part("train", augment, views),
+        part("validation", None, clean),
+        part("test", None, clean),
     )
 
 

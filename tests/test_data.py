@@ -417,6 +417,22 @@ def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> No
     assert all(other[e, 1].image.numpy().tobytes() in squares for e in range(5))
 
 
+def test_shuffled_sam_sees_another_picture_and_the_rest_stays(folders: Path) -> None:
+    pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
+    frame = Frame(image_size=64, view_size=64, mask_size=16)
+    plain = PairDataset(pairs, frame, MaskReading(127))
+    shuffled = PairDataset(pairs, frame, MaskReading(127), shuffled=True)
+    others = [plain[0, i].image for i in range(len(pairs))]
+    seen = []
+    for epoch in range(40):
+        sample, own = shuffled[epoch, 2], plain[0, 2]
+        for name in ("view", "target", "weight", "label"):
+            assert torch_equal(getattr(sample, name), getattr(own, name))
+        seen += [i for i, other in enumerate(others) if torch_equal(sample.image, other)]
+    assert len(seen) == 40
+    assert set(seen) == set(range(len(pairs))) - {2}
+
+
 def test_a_size_mismatch_is_found_while_reading_too(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     save(folders / "train" / "masks" / "img03.png", np.zeros((41, 56), np.uint8))

@@ -192,11 +192,13 @@ def test_an_embedding_that_is_not_finite_names_its_image(settings, tmp_path: Pat
         cache(settings(f"--sam_checkpoint={tmp_path / 'nan.pth'}"))
 
 
-@pytest.mark.parametrize("name", ["autosam", "decoder", "decoder-box"])
+@pytest.mark.parametrize(
+    "name", ["autosam", "decoder", "decoder-box", "decoder --embedding=shuffled"]
+)
 def test_training_from_the_cache_equals_training_without(
     settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    flags = (f"--run={name}", "--cache.dtype=fp32", "--train.epochs=3")
+    flags = (*f"--run={name}".split(), "--cache.dtype=fp32", "--train.epochs=3")
     cached = train(settings(*flags, f"--output={tmp_path / 'cached'}"))
     monkeypatch.setattr(autosam.train, "use_cache", lambda *args: None)
     monkeypatch.setattr(autosam.train, "build_segmenter", lambda config, **_: build(config))

@@ -37,9 +37,9 @@ def make_batch(frame: Frame, count: int = 2, num_classes: int = 1) -> Batch:
 
 
 EXPECTED = {
-    "autosam": {"generator"},
+    "autosam": {"generator", "surrogate"},
     "decoder": {"sam.mask_decoder", "class_prompt"},
-    "hybrid": {"generator", "sam.mask_decoder"},
+    "hybrid": {"generator", "surrogate", "sam.mask_decoder"},
     "head": {"head"},
     "decoder-box": {"sam.mask_decoder"},
     "decoder-points": {"sam.mask_decoder"},
@@ -71,7 +71,11 @@ def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
     criterion = SegmentationLoss(LossConfig())
     for _ in range(2):
         segmenter.train()
-        loss = criterion(segmenter(batch), batch.targets, batch.weights)["loss"]
+        loss = sum(
+            criterion(logits, batch.targets, batch.weights)["loss"]
+            for logits in segmenter(batch, beside=True)
+            if logits is not None
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -94,6 +98,42 @@ def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
     segmenter.eval()
     assert not any(m.training for m in segmenter.modules())
     assert set(segmenter.trainable_state()) == {k for k in before if trains(k)}
+
+
+def test_the_surrogate_leaves_the_generator_alone(tiny_file: Path) -> None:
+    """What it learns reaches no other gradient, and its own is clipped apart."""
+    segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam"))
+    batch, criterion = make_batch(segmenter.frame), SegmentationLoss(LossConfig())
+    logits, unfolded = segmenter(batch, beside=True)
+    assert unfolded.shape == logits.shape
+    assert torch.equal(segmenter(batch), logits)
+    criterion(unfolded, batch.targets, batch.weights)["loss"].backward()
+    with_gradient = {n.split(".")[0] for n, p in segmenter.named_parameters() if p.grad is not None}
+    assert with_gradient == {"surrogate"}
+    rest, beside = segmenter.learners()
+    assert {id(p) for p in beside} == {id(p) for p in segmenter.surrogate.parameters()}
+    assert {id(p) for p in rest} == {id(p) for p in segmenter.generator.parameters()}
+
+
+def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None:
+    segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam")).eval()
+    batch = make_batch(segmenter.frame)
+    with torch.no_grad():
+        _, unfolded = segmenter(batch, beside=True)
+        segmenter.fast = True
+        assert not segmenter.frame.needs_image
+        alone = make_batch(segmenter.frame)
+        assert alone.images is None
+        assert torch.equal(segmenter(alone), unfolded)
+
+
+def test_a_blank_embedding_says_nothing_of_the_picture(tiny_file: Path) -> None:
+    segmenter = build_segmenter(tiny_config(tiny_file, "--run=decoder", "--embedding=blank")).eval()
+    with torch.no_grad():
+        first, second = segmenter(make_batch(segmenter.frame))
+    assert torch.allclose(first, second, atol=1e-5)
+    with pytest.raises(ConfigError, match="--embedding blank: the run head has no SAM"):
+        build_segmenter(tiny_config(tiny_file, "--run=head", "--embedding=blank"))
 
 
 def test_a_rough_mask_has_one_class(tiny_file: Path) -> None:

@@ -146,6 +146,7 @@ class PairDataset(Dataset[Sample]):
         rough: where prompts come from a rule on colours: the rule.
         views: V, how many fixed geometric views a picture has, of which each visit draws one; 0:
             the geometry is drawn anew at each visit.
+        shuffled: SAM's image encoder sees another picture of `pairs`, drawn anew at each visit.
     """
 
     def __init__(
@@ -158,10 +159,11 @@ class PairDataset(Dataset[Sample]):
         prompting: PromptConfig | None = None,
         views: int = 0,
         rough: RoughConfig | None = None,
+        shuffled: bool = False,
     ) -> None:
         self.pairs, self.frame, self.reading = pairs, frame, reading
         self.augment, self.seed, self.prompting, self.views = augment, seed, prompting, views
-        self.rough = rough
+        self.rough, self.shuffled = rough, shuffled
         self.embeddings: Embeddings | None = None
 
     def __len__(self) -> int:
@@ -172,12 +174,25 @@ class PairDataset(Dataset[Sample]):
         self.embeddings = embeddings
         self.frame = dataclasses.replace(self.frame, needs_image=False)
 
-    def sam_view(self, position: int, view: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The S x S square of a fixed view, uint8 3 x S x S, and its rows and columns that hold
-        picture: what the image encoder sees."""
+    def sam_view(
+        self, position: int, view: int, visit: Seed | None = None
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
+        """What the image encoder sees of a picture.
+
+        Args:
+            position: of the pair.
+            view: number of the fixed view.
+            visit: where there are no fixed views: seed words of a geometry and colours of its own.
+
+        Returns:
+            uint8 3 x S x S, and its rows and columns that hold picture.
+        """
         frame, image = self.frame, self.pairs[position].image.read()
-        seed = view_seed(position, view)
+        free = visit is not None and not self.views
+        seed = visit if free else view_seed(position, view)
         whole = place(image, frame.image_size, frame.geometry, self.augment, seed)
+        if self.augment is not None and visit is not None and free:
+            whole = self.augment.recolour(whole, visit)
         return square(whole, frame.image_size), (whole.shape[0], whole.shape[1])
 
     def guide(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -213,8 +228,14 @@ class PairDataset(Dataset[Sample]):
             (position, view) if self.views else None,
             self.guide(pair, label.shape),
         )
+        seen = position
+        if self.shuffled and len(self) > 1:
+            away = 1 + int(np.random.default_rng([*seed, 3]).integers(len(self) - 1))
+            seen = (position + away) % len(self)
         if self.embeddings is not None:
-            sample.embedding = self.embeddings(position, view)
+            sample.embedding = self.embeddings(seen, view)
+        elif seen != position and self.frame.needs_image:
+            sample.image, sample.image_valid = self.sam_view(seen, view, seed)
         return sample
 
 

@@ -14,6 +14,7 @@ from autosam.models.objects import choose_mask, merge_objects
 from autosam.models.prompt import PromptGenerator
 from autosam.models.sam import Sam, load_sam
 from autosam.models.sam.encode import encode
+from autosam.models.surrogate import SurrogateDecoder
 from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Prompt
 
 AT_ONCE = 64
@@ -54,6 +55,11 @@ class Segmenter(nn.Module):
         prompts: the kind of prompt that each batch brings along, where none is learned.
         multimask: see `PromptConfig.multimask`.
         half_encoder: whether a large image encoder may compute in bfloat16, where that is faster.
+        surrogate: learns beside the generator what its dense prompt says, or None.
+        blank: image embeddings are zeros, for a control.
+
+    Attributes:
+        fast: masks come from the surrogate decoder, SAM takes no part.
     """
 
     def __init__(
@@ -67,8 +73,11 @@ class Segmenter(nn.Module):
         prompts: Literal["box", "points"] | None = None,
         multimask: str = "single",
         half_encoder: bool = False,
+        surrogate: SurrogateDecoder | None = None,
+        blank: bool = False,
     ) -> None:
         super().__init__()
+        self.surrogate, self.blank, self.fast = surrogate, blank, False
         self.prompts, self.multimask, self.half_encoder = prompts, multimask, half_encoder
         self.num_classes = num_classes
         self.sam = cast("Sam | None", sam)
@@ -80,7 +89,7 @@ class Segmenter(nn.Module):
         self.view_size = view_size
         decoder: nn.Module | None = head if sam is None else sam.mask_decoder
         parts: dict[str, list[nn.Module | None]] = {
-            "prompter": [self.generator],
+            "prompter": [self.generator, self.surrogate],
             "decoder": [decoder, self.class_prompt],
         }
         self._trainable = [
@@ -96,6 +105,14 @@ class Segmenter(nn.Module):
                 part.requires_grad_(False)
         self.train()
 
+    def learners(self) -> list[list[nn.Parameter]]:
+        """Trainable parameters in groups whose gradients are clipped apart: what the surrogate
+        learns must not slow the rest."""
+        beside = list(self.surrogate.parameters()) if self.surrogate is not None else []
+        apart = {id(p) for p in beside}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
+        return [group for group in (rest, beside) if group]
+
     @property
     def frame(self) -> Frame:
         """The sizes of inputs and targets."""
@@ -104,7 +121,8 @@ class Segmenter(nn.Module):
             return Frame(self.view_size, self.view_size, self.head.mask_size, needs_image=False)
         spec = self.sam.spec
         size = 4 * self.sam.grid[0]
-        return Frame(spec.image_size, self.view_size, size, spec.geometry, prompts=self.prompts)
+        sees = not self.fast
+        return Frame(spec.image_size, self.view_size, size, spec.geometry, sees, self.prompts)
 
     def train(self, mode: bool = True) -> Segmenter:
         """Training mode for the trainable parts only."""
@@ -126,9 +144,11 @@ class Segmenter(nn.Module):
         """Frozen image embeddings, without gradient: the batch's own, or computed now."""
         assert self.sam is not None
         if batch.embedding is not None:
-            return batch.embedding.map(Tensor.float)
-        assert batch.images is not None
-        return encode(self.sam, batch.images, batch.image_valid, self.half_encoder)
+            embedding = batch.embedding.map(Tensor.float)
+        else:
+            assert batch.images is not None
+            embedding = encode(self.sam, batch.images, batch.image_valid, self.half_encoder)
+        return embedding.map(torch.zeros_like) if self.blank else embedding
 
     def prompt(self, batch: Batch) -> Prompt:
         """P = B*K prompts, the K of one image next to each other."""
@@ -147,18 +167,33 @@ class Segmenter(nn.Module):
         logits, _ = self.sam.decode(embedding, prompt)
         return logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
 
-    def forward(self, batch: Batch) -> Tensor:
-        """-> logits float B x K x m x m."""
+    def unfold(self, prompt: Prompt) -> Tensor:
+        """What P = B*K dense prompts say by themselves: logits float B x K x m x m. Nothing learned
+        here reaches the generator."""
+        assert self.surrogate is not None
+        logits = self.surrogate(prompt.dense.detach())
+        return logits.view(-1, self.num_classes, *logits.shape[-2:])
+
+    def forward(self, batch: Batch, beside: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
+        """-> logits float B x K x m x m; with `beside` also those of the surrogate, if any."""
+        logits, unfolded = self._forward(batch, beside)
+        return (logits, unfolded) if beside else logits
+
+    def _forward(self, batch: Batch, beside: bool) -> tuple[Tensor, Tensor | None]:
         if self.sam is None:
             assert self.head is not None
-            return self.head(batch.views, batch.view_valid)
+            return self.head(batch.views, batch.view_valid), None
         if self.prompts is not None:
             if batch.prompts is None:
                 raise ValueError(
                     "this segmenter is prompted by boxes or points; the batch has none"
                 )
-            return self.decode_objects(self.encode(batch), batch.prompts)
-        return self.decode(self.encode(batch), self.prompt(batch))
+            return self.decode_objects(self.encode(batch), batch.prompts), None
+        prompt = self.prompt(batch)
+        if self.fast:
+            return self.unfold(prompt), None
+        unfolded = self.unfold(prompt) if beside and self.surrogate is not None else None
+        return self.decode(self.encode(batch), prompt), unfolded
 
     def decode_objects(self, embedding: ImageEmbedding, prompts: ObjectPrompts) -> Tensor:
         """Image embeddings and the prompts of their objects -> logits float B x K x m x m."""
@@ -229,6 +264,10 @@ def build_segmenter(
             model.prompt,
             model.sparse_tokens,
         )
+    surrogate = None
+    if generator is not None and generator.dense is not None:
+        with torch.random.fork_rng(devices=[]):
+            surrogate = SurrogateDecoder(sam.width)
     return Segmenter(
         classes,
         sam,
@@ -238,4 +277,6 @@ def build_segmenter(
         prompts=given,
         multimask=config.prompt.multimask,
         half_encoder=config.train.precision != "no",
+        surrogate=surrogate,
+        blank=config.embedding == "blank",
     )
