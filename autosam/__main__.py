@@ -6,7 +6,8 @@ import importlib
 import sys
 
 VERBS = (
-    "train", "evaluate", "predict", "check", "rough", "weights", "embeddings", "bench", "pretrain",
+    "train", "evaluate", "compare", "predict", "check", "rough", "weights", "embeddings", "bench",
+    "pretrain",
 )  # fmt: skip
 
 

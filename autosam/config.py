@@ -121,6 +121,8 @@ class DataConfig:
     """k-fold cross-validation: the pictures in k parts, of which `fold` is the test part."""
     fold: int = 0
     """Which of the k parts, from 0, is the test part."""
+    limit: int | None = None
+    """At most so many pictures of each part, drawn by `split_seed`: for a first look."""
     workers: int | None = None
     """Processes that read images; unset: by the number of processors."""
 

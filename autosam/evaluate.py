@@ -29,7 +29,7 @@ from autosam.tracking import write_scores
 from autosam.types import Batch
 from autosam.zero_shot import ZeroShot
 
-SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold")
+SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold", "limit")
 """Settings that a checkpoint's own data keep, so that no picture trained on is a test picture."""
 
 

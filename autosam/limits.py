@@ -14,6 +14,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.ignore": (0, 65535),
     "data.folds": (2, 1000),
     "data.fold": (0, 999),
+    "data.limit": (1, math.inf),
     "data.workers": (0, 256),
     "augment.flip": (0, 1),
     "augment.vertical_flip": (0, 1),

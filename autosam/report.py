@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from rich.console import Console
@@ -30,21 +32,28 @@ COLUMNS = {
 distance (see `autosam.metrics`)."""
 
 
-@torch.no_grad()
-def look(segmenter: Segmenter, batch: Batch) -> tuple[torch.Tensor, np.ndarray | None]:
-    """Segment a single image and look at its prompt, with one pass of the image encoder.
+@dataclass
+class Look:
+    """A picture, segmented, and its prompt."""
 
-    Returns:
-        Logits float K x H x W, and what the learned prompt highlights as a heat map uint8
-        H x W x 3 (the mean over classes), or None where no prompt is learned.
-    """
+    logits: torch.Tensor
+    """float K x H x W."""
+    heat: np.ndarray | None = None
+    """uint8 H x W x 3, what a learned prompt highlights (the mean over classes)."""
+    surrogate: torch.Tensor | None = None
+    """float K x H x W, the logits that its dense part says by itself."""
+
+
+@torch.no_grad()
+def look(segmenter: Segmenter, batch: Batch) -> Look:
+    """Segment a single image and look at its prompt, with one pass of the image encoder."""
     frame = segmenter.frame
 
     def full_size(values: torch.Tensor) -> torch.Tensor:
         return restore(values.float(), batch.sizes[0], frame.image_size, frame.geometry)
 
     if segmenter.sam is None or segmenter.generator is None:
-        return full_size(segmenter(batch)[0]), None
+        return Look(full_size(segmenter(batch)[0]))
     embedding, prompt = segmenter.encode(batch), segmenter.prompt(batch)
     logits = segmenter.decode(embedding, prompt)[0]
     baseline = None
@@ -52,9 +61,13 @@ def look(segmenter: Segmenter, batch: Batch) -> tuple[torch.Tensor, np.ndarray |
         empty = segmenter.sam.no_prompt(len(prompt.image_index))
         empty = Prompt(empty.sparse, empty.dense, prompt.image_index)
         baseline = segmenter.decode(embedding, empty)[0]
-    rows, columns = (batch.image_valid[0] / frame.image_size).tolist()
+    rows, columns = (batch.view_valid[0] / frame.view_size).tolist()
     shown = pictures.prompt_map(prompt, logits, baseline, (rows, columns)).mean(0, keepdim=True)
-    return full_size(logits), pictures.heat(full_size(shown)[0].cpu().numpy())
+    heat = pictures.heat(full_size(shown)[0].cpu().numpy())
+    alone = None
+    if segmenter.surrogate is not None:
+        alone = full_size(segmenter.unfold(prompt)[0])
+    return Look(full_size(logits), heat, alone)
 
 
 @torch.no_grad()
@@ -66,14 +79,15 @@ def contact_sheet(
     device: torch.device,
     colours: np.ndarray = pictures.COLOURS,
 ) -> np.ndarray:
-    """Image, truth, prediction and what the prompt highlights, a row per position; uint8 RGB."""
+    """Image, truth, prediction, what the prompt highlights and the mask that it makes without SAM,
+    a row per position; uint8 RGB."""
     segmenter.eval()
     rows, notes = [], []
     for position in positions:
         sample = dataset[0, position]
         batch = Batch.collate([sample]).to(device)
-        logits, heat = look(segmenter, batch)
-        predicted = predict_label(logits, exclusive)
+        seen = look(segmenter, batch)
+        predicted = predict_label(seen.logits, exclusive)
         assert sample.label is not None
         truth = class_masks(sample.label, segmenter.num_classes)
         image = dataset.pairs[position].image.read()
@@ -81,13 +95,16 @@ def contact_sheet(
         if sample.prompts is not None:
             shown = pictures.draw_prompts(shown, sample.prompts, sample.image_valid)
         row = [image, shown, pictures.overlay(image, predicted, colours)]
-        row = row if heat is None else [*row, heat]
+        if seen.heat is not None:
+            row.append(seen.heat)
+        if seen.surrogate is not None:
+            row.append(pictures.overlay(image, predict_label(seen.surrogate, exclusive), colours))
         rows.append([pictures.fit(picture, SIDE) for picture in row])  # large ones are not kept
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
     truth_title = "truth" if segmenter.prompts is None else "truth and prompt"
-    titles = ["image", truth_title, "prediction", "what the prompt highlights"][: len(rows[0])]
-    return pictures.contact_sheet(rows, titles, notes, SIDE)
+    titles = ["image", truth_title, "prediction", "prompt highlights", "prompt without SAM"]
+    return pictures.contact_sheet(rows, titles[: len(rows[0])], notes, SIDE)
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -256,8 +256,13 @@ class Run:
             pictures.palette(self.config.data),
         )
 
-    def finish(self, seconds: float) -> TrainResult:
-        """Take the checkpoint that validation chose, score it once on test, write the report."""
+    def finish(self, seconds: float, peak_gib: float) -> TrainResult:
+        """Take the checkpoint that validation chose, score it once on test, write the report.
+
+        Args:
+            seconds: that the run has taken.
+            peak_gib: most memory that training held, GiB.
+        """
         self.accelerator.wait_for_everyone()
         best = self.folder / checkpoint.BEST
         if not best.is_file():
@@ -267,7 +272,7 @@ class Run:
         scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
         scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
         if self.tracker is not None:
-            self._report(self.tracker, scores, rows["test"], seconds)
+            self._report(self.tracker, scores, rows["test"], seconds, peak_gib)
         return TrainResult(self.folder, scores["validation"], scores["test"], self.epoch, seconds)
 
     def _report(
@@ -276,6 +281,7 @@ class Run:
         scores: dict[str, dict[str, float]],
         test_rows: dict[str, dict[str, float]],
         seconds: float,
+        peak_gib: float,
     ) -> None:
         folder = self.folder
         total, trainable = count_parameters(self.segmenter)
@@ -295,7 +301,7 @@ class Run:
         }
         print_scores(scores, facts)
         summary = {"epochs": self.epoch, "seconds": round(seconds, 1), "trainable": trainable,
-                   "frozen": total - trainable}  # fmt: skip
+                   "frozen": total - trainable, "peak_gib": round(peak_gib, 2)}  # fmt: skip
         text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
         (folder / "scores.yaml").write_text(text, encoding="utf-8")
         final = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from functools import wraps
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
 T = TypeVar("T")
@@ -57,6 +59,39 @@ def peak_gib() -> dict[str, float]:
     if torch.cuda.is_available():
         peaks["gpu memory"] = torch.cuda.max_memory_allocated() / 2**30
     return peaks
+
+
+class PeakMemory:
+    """Most memory that this process holds while the context is open, read ten times a second; of
+    the GPU's, exactly.
+
+    Attributes:
+        gib: of the GPU where there is one, else of the machine, GiB; set at the end.
+    """
+
+    def __init__(self) -> None:
+        self.gib = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        if torch.cuda.is_available():
+            self.gib = torch.cuda.max_memory_allocated() / 2**30
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.gib = max(self.gib, process.memory_info().rss / 2**30)
+            if self._done.wait(0.1):
+                return
 
 
 def in_own_process(function: Callable[..., T], *args: Any) -> T:

@@ -32,6 +32,7 @@ from autosam.limits import check_settings
 from autosam.models.segmenter import build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.run import Data, Run, TrainResult, worker_count
+from autosam.timing import PeakMemory
 from autosam.tracking import log
 from autosam.types import Frame
 
@@ -89,7 +90,7 @@ def train(config: Config) -> TrainResult:
     )
     run = Run(config, folder, segmenter, data, accelerator, bf16, state)
     try:
-        with Progress(
+        with PeakMemory() as peak, Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %  loss {task.fields[loss]:.3f}  val Dice "
@@ -98,7 +99,7 @@ def train(config: Config) -> TrainResult:
             disable=not main,
         ) as progress:  # fmt: skip
             run.fit(progress)
-        return run.finish(time.perf_counter() - started)
+        return run.finish(time.perf_counter() - started, peak.gib)
     finally:
         run.close()
 

@@ -57,7 +57,7 @@ def test_a_run_leaves_everything_in_its_folder(
     assert mean == pytest.approx(result.test["dice"], abs=1e-4)
     assert yaml.safe_load((folder / "config.yaml").read_text())["run"] == name
     assert ("epoch 2" in (folder / "log.txt").read_text()) == (epochs == 2)
-    columns = 4 if RUNS[name].prompter == "learned" else 3
+    columns = 5 if RUNS[name].prompter == "learned" else 3
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.width == 6 + columns * 230
 

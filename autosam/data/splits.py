@@ -26,7 +26,7 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     """Keep the parts that are given and take the missing ones out of the training part.
 
     Groups stay together; `stratify` spreads foreground shares; with `folds` the whole pool is
-    divided anew.
+    divided anew; of each part at most `limit` are kept.
 
     Raises:
         ConfigError: shares or folds that cannot be.
@@ -63,7 +63,17 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     split = {part: sorted(split[part], key=lambda pair: pair.name) for part in PARTS}
     _refuse_torn_groups(split)
     refuse_copies(split)
-    return split
+    if config.limit is None:
+        return split
+    return {part: _some(found, config.limit, config.split_seed) for part, found in split.items()}
+
+
+def _some(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
+    """At most `limit` of the pairs, in their order."""
+    if len(pairs) <= limit:
+        return pairs
+    kept = np.random.default_rng([seed, limit]).choice(len(pairs), limit, replace=False)
+    return [pairs[i] for i in sorted(kept)]
 
 
 def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:

@@ -1,0 +1,228 @@
+"""`python -m autosam.compare`: train several runs on one split, score each once, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import shlex
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+import autosam
+from autosam.checkpoint import write_atomically
+from autosam.command import run_command
+from autosam.config import RUNS, Config, Settings
+from autosam.data.pairs import Split
+from autosam.data.sources import load_split
+from autosam.errors import ConfigError
+from autosam.limits import check_settings
+from autosam.standings import Row, Standings
+from autosam.train import default_epochs
+from autosam.trials import (
+    SWAPS,
+    Trial,
+    gather,
+    hash_of_files,
+    images_per_second,
+    plan,
+    scores_of,
+    swapped_scores,
+)
+from autosam.verdict import verdict
+
+QUICK = {"limit": 64, "epochs": 6}
+"""Pictures of each part and epochs of --quick."""
+CONTROLS = ("blank", "shuffled")
+SWAP_ROWS = {"blank": "blank at test", "shuffled": "shuffled at test", "surrogate": "no SAM"}
+
+
+@dataclass
+class CompareConfig(Settings):
+    """Train several runs on the same split with the same budget and score all of them once on test.
+    Finished runs are reused, an interrupted comparison goes on."""
+
+    runs: str = "autosam,decoder,head"
+    """Which runs, with commas between them; see --run of train."""
+    seeds: int = 3
+    """Trainings of each run, with seeds from --train.seed on."""
+    folds: int | None = None
+    """Cross-validation: each picture is tested once, by one of so many trainings."""
+    attribution: bool = True
+    """Beside the run autosam: trained and tested with blank and shuffled image embeddings, only
+    tested with them, and its surrogate decoder, which uses no SAM."""
+    quick: bool = False
+    """A first look: 64 pictures of each part, 6 epochs, one seed."""
+    jobs: int = 1
+    """Trainings at a time."""
+    output: str = "runs/compare"
+    """Folder of the table, the report and the runs."""
+
+
+def compare(config: CompareConfig) -> Standings:
+    """Train what is missing, score, and write table.md, table.csv and TensorBoard.
+
+    Raises:
+        ConfigError: settings that cannot work.
+        AutosamError: a run that fails; the same command goes on after the cause is gone.
+    """
+    names = check(config)
+    settings = dataclasses.replace(config)
+    if config.quick:
+        settings.data = dataclasses.replace(config.data, limit=config.data.limit or QUICK["limit"])
+        epochs = config.train.epochs or QUICK["epochs"]
+        settings.train = dataclasses.replace(config.train, epochs=epochs)
+    if config.folds is not None:
+        settings.data = dataclasses.replace(settings.data, folds=config.folds)
+    split = load_split(settings.data)
+    if settings.train.epochs is None:
+        epochs = default_epochs(len(split["train"]))
+        settings.train = dataclasses.replace(settings.train, epochs=epochs)
+    rows = {name: (name, "real") for name in names}
+    if config.attribution and "autosam" in names:
+        rows |= {f"autosam, {control}": ("autosam", control) for control in CONTROLS}
+    seeds = 1 if config.quick else config.seeds
+    folder = Path(config.output)
+    trials = plan(settings, rows, seeds, folder / "runs", split)
+    run_all(trials, config.jobs)
+    swaps = SWAPS if config.attribution and "autosam" in names else ()
+    base = "autosam" if "autosam" in names else names[0]
+    standings = Standings(
+        make_rows(trials, swaps, settings.model.prompt), base, facts(settings, split, seeds)
+    )
+    standings.facts["verdict"] = verdict(standings)
+    write(standings, folder)
+    return standings
+
+
+def check(config: CompareConfig) -> list[str]:
+    """The names of the runs.
+
+    Raises:
+        ConfigError: settings that cannot work.
+    """
+    names = [name.strip() for name in config.runs.split(",") if name.strip()]
+    unknown = [name for name in names if name not in RUNS]
+    if unknown or not names:
+        raise ConfigError(f"--runs {config.runs}: choose from {', '.join(RUNS)}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--runs {config.runs}: a run stands twice.")
+    for name, least in (("seeds", 1), ("jobs", 1), ("folds", 2)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} {value}: must be at least {least}.")
+    if config.data.folds is not None:
+        raise ConfigError("--data.folds: say --folds, which trains every fold.")
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
+    for name in names:
+        check_settings(Config(**shared, run=name))  # type: ignore[arg-type]
+    return names
+
+
+def run_all(trials: list[Trial], jobs: int) -> None:
+    """Train what is not finished, `jobs` at a time."""
+    left = [trial for trial in trials if not trial.finished]
+    print(f"{len(trials)} trainings, {len(trials) - len(left)} of them finished")
+    if jobs == 1:
+        for i, trial in enumerate(left, 1):
+            print(f"--- {i} of {len(left)}: {trial.folder.name}")
+            trial.run()
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        for i, name in enumerate(pool.map(_run_quietly, left), 1):
+            print(f"{i} of {len(left)}: {name}")
+
+
+def _run_quietly(trial: Trial) -> str:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        trial.run()
+    return trial.folder.name
+
+
+def make_rows(trials: list[Trial], swaps: tuple[str, ...], prompt: str) -> list[Row]:
+    """A line for each row of the plan, and for each thing that autosam is tested with."""
+    by_row: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_row.setdefault(trial.row, []).append(trial)
+    rows = []
+    for name, found in by_row.items():
+        composition, costs = RUNS[found[0].config.run], [trial.facts() for trial in found]
+        trained = bool(composition.trainable)
+        rows.append(
+            Row(
+                name,
+                gather(found, scores_of),
+                oracle=composition.prompter in ("box", "points"),
+                trainable=int(costs[0]["trainable"]),
+                seconds=sum(c["seconds"] for c in costs) / len(costs) if trained else None,
+                speed=images_per_second(found[0]),
+                peak_gib=max(c["peak_gib"] for c in costs) if trained else None,
+            )
+        )
+    for swap in swaps:
+        if swap == "surrogate" and prompt == "sparse":
+            continue  # there is no dense prompt to unfold
+        found = by_row["autosam"]
+        scores = gather(found, functools.partial(swapped_scores, swap=swap))
+        speed = images_per_second(found[0], swap if swap == "surrogate" else "")
+        trainable = rows[0].trainable
+        rows.append(Row(f"autosam, {SWAP_ROWS[swap]}", scores, trainable=trainable, speed=speed))
+    return rows
+
+
+def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
+    """What was compared, for the foot of the table."""
+    parts = ", ".join(f"{len(pairs)} {part}" for part, pairs in split.items())
+    if settings.data.folds:
+        parts = f"{sum(map(len, split.values()))} pictures in {settings.data.folds} folds"
+    source = settings.data.root or settings.data.images or "the embedded set"
+    return {
+        "data": f"{source}: {parts} (files {hash_of_files(split)[:12]})",
+        "budget of each run": f"{settings.train.epochs} epochs of {len(split['train'])} pictures, "
+        f"prompt generator and head at {settings.model.view_size} px, SAM {settings.sam}",
+        "seeds": f"{seeds}, from {settings.train.seed}",
+        "figures": "mean over the test pictures ± standard deviation over seeds; difference with "
+        "its bootstrap interval over pictures, p by Wilcoxon's signed-rank test",
+        "command": shlex.join(["python", "-m", "autosam.compare", *sys.argv[1:]]),
+        "versions": f"autosam {autosam.__version__}, torch {torch.__version__}",
+    }
+
+
+def write(standings: Standings, folder: Path) -> None:
+    """The table, to the terminal, as files, and for TensorBoard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    markdown = standings.markdown()
+    write_atomically(folder / "table.md", lambda to: to.write_text(markdown, encoding="utf-8"))
+    text = standings.table_csv()
+    write_atomically(folder / "table.csv", lambda to: to.write_text(text, encoding="utf-8"))
+    with SummaryWriter(folder) as writer:
+        writer.add_text("comparison", markdown)
+        for row in standings.rows:
+            for metric, (mean, _) in row.metrics.items():
+                writer.add_scalar(f"{metric}/{row.name}", mean)
+    table = Table(*standings.header())
+    for cells in standings.cells():
+        table.add_row(*cells)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for name, value in standings.facts.items():
+        console.print(f"{name}: {value}", highlight=False, markup=False)
+    print(f"table: {folder / 'table.md'} and table.csv")
+
+
+def main() -> None:
+    run_command(CompareConfig, compare)
+
+
+if __name__ == "__main__":
+    main()

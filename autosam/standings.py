@@ -1,0 +1,151 @@
+"""The table of a comparison: one line for each way of segmenting, as plain values and as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autosam.report import COLUMNS
+from autosam.significance import Difference, compare
+from autosam.trials import Scores
+
+
+@dataclass
+class Row:
+    """One line: a way of segmenting, over its seeds."""
+
+    name: str
+    scores: list[Scores]
+    """Of each seed."""
+    oracle: bool = False
+    """Whether prompts were taken from the truth of the test pictures."""
+    note: str = ""
+    trainable: int = 0
+    seconds: float | None = None
+    """Of one training; None where nothing was trained for this line."""
+    speed: float = 0.0
+    """Pictures per second, one at a time."""
+    peak_gib: float | None = None
+    """Of training."""
+    difference: Difference | None = None
+    """Dice minus that of the line that all are compared with."""
+
+    @property
+    def metrics(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation over seeds, by metric; `metric/CLASS` where there are several
+        classes."""
+        names = list(next(iter(self.scores[0].values())))
+        found = {}
+        for name in names:
+            means = [np.mean([row[name] for row in seed.values()]) for seed in self.scores]
+            spread = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
+            found[name] = (float(np.mean(means)), spread)
+        return found
+
+    def by_picture(self, metric: str = "dice") -> dict[str, float]:
+        """The mean over seeds, of each picture."""
+        return {
+            picture: float(np.mean([seed[picture][metric] for seed in self.scores]))
+            for picture in sorted(self.scores[0])
+        }
+
+
+@dataclass
+class Standings:
+    """All lines: those that need no truth first, best Dice first; then the oracles."""
+
+    rows: list[Row]
+    base: str
+    """The line that all are compared with."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What was compared: data, budget, seeds."""
+
+    def __post_init__(self) -> None:
+        base = self[self.base].by_picture()
+        for row in self.rows:
+            if row.name != self.base:
+                own = row.by_picture()
+                row.difference = compare(
+                    np.array([own[picture] for picture in base]), np.array(list(base.values()))
+                )
+        self.rows.sort(key=lambda row: (row.oracle, -row.metrics["dice"][0], row.name))
+
+    def __getitem__(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def __contains__(self, name: str) -> bool:
+        return any(row.name == name for row in self.rows)
+
+    def header(self) -> list[str]:
+        """Titles of the columns."""
+        return [
+            "run",
+            *(title for title, _ in COLUMNS.values()),
+            f"Dice - {self.base} [95 %]",
+            "p",
+            "prompt from the truth",
+            "trainable",
+            "training, s",
+            "images/s",
+            "peak GiB",
+        ]
+
+    def cells(self) -> list[list[str]]:
+        """The lines as text; below one of several classes a line for each of them."""
+        lines = []
+        for row in self.rows:
+            metrics, several = row.metrics, len(row.scores) > 1
+            ends = [name.removeprefix("dice") for name in metrics if name.startswith("dice")]
+            for end in ends:
+                shown = []
+                for name, (_, digits) in COLUMNS.items():
+                    mean, spread = metrics[name + end]
+                    text = f"{mean:.{digits - 1 if digits > 1 else digits}f}"
+                    spread_text = f" ± {spread:.{digits - 1 if digits > 1 else digits}f}"
+                    shown.append(text + spread_text * several)
+                rest = [""] * 7 if end else self._rest(row)
+                lines.append([row.name + end.replace("/", ": "), *shown, *rest])
+        return lines
+
+    def _rest(self, row: Row) -> list[str]:
+        d = row.difference
+        return [
+            "" if d is None else f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+            "" if d is None else f"{d.p:.2g}",
+            "yes" if row.oracle else "no",
+            f"{row.trainable:,}",
+            "" if row.seconds is None else f"{row.seconds:.0f}",
+            f"{row.speed:.1f}",
+            "" if row.peak_gib is None else f"{row.peak_gib:.1f}",
+        ]
+
+    def markdown(self) -> str:
+        """The table, the facts below it."""
+        header = self.header()
+        lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+        lines += ["| " + " | ".join(cells) + " |" for cells in self.cells()]
+        lines += ["", *(f"- {name}: {value}" for name, value in self.facts.items())]
+        return "\n".join(lines) + "\n"
+
+    def table_csv(self) -> str:
+        """One line for each run with every figure in full."""
+        metrics = list(self.rows[0].metrics)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            ["run", *(f"{name}{end}" for name in metrics for end in ("", "_sd")),
+             "dice_difference", "low", "high", "p", "oracle", "trainable", "seconds",
+             "images_per_second", "peak_gib"]
+        )  # fmt: skip
+        for row in self.rows:
+            d = row.difference
+            writer.writerow(
+                [row.name, *(f"{v:.6g}" for name in metrics for v in row.metrics[name]),
+                 *(["", "", "", ""] if d is None else
+                   [f"{v:.6g}" for v in (d.mean, d.low, d.high, d.p)]),
+                 row.oracle, row.trainable, row.seconds, f"{row.speed:.4g}", row.peak_gib]
+            )  # fmt: skip
+        return text.getvalue()

@@ -1,0 +1,235 @@
+"""The trainings of a comparison: planned from its settings, each in a folder named by its hash."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch.utils.data import DataLoader
+
+import autosam
+from autosam import checkpoint
+from autosam.checkpoint import write_atomically
+from autosam.command import to_dict
+from autosam.config import RUNS, Config, Settings
+from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.geometry import restore
+from autosam.data.pairs import Split
+from autosam.embeddings import use_cache, views_of
+from autosam.engine import evaluate
+from autosam.metrics import METRICS, predict_label
+from autosam.models.sam import sam_hash
+from autosam.models.segmenter import Segmenter
+from autosam.precision import choose_device
+from autosam.timing import wait
+from autosam.tracking import write_scores
+from autosam.train import open_data, train
+from autosam.types import Batch
+
+Scores = dict[str, dict[str, float]]
+"""Metrics by picture."""
+
+SWAPS = ("blank", "shuffled", "surrogate")
+"""What a trained run can be scored with instead of SAM's embedding of the picture: zeros, that of
+another picture, or no SAM at all."""
+
+NOT_PART = ("output", "overwrite", "init", "resume")
+"""Settings that a run's result does not depend on."""
+
+TIMED = 8
+"""Test pictures over which the time of prediction is taken."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a comparison."""
+
+    row: str
+    """The line of the table that it counts for."""
+    seed: int
+    """Its number among the seeds, from 0."""
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        assert self.config.output is not None
+        return Path(self.config.output)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "scores.yaml").is_file()
+
+    def run(self) -> None:
+        """Train, or go on with what was interrupted."""
+        if self.finished:
+            return
+        begun = (self.folder / checkpoint.STATE).is_file()
+        train(Config(resume=str(self.folder)) if begun else self.config)
+
+    def facts(self) -> dict[str, float]:
+        """What the training left in scores.yaml beside the scores: seconds, trainable, ..."""
+        found = yaml.safe_load((self.folder / "scores.yaml").read_text(encoding="utf-8"))
+        return {key: value for key, value in found.items() if not isinstance(value, dict)}
+
+
+def plan(
+    settings: Settings,
+    rows: dict[str, tuple[str, str]],
+    seeds: int,
+    folder: Path,
+    split: Split,
+) -> list[Trial]:
+    """Every training that a comparison needs.
+
+    Args:
+        settings: what all runs share; `data.folds` makes a trial of each fold.
+        rows: run and embedding (see `Config`) by the name of their row.
+        seeds: how many, from `train.seed` on.
+        folder: where the run folders go.
+        split: the pictures, of any fold.
+
+    Returns:
+        Row by row, the seeds and folds of each.
+    """
+    shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
+    data = hash_of_files(split)
+    trials = []
+    for row, (run, embedding) in rows.items():
+        for seed in range(seeds):
+            for fold in range(settings.data.folds or 1):
+                config = Config(**shared, run=run, embedding=embedding)  # type: ignore[arg-type]
+                config.train = dataclasses.replace(config.train, seed=config.train.seed + seed)
+                config.data = dataclasses.replace(config.data, fold=fold)
+                name = f"{run}-{embedding}" if embedding != "real" else run
+                name += f"-seed{seed}" + f"-fold{fold}" * bool(settings.data.folds)
+                config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
+                trials.append(Trial(row, seed, config))
+    return trials
+
+
+def hash_of_files(split: Split) -> str:
+    """SHA-256 of the names and sizes of all pictures and masks."""
+    sizes = hashlib.sha256()
+    for name, image, mask in sorted(
+        (pair.name, _size(pair.image.path), _size(pair.mask.path))
+        for pairs in split.values()
+        for pair in pairs
+    ):
+        sizes.update(f"{name} {image} {mask}\n".encode())
+    return sizes.hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def digest(config: Config, data: str) -> str:
+    """SHA-256 of everything that a run's result depends on."""
+    settings = {key: value for key, value in to_dict(config).items() if key not in NOT_PART}
+    sam = ""
+    if RUNS[config.run].decoder == "sam":
+        sam = sam_hash(config.sam, config.sam_checkpoint)
+    content = json.dumps([settings, sam, data, autosam.__version__], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def scores_of(trial: Trial) -> Scores:
+    """What the training scored on test."""
+    return read_scores(trial.folder / "test_scores.csv")
+
+
+def swapped_scores(trial: Trial, swap: str) -> Scores:
+    """Score a finished trial on test with something else in place of SAM's embedding; kept in its
+    folder.
+
+    Args:
+        swap: one of `SWAPS`.
+    """
+    file = trial.folder / f"test_scores-{swap}.csv"
+    if not file.is_file():
+        config = dataclasses.replace(trial.config)
+        if swap == "shuffled":
+            config.embedding = "shuffled"
+        segmenter = checkpoint.load(trial.folder).segmenter.to(choose_device())
+        segmenter.blank, segmenter.fast = swap == "blank", swap == "surrogate"
+        dataset = open_test(config, segmenter, cached=swap != "surrogate")
+        rows = evaluate(
+            segmenter,
+            batches(segmenter, dataset, config.train.batch_size),
+            config.data.exclusive,
+            tuple(METRICS),
+            classes=config.data.class_names,
+        )
+        write_atomically(file, lambda to: write_scores(to, rows))
+    return read_scores(file)
+
+
+def open_test(config: Config, segmenter: Segmenter, cached: bool) -> PairDataset:
+    """The test part, in the segmenter's frame; its embeddings from the cache where there is one."""
+    views = views_of(config) if cached else 0
+    test = open_data(config, segmenter.frame, views).test
+    if views:
+        use_cache(config, {"test": test}, choose_device(), 0)
+    return test
+
+
+def batches(segmenter: Segmenter, dataset: PairDataset, size: int) -> Iterator[Batch]:
+    """The pictures in order, on the segmenter's device."""
+    device = next(segmenter.parameters()).device
+    loader = DataLoader(
+        dataset, size, sampler=EpochSampler(len(dataset), shuffle=False), collate_fn=Batch.collate
+    )
+    return (batch.to(device) for batch in loader)
+
+
+@torch.no_grad()
+def images_per_second(trial: Trial, swap: str = "") -> float:
+    """Speed of a finished trial on test pictures one at a time, from the pixels in memory to the
+    mask at the picture's own size, image encoder included; kept in its folder."""
+    file = trial.folder / f"speed{f'-{swap}' * bool(swap)}.yaml"
+    if file.is_file():
+        return float(yaml.safe_load(file.read_text(encoding="utf-8"))["images_per_second"])
+    segmenter = checkpoint.load(trial.folder).segmenter.to(choose_device())
+    segmenter.fast = swap == "surrogate"
+    dataset, frame = open_test(trial.config, segmenter, cached=False), segmenter.frame
+    device = next(segmenter.parameters()).device
+
+    def predict(position: int) -> float:
+        batch = Batch.collate([dataset[0, position]]).to(device)
+        wait(device)
+        started = time.perf_counter()
+        logits = restore(segmenter(batch)[0], batch.sizes[0], frame.image_size, frame.geometry)
+        predict_label(logits, trial.config.data.exclusive)
+        return time.perf_counter() - started
+
+    predict(0)
+    seconds = [predict(i) for i in range(min(TIMED, len(dataset)))]
+    speed = len(seconds) / sum(seconds)
+    write_atomically(file, lambda to: to.write_text(f"images_per_second: {speed:.4g}\n"))
+    return speed
+
+
+def read_scores(path: Path) -> Scores:
+    """The inverse of `write_scores`."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return {
+            row.pop("image"): {name: float(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        }
+
+
+def gather(trials: list[Trial], scores: Callable[[Trial], Scores]) -> list[Scores]:
+    """The scores of each seed, those of its folds together."""
+    found: dict[int, Scores] = {}
+    for trial in trials:
+        found.setdefault(trial.seed, {}).update(scores(trial))
+    return [found[seed] for seed in sorted(found)]
