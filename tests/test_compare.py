@@ -148,7 +148,7 @@ def test_settings_that_cannot_work(config: CompareConfig, changes: dict, message
 def test_a_difference_worked_by_hand() -> None:
     found = difference(np.array([0.5, 0.7, 0.9]), np.array([0.5, 0.6, 0.7]))
     assert found.mean == pytest.approx(0.1)
-    # Resamples of three differences 0, 0.1, 0.2: all three the same one in 1 of 27, more than 2.5 %.
+    # Of 27 resamples of the differences 0, 0.1 and 0.2 one is all 0 and one all 0.2: over 2.5 %.
     assert (found.low, found.high) == pytest.approx((0.0, 0.2))
     same = difference(np.ones(4), np.ones(4))
     assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
