@@ -15,7 +15,7 @@ MOST_OVERLAPPING = 16
 class Composition:
     """What a run is made of: who supplies the prompt, who draws the mask, what learns."""
 
-    prompter: Literal["learned", "none", "box", "points", "rough"]
+    prompter: Literal["learned", "none", "box", "points", "rough", "grid"]
     decoder: Literal["sam", "head"]
     trainable: tuple[Literal["prompter", "decoder"], ...]
 
@@ -31,10 +31,12 @@ RUNS: dict[str, Composition] = {
     "sam-box": Composition("box", "sam", ()),
     "sam-points": Composition("points", "sam", ()),
     "sam-rough": Composition("rough", "sam", ()),
+    "sam-auto": Composition("grid", "sam", ()),
 }
 """The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps. Boxes
 and points are taken from the true mask: such runs are oracles, good for comparison only. Those of
-`rough` runs are taken from a rule on colours, which needs no truth."""
+`rough` runs are taken from a rule on colours, which needs no truth; those of `sam-auto` from a
+grid, and a rule fitted on training pictures says which masks count."""
 
 
 @dataclass
@@ -202,6 +204,8 @@ class PromptConfig:
     """Points keep this share of the object's largest inner radius from its edge."""
     spacing: float = 0.5
     """Wanted distance between an object's points, as a share of the root of its area."""
+    grid: int = 16
+    """Points in each row and column of the grid (run sam-auto)."""
     multimask: Literal["single", "best", "true", "mean"] = "single"
     """Which of SAM's masks counts. single: the one made for unambiguous prompts. Of the three
     others: best by SAM's own estimate of IoU; best by true IoU (in training; by the estimate in
@@ -339,12 +343,14 @@ class Config(Settings):
         "sam-box",
         "sam-points",
         "sam-rough",
+        "sam-auto",
     ] = "autosam"
     """autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder tuned, no prompt. hybrid:
     both learn. head: the same backbone with a plain head and no SAM. decoder-box, decoder-points:
     the mask decoder tuned with prompts taken from the true masks. decoder-rough: with prompts taken
     from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts, nothing
-    trained."""
+    trained. sam-auto: points on a grid; which masks count is decided by their colour and size, as
+    training pictures have them."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """What SAM's mask decoder is given of the picture, for controls. blank: zeros. shuffled: the
     image embedding of another picture of the same part. The prompt generator sees the picture."""

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -98,6 +99,35 @@ def train_one_epoch(
         "images_per_second": images / seconds,
         "data_wait": waited / seconds,
     }
+
+
+@torch.no_grad()
+def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], pictures: int = 100) -> int:
+    """Fit the rule that says which of SAM's masks are of which class.
+
+    Args:
+        segmenter: with a rule.
+        loader: batches with targets, unaugmented training pictures.
+        pictures: how many are enough.
+
+    Returns:
+        How many masks the rule was fitted on.
+    """
+    assert segmenter.rule is not None
+    looks, labels, seen = [], [], 0
+    for batch in loader:
+        assert batch.targets is not None
+        for target, (masks, found) in zip(batch.targets, segmenter.propose(batch), strict=True):
+            target = F.interpolate(target[None], masks.shape[-2:], mode="area")[0]
+            shares = torch.cat([1 - target.sum(0, keepdim=True).clamp(max=1), target])
+            covered = masks.flatten(1).to(shares) @ shares.flatten(1).T
+            looks.append(found)
+            labels.append(covered.argmax(1))
+        seen += len(batch)
+        if seen >= pictures:
+            break
+    segmenter.rule.fit(torch.cat(looks), torch.cat(labels))
+    return sum(map(len, labels))
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prompt.box_jitter": (0, 1),
     "prompt.box_pixels": (0, 10_000),
     "prompt.points": (1, 1000),
+    "prompt.grid": (1, 256),
     "prompt.negative_points": (0, 1000),
     "prompt.erosion": (0, 1),
     "prompt.spacing": (0, 10),

@@ -21,7 +21,7 @@ from autosam import checkpoint, pictures
 from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.images import write_png
-from autosam.engine import evaluate, train_one_epoch
+from autosam.engine import evaluate, fit_rule, train_one_epoch
 from autosam.errors import CheckpointError, ConfigError, TrainingError
 from autosam.losses import SegmentationLoss
 from autosam.metrics import METRICS, by_subset, mean_scores
@@ -157,6 +157,9 @@ class Run:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
         """
         config = self.config.train
+        if self.segmenter.rule is not None:
+            count = fit_rule(self.segmenter, self.loader)
+            log.info("%d masks of training pictures say which masks count", count)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
             checkpoint.save(self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0)
         total = self.epochs * len(self.loader)

@@ -80,7 +80,7 @@ def train(config: Config) -> TrainResult:
     if views:
         workers = worker_count(config.data.workers, accelerator.num_processes)
         parts = {"validation": data.validation, "test": data.test}
-        if RUNS[config.run].trainable:
+        if RUNS[config.run].trainable or segmenter.rule is not None:
             parts = {"train": data.train, **parts}
         use_cache(config, parts, accelerator.device, workers)
     bf16 = config.train.precision == "bf16" or (
@@ -213,8 +213,9 @@ def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
         )  # fmt: skip
 
     clean = min(views, 1)
+    learns = bool(RUNS[config.run].trainable)
     return Data(
-        part("train", augment, views),
+        part("train", augment, views) if learns else part("train", None, clean),
         part("validation", None, clean),
         part("test", None, clean),
     )

@@ -6,11 +6,14 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autosam.config import RUNS, Config
 from autosam.limits import check_settings
+from autosam.models.grid import LEAST, MaskRule, describe, grid_points, vote
 from autosam.models.head import PlainHead
-from autosam.models.objects import choose_mask, merge_objects
+from autosam.models.objects import ABSENT, choose_mask, merge_objects
+from autosam.models.pixels import inside
 from autosam.models.prompt import PromptGenerator
 from autosam.models.sam import Sam, load_sam
 from autosam.models.sam.encode import encode
@@ -57,6 +60,8 @@ class Segmenter(nn.Module):
         half_encoder: whether a large image encoder may compute in bfloat16, where that is faster.
         surrogate: learns beside the generator what its dense prompt says, or None.
         blank: image embeddings are zeros, for a control.
+        rule: which masks of a grid of points count, or None where there is no grid.
+        grid: points in each row and column of it.
 
     Attributes:
         fast: masks come from the surrogate decoder, SAM takes no part.
@@ -75,8 +80,11 @@ class Segmenter(nn.Module):
         half_encoder: bool = False,
         surrogate: SurrogateDecoder | None = None,
         blank: bool = False,
+        rule: MaskRule | None = None,
+        grid: int = 16,
     ) -> None:
         super().__init__()
+        self.rule, self.grid = rule, grid
         self.surrogate, self.blank, self.fast = surrogate, blank, False
         self.prompts, self.multimask, self.half_encoder = prompts, multimask, half_encoder
         self.num_classes = num_classes
@@ -84,7 +92,7 @@ class Segmenter(nn.Module):
         self.generator = generator
         self.head = head
         self.class_prompt = None
-        if sam is not None and generator is None and prompts is None:
+        if sam is not None and generator is None and prompts is None and rule is None:
             self.class_prompt = ClassPrompt(num_classes, sam.width)
         self.view_size = view_size
         decoder: nn.Module | None = head if sam is None else sam.mask_decoder
@@ -132,8 +140,9 @@ class Segmenter(nn.Module):
         return self
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """State of the trainable parts (buffers included), by key."""
-        kept = {id(t) for m in self._trainable for t in m.state_dict(keep_vars=True).values()}
+        """State of the trainable parts (buffers included) and of the fitted rule, by key."""
+        parts = [*self._trainable, *([self.rule] if self.rule is not None else [])]
+        kept = {id(t) for m in parts for t in m.state_dict(keep_vars=True).values()}
         return {
             key: value.detach()
             for key, value in self.state_dict(keep_vars=True).items()
@@ -189,11 +198,42 @@ class Segmenter(nn.Module):
                     "this segmenter is prompted by boxes or points; the batch has none"
                 )
             return self.decode_objects(self.encode(batch), batch.prompts), None
+        if self.rule is not None:
+            return self.decode_grid(batch), None
         prompt = self.prompt(batch)
         if self.fast:
             return self.unfold(prompt), None
         unfolded = self.unfold(prompt) if beside and self.surrogate is not None else None
         return self.decode(self.encode(batch), prompt), unfolded
+
+    def propose(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """SAM's masks at the points of a grid, of each image: bool N x m x m, and what they look
+        like, float N x FEATURES."""
+        assert self.sam is not None
+        embedding, size = self.encode(batch), self.frame.mask_size
+        pixels = F.interpolate(batch.views.float() / 255, (size, size), mode="area")
+        cells = (batch.image_valid * size / self.frame.image_size).ceil()
+        found = []
+        for i, shown in enumerate(inside(cells, size)):
+            points = grid_points(self.grid, batch.image_valid[i])
+            drawn = []
+            for part in points.split(AT_ONCE):
+                labels = torch.ones(part.shape[:2], dtype=torch.int64, device=part.device)
+                here = torch.zeros(len(part), dtype=torch.int64, device=part.device)
+                prompt = self.sam.embed((part, labels), image_index=here)
+                logits, _ = self.sam.decode(embedding.part(i), prompt, multimask=True)
+                drawn.append((logits.flatten(0, 1) > 0) & shown)
+            masks = torch.cat(drawn)
+            masks = masks[masks.sum((1, 2)) >= LEAST]
+            found.append((masks, describe(masks, pixels[i])))
+        return found
+
+    def decode_grid(self, batch: Batch) -> Tensor:
+        """SAM's masks on a grid, weighed by the rule on them: logits float B x K x m x m."""
+        assert self.rule is not None
+        return torch.stack(
+            [vote(masks, self.rule(looks), ABSENT) for masks, looks in self.propose(batch)]
+        )
 
     def decode_objects(self, embedding: ImageEmbedding, prompts: ObjectPrompts) -> Tensor:
         """Image embeddings and the prompts of their objects -> logits float B x K x m x m."""
@@ -279,4 +319,6 @@ def build_segmenter(
         half_encoder=config.train.precision != "no",
         surrogate=surrogate,
         blank=config.embedding == "blank",
+        rule=MaskRule(classes) if composition.prompter == "grid" else None,
+        grid=config.prompt.grid,
     )
