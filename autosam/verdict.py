@@ -65,12 +65,20 @@ def verdict(standings: Standings) -> str:
 
 
 def _conclusion(standings: Standings, own: Row) -> str:
-    """Whether SAM helps, where the controls that decide it are there."""
+    """Whether SAM helps, and whether it is by what its encoder sees, where the controls that decide
+    it are there."""
     if "head" not in standings:
         return "Whether SAM helps at all needs the run head beside it."
     against = versus(own, standings["head"])
-    if against.sure and against.mean > 0:
-        return "So SAM helps here."
-    if against.sure:
+    if against.sure and against.mean < 0:
         return "So SAM does not help here: without it the same backbone does better."
-    return "So there is no sign that SAM helps here: without it the same backbone does as well."
+    if not against.sure:
+        return "So there is no sign that SAM helps here: without it the same backbone does as well."
+    if "autosam, blank" in standings:
+        seen = versus(own, standings["autosam, blank"])
+        if not (seen.sure and seen.mean > 0):
+            return (
+                "So SAM helps here, but there is no sign that it is by what its image encoder sees: "
+                "its mask decoder does as well without."
+            )
+    return "So SAM helps here."

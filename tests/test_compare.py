@@ -175,6 +175,10 @@ def test_the_verdict_follows_the_figures() -> None:
     none = verdict_of(-float(noise.mean()))
     assert "cannot be told from no difference" in none
     assert none.endswith("no sign that SAM helps here: without it the same backbone does as well.")
+    # Better than the head, but no better than without SAM's view of the picture.
+    rows = [row("autosam", list(head + 0.05)), row("head", list(head))]
+    blind = verdict(Standings([*rows, row("autosam, blank", list(head + 0.05 + noise))], "autosam"))
+    assert "no sign that it is by what its image encoder sees" in blind
     assert verdict(Standings([row("head", list(head))], "head")) == ""
     small = Difference(0.01, 0.005, 0.015, 0.001)
     assert "more seeds are needed" in judge(small, "better", "worse", seeds=1)
