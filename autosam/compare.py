@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 import autosam
 from autosam.checkpoint import write_atomically
 from autosam.command import run_command
-from autosam.config import RUNS, Config, Settings
+from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
@@ -31,6 +31,7 @@ from autosam.train import default_epochs
 from autosam.trials import (
     SWAPS,
     Trial,
+    Variant,
     gather,
     hash_of_files,
     images_per_second,
@@ -43,6 +44,7 @@ from autosam.verdict import verdict
 QUICK = {"limit": 64, "epochs": 6}
 """Pictures of each part and epochs of --quick."""
 CONTROLS = ("blank", "shuffled")
+PECULIAR = tuple(f.name for f in dataclasses.fields(PaperConfig))
 SWAP_ROWS = {"blank": "blank at test", "shuffled": "shuffled at test", "surrogate": "no SAM"}
 
 
@@ -60,6 +62,9 @@ class CompareConfig(Settings):
     attribution: bool = True
     """Beside the run autosam: trained and tested with blank and shuffled image embeddings, only
     tested with them, and its surrogate decoder, which uses no SAM."""
+    paper_compat: bool = False
+    """Beside the run autosam: with each of the published code's peculiarities, and with all; see
+    --paper of train."""
     quick: bool = False
     """A first look: 64 pictures of each part, 6 epochs, one seed."""
     jobs: int = 1
@@ -87,9 +92,12 @@ def compare(config: CompareConfig) -> Standings:
     if settings.train.epochs is None:
         epochs = default_epochs(len(split["train"]))
         settings.train = dataclasses.replace(settings.train, epochs=epochs)
-    rows = {name: (name, "real") for name in names}
+    rows = {name: Variant(name) for name in names}
     if config.attribution and "autosam" in names:
-        rows |= {f"autosam, {control}": ("autosam", control) for control in CONTROLS}
+        rows |= {f"autosam, {control}": Variant("autosam", control) for control in CONTROLS}
+    if config.paper_compat and "autosam" in names:
+        rows |= {f"autosam, {name}": Variant("autosam", paper=(name,)) for name in PECULIAR}
+        rows["autosam, all of the paper's"] = Variant("autosam", paper=PECULIAR)
     seeds = 1 if config.quick else config.seeds
     folder = Path(config.output)
     trials = plan(settings, rows, seeds, folder / "runs", split)

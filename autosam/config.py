@@ -311,6 +311,27 @@ class TrainConfig:
 
 
 @dataclass
+class PaperConfig:
+    """What the published AutoSAM's code does and this package does not, to see what each is worth.
+    Whatever is on is in the run's name."""
+
+    double_normalisation: bool = False
+    """SAM's pixels are normalised twice: its encoder sees an almost black picture."""
+    min_max_logits: bool = False
+    """The logits of each class of a picture are stretched so that the least becomes 0 and the
+    largest 1, and cut at 0.5: no mask can be empty."""
+    loss_on_padding: bool = False
+    """The loss is taken on the padding, too (and on pixels that nobody labelled)."""
+    select_on_test: bool = False
+    """The best epoch is chosen by its score on test, which then says nothing any more."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of those that are on."""
+        return [name for name, on in vars(self).items() if on]
+
+
+@dataclass
 class Settings:
     """What runs that are compared with each other share."""
 
@@ -354,6 +375,7 @@ class Config(Settings):
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """What SAM's mask decoder is given of the picture, for controls. blank: zeros. shuffled: the
     image embedding of another picture of the same part. The prompt generator sees the picture."""
+    paper: PaperConfig = field(default_factory=PaperConfig)
     output: str | None = None
     """Run folder; unset: runs/<time>-<run>."""
     overwrite: bool = False
@@ -362,6 +384,12 @@ class Config(Settings):
     """Start from the weights of this run (folder or checkpoint file)."""
     resume: str | None = None
     """Go on with this run from its last finished epoch; other settings are taken from it."""
+
+    @property
+    def title(self) -> str:
+        """The run and everything that makes it another than it seems."""
+        odd = [self.embedding] if self.embedding != "real" else []
+        return "+".join([self.run, *odd, *self.paper.names])
 
     @property
     def rule(self) -> RoughConfig | None:

@@ -94,7 +94,8 @@ def use_cache(
 
     @functools.cache
     def sam() -> Sam:
-        loaded = load_sam(config.sam, config.sam_checkpoint)
+        twice = config.paper.double_normalisation
+        loaded = load_sam(config.sam, config.sam_checkpoint, twice=twice)
         cast(nn.Module, loaded).to(device)
         return loaded
 
@@ -117,6 +118,8 @@ def use_cache(
 def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict[str, Any]:
     """All that an embedding depends on, as plain values: a cache serves where they are equal."""
     spec = SAMS[config.sam]
+    if config.paper.double_normalisation:
+        spec = spec.normalised_twice()
     with ThreadPoolExecutor() as pool:
         files = list(pool.map(lambda pair: pair.image.digest(), dataset.pairs))
     geometry = None

@@ -77,6 +77,9 @@ def check_settings(config: Config) -> None:
         raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
     if config.embedding != "real" and RUNS[config.run].decoder != "sam":
         raise ConfigError(f"--embedding {config.embedding}: the run {config.run} has no SAM.")
+    for name in ("double_normalisation", "min_max_logits"):
+        if getattr(config.paper, name) and RUNS[config.run].decoder != "sam":
+            raise ConfigError(f"--paper.{name}: the run {config.run} has no SAM.")
     if config.resume and config.init:
         raise ConfigError("--resume and --init exclude each other.")
 

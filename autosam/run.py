@@ -108,7 +108,9 @@ class Run:
         self.config, self.folder, self.data = config, folder, data
         self.segmenter, self.accelerator, self.bf16 = segmenter, accelerator, bf16
         self.epoch, self.best, self.stale = 0, -1.0, 0
-        self.criterion = SegmentationLoss(config.loss, config.data.exclusive)
+        self.criterion = SegmentationLoss(
+            config.loss, config.data.exclusive, config.paper.loss_on_padding
+        )
         processes = accelerator.num_processes
         train_loader, self.sampler = make_loader(data.train, config, processes, shuffle=True)
         optimizer = build_optimizer(segmenter, config.train)
@@ -190,13 +192,14 @@ class Run:
                 )
                 log.error(message)
                 raise TrainingError(message) from None
-            scores = mean_scores(list(self._evaluate("validation").values()))
+            part = "test" if self.config.paper.select_on_test else "validation"
+            scores = mean_scores(list(self._evaluate(part).values()))
             self.epoch = epoch
             self.stale += 1
             if scores["dice"] > self.best:
                 self.best, self.stale = scores["dice"], 0
             progress.update(bar, dice=f"{scores['dice']:.3f}")
-            self._record(values, scores)
+            self._record(values, part, scores)
 
     def _evaluate(self, part: str, final: bool = False) -> dict[str, dict[str, float]]:
         """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""
@@ -214,18 +217,18 @@ class Run:
             self.config.data.class_names,
         )
 
-    def _record(self, values: dict[str, float], scores: dict[str, float]) -> None:
-        """Write one epoch's figures, pictures and checkpoints."""
+    def _record(self, values: dict[str, float], part: str, scores: dict[str, float]) -> None:
+        """Write one epoch's figures (the scores being of `part`), pictures and checkpoints."""
         if self.tracker is None:
             return
         self.tracker.epoch(
             self.epoch,
             {f"train/{name}": value for name, value in values.items()}
-            | {f"validation/{name}": value for name, value in scores.items()},
+            | {f"{part}/{name}": value for name, value in scores.items()},
         )
         log.info(
-            "epoch %d  loss %.4f  validation loss %.4f  Dice %.4f  IoU %.4f  %.1f images/s%s",
-            self.epoch, values["loss"], scores["loss"], scores["dice"], scores["iou"],
+            "epoch %d  loss %.4f  %s loss %.4f  Dice %.4f  IoU %.4f  %.1f images/s%s",
+            self.epoch, values["loss"], part, scores["loss"], scores["dice"], scores["iou"],
             values["images_per_second"], "  *" if self.stale == 0 else "",
         )  # fmt: skip
         if self.config.train.pictures:
@@ -237,7 +240,7 @@ class Run:
                 self.segmenter,
                 self.config,
                 epoch=self.epoch,
-                validation=scores,
+                **{part: scores},
             )
         checkpoint.save_state(
             self.folder,
@@ -295,7 +298,7 @@ class Run:
         verb = "evaluate" if oracle else "predict"
         target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
         facts = {
-            "run": f"{self.config.run}, SAM {sam}, {self.epoch} epochs in {seconds:.0f} s",
+            "run": f"{self.config.title}, SAM {sam}, {self.epoch} epochs in {seconds:.0f} s",
             "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
             "run folder": str(folder),
             "contact sheet": str(folder / "contact_sheet.png"),

@@ -152,7 +152,7 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
         data=data,
         cache=dataclasses.replace(config.cache, dir=absolute(config.cache.dir)),
         sam_checkpoint=absolute(config.sam_checkpoint),
-        output=config.output or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.run}",
+        output=config.output or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.title}",
     ), None
 
 

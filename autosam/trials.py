@@ -19,7 +19,7 @@ import autosam
 from autosam import checkpoint
 from autosam.checkpoint import write_atomically
 from autosam.command import to_dict
-from autosam.config import RUNS, Config, Settings
+from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
 from autosam.data.pairs import Split
@@ -46,6 +46,15 @@ NOT_PART = ("output", "overwrite", "init", "resume")
 
 TIMED = 8
 """Test pictures over which the time of prediction is taken."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one row of a comparison trains; see `Config`."""
+
+    run: str
+    embedding: str = "real"
+    paper: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class Trial:
 
 def plan(
     settings: Settings,
-    rows: dict[str, tuple[str, str]],
+    rows: dict[str, Variant],
     seeds: int,
     folder: Path,
     split: Split,
@@ -92,7 +101,7 @@ def plan(
 
     Args:
         settings: what all runs share; `data.folds` makes a trial of each fold.
-        rows: run and embedding (see `Config`) by the name of their row.
+        rows: what is trained, by the name of its row.
         seeds: how many, from `train.seed` on.
         folder: where the run folders go.
         split: the pictures, of any fold.
@@ -103,14 +112,18 @@ def plan(
     shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     data = hash_of_files(split)
     trials = []
-    for row, (run, embedding) in rows.items():
+    for row, variant in rows.items():
         for seed in range(seeds):
             for fold in range(settings.data.folds or 1):
-                config = Config(**shared, run=run, embedding=embedding)  # type: ignore[arg-type]
+                config = Config(
+                    **shared,
+                    run=variant.run,  # type: ignore[arg-type]
+                    embedding=variant.embedding,  # type: ignore[arg-type]
+                    paper=PaperConfig(**dict.fromkeys(variant.paper, True)),
+                )
                 config.train = dataclasses.replace(config.train, seed=config.train.seed + seed)
                 config.data = dataclasses.replace(config.data, fold=fold)
-                name = f"{run}-{embedding}" if embedding != "real" else run
-                name += f"-seed{seed}" + f"-fold{fold}" * bool(settings.data.folds)
+                name = f"{config.title}-seed{seed}" + f"-fold{fold}" * bool(settings.data.folds)
                 config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
                 trials.append(Trial(row, seed, config))
     return trials

@@ -78,7 +78,7 @@ def _conclusion(standings: Standings, own: Row) -> str:
         seen = versus(own, standings["autosam, blank"])
         if not (seen.sure and seen.mean > 0):
             return (
-                "So SAM helps here, but there is no sign that it is by what its image encoder sees: "
-                "its mask decoder does as well without."
+                "So SAM helps here, but there is no sign that it is by what its image encoder "
+                "sees: its mask decoder does as well without."
             )
     return "So SAM helps here."

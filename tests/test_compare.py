@@ -18,7 +18,7 @@ from autosam.errors import ConfigError
 from autosam.significance import Difference
 from autosam.significance import compare as difference
 from autosam.standings import Row, Standings
-from autosam.trials import SWAPS, plan, read_scores
+from autosam.trials import SWAPS, Variant, plan, read_scores
 from autosam.verdict import judge, verdict
 
 
@@ -83,7 +83,7 @@ def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) ->
     def folders(**changes: object) -> set[str]:
         settings = dataclasses.replace(config, **changes)
         return {
-            t.folder.name for t in plan(settings, {"head": ("head", "real")}, 2, tmp_path, split)
+            t.folder.name for t in plan(settings, {"head": Variant("head")}, 2, tmp_path, split)
         }
 
     first = folders()

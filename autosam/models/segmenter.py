@@ -24,6 +24,12 @@ AT_ONCE = 64
 """Prompts decoded at a time where nothing is learned: a picture may hold hundreds of objects."""
 
 
+def min_max(logits: Tensor) -> Tensor:
+    """Logits whose sigmoid runs from 0 to 1 within each B x K x m x m map, padding included."""
+    low, high = logits.amin((2, 3), keepdim=True), logits.amax((2, 3), keepdim=True)
+    return torch.logit((logits - low) / (high - low).clamp(min=1e-6), eps=1e-6)
+
+
 class ClassPrompt(nn.Module):
     """The prompt of a run whose prompter is `none`: SAM's own "no prompt".
 
@@ -60,6 +66,7 @@ class Segmenter(nn.Module):
         half_encoder: whether a large image encoder may compute in bfloat16, where that is faster.
         surrogate: learns beside the generator what its dense prompt says, or None.
         blank: image embeddings are zeros, for a control.
+        stretch: logits are stretched as the published code does, see `PaperConfig`.
         rule: which masks of a grid of points count, or None where there is no grid.
         grid: points in each row and column of it.
 
@@ -80,11 +87,12 @@ class Segmenter(nn.Module):
         half_encoder: bool = False,
         surrogate: SurrogateDecoder | None = None,
         blank: bool = False,
+        stretch: bool = False,
         rule: MaskRule | None = None,
         grid: int = 16,
     ) -> None:
         super().__init__()
-        self.rule, self.grid = rule, grid
+        self.rule, self.grid, self.stretch = rule, grid, stretch
         self.surrogate, self.blank, self.fast = surrogate, blank, False
         self.prompts, self.multimask, self.half_encoder = prompts, multimask, half_encoder
         self.num_classes = num_classes
@@ -186,6 +194,8 @@ class Segmenter(nn.Module):
     def forward(self, batch: Batch, beside: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
         """-> logits float B x K x m x m; with `beside` also those of the surrogate, if any."""
         logits, unfolded = self._forward(batch, beside)
+        if self.stretch:
+            logits = min_max(logits)
         return (logits, unfolded) if beside else logits
 
     def _forward(self, batch: Batch, beside: bool) -> tuple[Tensor, Tensor | None]:
@@ -285,7 +295,8 @@ def build_segmenter(
             classes, head=head, trainable=composition.trainable, view_size=model.view_size
         )
     with torch.random.fork_rng(devices=[]):  # the generator starts the same beside any SAM
-        sam = load_sam(config.sam, config.sam_checkpoint, encoder)
+        twice = config.paper.double_normalisation
+        sam = load_sam(config.sam, config.sam_checkpoint, encoder, twice)
     given: Literal["box", "points"] | None = None
     if composition.prompter in ("box", "points"):
         given = composition.prompter
@@ -319,6 +330,7 @@ def build_segmenter(
         half_encoder=config.train.precision != "no",
         surrogate=surrogate,
         blank=config.embedding == "blank",
+        stretch=config.paper.min_max_logits,
         rule=MaskRule(classes) if composition.prompter == "grid" else None,
         grid=config.prompt.grid,
     )

@@ -74,13 +74,16 @@ class AbsentEncoder(nn.Module):
         raise RuntimeError("this SAM was loaded without its image encoder: give it embeddings")
 
 
-def load_sam(name: str, checkpoint: str | Path | None = None, encoder: bool = True) -> Sam:
+def load_sam(
+    name: str, checkpoint: str | Path | None = None, encoder: bool = True, twice: bool = False
+) -> Sam:
     """Build SAM `name` and load its weights, every tensor accounted for.
 
     Args:
         name: a key of `SAMS`.
         checkpoint: weights file; None takes the one of that name, see `sam_weights`.
         encoder: False leaves the image encoder out, which then takes no memory.
+        twice: whether its pixels are normalised twice, see `PaperConfig`.
 
     Raises:
         ConfigError, CheckpointError: see `sam_weights`, `read_weights` and `load_strict`.
@@ -106,6 +109,8 @@ def load_sam(name: str, checkpoint: str | Path | None = None, encoder: bool = Tr
         # Copies: what is read from a file may be a map of it, which trained tensors must not be.
         rest = {k: v.clone() for k, v in state.items() if not k.startswith(ENCODER)}
         module.load_state_dict(rest, assign=True)
+    if twice:
+        sam.spec = spec.normalised_twice()
     module.to(memory_format=torch.channels_last)
     module.eval()
     module.requires_grad_(False)

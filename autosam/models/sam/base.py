@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from autosam.errors import ConfigError
 from autosam.types import ImageEmbedding, Prompt
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -43,6 +44,21 @@ class SamSpec:
     """Size of the file, 10^6 bytes, as its source states it (rounded)."""
     licence: str = ""
     paper: str = ""
+
+    def normalised_twice(self) -> SamSpec:
+        """The same SAM with its pixels normalised by mean and std, and the result once more.
+
+        Raises:
+            ConfigError: this SAM stretches pixels instead.
+        """
+        if self.pixel_mean is None or self.pixel_std is None:
+            raise ConfigError(
+                f"--paper.double_normalisation: {self.name} has no mean and standard deviation."
+            )
+        # ((x - m) / s - m) / s = (x - (m + m s)) / s^2
+        pairs = list(zip(self.pixel_mean, self.pixel_std, strict=True))
+        (a, b, c), (d, e, f) = (m + m * s for m, s in pairs), (s * s for _, s in pairs)
+        return replace(self, pixel_mean=(a, b, c), pixel_std=(d, e, f))
 
 
 class Sam(Protocol):
