@@ -19,6 +19,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 import autosam
+from autosam import page
 from autosam.checkpoint import write_atomically
 from autosam.command import run_command
 from autosam.config import RUNS, Config, PaperConfig, Settings
@@ -26,16 +27,21 @@ from autosam.data.pairs import Split
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
 from autosam.limits import check_settings
+from autosam.page import picked
+from autosam.pictures import palette
+from autosam.report import COLUMNS
 from autosam.standings import Row, Standings
 from autosam.train import default_epochs
 from autosam.trials import (
-    SWAPS,
+    Predicted,
     Trial,
     Variant,
+    empty_pictures,
     gather,
     hash_of_files,
     images_per_second,
     plan,
+    predict_some,
     scores_of,
     swapped_scores,
 )
@@ -74,7 +80,7 @@ class CompareConfig(Settings):
 
 
 def compare(config: CompareConfig) -> Standings:
-    """Train what is missing, score, and write table.md, table.csv and TensorBoard.
+    """Train what is missing, score, and write report.html, table.md, table.csv and TensorBoard.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -92,23 +98,22 @@ def compare(config: CompareConfig) -> Standings:
     if settings.train.epochs is None:
         epochs = default_epochs(len(split["train"]))
         settings.train = dataclasses.replace(settings.train, epochs=epochs)
-    rows = {name: Variant(name) for name in names}
+    variants = {name: Variant(name) for name in names}
     if config.attribution and "autosam" in names:
-        rows |= {f"autosam, {control}": Variant("autosam", control) for control in CONTROLS}
+        variants |= {f"autosam, {control}": Variant("autosam", control) for control in CONTROLS}
     if config.paper_compat and "autosam" in names:
-        rows |= {f"autosam, {name}": Variant("autosam", paper=(name,)) for name in PECULIAR}
-        rows["autosam, all of the paper's"] = Variant("autosam", paper=PECULIAR)
+        variants |= {f"autosam, {name}": Variant("autosam", paper=(name,)) for name in PECULIAR}
+        variants["autosam, all of the paper's"] = Variant("autosam", paper=PECULIAR)
     seeds = 1 if config.quick else config.seeds
     folder = Path(config.output)
-    trials = plan(settings, rows, seeds, folder / "runs", split)
+    trials = plan(settings, variants, seeds, folder / "runs", split)
     run_all(trials, config.jobs)
-    swaps = SWAPS if config.attribution and "autosam" in names else ()
+    lines = lines_of(trials, config)
+    rows = [make_row(name, line) for name, line in lines.items()]
     base = "autosam" if "autosam" in names else names[0]
-    standings = Standings(
-        make_rows(trials, swaps, settings.model.prompt), base, facts(settings, split, seeds)
-    )
+    standings = Standings(rows, base, facts(settings, split, seeds))
     standings.facts["verdict"] = verdict(standings)
-    write(standings, folder)
+    write(standings, make_page(standings, lines, split), folder)
     return standings
 
 
@@ -157,35 +162,60 @@ def _run_quietly(trial: Trial) -> str:
     return trial.folder.name
 
 
-def make_rows(trials: list[Trial], swaps: tuple[str, ...], prompt: str) -> list[Row]:
+Line = tuple[list[Trial], str]
+"""What a line of the table is scored from: trainings, and one of `SWAPS` or nothing."""
+
+
+def lines_of(trials: list[Trial], config: CompareConfig) -> dict[str, Line]:
     """A line for each row of the plan, and for each thing that autosam is tested with."""
-    by_row: dict[str, list[Trial]] = {}
+    lines: dict[str, Line] = {}
     for trial in trials:
-        by_row.setdefault(trial.row, []).append(trial)
-    rows = []
-    for name, found in by_row.items():
-        composition, costs = RUNS[found[0].config.run], [trial.facts() for trial in found]
-        trained = bool(composition.trainable)
-        rows.append(
-            Row(
-                name,
-                gather(found, scores_of),
-                oracle=composition.prompter in ("box", "points"),
-                trainable=int(costs[0]["trainable"]),
-                seconds=sum(c["seconds"] for c in costs) / len(costs) if trained else None,
-                speed=images_per_second(found[0]),
-                peak_gib=max(c["peak_gib"] for c in costs) if trained else None,
-            )
-        )
-    for swap in swaps:
-        if swap == "surrogate" and prompt == "sparse":
-            continue  # there is no dense prompt to unfold
-        found = by_row["autosam"]
-        scores = gather(found, functools.partial(swapped_scores, swap=swap))
-        speed = images_per_second(found[0], swap if swap == "surrogate" else "")
-        trainable = rows[0].trainable
-        rows.append(Row(f"autosam, {SWAP_ROWS[swap]}", scores, trainable=trainable, speed=speed))
-    return rows
+        lines.setdefault(trial.row, ([], ""))[0].append(trial)
+    if config.attribution and "autosam" in lines:
+        for swap, title in SWAP_ROWS.items():
+            # A sparse prompt has nothing to unfold.
+            if swap != "surrogate" or config.model.prompt != "sparse":
+                lines[f"autosam, {title}"] = (lines["autosam"][0], swap)
+    return lines
+
+
+def make_row(name: str, line: Line) -> Row:
+    """Scores and costs of a line."""
+    trials, swap = line
+    composition, costs = RUNS[trials[0].config.run], [trial.facts() for trial in trials]
+    trained = bool(composition.trainable) and not swap
+    scores = functools.partial(swapped_scores, swap=swap) if swap else scores_of
+    return Row(
+        name,
+        gather(trials, scores),
+        oracle=composition.prompter in ("box", "points"),
+        trainable=int(costs[0]["trainable"]),
+        seconds=sum(c["seconds"] for c in costs) / len(costs) if trained else None,
+        speed=images_per_second(trials[0], swap),
+        peak_gib=max(c["peak_gib"] for c in costs) if trained else None,
+    )
+
+
+def make_page(standings: Standings, lines: dict[str, Line], split: Split) -> str:
+    """The report; pictures are those of the first seed."""
+    names = [name for _, name in picked(standings)]
+    predictions: dict[str, dict[str, Predicted]] = {}
+    for row in standings.rows:
+        trials, swap = lines[row.name]
+        first = [trial for trial in trials if trial.seed == 0]
+        predictions[row.name] = {
+            picture: found
+            for trial in first
+            for picture, found in predict_some(trial, names, swap).items()
+        }
+    curves = {
+        name: [trial.curve() for trial in trials]
+        for name, (trials, swap) in lines.items()
+        if not swap and trials[0].curve()
+    }
+    first = [trial for trial in lines[standings.base][0] if trial.seed == 0]
+    empty = [name for trial in first for name in empty_pictures(trial)]
+    return page.build(standings, curves, predictions, empty, split, palette(first[0].config.data))
 
 
 def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
@@ -206,26 +236,35 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
     }
 
 
-def write(standings: Standings, folder: Path) -> None:
-    """The table, to the terminal, as files, and for TensorBoard."""
+def write(standings: Standings, report: str, folder: Path) -> None:
+    """The table, to the terminal, as files, and for TensorBoard; and the report."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown = standings.markdown()
-    write_atomically(folder / "table.md", lambda to: to.write_text(markdown, encoding="utf-8"))
-    text = standings.table_csv()
-    write_atomically(folder / "table.csv", lambda to: to.write_text(text, encoding="utf-8"))
+    files = {"table.md": markdown, "table.csv": standings.table_csv(), "report.html": report}
+    for name, text in files.items():
+        write_atomically(folder / name, functools.partial(_write_text, text=text))
     with SummaryWriter(folder) as writer:
         writer.add_text("comparison", markdown)
         for row in standings.rows:
             for metric, (mean, _) in row.metrics.items():
                 writer.add_scalar(f"{metric}/{row.name}", mean)
-    table = Table(*standings.header())
-    for cells in standings.cells():
-        table.add_row(*cells)
     console = Console(soft_wrap=True)
-    console.print(table)
+    header, cells = standings.header(), standings.cells()
+    scores = 1 + len(COLUMNS)
+    # One table would be too wide.
+    for columns in (slice(1, scores), slice(scores, scores + 3), slice(scores + 3, None)):
+        table = Table(header[0], *header[columns])
+        for line in cells:
+            if any(line[columns]):
+                table.add_row(line[0], *line[columns])
+        console.print(table)
     for name, value in standings.facts.items():
         console.print(f"{name}: {value}", highlight=False, markup=False)
-    print(f"table: {folder / 'table.md'} and table.csv")
+    print(f"report: {folder / 'report.html'} (beside it table.md and table.csv)")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

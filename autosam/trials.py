@@ -7,10 +7,11 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from torch.utils.data import DataLoader
@@ -30,7 +31,7 @@ from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.precision import choose_device
 from autosam.timing import wait
-from autosam.tracking import write_scores
+from autosam.tracking import read_metrics, write_scores
 from autosam.train import open_data, train
 from autosam.types import Batch
 
@@ -46,6 +47,18 @@ NOT_PART = ("output", "overwrite", "init", "resume")
 
 TIMED = 8
 """Test pictures over which the time of prediction is taken."""
+
+
+@dataclass
+class Predicted:
+    """One test picture by one run."""
+
+    image: np.ndarray
+    """uint8 H x W x 3."""
+    label: np.ndarray
+    """The truth, see `autosam.data.labels`."""
+    masks: np.ndarray
+    """bool K x H x W."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,11 @@ class Trial:
             return
         begun = (self.folder / checkpoint.STATE).is_file()
         train(Config(resume=str(self.folder)) if begun else self.config)
+
+    def curve(self) -> list[float]:
+        """Dice by epoch, of the part that the best epoch was chosen on."""
+        part = "test" if self.config.paper.select_on_test else "validation"
+        return [float(row[f"{part}/dice"]) for row in read_metrics(self.folder)]
 
     def facts(self) -> dict[str, float]:
         """What the training left in scores.yaml beside the scores: seconds, trainable, ..."""
@@ -172,8 +190,7 @@ def swapped_scores(trial: Trial, swap: str) -> Scores:
         config = dataclasses.replace(trial.config)
         if swap == "shuffled":
             config.embedding = "shuffled"
-        segmenter = checkpoint.load(trial.folder).segmenter.to(choose_device())
-        segmenter.blank, segmenter.fast = swap == "blank", swap == "surrogate"
+        segmenter = load_swapped(trial, swap)
         dataset = open_test(config, segmenter, cached=swap != "surrogate")
         rows = evaluate(
             segmenter,
@@ -211,8 +228,7 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
     file = trial.folder / f"speed{f'-{swap}' * bool(swap)}.yaml"
     if file.is_file():
         return float(yaml.safe_load(file.read_text(encoding="utf-8"))["images_per_second"])
-    segmenter = checkpoint.load(trial.folder).segmenter.to(choose_device())
-    segmenter.fast = swap == "surrogate"
+    segmenter = load_swapped(trial, swap)
     dataset, frame = open_test(trial.config, segmenter, cached=False), segmenter.frame
     device = next(segmenter.parameters()).device
 
@@ -229,6 +245,41 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
     speed = len(seconds) / sum(seconds)
     write_atomically(file, lambda to: to.write_text(f"images_per_second: {speed:.4g}\n"))
     return speed
+
+
+@torch.no_grad()
+def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[str, Predicted]:
+    """What a finished trial makes of some test pictures, by name."""
+    config = trial.config
+    if swap == "shuffled":
+        config = dataclasses.replace(config, embedding="shuffled")
+    segmenter = load_swapped(trial, swap)
+    dataset, frame = open_test(config, segmenter, cached=swap != "surrogate"), segmenter.frame
+    device, found = next(segmenter.parameters()).device, {}
+    for position, pair in enumerate(dataset.pairs):
+        if pair.name in names:
+            sample = dataset[0, position]
+            logits = segmenter(Batch.collate([sample]).to(device))[0].float()
+            full = restore(logits, sample.size, frame.image_size, frame.geometry)
+            assert sample.label is not None
+            masks = predict_label(full, config.data.exclusive)
+            found[pair.name] = Predicted(pair.image.read(), sample.label, masks)
+    return found
+
+
+def empty_pictures(trial: Trial) -> list[str]:
+    """Names of its test pictures whose mask is empty."""
+    segmenter = load_swapped(trial, "")
+    dataset = open_test(trial.config, segmenter, cached=False)
+    return [pair.name for pair in dataset.pairs if not dataset.reading.read(pair.mask).any()]
+
+
+def load_swapped(trial: Trial, swap: str) -> Segmenter:
+    """A finished trial's segmenter, with what `swap` says instead of SAM's embedding."""
+    segmenter = checkpoint.load(trial.folder).segmenter.to(choose_device())
+    segmenter.blank = segmenter.blank or swap == "blank"
+    segmenter.fast = swap == "surrogate"
+    return segmenter
 
 
 def read_scores(path: Path) -> Scores:

@@ -18,17 +18,17 @@ def versus(row: Row, other: Row) -> Difference:
     return compare(np.array([own[picture] for picture in theirs]), np.array(list(theirs.values())))
 
 
-def judge(difference: Difference, up: str, down: str, seeds: int) -> str:
-    """`up`, `down` or that it cannot be told, with the figures."""
+def judge(difference: Difference, seeds: int) -> str:
+    """better, worse, or that it cannot be told, with the figures."""
     figures = (
         f"{difference.mean:+.3f} Dice, 95 % interval {difference.low:+.3f} to "
         f"{difference.high:+.3f}, p = {difference.p:.2g}"
     )
     if not difference.sure:
-        return f"cannot be told from no difference ({figures})"
+        return f"neither clearly better nor clearly worse ({figures})"
     weak = seeds < 3 and abs(difference.mean) < 2 * TYPICAL
     doubt = "; less than two typical deviations between seeds, so more seeds are needed" * weak
-    return f"{up if difference.mean > 0 else down} ({figures}{doubt})"
+    return f"{'better' if difference.mean > 0 else 'worse'} ({figures}{doubt})"
 
 
 def verdict(standings: Standings) -> str:
@@ -42,12 +42,12 @@ def verdict(standings: Standings) -> str:
         f"{own.metrics['dice'][0]:.3f} Dice."
     ]
     if "head" in standings:
-        found = judge(versus(own, standings["head"]), "better", "worse", seeds)
+        found = judge(versus(own, standings["head"]), seeds)
         parts.append(f"Against the same backbone with a plain head and no SAM it is {found}.")
     blind = [name for name in ("autosam, blank", "autosam, shuffled") if name in standings]
     for name in blind:
         what = "no picture at all" if name.endswith("blank") else "another picture"
-        found = judge(versus(own, standings[name]), "better", "worse", seeds)
+        found = judge(versus(own, standings[name]), seeds)
         parts.append(
             f"With SAM's embedding of the picture it is {found} than when trained and tested with "
             f"that of {what}."
@@ -55,10 +55,10 @@ def verdict(standings: Standings) -> str:
     for name in ("blank", "shuffled"):
         row = f"autosam, {name} at test"
         if row in standings:
-            drop = versus(own, standings[row]).mean
-            parts.append(f"Only at test time, {name} embeddings cost the trained run {drop:.3f}.")
+            change = -versus(own, standings[row]).mean
+            parts.append(f"Only at test time, {name} embeddings change its Dice by {change:+.3f}.")
     if "autosam, no SAM" in standings:
-        found = judge(versus(own, standings["autosam, no SAM"]), "better", "worse", seeds)
+        found = judge(versus(own, standings["autosam, no SAM"]), seeds)
         parts.append(f"SAM's mask is {found} than what the prompt alone says.")
     parts.append(_conclusion(standings, own))
     return " ".join(part for part in parts if part)

@@ -1,0 +1,70 @@
+"""The charts of a comparison, as SVG that stands in a page by itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+matplotlib.rcParams["svg.hashsalt"] = "autosam"  # the same figures give the same file
+
+
+def learning_curves(curves: dict[str, list[list[float]]]) -> str:
+    """Validation Dice by epoch.
+
+    Args:
+        curves: of each run, the epochs of each of its trainings.
+
+    Returns:
+        SVG: one line for each run, the mean over the trainings that got so far, and a faint one for
+        each training.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab20"]
+    for i, (name, runs) in enumerate(curves.items()):
+        length = max(map(len, runs))
+        mean = [np.mean([run[e] for run in runs if len(run) > e]) for e in range(length)]
+        axes.plot(range(1, length + 1), mean, color=colours(i % 20), label=name, marker="o", ms=3)
+        for run in runs if len(runs) > 1 else []:
+            axes.plot(range(1, len(run) + 1), run, color=colours(i % 20), alpha=0.25, lw=0.8)
+    axes.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower right", fontsize="small", framealpha=0.7)
+    return _svg(figure, axes)
+
+
+def distributions(scores: dict[str, Sequence[float]]) -> str:
+    """Dice of every test picture, a line for each run: box, median, and a point for each picture.
+
+    Returns:
+        SVG.
+    """
+    names = list(scores)[::-1]
+    figure = Figure(figsize=(8, 0.6 + 0.42 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.boxplot(
+        [list(scores[name]) for name in names],
+        orientation="horizontal",
+        tick_labels=names,
+        showfliers=False,
+        widths=0.6,
+    )
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(names, 1):
+        heights = i + rng.uniform(-0.2, 0.2, len(scores[name]))
+        axes.plot(scores[name], heights, ".", ms=3, alpha=0.4, color="#2277cc")
+    axes.set(xlabel="Dice of a test picture", xlim=(-0.02, 1.02))
+    return _svg(figure, axes)
+
+
+def _svg(figure: Figure, axes: Axes) -> str:
+    axes.grid(alpha=0.3)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,0 +1,124 @@
+"""The report of a comparison: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader
+
+from autosam import charts
+from autosam.data.labels import class_masks
+from autosam.data.pairs import Split
+from autosam.pictures import overlay
+from autosam.standings import Standings
+from autosam.trials import Predicted
+
+SHOWN = 2
+"""Best, median and worst pictures, of each."""
+SIDE = 300
+"""Pixels of a picture, which is shown at half of that."""
+
+
+def picked(standings: Standings) -> list[tuple[str, str]]:
+    """The pictures to show: best, median or worst by the base's Dice, and its name."""
+    scores = standings[standings.base].by_picture()
+    order = sorted(scores, key=lambda name: (-scores[name], name))
+    count = min(SHOWN, len(order) // 3) or 1
+    middle = (len(order) - count) // 2
+    parts = {
+        "best": order[:count],
+        "median": order[middle : middle + count],
+        "worst": order[len(order) - count :],
+    }
+    chosen: dict[str, str] = {}
+    for what, names in parts.items():
+        for name in names:
+            chosen.setdefault(name, what)
+    return [(what, name) for name, what in chosen.items()]
+
+
+def build(
+    standings: Standings,
+    curves: dict[str, list[list[float]]],
+    predictions: dict[str, dict[str, Predicted]],
+    empty: list[str],
+    split: Split,
+    colours: np.ndarray,
+) -> str:
+    """The page.
+
+    Args:
+        standings: the table.
+        curves: see `charts.learning_curves`.
+        predictions: by run and picture, those of `picked`.
+        empty: names of the test pictures without anything in them.
+        split: the pictures of each part.
+        colours: of the classes.
+    """
+    oracles = {row.name for row in standings.rows if row.oracle}
+    lines = [
+        {"cells": cells, "oracle": cells[0].split(": ")[0] in oracles}
+        for cells in standings.cells()
+    ]
+    groups = [[line for line in lines if line["oracle"] == kind] for kind in (False, True)]
+    shares = [
+        (row.name, f"{np.mean([row.by_picture()[name] for name in empty]):.0%}")
+        for row in standings.rows
+        if empty
+    ]
+    facts = {k: v for k, v in standings.facts.items() if k != "verdict"}
+    template = Environment(loader=PackageLoader("autosam", "."), autoescape=True)
+    return template.get_template("page.html").render(
+        title=f"autosam: {', '.join(row.name for row in standings.rows if ',' not in row.name)}",
+        verdict=standings.facts.get("verdict"),
+        header=standings.header(),
+        groups=[group for group in groups if group],
+        curves=charts.learning_curves(curves) if curves else "",
+        distributions=charts.distributions(
+            {row.name: list(row.by_picture().values()) for row in standings.rows}
+        ),
+        base=standings.base,
+        columns=list(predictions),
+        pictures=[_picture_row(what, name, standings, predictions, colours)
+                  for what, name in picked(standings)],
+        empty={"count": len(empty), "shares": shares},
+        facts=facts.items(),
+        split=[(part, sorted(pair.name for pair in pairs)) for part, pairs in split.items()],
+    )  # fmt: skip
+
+
+def _picture_row(
+    what: str,
+    name: str,
+    standings: Standings,
+    predictions: dict[str, dict[str, Predicted]],
+    colours: np.ndarray,
+) -> dict[str, Any]:
+    cells = []
+    for run, found in predictions.items():
+        dice = standings[run].scores[0][name]["dice"]
+        cells.append({"data": _jpeg(found[name], colours), "dice": f"Dice {dice:.2f}"})
+    return {"what": what, "name": name, "cells": cells}
+
+
+def _jpeg(found: Predicted, colours: np.ndarray) -> str:
+    """The prediction filled, the truth as a white line; base64 of a JPEG."""
+    height, width = found.image.shape[:2]
+    scale = SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+
+    def fit(mask: np.ndarray) -> np.ndarray:
+        return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+
+    image = cv2.resize(found.image, size, interpolation=cv2.INTER_AREA)
+    shown = overlay(image, np.stack([fit(mask) for mask in found.masks]), colours)
+    for truth in class_masks(found.label, len(found.masks)):
+        contours, _ = cv2.findContours(
+            fit(truth).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(shown, contours, -1, (255, 255, 255), 1)
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))
+    return base64.b64encode(data.tobytes()).decode()

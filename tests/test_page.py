@@ -1,0 +1,112 @@
+"""The report of a comparison: what stands in it, and that a browser can use it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autosam import charts
+from autosam.data.images import ImageFile, MaskFile
+from autosam.data.pairs import Pair
+from autosam.page import build, picked
+from autosam.pictures import COLOURS
+from autosam.standings import Row, Standings
+from autosam.trials import Predicted
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+METRICS = ("dice", "iou", "hd95", "nsd", "precision", "recall")
+DICE = {
+    "autosam": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1.0],
+    "head": [0.8, 0.75, 0.65, 0.55, 0.45, 0.35, 0.0],
+    "sam-<box>": [0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 1.0],
+}
+
+
+def standings() -> Standings:
+    rows = []
+    for name, values in DICE.items():
+        scores = {f"p{i}": dict.fromkeys(METRICS, value) for i, value in enumerate(values)}
+        rows.append(
+            Row(name, [scores, scores], oracle=name.startswith("sam"), speed=10.0 / len(name))
+        )
+    return Standings(rows, "autosam", {"command": "python -m autosam.compare --runs 'a <b>'"})
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    found = standings()
+    image = np.full((30, 60, 3), 90, np.uint8)
+    mask = np.zeros((30, 60), np.uint8)
+    mask[5:20, 10:40] = 1
+    predicted = Predicted(image, mask, np.asarray(mask[None] > 0))
+    predictions = {row.name: {name: predicted for _, name in picked(found)} for row in found.rows}
+    curves = {"autosam": [[0.1, 0.5], [0.2, 0.6, 0.7]], "head": [[0.3, 0.4]]}
+    file = Path("p0.png")
+    split = {"test": [Pair("p0", ImageFile(file), MaskFile(file))]}
+    path = tmp_path / "report.html"
+    path.write_text(build(found, curves, predictions, ["p6"], split, COLOURS))
+    return path
+
+
+def test_best_median_and_worst_are_picked_by_the_base() -> None:
+    # In order: p6 1.0, p0 0.9, p1 0.8, p2 0.7, p3 0.6, p4 0.5, p5 0.4.
+    assert picked(standings()) == [
+        ("best", "p6"), ("best", "p0"), ("median", "p1"), ("median", "p2"),
+        ("worst", "p4"), ("worst", "p5"),
+    ]  # fmt: skip
+
+
+def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
+    text = page.read_text()
+    assert not re.search(r"(src|href)=.https?:", text)
+    assert "<b>" not in text
+    assert "sam-&lt;box&gt;" in text
+    assert "<td>0.700 ± 0.000</td>" in text
+    # Of the one empty picture: left empty by autosam and the oracle, not by the head.
+    assert re.findall(r"<td>([^<]*)</td><td>(\d+%)</td>", text) == [
+        ("autosam", "100%"), ("head", "0%"), ("sam-&lt;box&gt;", "100%"),
+    ]  # fmt: skip
+    assert text.count("<svg") == 2
+    assert text.count('src="data:image/jpeg;base64,') == 3 * 6
+
+
+def test_the_same_figures_give_the_same_charts() -> None:
+    curves = {"autosam": [[0.1, 0.5], [0.2, 0.6, 0.7]]}
+    assert charts.learning_curves(curves) == charts.learning_curves(curves)
+    assert charts.distributions(DICE) == charts.distributions(DICE)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
+def test_in_a_browser_pictures_load_and_the_table_sorts(page: Path, tmp_path: Path) -> None:
+    probe = """<script>
+      window.addEventListener("load", () => {
+        const names = () => [...document.querySelectorAll("table.scores tbody tr")]
+          .map(row => row.cells[0].textContent).join(" ");
+        const pictures = [...document.images];
+        const found = [names()];
+        const head = document.querySelectorAll("table.scores th");
+        head[1].click(); found.push(names());
+        head[1].click(); found.push(names());
+        found.push(pictures.every(p => p.complete && p.naturalWidth > 0));
+        document.body.textContent = "found: " + found.join(" | ");
+      });
+    </script>"""
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text().replace("</body>", probe + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, "--virtual-time-budget=5000", "--dump-dom", f"file://{probed}"],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    text = re.search(r"found: (.*?)</body>", done.stdout, re.S)
+    assert text, done.stderr[-2000:]
+    best, worst = "autosam head sam-&lt;box&gt;", "head autosam sam-&lt;box&gt;"
+    assert text[1].strip() == f"{best} | {best} | {worst} | true"
+    assert "CONSOLE" not in done.stderr
