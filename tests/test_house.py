@@ -15,6 +15,7 @@ from autosam.__main__ import VERBS
 from autosam.bench import BenchConfig
 from autosam.check import CheckConfig
 from autosam.command import parse
+from autosam.compare import CompareConfig
 from autosam.config import Config
 from autosam.evaluate import EvaluateConfig
 from autosam.predict import PredictConfig
@@ -28,6 +29,7 @@ KINDS = {
     "predict": PredictConfig,
     "check": CheckConfig,
     "rough": RoughPreview,
+    "compare": CompareConfig,
     "pretrain": PretrainConfig,
     "bench": BenchConfig,
 }

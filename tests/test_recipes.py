@@ -21,6 +21,7 @@ RECIPES = {
     "polyp": miniature.polyp,
     "stamps": miniature.stamps,
     "stamps-dice": miniature.stamps,
+    "rivers": miniature.rivers,
     "rivers-points": miniature.rivers,
     "rivers-box": miniature.rivers,
     "rivers-rough": miniature.rivers,
