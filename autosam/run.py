@@ -309,7 +309,10 @@ class Run:
         summary = {"epochs": self.epoch, "seconds": round(seconds, 1), "trainable": trainable,
                    "frozen": total - trainable, "peak_gib": round(peak_gib, 2)}  # fmt: skip
         text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
-        (folder / "scores.yaml").write_text(text, encoding="utf-8")
+        # Last and at once: who finds it takes the run for finished.
+        checkpoint.write_atomically(
+            folder / "scores.yaml", lambda to: to.write_text(text, encoding="utf-8")
+        )
         final = {
             f"final/{part}_{name}": value
             for part, row in scores.items()

@@ -94,8 +94,10 @@ class Trial:
         """Train, or go on with what was interrupted."""
         if self.finished:
             return
-        begun = (self.folder / checkpoint.STATE).is_file()
-        train(Config(resume=str(self.folder)) if begun else self.config)
+        if (self.folder / checkpoint.STATE).is_file():
+            train(Config(resume=str(self.folder)))
+        else:  # what was cut off in its first epoch begins anew
+            train(dataclasses.replace(self.config, overwrite=True))
 
     def curve(self) -> list[float]:
         """Dice by epoch, of the part that the best epoch was chosen on."""

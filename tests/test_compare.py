@@ -15,6 +15,8 @@ import autosam.trials
 from autosam.compare import CompareConfig, compare
 from autosam.config import Settings
 from autosam.errors import ConfigError
+from autosam.losses import SegmentationLoss
+from autosam.report import COLUMNS
 from autosam.significance import Difference
 from autosam.significance import compare as difference
 from autosam.standings import Row, Standings
@@ -99,20 +101,32 @@ def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) ->
 def test_an_interrupted_comparison_goes_on(
     config: CompareConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(config, runs="head,sam-box", seeds=1)
+    """Cut off in the first epoch, in the second, and between two runs."""
+    settings = dataclasses.replace(config.train, epochs=2)
+    config = dataclasses.replace(config, runs="head,sam-box", seeds=1, train=settings)
     train, seen = autosam.trials.train, []
+    forward, batches = SegmentationLoss.forward, []
 
-    def interrupted(run):
-        seen.append(run.run)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
+    def counted(run):
+        seen.append(run.run if run.resume is None else "resumed")
         return train(run)
 
-    monkeypatch.setattr(autosam.trials, "train", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        compare(config)
+    def cut_off(self, *args):
+        batches.append(1)
+        if len(batches) in cuts:
+            raise KeyboardInterrupt
+        return forward(self, *args)
+
+    # 3 batches and 2 of validation make an epoch: the 2nd of the first attempt, and of the second
+    # attempt the 2nd of its second epoch.
+    cuts = (2, 2 + 5 + 2)
+    monkeypatch.setattr(autosam.trials, "train", counted)
+    monkeypatch.setattr(SegmentationLoss, "forward", cut_off)
+    for _ in cuts:
+        with pytest.raises(KeyboardInterrupt):
+            compare(config)
     found = compare(config)
-    assert seen == ["head", "sam-box", "sam-box"]
+    assert seen == ["head", "head", "resumed", "sam-box"]
     assert {row.name for row in found.rows} == {"head", "sam-box"}
 
 
@@ -183,6 +197,19 @@ def test_the_verdict_follows_the_figures() -> None:
     small = Difference(0.01, 0.005, 0.015, 0.001)
     assert "more seeds are needed" in judge(small, seeds=1)
     assert "more seeds are needed" not in judge(small, seeds=3)
+
+
+def test_classes_stand_below_their_mean() -> None:
+    values = {f"{name}{end}": 0.5 for name in COLUMNS for end in ("", "/water", "/rock")}
+    values |= {"dice/water": 0.75, "dice/rock": 0.25}
+    found = Standings([Row("head", [{"p": values}], trainable=1234, seconds=9.6)], "head")
+    header, lines = found.header(), found.cells()
+    assert [line[:2] for line in lines] == [
+        ["head", "0.500"], ["head: water", "0.750"], ["head: rock", "0.250"],
+    ]  # fmt: skip
+    first = dict(zip(header, lines[0], strict=True))
+    assert (first["trainable"], first["training, s"], first["peak GiB"]) == ("1,234", "10", "")
+    assert "| head: rock | 0.250 |" in found.markdown()
 
 
 def test_every_swap_has_a_name() -> None:
