@@ -155,7 +155,11 @@ def test_every_run_trains(backend: tuple[str, Path], run: str) -> None:
     if learning:
         optimizer = torch.optim.AdamW(learning, lr=1e-3)
         for _ in range(12):
-            loss = criterion(segmenter(batch), batch.targets, batch.weights)["loss"]
+            loss = sum(
+                criterion(logits, batch.targets, batch.weights)["loss"]
+                for logits in segmenter(batch, beside=True)
+                if logits is not None
+            )
             optimizer.zero_grad()
             loss.backward()
             assert all(p.grad is not None for p in learning)
