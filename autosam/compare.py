@@ -47,8 +47,10 @@ from autosam.trials import (
 )
 from autosam.verdict import verdict
 
-QUICK = {"limit": 64, "epochs": 6}
-"""Pictures of each part and epochs of --quick."""
+QUICK_LIMIT = 64
+"""Pictures of each part of --quick, at most."""
+QUICK_EPOCHS = 6
+"""Epochs of --quick, at most."""
 CONTROLS = ("blank", "shuffled")
 PECULIAR = tuple(f.name for f in dataclasses.fields(PaperConfig))
 SWAP_ROWS = {"blank": "blank at test", "shuffled": "shuffled at test", "surrogate": "no SAM"}
@@ -72,7 +74,7 @@ class CompareConfig(Settings):
     """Beside the run autosam: with each of the published code's peculiarities, and with all; see
     --paper of train."""
     quick: bool = False
-    """A first look: 64 pictures of each part, 6 epochs, one seed."""
+    """A first look: at most 64 pictures of each part and 6 epochs, one seed."""
     jobs: int = 1
     """Trainings at a time."""
     output: str = "runs/compare"
@@ -89,8 +91,9 @@ def compare(config: CompareConfig) -> Standings:
     names = check(config)
     settings = dataclasses.replace(config)
     if config.quick:
-        settings.data = dataclasses.replace(config.data, limit=config.data.limit or QUICK["limit"])
-        epochs = config.train.epochs or QUICK["epochs"]
+        limit = min(config.data.limit or QUICK_LIMIT, QUICK_LIMIT)
+        settings.data = dataclasses.replace(config.data, limit=limit)
+        epochs = min(config.train.epochs or QUICK_EPOCHS, QUICK_EPOCHS)
         settings.train = dataclasses.replace(config.train, epochs=epochs)
     if config.folds is not None:
         settings.data = dataclasses.replace(settings.data, folds=config.folds)

@@ -130,6 +130,13 @@ def test_an_interrupted_comparison_goes_on(
     assert {row.name for row in found.rows} == {"head", "sam-box"}
 
 
+def test_quick_is_small_whatever_the_config_says(config: CompareConfig) -> None:
+    config.train.epochs, config.data.limit = 30, None
+    found = compare(dataclasses.replace(config, runs="sam-box", seeds=3, quick=True))
+    assert found.facts["budget of each run"].startswith("6 epochs of 6 pictures")
+    assert len(found["sam-box"].scores) == 1
+
+
 def test_folds_test_every_picture_once(config: CompareConfig) -> None:
     found = compare(dataclasses.replace(config, runs="head", seeds=1, folds=3))
     assert sorted(found["head"].scores[0]) == sorted(f"img{i:02d}" for i in range(12))
