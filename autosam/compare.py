@@ -31,6 +31,7 @@ from autosam.page import picked
 from autosam.pictures import palette
 from autosam.report import COLUMNS
 from autosam.standings import Row, Standings
+from autosam.tracking import log
 from autosam.train import default_epochs
 from autosam.trials import (
     Predicted,
@@ -111,6 +112,7 @@ def compare(config: CompareConfig) -> Standings:
     folder = Path(config.output)
     trials = plan(settings, variants, seeds, folder / "runs", split)
     run_all(trials, config.jobs)
+    log.setLevel("ERROR")  # the trainings have said what there is to say of the data
     lines = lines_of(trials, config)
     rows = [make_row(name, line) for name, line in lines.items()]
     base = "autosam" if "autosam" in names else names[0]

@@ -89,7 +89,7 @@ class Segmenter(nn.Module):
         blank: bool = False,
         stretch: bool = False,
         rule: MaskRule | None = None,
-        grid: int = 16,
+        grid: int = 8,
     ) -> None:
         super().__init__()
         self.rule, self.grid, self.stretch = rule, grid, stretch
