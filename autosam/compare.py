@@ -30,22 +30,19 @@ from autosam.limits import check_settings
 from autosam.page import picked
 from autosam.pictures import palette
 from autosam.report import COLUMNS
-from autosam.standings import Row, Standings
-from autosam.tracking import log
-from autosam.train import default_epochs
-from autosam.trials import (
+from autosam.scoring import (
     Predicted,
-    Trial,
-    Variant,
     empty_pictures,
     gather,
-    hash_of_files,
     images_per_second,
-    plan,
     predict_some,
     scores_of,
     swapped_scores,
 )
+from autosam.standings import Row, Standings
+from autosam.tracking import log
+from autosam.train import default_epochs
+from autosam.trials import Trial, Variant, hash_of_files, plan
 from autosam.verdict import verdict
 
 QUICK_LIMIT = 64

@@ -13,8 +13,8 @@ from autosam import charts
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Split
 from autosam.pictures import overlay
+from autosam.scoring import Predicted
 from autosam.standings import Standings
-from autosam.trials import Predicted
 
 SHOWN = 2
 """Best, median and worst pictures, of each."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autosam.report import COLUMNS
+from autosam.scoring import Scores
 from autosam.significance import Difference, compare
-from autosam.trials import Scores
 
 
 @dataclass

@@ -106,6 +106,15 @@ def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:
             writer.writerow([image, *(f"{row[name]:.6g}" for name in names)])
 
 
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """The inverse of `write_scores`."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return {
+            row.pop("image"): {name: float(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        }
+
+
 def count_parameters(module: nn.Module) -> tuple[int, int]:
     """All and trainable parameters; those of an image encoder that was not loaded count too."""
     total = sum(p.numel() for p in module.parameters())

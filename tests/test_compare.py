@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
+import autosam.scoring
 import autosam.trials
 from autosam.compare import CompareConfig, compare
 from autosam.config import Settings
 from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
 from autosam.report import COLUMNS
+from autosam.scoring import SWAPS
 from autosam.significance import Difference
 from autosam.significance import compare as difference
 from autosam.standings import Row, Standings
-from autosam.trials import SWAPS, Variant, plan, read_scores
+from autosam.tracking import read_scores
+from autosam.trials import Variant, plan
 from autosam.verdict import judge, verdict
 
 
@@ -74,7 +77,7 @@ def test_a_comparison_from_start_to_table(
     # Again: nothing is trained or scored, and the table is the same.
     first = without_times(tmp_path / "compare" / "table.csv")
     monkeypatch.setattr(autosam.trials, "train", None)
-    monkeypatch.setattr(autosam.trials, "evaluate", None)
+    monkeypatch.setattr(autosam.scoring, "evaluate", None)
     compare(config)
     assert without_times(tmp_path / "compare" / "table.csv") == first
 

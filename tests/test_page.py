@@ -16,8 +16,8 @@ from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.page import build, picked
 from autosam.pictures import COLOURS
+from autosam.scoring import Predicted
 from autosam.standings import Row, Standings
-from autosam.trials import Predicted
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 METRICS = ("dice", "iou", "hd95", "nsd", "precision", "recall")

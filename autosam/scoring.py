@@ -1,0 +1,168 @@
+"""What the finished trainings of a comparison score, as they are and with SAM's view taken away."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import yaml
+from torch.utils.data import DataLoader
+
+from autosam import checkpoint
+from autosam.checkpoint import write_atomically
+from autosam.config import Config
+from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.geometry import restore
+from autosam.embeddings import use_cache, views_of
+from autosam.engine import evaluate
+from autosam.metrics import METRICS, predict_label
+from autosam.models.segmenter import Segmenter
+from autosam.precision import choose_device
+from autosam.timing import wait
+from autosam.tracking import read_scores, write_scores
+from autosam.train import open_data
+from autosam.trials import Trial
+from autosam.types import Batch
+
+Scores = dict[str, dict[str, float]]
+"""Metrics by picture."""
+
+SWAPS = ("blank", "shuffled", "surrogate")
+"""What a trained run can be scored with instead of SAM's embedding of the picture: zeros, that of
+another picture, or no SAM at all."""
+
+TIMED = 8
+"""Test pictures over which the time of prediction is taken."""
+
+
+@dataclass
+class Predicted:
+    """One test picture by one run."""
+
+    image: np.ndarray
+    """uint8 H x W x 3."""
+    label: np.ndarray
+    """The truth, see `autosam.data.labels`."""
+    masks: np.ndarray
+    """bool K x H x W."""
+
+
+def scores_of(trial: Trial) -> Scores:
+    """What the training scored on test."""
+    return read_scores(trial.folder / "test_scores.csv")
+
+
+def swapped_scores(trial: Trial, swap: str) -> Scores:
+    """Score a finished trial on test with something else in place of SAM's embedding; kept in its
+    folder.
+
+    Args:
+        swap: one of `SWAPS`.
+    """
+    file = trial.folder / f"test_scores-{swap}.csv"
+    if not file.is_file():
+        config = dataclasses.replace(trial.config)
+        if swap == "shuffled":
+            config.embedding = "shuffled"
+        segmenter = load_swapped(trial, swap)
+        dataset = open_test(config, segmenter, cached=swap != "surrogate")
+        rows = evaluate(
+            segmenter,
+            batches(segmenter, dataset, config.train.batch_size),
+            config.data.exclusive,
+            tuple(METRICS),
+            classes=config.data.class_names,
+        )
+        write_atomically(file, lambda to: write_scores(to, rows))
+    return read_scores(file)
+
+
+def open_test(config: Config, segmenter: Segmenter, cached: bool) -> PairDataset:
+    """The test part, in the segmenter's frame; its embeddings from the cache where there is one."""
+    views = views_of(config) if cached else 0
+    test = open_data(config, segmenter.frame, views).test
+    if views:
+        use_cache(config, {"test": test}, choose_device(), 0)
+    return test
+
+
+def batches(segmenter: Segmenter, dataset: PairDataset, size: int) -> Iterator[Batch]:
+    """The pictures in order, on the segmenter's device."""
+    device = next(segmenter.parameters()).device
+    loader = DataLoader(
+        dataset, size, sampler=EpochSampler(len(dataset), shuffle=False), collate_fn=Batch.collate
+    )
+    return (batch.to(device) for batch in loader)
+
+
+@torch.no_grad()
+def images_per_second(trial: Trial, swap: str = "") -> float:
+    """Speed of a finished trial on test pictures one at a time, from the pixels in memory to the
+    mask at the picture's own size, image encoder included; kept in its folder."""
+    file = trial.folder / f"speed{f'-{swap}' * bool(swap)}.yaml"
+    if file.is_file():
+        return float(yaml.safe_load(file.read_text(encoding="utf-8"))["images_per_second"])
+    segmenter = load_swapped(trial, swap)
+    dataset, frame = open_test(trial.config, segmenter, cached=False), segmenter.frame
+    device = next(segmenter.parameters()).device
+
+    def predict(position: int) -> float:
+        batch = Batch.collate([dataset[0, position]]).to(device)
+        wait(device)
+        started = time.perf_counter()
+        logits = restore(segmenter(batch)[0], batch.sizes[0], frame.image_size, frame.geometry)
+        predict_label(logits, trial.config.data.exclusive)
+        return time.perf_counter() - started
+
+    predict(0)
+    seconds = [predict(i) for i in range(min(TIMED, len(dataset)))]
+    speed = len(seconds) / sum(seconds)
+    write_atomically(file, lambda to: to.write_text(f"images_per_second: {speed:.4g}\n"))
+    return speed
+
+
+@torch.no_grad()
+def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[str, Predicted]:
+    """What a finished trial makes of some test pictures, by name."""
+    config = trial.config
+    if swap == "shuffled":
+        config = dataclasses.replace(config, embedding="shuffled")
+    segmenter = load_swapped(trial, swap)
+    dataset, frame = open_test(config, segmenter, cached=swap != "surrogate"), segmenter.frame
+    device, found = next(segmenter.parameters()).device, {}
+    for position, pair in enumerate(dataset.pairs):
+        if pair.name in names:
+            sample = dataset[0, position]
+            logits = segmenter(Batch.collate([sample]).to(device))[0].float()
+            full = restore(logits, sample.size, frame.image_size, frame.geometry)
+            assert sample.label is not None
+            masks = predict_label(full, config.data.exclusive)
+            found[pair.name] = Predicted(pair.image.read(), sample.label, masks)
+    return found
+
+
+def empty_pictures(trial: Trial) -> list[str]:
+    """Names of its test pictures whose mask is empty."""
+    segmenter = load_swapped(trial, "")
+    dataset = open_test(trial.config, segmenter, cached=False)
+    return [pair.name for pair in dataset.pairs if not dataset.reading.read(pair.mask).any()]
+
+
+def load_swapped(trial: Trial, swap: str) -> Segmenter:
+    """A finished trial's segmenter, with what `swap` says instead of SAM's embedding."""
+    segmenter = checkpoint.load(trial.folder).segmenter.to(choose_device())
+    segmenter.blank = segmenter.blank or swap == "blank"
+    segmenter.fast = swap == "surrogate"
+    return segmenter
+
+
+def gather(trials: list[Trial], scores: Callable[[Trial], Scores]) -> list[Scores]:
+    """The scores of each seed, those of its folds together."""
+    found: dict[int, Scores] = {}
+    for trial in trials:
+        found.setdefault(trial.seed, {}).update(scores(trial))
+    return [found[seed] for seed in sorted(found)]
