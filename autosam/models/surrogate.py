@@ -1,6 +1,6 @@
 """The surrogate decoder: what a dense prompt says by itself, without SAM.
 
-Shaharabany et al. 2023 (arXiv 2306.06370), section 3: a shallow network that turns g(I) into a mask.
+Shaharabany et al. 2023 (arXiv 2306.06370), section 3: a shallow network turns g(I) into a mask.
 """
 
 from __future__ import annotations
