@@ -80,6 +80,8 @@ def check_settings(config: Config) -> None:
     for name in ("double_normalisation", "min_max_logits"):
         if getattr(config.paper, name) and RUNS[config.run].decoder != "sam":
             raise ConfigError(f"--paper.{name}: the run {config.run} has no SAM.")
+    if config.paper.min_max_logits and RUNS[config.run].prompter == "grid":
+        raise ConfigError(f"--paper.min_max_logits: {config.run} does not take SAM's logits.")
     if config.resume and config.init:
         raise ConfigError("--resume and --init exclude each other.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, tiny_config
+from test_segmenter import make_batch
 
 from autosam import checkpoint
 from autosam.config import LossConfig, PaperConfig
@@ -81,6 +82,11 @@ def test_a_run_says_what_it_is_and_keeps_it(
     loaded = checkpoint.load(result.folder)
     assert loaded.config.title == title
     assert loaded.segmenter.stretch
+    batch = make_batch(loaded.segmenter.frame)
+    with torch.no_grad():
+        shares = loaded.segmenter(batch).sigmoid()
+    assert shares.amin((2, 3)).flatten().tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert shares.amax((2, 3)).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
     assert loaded.segmenter.sam.spec == TINY.normalised_twice()
     with pytest.raises(ConfigError, match="min_max_logits: the run head has no SAM"):
         build_segmenter(tiny_config(tiny_file, "--run=head", "--paper.min_max_logits=true"))

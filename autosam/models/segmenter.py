@@ -182,7 +182,8 @@ class Segmenter(nn.Module):
         """Image embeddings and their P = B*K prompts -> logits float B x K x m x m."""
         assert self.sam is not None
         logits, _ = self.sam.decode(embedding, prompt)
-        return logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
+        logits = logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
+        return min_max(logits) if self.stretch else logits
 
     def unfold(self, prompt: Prompt) -> Tensor:
         """What P = B*K dense prompts say by themselves: logits float B x K x m x m. Nothing learned
@@ -194,8 +195,6 @@ class Segmenter(nn.Module):
     def forward(self, batch: Batch, beside: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
         """-> logits float B x K x m x m; with `beside` also those of the surrogate, if any."""
         logits, unfolded = self._forward(batch, beside)
-        if self.stretch:
-            logits = min_max(logits)
         return (logits, unfolded) if beside else logits
 
     def _forward(self, batch: Batch, beside: bool) -> tuple[Tensor, Tensor | None]:
@@ -268,7 +267,7 @@ class Segmenter(nn.Module):
             # Nothing was prompted, so nothing would get a gradient, for which other processes wait.
             idle, _ = self.sam.decode(embedding, self.sam.no_prompt(len(embedding)))
             merged = merged + 0 * idle.mean()
-        return merged
+        return min_max(merged) if self.stretch else merged
 
 
 def build_segmenter(
