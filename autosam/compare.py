@@ -40,7 +40,7 @@ from autosam.scoring import (
     swapped_scores,
 )
 from autosam.standings import Row, Standings
-from autosam.tracking import log
+from autosam.tracking import quiet
 from autosam.train import default_epochs
 from autosam.trials import Trial, Variant, hash_of_files, plan
 from autosam.verdict import verdict
@@ -109,13 +109,14 @@ def compare(config: CompareConfig) -> Standings:
     folder = Path(config.output)
     trials = plan(settings, variants, seeds, folder / "runs", split)
     run_all(trials, config.jobs)
-    log.setLevel("ERROR")  # the trainings have said what there is to say of the data
     lines = lines_of(trials, config)
-    rows = [make_row(name, line) for name, line in lines.items()]
     base = "autosam" if "autosam" in names else names[0]
-    standings = Standings(rows, base, facts(settings, split, seeds))
-    standings.facts["verdict"] = verdict(standings)
-    write(standings, make_page(standings, lines, split), folder)
+    with quiet():  # the trainings have said what there is to say of the data
+        rows = [make_row(name, line) for name, line in lines.items()]
+        standings = Standings(rows, base, facts(settings, split, seeds))
+        standings.facts["verdict"] = verdict(standings)
+        report = make_page(standings, lines, split)
+    write(standings, report, folder)
     return standings
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,17 @@ from autosam.config import Config
 from autosam.models.sam import AbsentEncoder
 
 log = logging.getLogger("autosam")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing but errors is logged inside: what was said once need not be said again."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 class Tracker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import logging
 import os
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from autosam.scoring import SWAPS
 from autosam.significance import Difference
 from autosam.significance import compare as difference
 from autosam.standings import Row, Standings
-from autosam.tracking import read_scores
+from autosam.tracking import log, read_scores
 from autosam.trials import Variant, plan
 from autosam.verdict import judge, verdict
 
@@ -48,6 +49,7 @@ def test_a_comparison_from_start_to_table(
     config: CompareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = compare(config)
+    assert log.level == logging.INFO  # as a training leaves it
     names = {row.name for row in found.rows}
     assert names == {
         "autosam", "head", "sam-box", "autosam, blank", "autosam, shuffled",
