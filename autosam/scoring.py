@@ -65,11 +65,8 @@ def swapped_scores(trial: Trial, swap: str) -> Scores:
     """
     file = trial.folder / f"test_scores-{swap}.csv"
     if not file.is_file():
-        config = dataclasses.replace(trial.config)
-        if swap == "shuffled":
-            config.embedding = "shuffled"
-        segmenter = load_swapped(trial, swap)
-        dataset = open_test(config, segmenter, cached=swap != "surrogate")
+        config, segmenter = trial.config, load_swapped(trial, swap)
+        dataset = open_test(config, segmenter, swap)
         rows = evaluate(
             segmenter,
             batches(segmenter, dataset, config.train.batch_size),
@@ -81,9 +78,13 @@ def swapped_scores(trial: Trial, swap: str) -> Scores:
     return read_scores(file)
 
 
-def open_test(config: Config, segmenter: Segmenter, cached: bool) -> PairDataset:
+def open_test(
+    config: Config, segmenter: Segmenter, swap: str = "", cached: bool = True
+) -> PairDataset:
     """The test part, in the segmenter's frame; its embeddings from the cache where there is one."""
-    views = views_of(config) if cached else 0
+    if swap == "shuffled":
+        config = dataclasses.replace(config, embedding="shuffled")
+    views = views_of(config) if cached and swap != "surrogate" else 0
     test = open_data(config, segmenter.frame, views).test
     if views:
         use_cache(config, {"test": test}, choose_device(), 0)
@@ -128,11 +129,8 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
 @torch.no_grad()
 def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[str, Predicted]:
     """What a finished trial makes of some test pictures, by name."""
-    config = trial.config
-    if swap == "shuffled":
-        config = dataclasses.replace(config, embedding="shuffled")
-    segmenter = load_swapped(trial, swap)
-    dataset, frame = open_test(config, segmenter, cached=swap != "surrogate"), segmenter.frame
+    config, segmenter = trial.config, load_swapped(trial, swap)
+    dataset, frame = open_test(config, segmenter, swap), segmenter.frame
     device, found = next(segmenter.parameters()).device, {}
     for position, pair in enumerate(dataset.pairs):
         if pair.name in names:

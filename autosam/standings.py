@@ -22,7 +22,6 @@ class Row:
     """Of each seed."""
     oracle: bool = False
     """Whether prompts were taken from the truth of the test pictures."""
-    note: str = ""
     trainable: int = 0
     seconds: float | None = None
     """Of one training; None where nothing was trained for this line."""
@@ -52,6 +51,13 @@ class Row:
             for picture in sorted(self.scores[0])
         }
 
+    def minus(self, other: Row) -> Difference:
+        """Dice of this line minus another's, picture by picture."""
+        own, theirs = self.by_picture(), other.by_picture()
+        return compare(
+            np.array([own[picture] for picture in theirs]), np.array(list(theirs.values()))
+        )
+
 
 @dataclass
 class Standings:
@@ -64,13 +70,9 @@ class Standings:
     """What was compared: data, budget, seeds."""
 
     def __post_init__(self) -> None:
-        base = self[self.base].by_picture()
+        base = self[self.base]
         for row in self.rows:
-            if row.name != self.base:
-                own = row.by_picture()
-                row.difference = compare(
-                    np.array([own[picture] for picture in base]), np.array(list(base.values()))
-                )
+            row.difference = None if row is base else row.minus(base)
         self.rows.sort(key=lambda row: (row.oracle, -row.metrics["dice"][0], row.name))
 
     def __getitem__(self, name: str) -> Row:
@@ -103,9 +105,8 @@ class Standings:
                 shown = []
                 for name, (_, digits) in COLUMNS.items():
                     mean, spread = metrics[name + end]
-                    text = f"{mean:.{digits - 1 if digits > 1 else digits}f}"
-                    spread_text = f" ± {spread:.{digits - 1 if digits > 1 else digits}f}"
-                    shown.append(text + spread_text * several)
+                    places = max(1, digits - 1)
+                    shown.append(f"{mean:.{places}f}" + f" ± {spread:.{places}f}" * several)
                 rest = [""] * 7 if end else self._rest(row)
                 lines.append([row.name + end.replace("/", ": "), *shown, *rest])
         return lines

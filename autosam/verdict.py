@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from autosam.significance import Difference, compare
+from autosam.significance import Difference
 from autosam.standings import Row, Standings
 
 TYPICAL = 0.008
 """Standard deviation of Dice over seeds that is usual on such data: smaller differences of single
 seeds mean nothing."""
-
-
-def versus(row: Row, other: Row) -> Difference:
-    """Dice of one line minus another's."""
-    own, theirs = row.by_picture(), other.by_picture()
-    return compare(np.array([own[picture] for picture in theirs]), np.array(list(theirs.values())))
 
 
 def judge(difference: Difference, seeds: int) -> str:
@@ -42,12 +34,12 @@ def verdict(standings: Standings) -> str:
         f"{own.metrics['dice'][0]:.3f} Dice."
     ]
     if "head" in standings:
-        found = judge(versus(own, standings["head"]), seeds)
+        found = judge(own.minus(standings["head"]), seeds)
         parts.append(f"Against the same backbone with a plain head and no SAM it is {found}.")
     blind = [name for name in ("autosam, blank", "autosam, shuffled") if name in standings]
     for name in blind:
         what = "no picture at all" if name.endswith("blank") else "another picture"
-        found = judge(versus(own, standings[name]), seeds)
+        found = judge(own.minus(standings[name]), seeds)
         parts.append(
             f"With SAM's embedding of the picture it is {found} than when trained and tested with "
             f"that of {what}."
@@ -55,10 +47,10 @@ def verdict(standings: Standings) -> str:
     for name in ("blank", "shuffled"):
         row = f"autosam, {name} at test"
         if row in standings:
-            change = -versus(own, standings[row]).mean
+            change = -own.minus(standings[row]).mean
             parts.append(f"Only at test time, {name} embeddings change its Dice by {change:+.3f}.")
     if "autosam, no SAM" in standings:
-        found = judge(versus(own, standings["autosam, no SAM"]), seeds)
+        found = judge(own.minus(standings["autosam, no SAM"]), seeds)
         parts.append(f"SAM's mask is {found} than what the prompt alone says.")
     parts.append(_conclusion(standings, own))
     return " ".join(part for part in parts if part)
@@ -69,13 +61,13 @@ def _conclusion(standings: Standings, own: Row) -> str:
     it are there."""
     if "head" not in standings:
         return "Whether SAM helps at all needs the run head beside it."
-    against = versus(own, standings["head"])
+    against = own.minus(standings["head"])
     if against.sure and against.mean < 0:
         return "So SAM does not help here: without it the same backbone does better."
     if not against.sure:
         return "So there is no sign that SAM helps here: without it the same backbone does as well."
     if "autosam, blank" in standings:
-        seen = versus(own, standings["autosam, blank"])
+        seen = own.minus(standings["autosam, blank"])
         if not (seen.sure and seen.mean > 0):
             return (
                 "So SAM helps here, but there is no sign that it is by what its image encoder "
