@@ -1,10 +1,28 @@
 """SAM without prompts: a small network emits the prompt embeddings, SAM stays frozen.
 
-Each verb is a module with a function of the same name: `from autosam.train import train`.
+`autosam.load` makes a trained run a function from pictures to masks. Each verb is a module with a
+function of the same name: `from autosam.train import train`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from autosam.config import Config
 from autosam.errors import AutosamError
 
+if TYPE_CHECKING:
+    from autosam.predictor import Prediction, Predictor, load
+
 __version__ = "0.1.0"
-__all__ = ["AutosamError", "Config", "__version__"]
+__all__ = ["AutosamError", "Config", "Prediction", "Predictor", "__version__", "load"]
+LATE = ("Prediction", "Predictor", "load")
+"""What needs torch, and so comes only when it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATE:
+        from autosam import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(f"module 'autosam' has no attribute {name!r}")

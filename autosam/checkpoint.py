@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,7 +31,10 @@ from autosam.models.segmenter import Segmenter, build_segmenter
 FORMAT = 1
 HEADER = "autosam"
 BEST = Path("checkpoints/best.safetensors")
+PUBLISHED = Path("model.safetensors")
+"""The checkpoint in a folder that `publish` wrote, and on the hub."""
 STATE = Path("checkpoints/state.pt")
+DATA_PATHS = ("root", "images", "masks", "annotations", "groups")
 
 
 @dataclass
@@ -39,6 +45,11 @@ class Loaded:
     config: Config
     path: Path
     header: dict[str, Any]
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which on a pixel is foreground."""
+        return float(self.header.get("threshold", 0.5))
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -66,19 +77,33 @@ def save(path: Path, segmenter: Segmenter, config: Config, **facts: Any) -> None
     write_atomically(path, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)}))
 
 
-def find(path: str | Path) -> Path:
-    """The checkpoint file of a run folder, or the file itself.
+def find(path: str | Path, **download: Any) -> Path:
+    """The checkpoint file of a run folder or saved folder, the file itself, or one from the hub.
+
+    Args:
+        path: a folder, a file, or `owner/name` on the Hugging Face hub.
+        download: passed to `hf_hub_download`.
 
     Raises:
         CheckpointError: there is none.
     """
-    path = Path(path)
-    file = path / BEST if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(
-            f"{path}: no checkpoint there. Give a run folder (with {BEST}) or a .safetensors file."
-        )
-    return file
+    folder = Path(path)
+    for file in (folder / BEST, folder / PUBLISHED, folder):
+        if file.is_file():
+            return file
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
+        try:
+            return Path(hf_hub_download(str(path), str(PUBLISHED), **download))
+        except (OSError, HFValidationError) as error:  # offline, no such repository, no access
+            reason = str(error).splitlines()[0][:150]
+            raise CheckpointError(
+                f"{path}: no such folder here, and the hub has no checkpoint of autosam by that "
+                f"name that can be read ({reason})."
+            ) from None
+    raise CheckpointError(
+        f"{path}: no checkpoint there. Give a run folder (with {BEST}), a .safetensors file, or a "
+        "name on the hub (owner/name)."
+    )
 
 
 def read_header(file: Path) -> dict[str, Any]:
@@ -106,16 +131,17 @@ def read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def load(path: str | Path, sam_checkpoint: str | None = None) -> Loaded:
+def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False) -> Loaded:
     """Rebuild a segmenter: the only way in for evaluate, predict and every later verb.
 
     Args:
-        path: run folder or checkpoint file.
+        path: see `find`.
         sam_checkpoint: the SAM weights, where they lie elsewhere than in training.
+        fast: SAM is not loaded, masks come from the surrogate decoder.
 
     Raises:
-        CheckpointError: not a checkpoint, tensors that do not fit, or other SAM weights than those
-            it was trained with.
+        CheckpointError: not a checkpoint, tensors that do not fit, other SAM weights than those
+            it was trained with, or `fast` of a run without surrogate decoder.
     """
     file = find(path)
     header = read_header(file)
@@ -123,13 +149,64 @@ def load(path: str | Path, sam_checkpoint: str | None = None) -> Loaded:
     if sam_checkpoint is not None:
         config = replace(config, sam_checkpoint=sam_checkpoint)
     try:
-        segmenter = build_segmenter(config, backbone_weights="none")
+        segmenter = build_segmenter(config, backbone_weights="none", fast=fast)
     except CheckpointError as error:
+        if fast:
+            raise
         raise CheckpointError(f"{file} needs the SAM it was trained with: {error}") from None
-    if header["sam"] is not None:
+    state = read_trained(file)
+    if fast:  # a SAM that was tuned stays out, too
+        state = {key: value for key, value in state.items() if not key.startswith("sam.")}
+    elif header["sam"] is not None:
         _require_same_sam(file, header, config)
-    restore_trainable(segmenter, read_trained(file), str(file))
+    restore_trainable(segmenter, state, str(file))
     return Loaded(segmenter.eval(), config, file, header)
+
+
+def annotate(file: Path, **facts: Any) -> None:
+    """Add plain values to the header of a checkpoint, or replace them."""
+    header = read_header(file) | facts
+    tensors = read_trained(file)
+    write_atomically(file, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)}))
+
+
+def publish(loaded: Loaded, folder: Path) -> None:
+    """Write a checkpoint as others may have it: `model.safetensors`, and its settings as
+    `config.json`. Of paths on this machine only the last part stays.
+
+    Args:
+        loaded: a checkpoint.
+        folder: exists.
+    """
+    config = without_paths(loaded.config)
+    header = loaded.header | {"config": to_dict(config)}
+    tensors = read_trained(loaded.path)
+    write_atomically(
+        folder / PUBLISHED, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)})
+    )
+    settings = json.dumps(header["config"], indent=2)
+    write_atomically(folder / "config.json", lambda to: to.write_text(settings, encoding="utf-8"))
+
+
+def without_paths(config: Config) -> Config:
+    """A config that names no folder of this machine."""
+
+    def last(path: str | None) -> str | None:
+        return None if path is None else Path(path).name
+
+    data: dict[str, Any] = {name: last(getattr(config.data, name)) for name in DATA_PATHS}
+    if config.data.groups and not config.data.groups.endswith(".csv"):
+        data["groups"] = config.data.groups  # a regular expression
+    return replace(
+        config,
+        data=replace(config.data, **data),
+        cache=replace(config.cache, dir=None),
+        model=replace(config.model, backbone_weights=Path(config.model.backbone_weights).name),
+        sam_checkpoint=None,
+        output=last(config.output),
+        init=last(config.init),
+        resume=None,
+    )
 
 
 def read_trained(file: Path) -> dict[str, Tensor]:

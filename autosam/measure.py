@@ -17,7 +17,8 @@ from segment_anything import sam_model_registry
 from torch import nn
 from torch.utils.data import DataLoader
 
-from autosam.config import AugmentConfig, LossConfig
+from autosam.checkpoint import Loaded
+from autosam.config import AugmentConfig, Config, LossConfig
 from autosam.data.augment import build_augment
 from autosam.data.check import MaskReading
 from autosam.data.dataset import EpochSampler, PairDataset
@@ -35,7 +36,7 @@ from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.optim import parameter_groups, warmup_cosine
 from autosam.precision import choose_device
-from autosam.predict import segment
+from autosam.predictor import Predictor
 from autosam.store import Layout, Store
 from autosam.timing import Stopwatch, peak_gib, wait
 from autosam.types import Batch, ImageEmbedding
@@ -238,11 +239,12 @@ def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:
 
 def prediction(case: Case, device: torch.device) -> dict[str, Any]:
     """From picture to mask."""
-    segmenter = build_segmenter(case).to(device).eval()
+    loaded = Loaded(build_segmenter(case), Config(), Path("random weights"), {})
+    predictor = Predictor(loaded, device)
     image = np.random.default_rng(0).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
     seconds = []
     for _ in range(case.repeats + 1):
         started = time.perf_counter()
-        segment(segmenter, image)
+        predictor(image)
         seconds.append(time.perf_counter() - started)
     return {"seconds": seconds[1:]}

@@ -19,18 +19,19 @@ TOLERANCE = 0.01
 """How far apart outlines may lie and count as the same, as a share of the picture's diagonal."""
 
 
-def predict_label(logits: Tensor, exclusive: bool) -> np.ndarray:
+def predict_label(logits: Tensor, exclusive: bool, threshold: float = 0.5) -> np.ndarray:
     """Logits at full size -> classes.
 
     Args:
         logits: float K x H x W.
-        exclusive: arg-max with background, or each class against 0.5.
+        exclusive: arg-max with background, or each class against the threshold.
+        threshold: of the probability, 0..1; several exclusive classes have none.
 
     Returns:
         bool K x H x W; with exclusive classes at most one is True per pixel.
     """
     if not exclusive or len(logits) == 1:  # one class wins against background's 0
-        return (logits > 0).cpu().numpy()
+        return (logits > math.log(threshold / (1 - threshold))).cpu().numpy()
     best = with_background(logits[None])[0].argmax(0)
     classes = torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
     return (best == classes).cpu().numpy()

@@ -8,25 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.progress import track
 
-from autosam import checkpoint
 from autosam.command import run_command
-from autosam.config import DataConfig, PromptConfig
-from autosam.data.dataset import make_sample
+from autosam.config import DataConfig
 from autosam.data.folders import image_file
-from autosam.data.geometry import restore
 from autosam.data.images import EXTENSIONS, write_png
-from autosam.data.pairs import Pixels
-from autosam.data.rough import rough_mask
 from autosam.data.volumes import Slice, is_volume, name_of, shape_of, stack, write_volume
 from autosam.errors import AutosamError, ConfigError, DataError
-from autosam.metrics import predict_label
-from autosam.models.segmenter import Segmenter
 from autosam.pictures import overlay, palette
-from autosam.precision import choose_device
-from autosam.types import Batch
+from autosam.predictor import load
 
 
 @dataclass
@@ -34,7 +25,7 @@ class PredictConfig:
     """Segment images with a trained run."""
 
     checkpoint: str = ""
-    """Run folder or checkpoint file."""
+    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
     input: str = ""
     """An image or a volume (NIfTI, or a folder of DICOM slices), or a folder of such (not its
     sub-folders)."""
@@ -48,34 +39,14 @@ class PredictConfig:
     """Replace files that are there already."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training."""
-
-
-@torch.no_grad()
-def segment(
-    segmenter: Segmenter,
-    image: np.ndarray,
-    exclusive: bool = True,
-    guide: np.ndarray | None = None,
-    prompting: PromptConfig | None = None,
-) -> np.ndarray:
-    """Segment one picture.
-
-    Args:
-        segmenter: in evaluation mode.
-        image: uint8 H x W x 3 RGB.
-        exclusive: see `autosam.metrics.predict_label`.
-        guide, prompting: see `make_sample`; for segmenters prompted by a rough mask.
-
-    Returns:
-        bool K x H x W.
-    """
-    frame = segmenter.frame
-    device = next(segmenter.parameters()).device
-    sample = make_sample("image", image, frame, prompting=prompting, guide=guide)
-    batch = Batch.collate([sample]).to(device)
-    logits = segmenter(batch)[0].float()
-    full = restore(logits, image.shape[:2], frame.image_size, frame.geometry)
-    return predict_label(full, exclusive)
+    fast: bool = False
+    """The mask that the learned prompt makes by itself, through the surrogate decoder; SAM is not
+    loaded."""
+    flips: bool = False
+    """Also segment the mirror images that training drew, and average: twice or four times the
+    work."""
+    threshold: float | None = None
+    """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
 
 
 def find_images(source: Path) -> list[Path]:
@@ -153,46 +124,30 @@ def predict(config: PredictConfig) -> list[Path]:
     source = Path(config.input)
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise ConfigError(f"--output {output}: is the input's folder; masks would replace images.")
-    loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
-    rule = loaded.config.rule
-    if loaded.segmenter.prompts is not None and rule is None:
-        raise ConfigError(
-            f"--checkpoint {config.checkpoint}: the run {loaded.config.run} takes its prompts from "
-            "true masks, which new images do not have. Train autosam, decoder, decoder-rough, "
-            "hybrid or head."
-        )
-    if loaded.config.embedding == "shuffled":
-        raise ConfigError(
-            f"--checkpoint {config.checkpoint}: a control, trained with --embedding shuffled: SAM "
-            "saw other pictures than the prompt generator. Only `evaluate` scores it."
-        )
-    data = loaded.config.data
+    predictor = load(
+        config.checkpoint, config.sam_checkpoint, None, config.fast, config.flips, config.threshold
+    )
+    data = predictor.loaded.config.data
     targets = plan(images, output, data, config.overlay, config.overwrite)
-    segmenter = loaded.segmenter.to(choose_device())
     colours = palette(data)
-
-    def masks_of(picture: Pixels) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 H x W x 3, and bool K x H x W."""
-        image = picture.read()
-        guide = None if rule is None else rough_mask(picture, rule)
-        return image, segment(segmenter, image, data.exclusive, guide, loaded.config.prompt)
-
     output.mkdir(parents=True, exist_ok=True)
     written, failed = [], []
     for path, files in track(list(zip(images, targets, strict=True)), "segmenting"):
         try:
             if is_volume(path):
-                size = shape_of(path)[data.axis]
+                pictures = [
+                    Slice(path, data.axis, i, window=data.window)
+                    for i in range(shape_of(path)[data.axis])
+                ]
                 slices = [
-                    list(mask_files(masks_of(Slice(path, data.axis, i, window=data.window))[1],
-                                    data.exclusive))
-                    for i in range(size)
-                ]  # fmt: skip
+                    list(mask_files(found.masks, data.exclusive))
+                    for found in predictor.stream(pictures)
+                ]
                 for file, pixels in zip(files, zip(*slices, strict=True), strict=True):
                     write_volume(file, stack(list(pixels), data.axis), path)
                     written.append(file)
                 continue
-            image, masks = masks_of(image_file(path, data))
+            masks = predictor(path).masks
         except AutosamError as error:
             failed.append(path)
             print(f"skipped: {error}", file=sys.stderr)
@@ -201,7 +156,7 @@ def predict(config: PredictConfig) -> list[Path]:
             write_png(file, pixels)
             written.append(file)
         if config.overlay:
-            write_png(files[-1], overlay(image, masks, colours))
+            write_png(files[-1], overlay(image_file(path, data).read(), masks, colours))
     print(f"{len(written)} masks in {output}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} images could not be read (see above).")

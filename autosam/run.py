@@ -21,6 +21,7 @@ from autosam import checkpoint, pictures
 from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.images import write_png
+from autosam.data.pairs import PARTS
 from autosam.engine import evaluate, fit_rule, train_one_epoch
 from autosam.errors import CheckpointError, ConfigError, TrainingError
 from autosam.losses import SegmentationLoss
@@ -278,6 +279,8 @@ class Run:
         scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
         scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
         if self.tracker is not None:
+            images = {part: len(getattr(self.data, part)) for part in PARTS}
+            checkpoint.annotate(best, images=images, **{part: scores[part] for part in rows})
             self._report(self.tracker, scores, rows["test"], seconds, peak_gib)
         return TrainResult(self.folder, scores["validation"], scores["test"], self.epoch, seconds)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from autosam import checkpoint
 from autosam.config import DataConfig
 from autosam.data.pairs import PARTS
 from autosam.data.sources import load_pairs, load_split
 from autosam.data.volumes import Slice
 from autosam.errors import DataError
-from autosam.predict import PredictConfig, predict, segment
+from autosam.predict import PredictConfig, predict
+from autosam.predictor import load
 from autosam.train import train
 
 
@@ -156,9 +156,8 @@ def test_volumes_from_training_to_masks_as_volumes(tmp_path: Path, tiny_file: Pa
         assert np.allclose(mask.affine, volume.affine)
         assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 255}
     # A slice of the volume is the prediction of that slice.
-    loaded = checkpoint.load(str(result.folder), str(tiny_file))
-    picture = Slice(root / "images/case0.nii", 2, 3, window=(-400, 620)).read()
-    expected = segment(loaded.segmenter.eval(), picture)[0]
+    predictor = load(str(result.folder), str(tiny_file))
+    expected = predictor(Slice(root / "images/case0.nii", 2, 3, window=(-400, 620))).masks[0]
     assert np.array_equal(np.asarray(nibabel.load(files[0]).dataobj)[..., 3].T > 0, expected)
     (tmp_path / "new/case1.nii.gz").write_bytes(b"nonsense")
     settings.overwrite = True

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosam.config import RUNS, Config
+from autosam.errors import CheckpointError
 from autosam.limits import check_settings
 from autosam.models.grid import LEAST, MaskRule, describe, grid_points, vote
 from autosam.models.head import PlainHead
 from autosam.models.objects import ABSENT, choose_mask, merge_objects
 from autosam.models.pixels import inside
 from autosam.models.prompt import PromptGenerator
-from autosam.models.sam import Sam, load_sam
+from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
 from autosam.models.sam.encode import encode
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Prompt
@@ -271,7 +272,10 @@ class Segmenter(nn.Module):
 
 
 def build_segmenter(
-    config: Config, backbone_weights: str | None = None, encoder: bool = True
+    config: Config,
+    backbone_weights: str | None = None,
+    encoder: bool = True,
+    fast: bool = False,
 ) -> Segmenter:
     """Build what a config describes.
 
@@ -279,6 +283,7 @@ def build_segmenter(
         config: the run.
         backbone_weights: overrides `config.model.backbone_weights` (a checkpoint brings its own).
         encoder: False leaves SAM's image encoder out: every batch brings its embedding.
+        fast: leaves SAM out altogether: masks come from the surrogate decoder.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -288,14 +293,22 @@ def build_segmenter(
     composition, model = RUNS[config.run], config.model
     weights = backbone_weights or model.backbone_weights
     classes = config.data.num_classes
+    if fast and (composition.prompter != "learned" or model.prompt == "sparse"):
+        raise CheckpointError(
+            "--fast asks for the surrogate decoder, which only runs with a learned dense prompt "
+            f"have; this is {config.title!r}."
+        )
     if composition.decoder == "head":
         head = PlainHead(model.backbone, weights, model.view_size, model.width, classes)
         return Segmenter(
             classes, head=head, trainable=composition.trainable, view_size=model.view_size
         )
     with torch.random.fork_rng(devices=[]):  # the generator starts the same beside any SAM
-        twice = config.paper.double_normalisation
-        sam = load_sam(config.sam, config.sam_checkpoint, encoder, twice)
+        if fast:
+            sam = cast(Sam, AbsentSam(SAMS[config.sam]))
+        else:
+            twice = config.paper.double_normalisation
+            sam = load_sam(config.sam, config.sam_checkpoint, encoder, twice)
     given: Literal["box", "points"] | None = None
     if composition.prompter in ("box", "points"):
         given = composition.prompter
@@ -318,7 +331,7 @@ def build_segmenter(
     if generator is not None and generator.dense is not None:
         with torch.random.fork_rng(devices=[]):
             surrogate = SurrogateDecoder(sam.width)
-    return Segmenter(
+    segmenter = Segmenter(
         classes,
         sam,
         generator,
@@ -333,3 +346,5 @@ def build_segmenter(
         rule=MaskRule(classes) if composition.prompter == "grid" else None,
         grid=config.prompt.grid,
     )
+    segmenter.fast = fast
+    return segmenter

@@ -15,10 +15,12 @@ from autosam.models.sam.base import Sam, SamSpec
 from autosam.models.sam.files import cache_folder, fetch, known
 from autosam.models.sam.guess import convert, guess
 from autosam.models.sam.registry import SAMS
+from autosam.types import Prompt
 
 __all__ = [
     "SAMS",
     "AbsentEncoder",
+    "AbsentSam",
     "Sam",
     "SamSpec",
     "cache_folder",
@@ -72,6 +74,28 @@ class AbsentEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         raise RuntimeError("this SAM was loaded without its image encoder: give it embeddings")
+
+
+class AbsentSam(nn.Module):
+    """Stands where a SAM takes no part but for the sizes of its prompts: nothing of it is loaded.
+
+    Args:
+        spec: which.
+    """
+
+    image_encoder = prompt_encoder = mask_decoder = None
+    unscored = ()
+
+    def __init__(self, spec: SamSpec) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            sam = spec.build(spec)
+        self.spec, self.width, self.grid = spec, sam.width, sam.grid
+
+    def no_prompt(self, batch: int) -> Prompt:
+        """Zeros: there is no SAM to say what no prompt is."""
+        dense = torch.zeros(batch, self.width, *self.grid)
+        return Prompt(torch.zeros(batch, 0, self.width), dense, torch.arange(batch))
 
 
 def load_sam(

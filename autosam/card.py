@@ -1,0 +1,67 @@
+"""The model card of a checkpoint: what it is, from which data, how good, and how to use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from autosam.checkpoint import Loaded
+from autosam.config import RUNS
+from autosam.models.sam import SAMS
+from autosam.report import COLUMNS
+
+MEANING = {
+    "learned": "a prompt generator emits SAM's prompt embeddings",
+    "none": "SAM's mask decoder is given no prompt",
+    "rough": "prompts come from a rule on colours",
+    "grid": "SAM is prompted with a grid of points, and a rule says which masks count",
+    "box": "prompts are boxes from true masks",
+    "points": "prompts are points from true masks",
+}
+"""Of each prompter."""
+
+
+def model_card(loaded: Loaded) -> ModelCard:
+    """A card in Markdown with the hub's metadata.
+
+    Args:
+        loaded: a checkpoint; what its header does not hold stays out.
+    """
+    config, header = loaded.config, loaded.header
+    composition, data = RUNS[config.run], config.data
+    meaning = "a plain network without SAM."
+    facts = {}
+    if loaded.segmenter.sam is not None:
+        spec = SAMS[config.sam]
+        learns = " and ".join(composition.trainable).replace("decoder", "mask decoder") or "nothing"
+        meaning = f"{MEANING[composition.prompter]}; what learns: {learns}."
+        facts["SAM"] = f"{config.sam}, SHA-256 {header['sam']['sha256'][:16]}..."
+        facts["licence of SAM's weights"] = spec.licence or "see its source"
+        facts["paper of that SAM"] = spec.paper or "-"
+    facts["backbone"] = f"{config.model.backbone} at {config.model.view_size} px"
+    facts["data"] = Path(data.root or data.images or "autosam's embedded data set").name
+    facts["classes"] = ", ".join(data.class_names) if data.num_classes > 1 else "one"
+    images = header.get("images")
+    if images:
+        facts["pictures"] = ", ".join(f"{count} {part}" for part, count in images.items())
+    facts["threshold"] = f"{loaded.threshold:g}"
+    scores = {
+        part: [f"{header[part][name]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
+        for part in ("validation", "test")
+        if all(name in header.get(part, {}) for name in COLUMNS)
+    }
+    return ModelCard.from_template(
+        ModelCardData(
+            library_name="autosam",
+            pipeline_tag="image-segmentation",
+            tags=["autosam", "segment-anything", config.run],
+        ),
+        template_path=str(Path(__file__).with_name("card.md")),
+        title=f"{config.title} on {facts['data']}",
+        run=config.title,
+        meaning=meaning,
+        facts=facts,
+        scores=scores,
+        columns=[title for title, _ in COLUMNS.values()],
+    )

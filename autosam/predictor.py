@@ -1,0 +1,221 @@
+"""`autosam.load`: a trained run as a function from pictures to masks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin
+from PIL import Image
+
+from autosam import checkpoint
+from autosam.card import model_card
+from autosam.checkpoint import Loaded
+from autosam.data.dataset import make_sample
+from autosam.data.folders import image_file
+from autosam.data.geometry import restore
+from autosam.data.memory import MemoryImage
+from autosam.data.pairs import Pixels
+from autosam.data.rough import rough_mask
+from autosam.errors import CheckpointError, ConfigError
+from autosam.losses import probabilities
+from autosam.metrics import predict_label
+from autosam.precision import choose_device
+from autosam.types import Batch
+
+Picture = str | Path | np.ndarray | Image.Image | Pixels
+BATCH = 8
+"""Pictures at a time."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run makes of one picture."""
+
+    probabilities: np.ndarray
+    """float32 K x H x W in [0, 1]."""
+    masks: np.ndarray
+    """bool K x H x W; of exclusive classes at most one is True per pixel."""
+
+    @property
+    def score(self) -> float:
+        """Mean probability of what was found, 0..1; of a picture where nothing was, 0. It is no
+        estimate of Dice."""
+        return float(self.probabilities[self.masks].mean()) if self.masks.any() else 0.0
+
+    @property
+    def label(self) -> np.ndarray:
+        """uint8 H x W: 0 background, 1..K the class (of overlapping ones the last)."""
+        numbers = np.arange(1, len(self.masks) + 1, dtype=np.uint8)
+        return (self.masks * numbers[:, None, None]).max(0)
+
+
+class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segmentation"):
+    """A trained run, ready for pictures. Calls may come from several threads at once.
+
+    Args:
+        loaded: see `autosam.checkpoint.load`.
+        device: where to compute; None: a GPU where there is one.
+        flips: also segment the mirror images that training drew, and average the logits.
+        threshold: probability from which on a pixel is foreground, 0..1; None: what the checkpoint
+            says. Exclusive classes have none: the most probable one wins.
+
+    Raises:
+        CheckpointError: a run that cannot segment by itself: its prompts come from true masks, or
+            it is a control.
+        ConfigError: a threshold that is no probability.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        device: str | torch.device | None = None,
+        flips: bool = False,
+        threshold: float | None = None,
+    ) -> None:
+        require_promptless(loaded)
+        if threshold is not None and not 0 < threshold < 1:
+            raise ConfigError(f"threshold {threshold}: must lie between 0 and 1.")
+        self.loaded, self.flips = loaded, flips
+        self.device = torch.device(device) if device is not None else choose_device()
+        self.segmenter = loaded.segmenter.to(self.device).eval()
+        self.threshold = loaded.threshold if threshold is None else threshold
+        self._hub_mixin_config = None  # how it was loaded is not part of what is saved
+
+    @overload
+    def __call__(self, images: Picture) -> Prediction: ...
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    def __call__(self, images: Any) -> Prediction | list[Prediction]:
+        """Segment a picture, or several.
+
+        Args:
+            images: a path, a PIL picture or an array (see `MemoryImage`), of any size; or a list of
+                such.
+
+        Returns:
+            Masks at the picture's own size; a list for a list.
+
+        Raises:
+            DataError: one cannot be read.
+        """
+        if isinstance(images, list | tuple):
+            return list(self.stream(images))
+        return next(self.stream([images]))
+
+    def stream(self, images: Iterable[Picture]) -> Iterator[Prediction]:
+        """The same for any number of pictures, of which a few are held at a time."""
+        pictures = map(self._pixels, images)
+        while batch := list(itertools.islice(pictures, BATCH)):
+            yield from self._segment(batch)
+
+    def _pixels(self, image: Picture) -> Pixels:
+        data = self.loaded.config.data
+        if isinstance(image, np.ndarray | Image.Image):
+            return MemoryImage(image, window=data.window)
+        return image_file(Path(image), data) if isinstance(image, str | Path) else image
+
+    @torch.no_grad()
+    def _segment(self, pictures: list[Pixels]) -> list[Prediction]:
+        config, frame = self.loaded.config, self.segmenter.frame
+        images = [picture.read() for picture in pictures]
+        guides: list[np.ndarray | None] = [None] * len(images)
+        if config.rule is not None:
+            guides = [rough_mask(picture, config.rule) for picture in pictures]
+        sums: list[torch.Tensor | float] = [0.0] * len(images)
+        mirrors = self._mirrors()
+        for axes in mirrors:
+            samples = [
+                make_sample(
+                    str(picture),
+                    np.flip(image, axes),
+                    frame,
+                    prompting=config.prompt,
+                    guide=None if guide is None else np.flip(guide, axes),
+                )
+                for picture, image, guide in zip(pictures, images, guides, strict=True)
+            ]
+            logits = self.segmenter(Batch.collate(samples).to(self.device)).float()
+            for i, image in enumerate(images):
+                full = restore(logits[i], image.shape[:2], frame.image_size, frame.geometry)
+                sums[i] = sums[i] + full.flip([axis + 1 for axis in axes]) / len(mirrors)
+        return [self._decide(torch.as_tensor(mean)) for mean in sums]
+
+    def _mirrors(self) -> list[tuple[int, ...]]:
+        """Axes of the picture along which it is mirrored, for each pass."""
+        augment = self.loaded.config.augment
+        if not self.flips:
+            return [()]
+        upside_down = augment.vertical_flip > 0 or augment.quarter_turns
+        return [(), (1,), (0,), (0, 1)] if upside_down else [(), (1,)]
+
+    def _decide(self, logits: torch.Tensor) -> Prediction:
+        exclusive = self.loaded.config.data.exclusive
+        masks = predict_label(logits, exclusive, self.threshold)
+        return Prediction(probabilities(logits[None], exclusive)[0].cpu().numpy(), masks)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        checkpoint.publish(self.loaded, Path(save_directory))
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None,
+                         force_download: bool, local_files_only: bool, token: str | bool | None,
+                         sam_checkpoint: str | None = None, fast: bool = False,
+                         **model_kwargs: Any) -> Predictor:  # fmt: skip
+        file = checkpoint.find(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(checkpoint.load(file, sam_checkpoint, fast), **model_kwargs)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Data, split, figures, SAM and how to use it, see `autosam.card`."""
+        return model_card(self.loaded)
+
+
+def require_promptless(loaded: Loaded) -> None:
+    """
+    Raises:
+        CheckpointError: its prompts come from true masks, or from other pictures' embeddings.
+    """
+    if loaded.segmenter.prompts is not None and loaded.config.rule is None:
+        raise CheckpointError(
+            f"{loaded.path}: the run {loaded.config.run} takes its prompts from true masks, which "
+            "new images do not have. Train autosam, decoder, decoder-rough, hybrid or head."
+        )
+    if loaded.config.embedding == "shuffled":
+        raise CheckpointError(
+            f"{loaded.path}: a control, trained with --embedding shuffled: SAM saw other pictures "
+            "than the prompt generator. Only `evaluate` scores it."
+        )
+
+
+def load(
+    path: str | Path,
+    sam_checkpoint: str | None = None,
+    device: str | torch.device | None = None,
+    fast: bool = False,
+    flips: bool = False,
+    threshold: float | None = None,
+) -> Predictor:
+    """A trained run, ready for pictures.
+
+    Args:
+        path: run folder, checkpoint file, saved folder or hub name (`owner/name`).
+        sam_checkpoint: SAM weights, where they lie elsewhere than in training.
+        fast: the mask comes from the surrogate decoder alone, SAM is not loaded.
+        device, flips, threshold: see `Predictor`.
+
+    Raises:
+        CheckpointError: see `autosam.checkpoint.load` and `Predictor`.
+    """
+    return Predictor(checkpoint.load(path, sam_checkpoint, fast), device, flips, threshold)

@@ -1,0 +1,292 @@
+"""`autosam.load`: pictures in, masks out; saved, published and loaded again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, draw, tiny_config
+from huggingface_hub import HfApi
+from PIL import Image
+
+import autosam
+from autosam import checkpoint
+from autosam.data.images import read_image
+from autosam.data.memory import MemoryImage
+from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.models.sam import SAMS
+from autosam.predictor import Prediction, Predictor
+from autosam.train import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path) -> Path:
+    """A run folder; its data are beside it."""
+    root = tmp_path_factory.mktemp("predictor")
+    for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
+        draw(root / "data" / part, count, start)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SAMS, "tiny", TINY)
+        flags = (f"--data.root={root / 'data'}", f"--output={root / 'run'}", "--train.epochs=6")
+        return train(tiny_config(tiny_file, *flags)).folder
+
+
+@pytest.fixture
+def picture(trained: Path) -> Path:
+    return trained.parent / "data/test/images/img09.png"
+
+
+def same(a: Prediction, b: Prediction) -> bool:
+    return np.array_equal(a.masks, b.masks) and np.allclose(
+        a.probabilities, b.probabilities, atol=1e-5
+    )
+
+
+def test_a_path_an_array_and_a_pil_picture_are_one(trained: Path, picture: Path) -> None:
+    predictor = autosam.load(trained)
+    image = read_image(picture)
+    found = predictor(picture)
+    assert found.masks.shape == found.probabilities.shape == (1, *image.shape[:2])
+    assert found.masks.dtype == bool
+    assert found.probabilities.dtype == np.float32
+    assert np.array_equal(found.masks, found.probabilities > 0.5)
+    assert 0 < found.masks.mean() < 1
+    for other in (str(picture), image, Image.open(picture), MemoryImage(image)):
+        assert same(predictor(other), found)
+    turned = np.ascontiguousarray(image[:, :30])
+    many = predictor([picture, turned, *[image] * 8])
+    assert len(many) == 10
+    assert many[1].masks.shape == (1, 40, 30)
+    assert same(many[0], found)
+    assert same(many[9], found)
+    assert same(many[1], predictor(turned))
+    assert predictor([]) == []
+
+
+def test_the_score_and_the_label_of_a_prediction() -> None:
+    probabilities = np.array([[[0.9, 0.7, 0.1]], [[0.0, 0.2, 0.8]]], np.float32)
+    found = Prediction(probabilities, probabilities > 0.5)
+    assert found.score == pytest.approx((0.9 + 0.7 + 0.8) / 3)
+    assert found.label.tolist() == [[1, 1, 2]]
+    assert found.label.dtype == np.uint8
+    assert Prediction(probabilities, np.zeros((2, 1, 3), bool)).score == 0
+
+
+def test_mirror_images_are_averaged(trained: Path, picture: Path) -> None:
+    """The prediction of the mirror image is then the mirror image of the prediction."""
+    image = read_image(picture)
+    plain, averaged = autosam.load(trained), autosam.load(trained, flips=True)
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    assert not np.allclose(
+        plain(mirrored).probabilities[..., ::-1], plain(image).probabilities, atol=1e-3
+    )
+    found = averaged(image).probabilities
+    assert np.allclose(averaged(mirrored).probabilities[..., ::-1], found, atol=1e-5)
+    logits = [
+        torch.logit(torch.from_numpy(p), eps=1e-7)
+        for p in (
+            plain(image).probabilities,
+            plain(mirrored).probabilities[..., ::-1].copy(),
+        )
+    ]
+    mean = torch.sigmoid((logits[0] + logits[1]) / 2).numpy()
+    assert np.allclose(found, mean, atol=1e-3)
+
+
+def test_the_threshold_decides(trained: Path, picture: Path, tmp_path: Path) -> None:
+    found = autosam.load(trained, threshold=0.7)(picture)
+    assert np.array_equal(found.masks, found.probabilities > 0.7)
+    # What the checkpoint says holds if nothing else is said.
+    autosam.load(trained).save_pretrained(tmp_path)
+    file = checkpoint.find(tmp_path)
+    checkpoint.annotate(file, threshold=0.7)
+    assert same(autosam.load(tmp_path, str(sam_of(trained)))(picture), found)
+    with pytest.raises(ConfigError, match=r"threshold 1\.5: must lie between 0 and 1"):
+        autosam.load(trained, threshold=1.5)
+
+
+def sam_of(trained: Path) -> Path:
+    return Path(str(checkpoint.load(trained).config.sam_checkpoint))
+
+
+def test_the_fast_path_loads_no_sam(
+    trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = autosam.load(trained)
+    predictor.segmenter.fast = True
+    expected = predictor(picture)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("SAM's file is read")
+
+    monkeypatch.setattr("autosam.models.sam.read_weights", refuse)
+    monkeypatch.setattr("autosam.models.sam.sam_weights", refuse)
+    assert same(autosam.load(trained, fast=True)(picture), expected)
+
+
+def test_a_tuned_sam_stays_out_of_the_fast_path(
+    trained: Path, tiny_file: Path, picture: Path, tmp_path: Path
+) -> None:
+    flags = (f"--data.root={trained.parent / 'data'}", f"--output={tmp_path / 'run'}")
+    folder = train(tiny_config(tiny_file, "--run=hybrid", "--train.epochs=1", *flags)).folder
+    full = autosam.load(folder)
+    full.segmenter.fast = True
+    assert same(autosam.load(folder, fast=True)(picture), full(picture))
+
+
+@pytest.mark.parametrize("run", ["head", "decoder"])
+def test_runs_without_a_surrogate_are_never_fast(
+    tiny_file: Path, trained: Path, tmp_path: Path, run: str
+) -> None:
+    flags = (f"--data.root={trained.parent / 'data'}", f"--output={tmp_path / 'run'}")
+    folder = train(tiny_config(tiny_file, f"--run={run}", "--train.epochs=1", *flags)).folder
+    with pytest.raises(CheckpointError, match=f"only runs with a learned.*this is '{run}'"):
+        autosam.load(folder, fast=True)
+
+
+def test_an_oracle_cannot_predict(tiny_file: Path, trained: Path, tmp_path: Path) -> None:
+    flags = (f"--data.root={trained.parent / 'data'}", f"--output={tmp_path / 'run'}")
+    folder = train(tiny_config(tiny_file, "--run=sam-box", *flags)).folder
+    with pytest.raises(CheckpointError, match="prompts from true masks"):
+        autosam.load(folder)
+
+
+def test_threads_share_a_predictor(trained: Path) -> None:
+    predictor = autosam.load(trained)
+    pictures = sorted((trained.parent / "data/train/images").iterdir()) * 3
+    alone = [predictor(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(predictor, pictures))
+    assert all(map(same, alone, together))
+
+
+def test_saved_and_loaded_again(trained: Path, picture: Path, tmp_path: Path) -> None:
+    found = autosam.load(trained, flips=True, device="cpu")
+    found.save_pretrained(tmp_path / "saved")
+    names = sorted(path.name for path in (tmp_path / "saved").iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
+    again = Predictor.from_pretrained(tmp_path / "saved", sam_checkpoint=str(sam_of(trained)))
+    assert same(again(picture), autosam.load(trained)(picture))
+    text = "".join((tmp_path / "saved" / name).read_bytes().decode("latin-1") for name in names)
+    assert str(trained.parent) not in text
+    assert str(sam_of(trained).parent) not in text
+    settings = json.loads((tmp_path / "saved/config.json").read_text())
+    assert settings["run"] == "autosam"
+    assert settings["data"]["root"] == "data"
+    assert "flips" not in settings
+    assert "device" not in settings
+
+
+def test_the_card_says_what_it_is(trained: Path, tmp_path: Path) -> None:
+    card = autosam.load(trained).generate_model_card()
+    assert card.data.library_name == "autosam"
+    assert card.data.pipeline_tag == "image-segmentation"
+    scores = checkpoint.load(trained).header["test"]
+    for line in (
+        "# autosam on data",
+        "a prompt generator emits SAM's prompt embeddings; what learns: prompter.",
+        "| pictures | 6 train, 3 validation, 3 test |",
+        f"| test | {scores['dice']:.4f} | {scores['iou']:.4f} |",
+        "| SAM | tiny, SHA-256 ",
+    ):
+        assert line in card.content
+
+
+def test_pushing_uploads_what_is_saved(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, Any] = {}
+
+    def create(self: HfApi, repo_id: str, **kwargs: Any) -> Any:
+        return type("Repo", (), {"repo_id": repo_id})
+
+    def upload(self: HfApi, repo_id: str, folder_path: Path, **kwargs: Any) -> str:
+        pushed[repo_id] = sorted(path.name for path in Path(folder_path).iterdir())
+        return "commit"
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    assert autosam.load(trained).push_to_hub("someone/polyps") == "commit"
+    assert pushed == {"someone/polyps": ["README.md", "config.json", "model.safetensors"]}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Enough of the hub to serve the files of one repository."""
+
+    folder: Path
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        start, _, name = self.path.partition("/resolve/main/")
+        file = self.folder / name
+        if start != "/someone/polyps" or not file.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = file.read_bytes()
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{len(content):040d}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_a_name_on_the_hub(trained: Path, tmp_path: Path) -> None:
+    autosam.load(trained).save_pretrained(tmp_path / "saved")
+    handler = type("Serving", (Hub,), {"folder": tmp_path / "saved"})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = {"endpoint": f"http://127.0.0.1:{server.server_port}", "cache_dir": tmp_path}
+        file = checkpoint.find("someone/polyps", **where)
+        assert file.read_bytes() == (tmp_path / "saved/model.safetensors").read_bytes()
+        with pytest.raises(CheckpointError, match="no such folder here, and the hub has no"):
+            checkpoint.find("someone/else", **where)
+        server.shutdown()
+    with pytest.raises(CheckpointError, match=r"no checkpoint there\. Give a run folder"):
+        checkpoint.find(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), r"an array of float32; expected uint8 or uint16"),
+        (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\); expected H x W or H x W x 3"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
+        (np.zeros(4, np.uint8), r"shape \(4,\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused(values: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        MemoryImage(values).read()
+
+
+def test_arrays_of_every_kind() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    rgb = np.repeat(grey[..., None], 3, axis=2)
+    for values in (grey, grey[..., None], np.stack([grey, grey // 2], 2), rgb,
+                   np.dstack([rgb, grey])):  # fmt: skip
+        assert np.array_equal(MemoryImage(values).read(), rgb)
+    deep = (np.arange(12, dtype=np.uint16) * 300).reshape(3, 4)
+    found = MemoryImage(deep, window=(0, 3300)).read()
+    assert np.array_equal(found[..., 0], (deep / 3300 * 255).round())
+    assert found.shape == (3, 4, 3)
+    assert MemoryImage(grey).digest() != MemoryImage(grey + 1).digest()
+    with pytest.raises(DataError, match="is in memory; what reads bands needs a TIFF file"):
+        _ = MemoryImage(grey).path
