@@ -6,8 +6,8 @@ import importlib
 import sys
 
 VERBS = (
-    "train", "evaluate", "compare", "predict", "check", "rough", "weights", "embeddings", "bench",
-    "pretrain",
+    "train", "evaluate", "compare", "predict", "export", "check", "rough", "weights", "embeddings",
+    "bench", "pretrain",
 )  # fmt: skip
 
 

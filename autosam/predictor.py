@@ -41,6 +41,8 @@ class Prediction:
     """float32 K x H x W in [0, 1]."""
     masks: np.ndarray
     """bool K x H x W; of exclusive classes at most one is True per pixel."""
+    logits: np.ndarray
+    """float32 K x H x W."""
 
     @property
     def score(self) -> float:
@@ -157,7 +159,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     def _decide(self, logits: torch.Tensor) -> Prediction:
         exclusive = self.loaded.config.data.exclusive
         masks = predict_label(logits, exclusive, self.threshold)
-        return Prediction(probabilities(logits[None], exclusive)[0].cpu().numpy(), masks)
+        likely = probabilities(logits[None], exclusive)[0]
+        return Prediction(likely.cpu().numpy(), masks, logits.cpu().numpy())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         checkpoint.publish(self.loaded, Path(save_directory))

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from autosam.data.labels import class_masks
 
+PILLOW = 2.0**22
+"""Steps between 0 and 1 of the weights by which Pillow resizes 8-bit pictures."""
+
 
 def content_size(height: int, width: int, size: int, geometry: str) -> tuple[int, int]:
     """Rows and columns that an H x W picture takes up in a size x size square.
@@ -97,3 +100,70 @@ def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:
     square = torch.zeros(len(masks), image_size, image_size)
     square[:, :height, :width] = torch.from_numpy(masks)
     return F.avg_pool2d(square[None], image_size // mask_size)[0]
+
+
+def content_sizes(height: Tensor, width: Tensor, size: int, geometry: str) -> tuple[Tensor, Tensor]:
+    """`content_size` of sizes that are tensors, for graphs that serve pictures of any size.
+
+    Args:
+        height, width: float64 scalars.
+        size, geometry: as there.
+
+    Returns:
+        float64 scalars.
+    """
+    if geometry == "square":
+        return torch.full_like(height, size), torch.full_like(width, size)
+    scale = size / torch.maximum(height, width)
+    rows, columns = ((side * scale + 0.5).floor().clamp(min=1) for side in (height, width))
+    return rows, columns
+
+
+def resize_matrix(length: int, content: Tensor, size: int) -> Tensor:
+    """What `resize_image` and `pad` do along one axis, as a matrix: a tent as wide as an output
+    pixel, or an input pixel where that is wider. Its values are fixed-point numbers, as Pillow has
+    them, so that products with pixels are exact.
+
+    Args:
+        length: pixels of the picture along the axis.
+        content: float64 scalar: pixels that it takes up of the square.
+        size: pixels of the square.
+
+    Returns:
+        float64 size x length; rows of padding are 0.
+    """
+    target = torch.arange(size, dtype=torch.float64)
+    source = torch.arange(length, dtype=torch.float64)
+    factor = length / content
+    distance = (source + 0.5 - ((target + 0.5) * factor)[:, None]).abs()
+    weights = (1 - distance / factor.clamp(min=1)).clamp(min=0)
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
+    weights = (weights * PILLOW + 0.5).floor() / PILLOW
+    return weights * (target < content)[:, None]
+
+
+def restore_matrix(length: int, content: Tensor, size: int, mask_size: int) -> Tensor:
+    """What `restore` does along one axis, as a matrix.
+
+    Args:
+        length: pixels of the picture along the axis.
+        content: float64 scalar: pixels that it takes up of the square.
+        size: S, pixels of the square.
+        mask_size: m, cells of the logits.
+
+    Returns:
+        float32 length x m.
+    """
+    square, whole = torch.full_like(content, size), torch.full_like(content, mask_size)
+    up = _bilinear(size, square, mask_size, whole)
+    return (_bilinear(length, torch.full_like(content, length), size, content) @ up).float()
+
+
+def _bilinear(rows: int, count: Tensor, columns: int, content: Tensor) -> Tensor:
+    """F.interpolate's bilinear weights, float64 rows x columns, from the first `content` cells;
+    `count` is `rows` as a tensor."""
+    target = torch.arange(rows, dtype=torch.float64)
+    place = ((target + 0.5) * (content / count) - 0.5).clamp(min=0)
+    place = torch.minimum(place, content - 1)
+    source = torch.arange(columns, dtype=torch.float64)
+    return (1 - (place[:, None] - source).abs()).clamp(min=0)

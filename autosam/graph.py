@@ -1,0 +1,74 @@
+"""A run as one graph of tensor operations: a picture of any size in, its mask out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from autosam.data.geometry import content_sizes, resize_matrix, restore_matrix
+from autosam.losses import with_background
+from autosam.models.segmenter import Segmenter
+from autosam.types import Batch
+
+
+class Graph(nn.Module):
+    """Resizing, padding, normalising, prompt, image encoder, mask decoder and the way back.
+
+    Every size follows from the picture's by tensor operations, so that torch.export can leave both
+    of its sides open. Resizing is by matrices, what Pillow computes (to the bit, but for the order
+    of rows and columns, which newer Pillows choose for tall pictures: then one level of 255).
+
+    Args:
+        segmenter: one that needs no prompt; put into evaluation mode, float32.
+        exclusive: see `predict_label`.
+        threshold: see `predict_label`.
+    """
+
+    def __init__(self, segmenter: Segmenter, exclusive: bool, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.segmenter = segmenter.eval().requires_grad_(False)
+        segmenter.half_encoder = False
+        self.exclusive = exclusive
+        self.bound = math.log(threshold / (1 - threshold))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            image: uint8 H x W x 3, RGB.
+
+        Returns:
+            mask: uint8. Exclusive classes: H x W, 0 background, 255 foreground for one class, else
+                the class number. Independent ones: K x H x W, 0 and 255.
+            logits: float32 K x H x W.
+        """
+        frame = self.segmenter.frame
+        height, width = image.shape[:2]
+        pixels = image.permute(2, 0, 1).double()
+        # As tensors: a number would be fixed in the graph.
+        sides = [torch.full((), side, dtype=torch.float64) for side in (height, width)]
+
+        def fitted(size: int) -> tuple[Tensor, Tensor]:
+            """uint8 1 x 3 x size x size, and int64 1 x 2."""
+            rows, columns = content_sizes(sides[0], sides[1], size, frame.geometry)
+            wide = pixels @ resize_matrix(width, columns, size).T
+            wide = (wide + 0.5).floor()  # as Pillow rounds
+            square = (resize_matrix(height, rows, size) @ wide + 0.5).floor()
+            valid = torch.stack([rows, columns]).long()
+            return square.clamp(0, 255).to(torch.uint8)[None], valid[None]
+
+        views, view_valid = fitted(frame.view_size)
+        images, image_valid = None, view_valid
+        if frame.needs_image:
+            images, image_valid = fitted(frame.image_size)
+        batch = Batch(["image"], views, view_valid, images, image_valid, [(0, 0)])
+        low = self.segmenter(batch)[0].float()
+        rows, columns = content_sizes(sides[0], sides[1], frame.image_size, frame.geometry)
+        up = restore_matrix(height, rows, frame.image_size, frame.mask_size)
+        right = restore_matrix(width, columns, frame.image_size, frame.mask_size)
+        logits = up @ low @ right.T
+        if self.exclusive and len(logits) > 1:
+            return with_background(logits[None])[0].argmax(0).to(torch.uint8), logits
+        masks = (logits > self.bound).to(torch.uint8) * 255
+        return (masks[0] if self.exclusive or len(masks) == 1 else masks), logits
