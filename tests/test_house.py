@@ -18,6 +18,7 @@ from autosam.command import parse
 from autosam.compare import CompareConfig
 from autosam.config import Config
 from autosam.evaluate import EvaluateConfig
+from autosam.export import ExportConfig
 from autosam.predict import PredictConfig
 from autosam.pretrain import PretrainConfig
 from autosam.rough import RoughPreview
@@ -27,6 +28,7 @@ KINDS = {
     "train": Config,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "check": CheckConfig,
     "rough": RoughPreview,
     "compare": CompareConfig,
