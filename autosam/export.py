@@ -27,7 +27,7 @@ from autosam.data.pairs import Pixels
 from autosam.data.sources import load_split
 from autosam.errors import AutosamError, CheckpointError, ConfigError
 from autosam.graph import Graph
-from autosam.predict import find_images
+from autosam.inputs import find_sources
 from autosam.predictor import Predictor, load
 
 SMALLEST, LARGEST = 2, 16384
@@ -154,7 +154,10 @@ def find_pictures(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
     """Pictures to compare on, spread over those that there are."""
     data = predictor.loaded.config.data
     if config.images is not None:
-        found: list[Pixels] = [image_file(path, data) for path in find_images(Path(config.images))]
+        sources = find_sources(config.images, False, Path(config.output))
+        found: list[Pixels] = [
+            image_file(source.path, data) for source in sources if source.kind == "picture"
+        ]
     else:
         try:
             found = [pair.image for pair in load_split(data)["test"]]

@@ -110,11 +110,22 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             return list(self.stream(images))
         return next(self.stream([images]))
 
-    def stream(self, images: Iterable[Picture]) -> Iterator[Prediction]:
-        """The same for any number of pictures, of which a few are held at a time."""
+    def stream(self, images: Iterable[Picture], smooth: float = 0.0) -> Iterator[Prediction]:
+        """The same for any number of pictures, of which a few are held at a time.
+
+        Args:
+            images: as for a call.
+            smooth: for the frames of a video: s in l = s * l_before + (1 - s) * l, of the logits,
+                0 to below 1.
+        """
         pictures = map(self._pixels, images)
+        before: torch.Tensor | None = None
         while batch := list(itertools.islice(pictures, BATCH)):
-            yield from self._segment(batch)
+            for logits in self._segment(batch):
+                if smooth and before is not None:
+                    logits = smooth * before + (1 - smooth) * logits
+                before = logits
+                yield self._decide(logits)
 
     def _pixels(self, image: Picture) -> Pixels:
         data = self.loaded.config.data
@@ -123,7 +134,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         return image_file(Path(image), data) if isinstance(image, str | Path) else image
 
     @torch.no_grad()
-    def _segment(self, pictures: list[Pixels]) -> list[Prediction]:
+    def _segment(self, pictures: list[Pixels]) -> list[torch.Tensor]:
+        """Logits of each, float K x H x W."""
         config, frame = self.loaded.config, self.segmenter.frame
         images = [picture.read() for picture in pictures]
         guides: list[np.ndarray | None] = [None] * len(images)
@@ -146,7 +158,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             for i, image in enumerate(images):
                 full = restore(logits[i], image.shape[:2], frame.image_size, frame.geometry)
                 sums[i] = sums[i] + full.flip([axis + 1 for axis in axes]) / len(mirrors)
-        return [self._decide(torch.as_tensor(mean)) for mean in sums]
+        return [torch.as_tensor(mean) for mean in sums]
 
     def _mirrors(self) -> list[tuple[int, ...]]:
         """Axes of the picture along which it is mirrored, for each pass."""

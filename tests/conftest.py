@@ -185,6 +185,20 @@ def tiny_config(tiny_file: Path, *flags: str) -> Config:
     )
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path) -> Path:
+    """The folder of a run of autosam; its data are beside it, in data/."""
+    root = tmp_path_factory.mktemp("trained")
+    for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
+        draw(root / "data" / part, count, start)
+    from autosam.train import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SAMS, "tiny", TINY)
+        flags = (f"--data.root={root / 'data'}", f"--output={root / 'run'}", "--train.epochs=6")
+        return train(tiny_config(tiny_file, *flags)).folder
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real photographs."""

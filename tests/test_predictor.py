@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, draw, tiny_config
+from conftest import tiny_config
 from huggingface_hub import HfApi
 from PIL import Image
 
@@ -20,21 +20,8 @@ from autosam import checkpoint
 from autosam.data.images import read_image
 from autosam.data.memory import MemoryImage
 from autosam.errors import CheckpointError, ConfigError, DataError
-from autosam.models.sam import SAMS
 from autosam.predictor import Prediction, Predictor
 from autosam.train import train
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path) -> Path:
-    """A run folder; its data are beside it."""
-    root = tmp_path_factory.mktemp("predictor")
-    for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
-        draw(root / "data" / part, count, start)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SAMS, "tiny", TINY)
-        flags = (f"--data.root={root / 'data'}", f"--output={root / 'run'}", "--train.epochs=6")
-        return train(tiny_config(tiny_file, *flags)).folder
 
 
 @pytest.fixture

@@ -161,5 +161,5 @@ def test_volumes_from_training_to_masks_as_volumes(tmp_path: Path, tiny_file: Pa
     assert np.array_equal(np.asarray(nibabel.load(files[0]).dataobj)[..., 3].T > 0, expected)
     (tmp_path / "new/case1.nii.gz").write_bytes(b"nonsense")
     settings.overwrite = True
-    with pytest.raises(DataError, match=r"1 of 2 images could not be read"):
+    with pytest.raises(DataError, match=r"1 of 2 could not be read"):
         predict(settings)

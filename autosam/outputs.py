@@ -1,0 +1,139 @@
+"""What `predict` writes of a picture: masks, probabilities, areas, outlines, COCO's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from autosam.errors import ConfigError
+from autosam.predictor import Prediction
+
+
+def mask_files(masks: np.ndarray, exclusive: bool) -> Iterator[np.ndarray]:
+    """bool K x H x W -> uint8 H x W for each file of `mask_names`."""
+    if len(masks) == 1 or not exclusive:
+        yield from masks.astype(np.uint8) * 255
+    else:
+        numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)[:, None, None]
+        yield (masks * numbers).max(0)
+
+
+def mask_names(num_classes: int, exclusive: bool) -> list[str]:
+    """What the name of each mask file adds to the picture's."""
+    single = num_classes == 1 or exclusive
+    return [""] if single else [f"_{k + 1}" for k in range(num_classes)]
+
+
+def probability_names(num_classes: int) -> list[str]:
+    """What the name of each file of probabilities adds to the picture's."""
+    if num_classes == 1:
+        return ["_probability"]
+    return [f"_probability_{k + 1}" for k in range(num_classes)]
+
+
+def write_probabilities(paths: Sequence[Path], found: Prediction) -> None:
+    """16-bit PNGs, 0 to 65535 for 0 to 1."""
+    for path, values in zip(paths, found.probabilities, strict=True):
+        cv2.imwrite(str(path), (values * 65535).round().astype(np.uint16))
+
+
+def rows_of(file: str, found: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Area, number of connected parts and mean probability of each class."""
+    rows = []
+    for name, mask, likely in zip(classes, found.masks, found.probabilities, strict=True):
+        pixels = int(mask.sum())
+        rows.append({
+            "file": file,
+            "class": name,
+            "pixels": pixels,
+            "share": round(pixels / mask.size, 6),
+            "objects": cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1,
+            "score": round(float(likely[mask].mean()), 4) if pixels else "",
+        })  # fmt: skip
+    return rows
+
+
+def geojson(found: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """Outlines with holes as a FeatureCollection; x to the right and y down, in pixels from the
+    corner of the picture."""
+    features = []
+    for name, mask, likely in zip(classes, found.masks, found.probabilities, strict=True):
+        for part, rings in _polygons(mask):
+            features.append({
+                "type": "Feature",
+                "properties": {
+                    "class": name,
+                    "pixels": int(part.sum()),
+                    "score": round(float(likely[part].mean()), 4),
+                },
+                "geometry": {"type": "Polygon", "coordinates": rings},
+            })  # fmt: skip
+    return {"type": "FeatureCollection", "features": features}
+
+
+def _polygons(mask: np.ndarray) -> Iterator[tuple[np.ndarray, list[list[list[float]]]]]:
+    """Each connected part, bool H x W, and its rings: the outer one, then its holes, closed."""
+    count, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    for number in range(1, count):
+        part = parts == number
+        yield part, rings_of(part)
+
+
+def rings_of(part: np.ndarray) -> list[list[list[float]]]:
+    """The edges of the pixels of a connected part, as closed rings, the outer one before holes.
+
+    OpenCV's outlines run through the centres of pixels and would lose half a pixel all around. In
+    a picture twice as large those centres lie a quarter off the edges, to which they are rounded.
+    """
+    large = cv2.resize(part.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    contours, levels = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    rings = []
+    for contour, level in zip(contours, levels[0], strict=True):
+        corners = (contour[:, 0] / 2 + 0.25).round()
+        corners = corners[(corners != np.roll(corners, 1, axis=0)).any(1)]
+        steps = corners - np.roll(corners, 1, axis=0)
+        turns = (steps != 0) != (np.roll(steps, -1, axis=0) != 0)
+        corners = corners[turns.any(1)]  # points on straight edges go
+        rings.append((level[3] >= 0, [*corners.tolist(), corners[0].tolist()]))
+    return [ring for _, ring in sorted(rings, key=lambda entry: entry[0])]
+
+
+def objects_of(found: Prediction, rle: bool) -> list[dict[str, Any]]:
+    """COCO annotations without numbers: one for each connected part of each class, in pixels.
+
+    Args:
+        found: a prediction.
+        rle: run lengths (exact); else polygons, whose holes COCO's format cannot hold.
+
+    Raises:
+        ConfigError: run lengths are wanted and pycocotools is missing.
+    """
+    if rle:
+        try:
+            from pycocotools import mask as coco
+        except ImportError:
+            raise ConfigError(
+                "--coco rle: needs pycocotools: pip install 'autosam[data]'; or --coco polygon."
+            ) from None
+    objects = []
+    for k, (mask, likely) in enumerate(zip(found.masks, found.probabilities, strict=True)):
+        for part, rings in _polygons(mask):
+            segmentation: Any = [[number for point in rings[0][:-1] for number in point]]
+            if rle:
+                packed = coco.encode(np.asfortranarray(part.astype(np.uint8)))
+                segmentation = {"size": packed["size"], "counts": packed["counts"].decode()}
+            xs, ys = np.flatnonzero(part.any(0)), np.flatnonzero(part.any(1))
+            x, y = int(xs[0]), int(ys[0])
+            objects.append({
+                "category_id": k + 1,
+                "segmentation": segmentation,
+                "area": int(part.sum()),
+                "bbox": [x, y, int(xs[-1]) - x + 1, int(ys[-1]) - y + 1],
+                "iscrowd": 0,
+                "score": round(float(likely[part].mean()), 4),
+            })  # fmt: skip
+    return objects

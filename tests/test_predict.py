@@ -1,0 +1,255 @@
+"""`predict` on files, folders, patterns and videos: what it writes, skips, survives and refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+import autosam
+from autosam.data.images import read_image
+from autosam.errors import ConfigError, DataError
+from autosam.inputs import find_sources, frames_of
+from autosam.outputs import geojson, objects_of, rings_of, rows_of
+from autosam.predict import PredictConfig, predict
+from autosam.predictor import Prediction
+
+
+def run(trained: Path, source: Path | str, output: Path, **settings: Any) -> list[Path]:
+    return predict(PredictConfig(str(trained), str(source), str(output), **settings))
+
+
+@pytest.fixture
+def pictures(trained: Path, tmp_path: Path) -> Path:
+    """in/{a,b}.png and in/deep/er/c.png, of three sizes."""
+    folder = tmp_path / "in"
+    (folder / "deep/er").mkdir(parents=True)
+    test = sorted((trained.parent / "data/test/images").iterdir())
+    names = {"a.png": (40, 56), "b.png": (200, 33), "deep/er/c.png": (17, 400)}
+    for path, (name, size) in zip(test, names.items(), strict=True):
+        Image.open(path).resize(size[::-1]).save(folder / name)
+    return folder
+
+
+def area(ring: list[list[float]]) -> float:
+    """By Gauss's formula."""
+    x, y = np.array(ring).T
+    return abs(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum())) / 2
+
+
+def test_everything_that_can_be_written(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = {"overlay": True, "probabilities": True, "geojson": True, "coco": "rle"}
+    written = run(trained, pictures, out, recursive=True, **asked)
+    assert written == [out / "a.png", out / "b.png", out / "deep/er/c.png"]
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    ends = (".png", "_overlay.png", "_probability.png", ".geojson")
+    assert names == {
+        *(f"{stem}{end}" for stem in ("a", "b", "deep/er/c") for end in ends),
+        "areas.csv", "coco.json", "predictions.jsonl",
+    }  # fmt: skip
+    with open(out / "areas.csv") as file:
+        table = {row["file"]: row for row in csv.DictReader(file)}
+    content = json.loads((out / "coco.json").read_text())
+    assert content["categories"] == [{"id": 1, "name": "1"}]
+    sizes = {i["file_name"]: (i["height"], i["width"], i["id"]) for i in content["images"]}
+    predictor = autosam.load(trained)
+    for stem, size in {"a": (40, 56), "b": (200, 33), "deep/er/c": (17, 400)}.items():
+        found = predictor(pictures / f"{stem}.png")
+        mask = found.masks[0]
+        assert mask.shape == size
+        assert np.array_equal(np.asarray(Image.open(out / f"{stem}.png")), mask * 255)
+        values = cv2.imread(str(out / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED)
+        assert values.dtype == np.uint16
+        assert np.abs(values / 65535 - found.probabilities[0]).max() < 1e-4
+        assert Image.open(out / f"{stem}_overlay.png").size == size[::-1]
+        row = table[stem]
+        assert int(row["pixels"]) == mask.sum()
+        assert float(row["share"]) == pytest.approx(mask.mean(), abs=1e-5)
+        assert float(row["score"]) == pytest.approx(found.score, abs=1e-3)
+        features = json.loads((out / f"{stem}.geojson").read_text())["features"]
+        assert len(features) == int(row["objects"]) > 0
+        height, width, number = sizes[f"{Path(stem).name}.png"]
+        assert (height, width) == size
+        own = [a for a in content["annotations"] if a["image_id"] == number]
+        drawn = sum(coco.decode(a["segmentation"]).astype(int) for a in own)
+        assert np.array_equal(drawn, mask)
+        assert sum(a["area"] for a in own) == mask.sum()
+
+
+def prediction(mask: np.ndarray) -> Prediction:
+    likely = np.where(mask, 0.75, 0.25).astype(np.float32)[None]
+    return Prediction(likely, mask[None], likely)
+
+
+RING = np.zeros((6, 8), bool)
+RING[1:5, 1:6] = True
+RING[2:4, 2:5] = False
+RING[5, 7] = True
+
+
+def test_outlines_objects_and_areas_by_hand() -> None:
+    found = prediction(RING)
+    assert rows_of("x", found, ["cell"]) == [
+        {"file": "x", "class": "cell", "pixels": 15, "share": 0.3125, "objects": 2, "score": 0.75}
+    ]
+    first, second = geojson(found, ["cell"])["features"]
+    assert first["properties"] == {"class": "cell", "pixels": 14, "score": 0.75}
+    outer, hole = first["geometry"]["coordinates"]
+    assert sorted(map(tuple, outer[:-1])) == [(1, 1), (1, 5), (6, 1), (6, 5)]
+    assert sorted(map(tuple, hole[:-1])) == [(2, 2), (2, 4), (5, 2), (5, 4)]
+    assert outer[0] == outer[-1]
+    assert sorted(map(tuple, second["geometry"]["coordinates"][0][:-1])) == [
+        (7, 5), (7, 6), (8, 5), (8, 6),
+    ]  # fmt: skip
+    ring, dot = objects_of(found, rle=True)
+    assert (ring["bbox"], ring["area"], ring["score"]) == ([1, 1, 5, 4], 14, 0.75)
+    assert (dot["bbox"], dot["area"], dot["category_id"]) == ([7, 5, 1, 1], 1, 1)
+    outline = objects_of(found, rle=False)[0]["segmentation"]
+    assert len(outline) == 1
+    assert len(outline[0]) == 8
+
+
+def test_outlines_enclose_as_many_pixels_as_there_are() -> None:
+    rng = np.random.default_rng(0)
+    for sigma in (0.4, 1.0, 2.0) * 10:
+        mask = cv2.GaussianBlur(rng.random((30, 40)), (0, 0), sigma) > 0.5
+        count, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+        for number in range(1, count):
+            outer, *holes = rings_of(parts == number)
+            assert area(outer) - sum(map(area, holes)) == (parts == number).sum()
+            steps = np.diff(np.array(outer), axis=0) != 0
+            assert (steps.sum(1) == 1).all()  # along edges, never across
+
+
+def test_what_is_done_is_skipped(
+    trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run(trained, pictures, out)
+    table = (out / "areas.csv").read_text()
+    before = (out / "a.png").stat().st_mtime_ns
+    (out / "b.png").unlink()
+    assert run(trained, pictures, out) == [out / "a.png", out / "b.png"]
+    assert "1 of 2 are done already" in capsys.readouterr().out
+    assert (out / "a.png").stat().st_mtime_ns == before
+    assert (out / "b.png").exists()
+    assert (out / "areas.csv").read_text() == table
+    # What a killed call was writing is done again.
+    first, second, *_ = (out / "predictions.jsonl").read_text().splitlines()
+    (out / "predictions.jsonl").write_text(f"{first}\n{second[:-9]}")
+    run(trained, pictures, out)
+    assert "1 of 2 are done already" in capsys.readouterr().out
+    assert (out / "areas.csv").read_text() == table
+    # What was not asked for before is not done yet.
+    run(trained, pictures, out, coco="polygon")
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
+    run(trained, pictures, out, overwrite=True)
+    assert (out / "a.png").stat().st_mtime_ns != before
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_rest(
+    trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "broken.jpg").write_bytes(b"no image")
+    (pictures / "broken.mp4").write_bytes(b"no video")
+    (pictures / "notes.txt").write_text("not looked at")
+    with pytest.raises(DataError, match=r"2 of 4 could not be read \(see above\)"):
+        run(trained, pictures, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "broken.jpg: cannot be read as an image" in said
+    assert "broken.mp4: cannot be read as a video" in said
+    assert (tmp_path / "out/a.png").is_file()
+    assert (tmp_path / "out/b.png").is_file()
+
+
+def test_patterns_and_folders(pictures: Path, tmp_path: Path) -> None:
+    def names(where: Path | str, recursive: bool = False) -> list[str]:
+        return [source.name for source in find_sources(str(where), recursive, tmp_path / "out")]
+
+    assert names(pictures) == ["a", "b"]
+    assert names(pictures, recursive=True) == ["a", "b", "deep/er/c"]
+    assert names(f"{pictures}/*.png") == ["a", "b"]
+    assert names(f"{pictures}/**/*.png") == ["a", "b", "deep/er/c"]
+    assert names(f"{tmp_path}/*/deep/*/c.*") == ["in/deep/er/c"]
+    assert names(pictures / "a.png") == ["a"]
+    out = tmp_path / "out"
+    out.mkdir()
+    Image.new("L", (8, 8)).save(out / "mask.png")
+    assert names(tmp_path, recursive=True) == ["in/a", "in/b", "in/deep/er/c"]
+    with pytest.raises(DataError, match=r"holds no picture .* --recursive true looks deeper"):
+        names(pictures / "deep")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match="not a picture, a volume or a video by its extension"):
+        names(tmp_path / "notes.txt")
+
+
+@pytest.fixture
+def video(trained: Path, tmp_path: Path) -> Path:
+    """Ten frames: a picture that fades into another."""
+    first, last = (
+        read_image(path).astype(float)
+        for path in sorted((trained.parent / "data/test/images").iterdir())[:2]
+    )
+    path = tmp_path / "clip.mp4"
+    size = (first.shape[1], first.shape[0])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, size)
+    for share in np.linspace(0, 1, 10):
+        frame = ((1 - share) * first + share * last).astype(np.uint8)
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+def test_a_video_frame_by_frame(trained: Path, video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(trained, video, out, overlay=True) == [out / "clip"]
+    predictor = autosam.load(trained)
+    frames = list(frames_of(video))
+    assert len(frames) == 10
+    for i, frame in enumerate(frames):
+        mask = np.asarray(Image.open(out / f"clip/{i:06d}.png"))
+        assert np.array_equal(mask > 0, predictor(frame).masks[0])
+    assert len(list(frames_of(out / "clip_overlay.mp4"))) == 10
+    with open(out / "areas.csv") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [
+            f"clip frame {i}" for i in range(10)
+        ]
+
+
+def test_frames_are_smoothed(trained: Path, video: Path) -> None:
+    predictor = autosam.load(trained)
+    frames = list(frames_of(video))
+    plain = [found.logits for found in predictor.stream(frames)]
+    smooth = [found.logits for found in predictor.stream(frames, smooth=0.75)]
+    assert np.array_equal(smooth[0], plain[0])
+    assert np.allclose(smooth[1], 0.75 * plain[0] + 0.25 * plain[1], atol=1e-5)
+    assert np.allclose(smooth[9], 0.75 * smooth[8] + 0.25 * plain[9], atol=1e-5)
+
+
+def test_what_would_do_harm_is_refused(trained: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    out = tmp_path / "o"
+    with pytest.raises(DataError, match=r"would both write a\.png"):
+        run(trained, tmp_path, out)
+    with pytest.raises(ConfigError, match="masks would replace images"):
+        run(trained, tmp_path / "a.png", tmp_path)
+    with pytest.raises(ConfigError, match="--input is needed"):
+        run(trained, "", out)
+    with pytest.raises(DataError, match="no such file or folder"):
+        run(trained, tmp_path / "none", out)
+    with pytest.raises(ConfigError, match=r"--smooth 1\.0: must be at least 0 and below 1"):
+        run(trained, tmp_path / "a.png", out, smooth=1.0)
+    out.mkdir()
+    (out / "a.png").write_bytes(b"somebody's")
+    with pytest.raises(DataError, match=r"a\.png: exists"):
+        run(trained, tmp_path / "a.png", out)
+    assert (out / "a.png").read_bytes() == b"somebody's"
