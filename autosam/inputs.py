@@ -27,6 +27,11 @@ class Source:
     """Where its masks go under the output folder, without extension: sub-folders are kept."""
     kind: Literal["picture", "volume", "video"]
 
+    @property
+    def key(self) -> str:
+        """Its name with the extension, by which the journal knows it."""
+        return str(Path(self.name).with_name(self.path.name))
+
 
 def find_sources(where: str, recursive: bool, output: Path) -> list[Source]:
     """What a file, a folder or a pattern such as `scans/*/*.png` names, in order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autosam.checkpoint import write_atomically
+from autosam.errors import DataError
 
 JOURNAL = "predictions.jsonl"
 TABLE = "areas.csv"
@@ -17,29 +19,43 @@ COLUMNS = ("file", "class", "pixels", "share", "objects", "score")
 
 
 class Journal:
-    """What is done, a line for each source, written when its files are.
+    """What is done, a line for each source, written with its files; the first line says by what.
 
     Args:
         folder: the output folder.
+        made_by: the checkpoint and the settings that masks depend on.
         needs: what a line must hold to count as done.
         fresh: forget what was done.
+
+    Raises:
+        DataError: what is done was made by something else.
     """
 
-    def __init__(self, folder: Path, needs: Sequence[str], fresh: bool) -> None:
-        self.folder, self.done = folder, {} if fresh else self._read(folder / JOURNAL, needs)
-        text = "".join(json.dumps(entry) + "\n" for entry in self.done.values())
+    def __init__(
+        self, folder: Path, made_by: dict[str, Any], needs: Sequence[str], fresh: bool
+    ) -> None:
+        self.folder = folder
+        self.done: dict[str, dict[str, Any]] = {}
+        for entry in [] if fresh else self._read(folder / JOURNAL):
+            if other := entry.get("made_by"):
+                differs = [key for key in made_by if other.get(key) != made_by[key]]
+                if differs:
+                    raise DataError(
+                        f"{folder}: holds masks made with another {' and '.join(differs)}. Choose "
+                        "another --output, or pass --overwrite true to do everything anew."
+                    )
+            elif all(name in entry for name in needs):
+                self.done[entry["name"]] = entry
+        lines = [{"made_by": made_by}, *self.done.values()]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(folder / JOURNAL, lambda to: to.write_text(text, encoding="utf-8"))
 
     @staticmethod
-    def _read(path: Path, needs: Sequence[str]) -> dict[str, dict[str, Any]]:
-        found = {}
+    def _read(path: Path) -> list[dict[str, Any]]:
+        found = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the line that a killed call was writing
-                continue
-            if all(name in entry for name in needs):
-                found[entry["name"]] = entry
+            with contextlib.suppress(json.JSONDecodeError):  # what a killed call was writing
+                found.append(json.loads(line))
         return found
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -67,7 +83,7 @@ class Journal:
         for number, (_, entry) in enumerate(sorted(self.done.items()), 1):
             if "size" not in entry:  # a volume or a video
                 continue
-            images.append({"id": number, "file_name": entry["file"], **entry["size"]})
+            images.append({"id": number, "file_name": entry["name"], **entry["size"]})
             for found in entry["objects"]:
                 annotations.append({"id": len(annotations) + 1, "image_id": number, **found})
         content = {

@@ -125,7 +125,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 if smooth and before is not None:
                     logits = smooth * before + (1 - smooth) * logits
                 before = logits
-                yield self._decide(logits)
+                yield self.decide(logits)
 
     def _pixels(self, image: Picture) -> Pixels:
         data = self.loaded.config.data
@@ -168,7 +168,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         upside_down = augment.vertical_flip > 0 or augment.quarter_turns
         return [(), (1,), (0,), (0, 1)] if upside_down else [(), (1,)]
 
-    def _decide(self, logits: torch.Tensor) -> Prediction:
+    def decide(self, logits: torch.Tensor) -> Prediction:
+        """Logits float K x H x W at the picture's own size -> masks, by class or threshold."""
         exclusive = self.loaded.config.data.exclusive
         masks = predict_label(logits, exclusive, self.threshold)
         likely = probabilities(logits[None], exclusive)[0]

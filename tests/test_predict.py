@@ -76,7 +76,7 @@ def test_everything_that_can_be_written(trained: Path, pictures: Path, tmp_path:
         assert float(row["score"]) == pytest.approx(found.score, abs=1e-3)
         features = json.loads((out / f"{stem}.geojson").read_text())["features"]
         assert len(features) == int(row["objects"]) > 0
-        height, width, number = sizes[f"{Path(stem).name}.png"]
+        height, width, number = sizes[f"{stem}.png"]
         assert (height, width) == size
         own = [a for a in content["annotations"] if a["image_id"] == number]
         drawn = sum(coco.decode(a["segmentation"]).astype(int) for a in own)
@@ -143,15 +143,17 @@ def test_what_is_done_is_skipped(
     assert (out / "b.png").exists()
     assert (out / "areas.csv").read_text() == table
     # What a killed call was writing is done again.
-    first, second, *_ = (out / "predictions.jsonl").read_text().splitlines()
-    (out / "predictions.jsonl").write_text(f"{first}\n{second[:-9]}")
+    head, first, second, *_ = (out / "predictions.jsonl").read_text().splitlines()
+    (out / "predictions.jsonl").write_text(f"{head}\n{first}\n{second[:-9]}")
     run(trained, pictures, out)
     assert "1 of 2 are done already" in capsys.readouterr().out
     assert (out / "areas.csv").read_text() == table
     # What was not asked for before is not done yet.
     run(trained, pictures, out, coco="polygon")
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
-    run(trained, pictures, out, overwrite=True)
+    with pytest.raises(DataError, match="holds masks made with another flips and threshold"):
+        run(trained, pictures, out, flips=True, threshold=0.6)
+    run(trained, pictures, out, overwrite=True, flips=True)
     assert (out / "a.png").stat().st_mtime_ns != before
 
 

@@ -1,0 +1,210 @@
+"""How `predict` goes through a picture, a volume or a video, and the files that it leaves."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+
+from autosam.checkpoint import write_atomically
+from autosam.config import DataConfig
+from autosam.data.folders import image_file
+from autosam.data.images import write_png
+from autosam.data.volumes import Slice, shape_of, stack, write_volume
+from autosam.errors import DataError
+from autosam.inputs import Source, frames_of, rate_of
+from autosam.outputs import (
+    geojson,
+    mask_files,
+    mask_names,
+    objects_of,
+    probability_names,
+    rows_of,
+    write_probabilities,
+)
+from autosam.pictures import overlay, palette
+from autosam.predictor import Prediction, Predictor
+from autosam.windows import CELLS, open_pixels, segment_windows
+
+LARGE = 100_000_000
+"""Logits of a picture that are held in memory, at most: beyond, masks are made piece by piece."""
+
+
+@dataclass(kw_only=True)
+class Wanted:
+    """What is written beside masks, and how pictures are gone through."""
+
+    overlay: bool = False
+    """Also write NAME_overlay.png, the mask drawn on the picture; of videos NAME_overlay.mp4 (not
+    for volumes)."""
+    probabilities: bool = False
+    """Also write NAME_probability.png, 16 bits, 0 to 65535 (pictures alone)."""
+    coco: Literal["no", "rle", "polygon"] = "no"
+    """Also write coco.json, each connected part an object, as run lengths or as polygons, which
+    lose holes (pictures alone)."""
+    geojson: bool = False
+    """Also write NAME.geojson, outlines with holes in pixels (pictures alone)."""
+    window: int | None = None
+    """Pictures larger than this, in pixels, are segmented window by window of this size, TIFFs
+    without reading more than that at a time. Choose the size of the pictures trained on. Unset:
+    every picture as a whole."""
+    overlap: float = 0.25
+    """Share of a window that the next one covers again, 0 to 0.9; logits are averaged there."""
+    smooth: float = 0.0
+    """Of videos: share of the frames before in each frame's logits, 0 (none) to below 1."""
+
+
+def files_of(source: Source, output: Path, wanted: Wanted, data: DataConfig) -> list[Path]:
+    """What is written of a source, masks first; of a video the folder of its masks."""
+    names = mask_names(data.num_classes, data.exclusive)
+    if source.kind == "volume":
+        return [output / f"{source.name}{name}.nii.gz" for name in names]
+    drawn = [".mp4" if source.kind == "video" else ".png"] * wanted.overlay
+    files = [output / f"{source.name}_overlay{suffix}" for suffix in drawn]
+    if source.kind == "video":
+        return [output / source.name, *files]
+    if wanted.probabilities:
+        names = [*names, *probability_names(data.num_classes)]
+    if wanted.geojson:
+        files.append(output / f"{source.name}.geojson")
+    return [output / f"{source.name}{name}.png" for name in names] + files
+
+
+def write_picture(
+    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted
+) -> dict[str, Any]:
+    """Segment a picture and write its files; what the journal notes of it."""
+    data = predictor.loaded.config.data
+    picture = image_file(source.path, data)
+    found = None
+    if wanted.window is not None:
+        pixels = open_pixels(picture, data.window)
+        if max(pixels.shape) > wanted.window:
+            with tempfile.TemporaryDirectory(dir=files[0].parent) as folder:
+                logits = segment_windows(
+                    predictor, pixels, wanted.window, wanted.overlap, Path(folder)
+                )
+                if logits.size > LARGE:
+                    return write_large(source, files, predictor, wanted, logits)
+                found = predictor.decide(torch.from_numpy(logits[0]))
+    if found is None:
+        found = predictor(picture)
+    rest = write_masks(files, found, data)
+    if wanted.probabilities:
+        write_probabilities(rest[: data.num_classes], found)
+        rest = rest[data.num_classes :]
+    if wanted.overlay:
+        write_png(rest[0], overlay(picture.read(), found.masks, palette(data)))
+    if wanted.geojson:
+        text = json.dumps(geojson(found, data.class_names))
+        write_atomically(rest[-1], lambda to: to.write_text(text, encoding="utf-8"))
+    height, width = found.masks.shape[1:]
+    entry: dict[str, Any] = {"size": {"height": height, "width": width}}
+    entry["rows"] = rows_of(source.name, found, data.class_names)
+    if wanted.coco != "no":
+        entry["objects"] = objects_of(found, wanted.coco == "rle")
+    return entry
+
+
+def write_large(
+    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted, logits: Any
+) -> dict[str, Any]:
+    """The masks of a picture whose logits, float32 1 x K x H x W, are too many to hold.
+
+    Raises:
+        DataError: more was asked for than masks.
+    """
+    data = predictor.loaded.config.data
+    _, classes, height, width = logits.shape
+    names = mask_names(data.num_classes, data.exclusive)
+    if len(files) > len(names) or wanted.coco != "no":
+        raise DataError(
+            f"{source.path}: {width} x {height} pixels: of pictures this large only masks and "
+            "areas are written. Leave --overlay, --probabilities, --coco and --geojson out."
+        )
+    masks = [np.zeros((height, width), np.uint8) for _ in names]
+    pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
+    for top in range(0, height, CELLS):
+        found = predictor.decide(torch.from_numpy(logits[0, :, top : top + CELLS]))
+        for mask, part in zip(masks, mask_files(found.masks, data.exclusive), strict=True):
+            mask[top : top + CELLS] = part
+        pixels += found.masks.sum((1, 2))
+        sums += (found.probabilities * found.masks).sum((1, 2), dtype=np.float64)
+    for file, mask in zip(files, masks, strict=True):
+        write_png(file, mask)
+    rows = [
+        {
+            "file": source.name,
+            "class": name,
+            "pixels": int(count),
+            "share": round(int(count) / (height * width), 6),
+            "objects": "",
+            "score": round(float(total / count), 4) if count else "",
+        }
+        for name, count, total in zip(data.class_names, pixels, sums, strict=True)
+    ]
+    return {"size": {"height": height, "width": width}, "rows": rows, "objects": []}
+
+
+def write_masks(files: list[Path], found: Prediction, data: DataConfig) -> list[Path]:
+    """Write the masks; returns the files that are left."""
+    masks = list(mask_files(found.masks, data.exclusive))
+    for file, pixels in zip(files, masks, strict=False):
+        write_png(file, pixels)
+    return files[len(masks) :]
+
+
+def write_of_volume(
+    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted
+) -> dict[str, Any]:
+    """The same for a volume, slice by slice."""
+    data = predictor.loaded.config.data
+    slices = [
+        Slice(source.path, data.axis, i, window=data.window)
+        for i in range(shape_of(source.path)[data.axis])
+    ]
+    masks, rows = [], []
+    for i, found in enumerate(predictor.stream(slices)):
+        masks.append(list(mask_files(found.masks, data.exclusive)))
+        rows += rows_of(f"{source.name} slice {i}", found, data.class_names)
+    for file, pixels in zip(files, zip(*masks, strict=True), strict=True):
+        write_volume(file, stack(list(pixels), data.axis), source.path)
+    return {"rows": rows, "objects": []}
+
+
+def write_video(
+    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted
+) -> dict[str, Any]:
+    """The same for a video, frame by frame: masks in a folder, numbered from 0."""
+    data = predictor.loaded.config.data
+    folder, colours, rows = files[0], palette(data), []
+    folder.mkdir(exist_ok=True)
+    drawn: cv2.VideoWriter | None = None
+    held, kept = itertools.tee(frames_of(source.path))
+    for i, (frame, found) in enumerate(
+        zip(held, predictor.stream(kept, smooth=wanted.smooth), strict=True)
+    ):
+        names = [f"{i:06d}{name}.png" for name in mask_names(data.num_classes, data.exclusive)]
+        write_masks([folder / name for name in names], found, data)
+        rows += rows_of(f"{source.name} frame {i}", found, data.class_names)
+        if wanted.overlay:
+            if drawn is None:
+                code = cv2.VideoWriter.fourcc(*"mp4v")
+                size = (frame.shape[1], frame.shape[0])
+                drawn = cv2.VideoWriter(str(files[1]), code, rate_of(source.path), size)
+            picture = overlay(frame, found.masks, colours)
+            drawn.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if drawn is not None:
+        drawn.release()
+    return {"rows": rows, "objects": []}
+
+
+WRITERS = {"picture": write_picture, "volume": write_of_volume, "video": write_video}
+"""By kind of source."""

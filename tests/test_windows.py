@@ -1,0 +1,131 @@
+"""Pictures larger than a window: read and segmented piece by piece, in bounded memory."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import autosam
+from autosam.data.images import ImageFile
+from autosam.errors import ConfigError, DataError
+from autosam.predict import PredictConfig, predict
+from autosam.windows import TiledPixels, open_pixels, segment_windows, starts
+
+
+@pytest.fixture
+def large(trained: Path, tmp_path: Path) -> Path:
+    """A tiled TIFF of 150 x 230 pixels: pictures of the kind trained on, side by side."""
+    pictures = sorted((trained.parent / "data/test/images").iterdir())
+    row = np.hstack([np.asarray(Image.open(path)) for path in pictures] * 2)[:, :230]
+    image = np.vstack([row] * 4)[:150]
+    path = tmp_path / "in/large.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, image, tile=(64, 64), photometric="rgb", compression="zlib")
+    return path
+
+
+def test_where_windows_begin() -> None:
+    assert starts(100, 100, 0.25) == [0]
+    assert starts(40, 100, 0.25) == [0]
+    assert starts(101, 100, 0.25) == [0, 1]
+    assert starts(900, 512, 0.25) == [0, 194, 388]
+    assert starts(20, 10, 0.0) == [0, 10]
+    for length in range(33, 200):
+        found = starts(length, 32, 0.25)
+        assert found[0] == 0
+        assert found[-1] == length - 32
+        assert max(np.diff(found)) <= 24
+
+
+def test_where_windows_overlap_logits_are_averaged(
+    trained: Path, large: Path, tmp_path: Path
+) -> None:
+    predictor = autosam.load(trained)
+    image = tifffile.imread(large)
+    (tmp_path / "parts").mkdir()
+    pixels = open_pixels(ImageFile(large))
+    found = segment_windows(predictor, pixels, 60, 0.25, tmp_path / "parts")
+    sums, counts = np.zeros((150, 230)), np.zeros((150, 230))
+    for y in starts(150, 60, 0.25):
+        for x in starts(230, 60, 0.25):
+            part = (slice(y, y + 60), slice(x, x + 60))
+            sums[part] += predictor(np.ascontiguousarray(image[part])).logits[0]
+            counts[part] += 1
+    assert counts.min() == 1
+    assert counts.max() == 4
+    assert np.allclose(found[0, 0], sums / counts, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [10**8, 10])
+def test_predict_by_windows(
+    trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """In memory, and piece by piece: the same masks and areas."""
+    monkeypatch.setattr("autosam.writing.LARGE", most)
+    monkeypatch.setattr("autosam.writing.CELLS", 64)
+    Image.fromarray(tifffile.imread(large)).save(large.parent / "same.png")
+    small = tifffile.imread(large)[:40, :56]
+    Image.fromarray(small).save(large.parent / "small.png")
+    out = tmp_path / "out"
+    predict(PredictConfig(str(trained), str(large.parent), str(out), window=60))
+    predictor = autosam.load(trained)
+    (tmp_path / "parts").mkdir()
+    logits = segment_windows(predictor, open_pixels(ImageFile(large)), 60, 0.25, tmp_path / "parts")
+    masks = {
+        "large": logits[0, 0] > 0, "same": logits[0, 0] > 0, "small": predictor(small).masks[0],
+    }  # fmt: skip
+    with open(out / "areas.csv") as file:
+        table = {row["file"]: row for row in csv.DictReader(file)}
+    for name, mask in masks.items():
+        assert np.array_equal(np.asarray(Image.open(out / f"{name}.png")), mask * 255)
+        assert int(table[name]["pixels"]) == mask.sum() > 0
+        assert (table[name]["objects"] == "") == (most == 10 and name != "small")
+    assert table["large"]["score"] == table["same"]["score"]
+    likely = 1 / (1 + np.exp(-logits[0, 0]))
+    mean = likely[masks["large"]].mean()
+    assert float(table["large"]["score"]) == pytest.approx(mean, abs=1e-4)
+    assert not [path for path in out.iterdir() if path.is_dir()]
+
+
+def test_too_much_is_wanted_of_a_large_picture(
+    trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("autosam.writing.LARGE", 10)
+    config = PredictConfig(str(trained), str(large), str(tmp_path / "out"), window=60, overlay=True)
+    with pytest.raises(DataError, match="1 of 1 could not be read"):
+        predict(config)
+    assert "of pictures this large only masks and areas are written" in capsys.readouterr().err
+
+
+def test_tiffs_of_other_kinds(tmp_path: Path) -> None:
+    deep = (np.arange(4000, dtype=np.uint16) * 16).reshape(40, 100)
+    tifffile.imwrite(tmp_path / "deep.tif", deep)
+    pixels = TiledPixels(tmp_path / "deep.tif", window=(0, 63984))
+    expected = (deep[10:20, 5:9] / 63984 * 255).round()
+    assert np.array_equal(pixels.part(10, 5, 10, 4)[..., 1], expected)
+    stretched = TiledPixels(tmp_path / "deep.tif").part(0, 0, 40, 100)
+    assert (stretched.min(), stretched.max()) == (0, 255)
+    tifffile.imwrite(tmp_path / "float.tif", deep.astype(np.float32))
+    with pytest.raises(DataError, match=r"float32 pixels; expected 8 or 16 bits"):
+        TiledPixels(tmp_path / "float.tif")
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 20, 30), np.uint8))
+    with pytest.raises(DataError, match="expected one picture, grey or RGB"):
+        TiledPixels(tmp_path / "stack.tif")
+    (tmp_path / "text.tif").write_text("no picture")
+    with pytest.raises(DataError, match=r"text\.tif: cannot be read as a TIFF"):
+        TiledPixels(tmp_path / "text.tif")
+
+
+def test_windows_that_cannot_be(trained: Path, large: Path, tmp_path: Path) -> None:
+    for settings, message in (
+        ({"window": 8}, "--window 8: must be at least 32"),
+        ({"window": 64, "overlap": 0.95}, r"--overlap 0\.95: must lie between 0 and 0\.9"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            predict(PredictConfig(str(trained), str(large), str(tmp_path / "o"), **settings))  # type: ignore[arg-type]
