@@ -7,7 +7,7 @@ import sys
 
 VERBS = (
     "train", "evaluate", "compare", "predict", "export", "check", "rough", "weights", "embeddings",
-    "bench", "pretrain",
+    "bench", "pretrain", "app",
 )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         elif name is not None:
             sources.append(name)
             args[i] = "--config=" + json.dumps(read_config(name, kind))
-    args = _spell_out_switches(kind, args)
+    args = _gather_lists(kind, _spell_out_switches(kind, args))
     try:
         return _build(kind, parser, parser.parse_args(args))
     except ArgumentError as error:
@@ -120,6 +120,23 @@ def _spell_out_switches(kind: type, args: list[str]) -> list[str]:
         if arg in switches and (i + 1 == len(args) or args[i + 1].startswith("--")):
             result.append("true")
     return result
+
+
+def _gather_lists(kind: type, args: list[str]) -> list[str]:
+    """`--checkpoint A --checkpoint B` is one list."""
+    lists: dict[str, list[str]] = {
+        f"--{f.name}": [] for f in dataclasses.fields(kind) if f.type == "list[str]"
+    }
+    result: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        name, equals, value = arg.partition("=")
+        if name not in lists:
+            result.append(arg)
+            continue
+        value = value if equals else next(rest, "")
+        lists[name] += json.loads(value) if value.startswith("[") else [value]
+    return result + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

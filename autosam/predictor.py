@@ -26,6 +26,7 @@ from autosam.errors import CheckpointError, ConfigError
 from autosam.losses import probabilities
 from autosam.metrics import predict_label
 from autosam.precision import choose_device
+from autosam.report import Look, look
 from autosam.types import Batch
 
 Picture = str | Path | np.ndarray | Image.Image | Pixels
@@ -168,10 +169,17 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         upside_down = augment.vertical_flip > 0 or augment.quarter_turns
         return [(), (1,), (0,), (0, 1)] if upside_down else [(), (1,)]
 
-    def decide(self, logits: torch.Tensor) -> Prediction:
-        """Logits float K x H x W at the picture's own size -> masks, by class or threshold."""
+    def look(self, image: Picture) -> Look:
+        """Logits of a picture and what its prompt highlights, by one pass of the encoder."""
+        pixels = self._pixels(image)
+        sample = make_sample(str(pixels), pixels.read(), self.segmenter.frame)
+        return look(self.segmenter, Batch.collate([sample]).to(self.device))
+
+    def decide(self, logits: torch.Tensor, threshold: float | None = None) -> Prediction:
+        """Logits float K x H x W at the picture's own size -> masks, by class or by a threshold,
+        which is the predictor's if not given."""
         exclusive = self.loaded.config.data.exclusive
-        masks = predict_label(logits, exclusive, self.threshold)
+        masks = predict_label(logits, exclusive, threshold or self.threshold)
         likely = probabilities(logits[None], exclusive)[0]
         return Prediction(likely.cpu().numpy(), masks, logits.cpu().numpy())
 

@@ -12,6 +12,7 @@ import pytest
 
 from autosam import embeddings, weights
 from autosam.__main__ import VERBS
+from autosam.app import AppConfig
 from autosam.bench import BenchConfig
 from autosam.check import CheckConfig
 from autosam.command import parse
@@ -29,6 +30,7 @@ KINDS = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "export": ExportConfig,
+    "app": AppConfig,
     "check": CheckConfig,
     "rough": RoughPreview,
     "compare": CompareConfig,

@@ -1,0 +1,235 @@
+"""`python -m autosam.app`: a page on which pictures are dropped and the masks of runs appear."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from autosam.command import run_command
+from autosam.data.folders import image_file
+from autosam.data.images import write_png
+from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.outputs import mask_files, mask_names
+from autosam.pictures import overlay, palette
+from autosam.predictor import Predictor, load
+
+TITLE = "autosam"
+COLUMNS = ("picture", "run", "class", "area, %", "score")
+AT_ONCE = 16
+"""Pictures of one upload, at most."""
+KEPT = 3600
+"""Seconds that files of uploads and results are kept."""
+
+
+@dataclass
+class AppConfig:
+    """A page: drop pictures, see the mask of each run side by side, move the threshold, take the
+    masks along. It serves this machine alone unless --host says otherwise, and asks nothing of any
+    other."""
+
+    checkpoint: list[str] = field(default_factory=list)
+    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name); again for each
+    further run."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets others in, without a password."""
+    port: int = 7860
+    """Port to listen on."""
+    max_megabytes: int = 50
+    """Largest file that is taken."""
+    max_megapixels: int = 50
+    """Largest picture that is decoded, millions of pixels."""
+    sam_checkpoint: str | None = None
+    """SAM weights, where they lie elsewhere than in training."""
+
+
+@dataclass
+class Seen:
+    """A picture and what a run makes of it, kept while its threshold is moved."""
+
+    name: str
+    run: str
+    image: np.ndarray
+    """uint8 H x W x 3."""
+    logits: np.ndarray
+    """float32 K x H x W."""
+    heat: np.ndarray | None
+    """uint8 H x W x 3, what a learned prompt highlights."""
+
+
+def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> np.ndarray:
+    """An uploaded picture, its size looked at before its pixels.
+
+    Raises:
+        DataError: no picture, or too large.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise DataError(f"{path.name}: is not a picture that can be read.") from None
+    if width * height > max_megapixels * 1e6:
+        raise DataError(
+            f"{path.name}: {width} x {height} pixels, more than the {max_megapixels} million that "
+            "are taken here."
+        )
+    return image_file(path, predictor.loaded.config.data).read()
+
+
+def segment(
+    paths: list[str], predictors: dict[str, Predictor], max_megapixels: int
+) -> tuple[list[Seen], list[str]]:
+    """Every picture by every run, and what was refused."""
+    seen, refused = [], []
+    if len(paths) > AT_ONCE:
+        refused.append(f"{len(paths)} files: only the first {AT_ONCE} are taken at once.")
+    for path in map(Path, paths[:AT_ONCE]):
+        try:
+            for run, predictor in predictors.items():
+                image = read_upload(path, predictor, max_megapixels)
+                found = predictor.look(image)
+                logits = found.logits.cpu().numpy()
+                seen.append(Seen(path.name, run, image, logits, found.heat))
+        except AutosamError as error:
+            refused.append(str(error).replace(f"{path.parent}{os.sep}", ""))
+    return seen, refused
+
+
+def show(
+    seen: list[Seen], predictors: dict[str, Predictor], threshold: float, folder: Path
+) -> tuple[list[tuple[np.ndarray, str]], list[list[Any]], list[str]]:
+    """Pictures with captions, rows of the table, and files to take along."""
+    pictures: list[tuple[np.ndarray, str]] = []
+    rows, files, before = [], [], None
+    for found in seen:
+        predictor = predictors[found.run]
+        data = predictor.loaded.config.data
+        if found.name != before:
+            pictures.append((found.image, found.name))
+            before = found.name
+        result = predictor.decide(torch.from_numpy(found.logits), threshold)
+        drawn = overlay(found.image, result.masks, palette(data))
+        pictures.append((drawn, f"{found.run}: mask"))
+        if found.heat is not None:
+            pictures.append((found.heat, f"{found.run}: prompt"))
+        for name, mask, likely in zip(
+            data.class_names, result.masks, result.probabilities, strict=True
+        ):
+            score = round(float(likely[mask].mean()), 3) if mask.any() else None
+            rows.append([found.name, found.run, name, round(100 * float(mask.mean()), 2), score])
+        stem = folder / f"{Path(found.name).stem}-{found.run}"
+        ends = mask_names(data.num_classes, data.exclusive)
+        for end, pixels in zip(ends, mask_files(result.masks, data.exclusive), strict=True):
+            files.append(f"{stem}{end}.png")
+            write_png(Path(files[-1]), pixels)
+        files.append(f"{stem}_overlay.png")
+        write_png(Path(files[-1]), drawn)
+    return pictures, rows, files
+
+
+def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
+    """The page, as gradio.Blocks."""
+    import gradio as gr
+
+    first = next(iter(predictors.values()))
+    several = first.loaded.config.data.exclusive and first.loaded.config.data.num_classes > 1
+
+    written = tempfile.TemporaryDirectory(prefix="autosam-")  # until the process ends
+
+    def draw(seen: list[Seen], threshold: float) -> Any:
+        for old in Path(written.name).iterdir():
+            if old.stat().st_mtime < time.time() - KEPT:
+                shutil.rmtree(old, ignore_errors=True)
+        return show(seen, predictors, threshold, Path(tempfile.mkdtemp(dir=written.name)))
+
+    def upload(paths: list[str] | None, threshold: float) -> Any:
+        seen, refused = segment(paths or [], predictors, max_megapixels)
+        message = "\n".join(f"- **{reason}**" for reason in refused)
+        return seen, message, *draw(seen, threshold)
+
+    caches = (KEPT, KEPT)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=caches) as page:
+        seen = gr.State([])
+        gr.Markdown(f"# {TITLE}\n{', '.join(predictors)}: no prompt needed.")
+        chosen = gr.File(
+            label="Pictures", file_count="multiple", type="filepath", elem_id="pictures"
+        )
+        threshold = gr.Slider(
+            0.02, 0.98, first.threshold, step=0.02, elem_id="threshold", visible=not several,
+            label="Threshold: probability from which on a pixel is foreground",
+        )  # fmt: skip
+        said = gr.Markdown(elem_id="said")
+        # A row for each picture: itself, then a mask and maybe a prompt of each run.
+        wide = 1 + sum(1 + (p.segmenter.generator is not None) for p in predictors.values())
+        gallery = gr.Gallery(
+            label="Masks", columns=min(wide, 6), height="auto", object_fit="contain",
+            elem_id="masks", format="png",
+        )  # fmt: skip
+        table = gr.Dataframe(headers=list(COLUMNS), elem_id="areas", interactive=False)
+        files = gr.Files(label="Masks and overlays to take along", elem_id="files")
+        results = [gallery, table, files]
+        chosen.change(upload, [chosen, threshold], [seen, said, *results])
+        threshold.release(draw, [seen, threshold], results)
+    return page
+
+
+def app(config: AppConfig, wait: bool = True) -> Any:
+    """Serve the page until interrupted.
+
+    Args:
+        config: what to serve.
+        wait: False returns the running page (its `local_url`, its `close()`).
+
+    Raises:
+        ConfigError, CheckpointError: before anything is served.
+    """
+    if not config.checkpoint:
+        raise ConfigError("--checkpoint RUN is needed.")
+    for name in ("max_megabytes", "max_megapixels"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"--{name} {getattr(config, name)}: must be at least 1.")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio as gr
+    except ImportError:
+        raise ConfigError("gradio: not installed: pip install 'autosam[app]'") from None
+    predictors: dict[str, Predictor] = {}
+    for path in config.checkpoint:
+        predictor = load(path, config.sam_checkpoint)
+        if predictor.loaded.config.rule is not None:
+            raise ConfigError(f"--checkpoint {path}: its rule on colours is not for this page.")
+        name = Path(path).name if Path(path).is_dir() else Path(path).stem
+        if name in predictors:
+            name = f"{name} {len(predictors) + 1}"
+        predictors[name] = predictor
+    page = build(predictors, config.max_megapixels)
+    try:
+        page.launch(
+            server_name=config.host,
+            server_port=config.port,
+            prevent_thread_lock=not wait,
+            max_file_size=config.max_megabytes * 1_000_000,
+            theme=gr.themes.Base(font=["sans-serif"], font_mono=["monospace"]),  # none is fetched
+            quiet=not wait,
+            share=False,
+            footer_links=[],
+        )
+    except OSError as error:
+        raise ConfigError(f"--port {config.port}: {error}") from None
+    return page
+
+
+def main() -> None:
+    run_command(AppConfig, app)
+
+
+if __name__ == "__main__":
+    main()
