@@ -163,7 +163,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
             label="Pictures", file_count="multiple", type="filepath", elem_id="pictures"
         )
         threshold = gr.Slider(
-            0.02, 0.98, first.threshold, step=0.02, elem_id="threshold", visible=not several,
+            0.02, 0.98, first.threshold, step=0.01, elem_id="threshold", visible=not several,
             label="Threshold: probability from which on a pixel is foreground",
         )  # fmt: skip
         said = gr.Markdown(elem_id="said")

@@ -45,7 +45,7 @@ def model_card(loaded: Loaded) -> ModelCard:
     images = header.get("images")
     if images:
         facts["pictures"] = ", ".join(f"{count} {part}" for part, count in images.items())
-    facts["threshold"] = f"{loaded.threshold:g}"
+    facts["threshold"] = f"{loaded.segmenter.threshold:g}"
     scores = {
         part: [f"{header[part][name]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
         for part in ("validation", "test")

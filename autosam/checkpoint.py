@@ -46,11 +46,6 @@ class Loaded:
     path: Path
     header: dict[str, Any]
 
-    @property
-    def threshold(self) -> float:
-        """Probability from which on a pixel is foreground."""
-        return float(self.header.get("threshold", 0.5))
-
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` with a temporary name, then rename: a reader never meets half a file."""
@@ -160,6 +155,7 @@ def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False
     elif header["sam"] is not None:
         _require_same_sam(file, header, config)
     restore_trainable(segmenter, state, str(file))
+    segmenter.threshold = float(header.get("threshold", 0.5))
     return Loaded(segmenter.eval(), config, file, header)
 
 

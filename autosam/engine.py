@@ -22,6 +22,8 @@ from autosam.models.segmenter import Segmenter
 from autosam.precision import half_precision
 from autosam.types import Batch
 
+THRESHOLDS = tuple(step / 20 for step in range(2, 19))
+"""0.1 to 0.9."""
 OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
 
@@ -131,6 +133,42 @@ def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], pictures: int = 100)
 
 
 @torch.no_grad()
+def calibrate(
+    segmenter: Segmenter,
+    loader: Iterable[Batch],
+    exclusive: bool,
+    accelerator: Accelerator | None = None,
+) -> float:
+    """The threshold of `THRESHOLDS` with the best mean Dice; of equals the one next to 0.5.
+
+    Args:
+        segmenter, loader, exclusive, accelerator: as for `evaluate`.
+
+    Returns:
+        0.5 for several exclusive classes, of which the most probable wins.
+    """
+    if exclusive and segmenter.num_classes > 1:
+        return 0.5
+    segmenter.eval()
+    frame = segmenter.frame
+    rows: list[tuple[str, list[float]]] = []
+    for batch in loader:
+        logits = segmenter(batch).float()
+        for i, name in enumerate(batch.names):
+            full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
+            label = batch.labels[i]
+            assert label is not None
+            masks = (predict_label(full, exclusive, threshold) for threshold in THRESHOLDS)
+            rows.append((name, [score(m, label, ("dice",))["dice"] for m in masks]))
+    if accelerator is not None and accelerator.num_processes > 1:
+        rows = gather_object(rows)
+    means = torch.tensor(list(dict(rows).values()), dtype=torch.float64).mean(0).tolist()
+    best = max(means)
+    near = [t for t, mean in zip(THRESHOLDS, means, strict=True) if mean >= best - 1e-9]
+    return min(near, key=lambda threshold: abs(threshold - 0.5))
+
+
+@torch.no_grad()
 def evaluate(
     segmenter: Segmenter,
     loader: Iterable[Batch],
@@ -170,7 +208,8 @@ def evaluate(
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]
             assert label is not None
-            scores = score(predict_label(full, exclusive), label, names, classes)
+            predicted = predict_label(full, exclusive, segmenter.threshold)
+            scores = score(predicted, label, names, classes)
             rows.append((name, scores | extra))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)

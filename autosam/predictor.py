@@ -87,7 +87,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         self.loaded, self.flips = loaded, flips
         self.device = torch.device(device) if device is not None else choose_device()
         self.segmenter = loaded.segmenter.to(self.device).eval()
-        self.threshold = loaded.threshold if threshold is None else threshold
+        self.threshold = self.segmenter.threshold if threshold is None else threshold
         self._hub_mixin_config = None  # how it was loaded is not part of what is saved
 
     @overload

@@ -87,7 +87,7 @@ def contact_sheet(
         sample = dataset[0, position]
         batch = Batch.collate([sample]).to(device)
         seen = look(segmenter, batch)
-        predicted = predict_label(seen.logits, exclusive)
+        predicted = predict_label(seen.logits, exclusive, segmenter.threshold)
         assert sample.label is not None
         truth = class_masks(sample.label, segmenter.num_classes)
         image = dataset.pairs[position].image.read()

@@ -22,7 +22,7 @@ from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.images import write_png
 from autosam.data.pairs import PARTS
-from autosam.engine import evaluate, fit_rule, train_one_epoch
+from autosam.engine import calibrate, evaluate, fit_rule, train_one_epoch
 from autosam.errors import CheckpointError, ConfigError, TrainingError
 from autosam.losses import SegmentationLoss
 from autosam.metrics import METRICS, by_subset, mean_scores
@@ -275,12 +275,21 @@ class Run:
         if not best.is_file():
             raise CheckpointError(f"{best}: missing; nothing to score.")
         checkpoint.restore_trainable(self.segmenter, checkpoint.read_trained(best), str(best))
+        if RUNS[self.config.run].trainable and not self.config.paper.min_max_logits:
+            self.segmenter.threshold = calibrate(
+                self.segmenter,
+                self.loaders["validation"],
+                self.config.data.exclusive,
+                self.accelerator,
+            )
         rows = {part: self._evaluate(part, final=True) for part in ("validation", "test")}
         scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
         scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
         if self.tracker is not None:
             images = {part: len(getattr(self.data, part)) for part in PARTS}
-            checkpoint.annotate(best, images=images, **{part: scores[part] for part in rows})
+            facts = {part: scores[part] for part in rows}
+            threshold = self.segmenter.threshold
+            checkpoint.annotate(best, images=images, threshold=threshold, **facts)
             self._report(self.tracker, scores, rows["test"], seconds, peak_gib)
         return TrainResult(self.folder, scores["validation"], scores["test"], self.epoch, seconds)
 
@@ -303,6 +312,7 @@ class Run:
         facts = {
             "run": f"{self.config.title}, SAM {sam}, {self.epoch} epochs in {seconds:.0f} s",
             "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
+            "threshold": f"{self.segmenter.threshold:g}, by Dice on validation",
             "run folder": str(folder),
             "contact sheet": str(folder / "contact_sheet.png"),
             "watch": f"tensorboard --logdir {folder.parent}",
@@ -310,7 +320,8 @@ class Run:
         }
         print_scores(scores, facts)
         summary = {"epochs": self.epoch, "seconds": round(seconds, 1), "trainable": trainable,
-                   "frozen": total - trainable, "peak_gib": round(peak_gib, 2)}  # fmt: skip
+                   "frozen": total - trainable, "threshold": self.segmenter.threshold,
+                   "peak_gib": round(peak_gib, 2)}  # fmt: skip
         text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
         # Last and at once: who finds it takes the run for finished.
         checkpoint.write_atomically(

@@ -116,7 +116,7 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
         wait(device)
         started = time.perf_counter()
         logits = restore(segmenter(batch)[0], batch.sizes[0], frame.image_size, frame.geometry)
-        predict_label(logits, trial.config.data.exclusive)
+        predict_label(logits, trial.config.data.exclusive, segmenter.threshold)
         return time.perf_counter() - started
 
     predict(0)
@@ -138,7 +138,7 @@ def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[s
             logits = segmenter(Batch.collate([sample]).to(device))[0].float()
             full = restore(logits, sample.size, frame.image_size, frame.geometry)
             assert sample.label is not None
-            masks = predict_label(full, config.data.exclusive)
+            masks = predict_label(full, config.data.exclusive, segmenter.threshold)
             found[pair.name] = Predicted(pair.image.read(), sample.label, masks)
     return found
 

@@ -182,7 +182,7 @@ def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     seen, refused = segment([str(picture)] * 17, predictors, 50)
     assert len(seen) == 16
     assert refused == ["17 files: only the first 16 are taken at once."]
-    pictures, rows, files = show(seen[:1], predictors, 0.5, tmp_path)
+    pictures, rows, files = show(seen[:1], predictors, predictors["one"].threshold, tmp_path)
     found = predictors["one"](picture)
     assert [caption for _, caption in pictures] == [
         picture.name, "one: mask", "one: prompt",

@@ -11,17 +11,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from conftest import tiny_config
 from huggingface_hub import HfApi
 from PIL import Image
 
 import autosam
 from autosam import checkpoint
+from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
 from autosam.data.memory import MemoryImage
+from autosam.engine import THRESHOLDS, calibrate
 from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.metrics import dice
 from autosam.predictor import Prediction, Predictor
 from autosam.train import train
+from autosam.types import Batch, Frame
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def test_a_path_an_array_and_a_pil_picture_are_one(trained: Path, picture: Path)
     assert found.masks.shape == found.probabilities.shape == (1, *image.shape[:2])
     assert found.masks.dtype == bool
     assert found.probabilities.dtype == np.float32
-    assert np.array_equal(found.masks, found.probabilities > 0.5)
+    assert np.allclose(found.masks, found.probabilities > predictor.threshold)
     assert 0 < found.masks.mean() < 1
     for other in (str(picture), image, Image.open(picture), MemoryImage(image)):
         assert same(predictor(other), found)
@@ -94,6 +100,46 @@ def test_the_threshold_decides(trained: Path, picture: Path, tmp_path: Path) -> 
 
 def sam_of(trained: Path) -> Path:
     return Path(str(checkpoint.load(trained).config.sam_checkpoint))
+
+
+def test_the_threshold_is_the_best_on_validation(trained: Path) -> None:
+    predictor = autosam.load(trained)
+    folder = trained.parent / "data/validation"
+    pairs = []
+    for path in sorted((folder / "images").iterdir()):
+        truth = np.asarray(Image.open(folder / "masks" / path.name)) > 0
+        pairs.append((predictor(path).probabilities[0], truth))
+    means = {
+        threshold: np.mean([dice(likely > threshold, truth) for likely, truth in pairs])
+        for threshold in THRESHOLDS
+    }
+    assert means[predictor.threshold] == pytest.approx(max(means.values()), abs=1e-6)
+    header = checkpoint.load(trained).header
+    assert header["validation"]["dice"] == pytest.approx(max(means.values()), abs=1e-6)
+    assert yaml.safe_load((trained / "scores.yaml").read_text())["threshold"] == header["threshold"]
+
+
+def test_of_equal_thresholds_the_middle_one() -> None:
+    """A network that is sure of everything: all thresholds are as good."""
+
+    class Sure:
+        num_classes, threshold = 1, 0.5
+        frame = Frame(8, 8, 8)
+
+        def eval(self) -> None:
+            pass
+
+        def __call__(self, batch: Batch) -> torch.Tensor:
+            return batch.targets * 40 - 20
+
+    label = np.zeros((8, 8), np.uint8)
+    label[2:5, 2:7] = 1
+    batch = Batch.collate([make_sample("x", np.zeros((8, 8, 3), np.uint8), Sure.frame, label)])
+    assert calibrate(Sure(), [batch], True) == 0.5  # type: ignore[arg-type]
+    # Background is likely to sigmoid(1) = 0.731, so the first threshold above is the best.
+    Sure.__call__ = lambda self, batch: batch.targets * 2.1 + 1  # type: ignore[method-assign]
+    found = calibrate(Sure(), [batch], True)  # type: ignore[arg-type]
+    assert found == pytest.approx(0.75)
 
 
 def test_the_fast_path_loads_no_sam(

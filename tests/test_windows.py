@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 import autosam
@@ -76,8 +77,9 @@ def test_predict_by_windows(
     predictor = autosam.load(trained)
     (tmp_path / "parts").mkdir()
     logits = segment_windows(predictor, open_pixels(ImageFile(large)), 60, 0.25, tmp_path / "parts")
+    whole = predictor.decide(torch.from_numpy(logits[0])).masks[0]
     masks = {
-        "large": logits[0, 0] > 0, "same": logits[0, 0] > 0, "small": predictor(small).masks[0],
+        "large": whole, "same": whole, "small": predictor(small).masks[0],
     }  # fmt: skip
     with open(out / "areas.csv") as file:
         table = {row["file"]: row for row in csv.DictReader(file)}

@@ -73,6 +73,8 @@ class Segmenter(nn.Module):
 
     Attributes:
         fast: masks come from the surrogate decoder, SAM takes no part.
+        threshold: probability from which on a pixel is foreground; the checkpoint's, chosen on
+            validation.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.rule, self.grid, self.stretch = rule, grid, stretch
         self.surrogate, self.blank, self.fast = surrogate, blank, False
+        self.threshold = 0.5
         self.prompts, self.multimask, self.half_encoder = prompts, multimask, half_encoder
         self.num_classes = num_classes
         self.sam = cast("Sam | None", sam)
