@@ -274,7 +274,8 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_name_on_the_hub(trained: Path, tmp_path: Path) -> None:
+def test_a_name_on_the_hub(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # of this machine alone
     autosam.load(trained).save_pretrained(tmp_path / "saved")
     handler = type("Serving", (Hub,), {"folder": tmp_path / "saved"})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
