@@ -135,7 +135,11 @@ def _gather_lists(kind: type, args: list[str]) -> list[str]:
             result.append(arg)
             continue
         value = value if equals else next(rest, "")
-        lists[name] += json.loads(value) if value.startswith("[") else [value]
+        try:
+            found = json.loads(value)
+        except json.JSONDecodeError:
+            found = value
+        lists[name] += found if isinstance(found, list) else [value]
     return result + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
 
 

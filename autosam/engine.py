@@ -142,13 +142,9 @@ def calibrate(
     """The threshold of `THRESHOLDS` with the best mean Dice; of equals the one next to 0.5.
 
     Args:
-        segmenter, loader, exclusive, accelerator: as for `evaluate`.
-
-    Returns:
-        0.5 for several exclusive classes, of which the most probable wins.
+        segmenter, loader, exclusive, accelerator: as for `evaluate`; of several exclusive classes
+            the most probable wins, and no threshold matters.
     """
-    if exclusive and segmenter.num_classes > 1:
-        return 0.5
     segmenter.eval()
     frame = segmenter.frame
     rows: list[tuple[str, list[float]]] = []

@@ -202,6 +202,15 @@ class Run:
             progress.update(bar, dice=f"{scores['dice']:.3f}")
             self._record(values, part, scores)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether a threshold is chosen on validation: not for a SAM as it comes, nor where the
+        most probable class wins, nor where logits are stretched to be cut at 0.5."""
+        config = self.config
+        several = config.data.exclusive and config.data.num_classes > 1
+        learns = bool(RUNS[config.run].trainable)
+        return learns and not several and not config.paper.min_max_logits
+
     def _evaluate(self, part: str, final: bool = False) -> dict[str, dict[str, float]]:
         """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""
         if self.accelerator.num_processes > 1:
@@ -275,7 +284,7 @@ class Run:
         if not best.is_file():
             raise CheckpointError(f"{best}: missing; nothing to score.")
         checkpoint.restore_trainable(self.segmenter, checkpoint.read_trained(best), str(best))
-        if RUNS[self.config.run].trainable and not self.config.paper.min_max_logits:
+        if self.calibrated:
             self.segmenter.threshold = calibrate(
                 self.segmenter,
                 self.loaders["validation"],
@@ -312,12 +321,13 @@ class Run:
         facts = {
             "run": f"{self.config.title}, SAM {sam}, {self.epoch} epochs in {seconds:.0f} s",
             "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
-            "threshold": f"{self.segmenter.threshold:g}, by Dice on validation",
             "run folder": str(folder),
             "contact sheet": str(folder / "contact_sheet.png"),
             "watch": f"tensorboard --logdir {folder.parent}",
             "use": f"python -m autosam.{verb} --checkpoint {folder} {target}",
         }
+        if self.calibrated:
+            facts["threshold"] = f"{self.segmenter.threshold:g}, by Dice on validation"
         print_scores(scores, facts)
         summary = {"epochs": self.epoch, "seconds": round(seconds, 1), "trainable": trainable,
                    "frozen": total - trainable, "threshold": self.segmenter.threshold,

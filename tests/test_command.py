@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autosam.app import AppConfig
 from autosam.command import config_path, from_dict, parse, run_command, to_dict
 from autosam.config import RUNS, Config
 from autosam.errors import ConfigError, DataError
@@ -168,3 +169,10 @@ def test_modules_and_verbs_answer_to_help() -> None:
     )
     assert done.returncode == 2
     assert "train" in done.stderr
+
+
+def test_a_flag_for_a_list_may_come_again() -> None:
+    for flags in (["--checkpoint", "a", "--checkpoint=b"], ["--checkpoint", '["a", "b"]']):
+        assert parse(AppConfig, [*flags, "--port", "1"]).checkpoint == ["a", "b"]
+    assert parse(AppConfig, ["--checkpoint", "[odd"]).checkpoint == ["[odd"]
+    assert parse(AppConfig, ["--checkpoint", "7"]).checkpoint == ["7"]
