@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -154,14 +153,19 @@ def run_all(trials: list[Trial], jobs: int) -> None:
             trial.run()
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        for i, name in enumerate(pool.map(_run_quietly, left), 1):
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,)) as pool:
+        for i, name in enumerate(pool.map(_run, left), 1):
             print(f"{i} of {len(left)}: {name}")
 
 
-def _run_quietly(trial: Trial) -> str:
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        trial.run()
+def _begin(threads: int) -> None:
+    """A process that trains beside others: few threads, and nothing printed (log.txt has it)."""
+    torch.set_num_threads(threads)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends: the log holds on to it
+
+
+def _run(trial: Trial) -> str:
+    trial.run()
     return trial.folder.name
 
 
