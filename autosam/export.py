@@ -109,8 +109,9 @@ def export(config: ExportConfig) -> Exported:
         file = Path(folder) / output.name
         print("tracing ...")
         program = trace(predictor, pictures[0].read())
-        run = write_onnx(program, file, config.precision) if kind == "onnx" else None
-        if run is None:
+        if kind == "onnx":
+            run = write_onnx(program, file, config.precision)
+        else:
             torch.export.save(program, file)
             run = run_program(file)
         result = compare(run, predictor, pictures, output)

@@ -13,13 +13,12 @@ from autosam.errors import ConfigError
 from autosam.predictor import Prediction
 
 
-def mask_files(masks: np.ndarray, exclusive: bool) -> Iterator[np.ndarray]:
-    """bool K x H x W -> uint8 H x W for each file of `mask_names`."""
-    if len(masks) == 1 or not exclusive:
-        yield from masks.astype(np.uint8) * 255
+def mask_files(found: Prediction, exclusive: bool) -> Iterator[np.ndarray]:
+    """uint8 H x W for each file of `mask_names`."""
+    if len(found.masks) == 1 or not exclusive:
+        yield from found.masks.astype(np.uint8) * 255
     else:
-        numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)[:, None, None]
-        yield (masks * numbers).max(0)
+        yield found.label
 
 
 def mask_names(num_classes: int, exclusive: bool) -> list[str]:

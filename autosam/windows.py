@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from monai.inferers import PatchInferer, ZarrAvgMerger
 
-from autosam.data.images import Window, stretch
+from autosam.data.images import Window
 from autosam.data.memory import MemoryImage
 from autosam.data.pairs import Pixels
 from autosam.errors import ConfigError, DataError
@@ -61,9 +61,7 @@ class TiledPixels:
     def part(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """uint8 height x width x 3 from row y and column x on."""
         values = np.asarray(self.values[y : y + height, x : x + width])
-        if self.window is not None:
-            values = stretch(values, self.path, self.window)
-        return MemoryImage(values, str(self.path)).read()
+        return MemoryImage(values, str(self.path), self.window).read()
 
 
 class WholePixels:

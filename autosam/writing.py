@@ -133,7 +133,7 @@ def write_large(
     pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
     for top in range(0, height, CELLS):
         found = predictor.decide(torch.from_numpy(logits[0, :, top : top + CELLS]))
-        for mask, part in zip(masks, mask_files(found.masks, data.exclusive), strict=True):
+        for mask, part in zip(masks, mask_files(found, data.exclusive), strict=True):
             mask[top : top + CELLS] = part
         pixels += found.masks.sum((1, 2))
         sums += (found.probabilities * found.masks).sum((1, 2), dtype=np.float64)
@@ -155,7 +155,7 @@ def write_large(
 
 def write_masks(files: list[Path], found: Prediction, data: DataConfig) -> list[Path]:
     """Write the masks; returns the files that are left."""
-    masks = list(mask_files(found.masks, data.exclusive))
+    masks = list(mask_files(found, data.exclusive))
     for file, pixels in zip(files, masks, strict=False):
         write_png(file, pixels)
     return files[len(masks) :]
@@ -172,7 +172,7 @@ def write_of_volume(
     ]
     masks, rows = [], []
     for i, found in enumerate(predictor.stream(slices)):
-        masks.append(list(mask_files(found.masks, data.exclusive)))
+        masks.append(list(mask_files(found, data.exclusive)))
         rows += rows_of(f"{source.name} slice {i}", found, data.class_names)
     for file, pixels in zip(files, zip(*masks, strict=True), strict=True):
         write_volume(file, stack(list(pixels), data.axis), source.path)
