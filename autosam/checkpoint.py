@@ -155,7 +155,8 @@ def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False
     elif header["sam"] is not None:
         _require_same_sam(file, header, config)
     restore_trainable(segmenter, state, str(file))
-    segmenter.threshold = float(header.get("threshold", 0.5))
+    threshold = header.get("threshold", 0.5)
+    segmenter.threshold = float(header.get("fast_threshold", threshold) if fast else threshold)
     return Loaded(segmenter.eval(), config, file, header)
 
 

@@ -46,6 +46,8 @@ class EvaluateConfig:
     """Which SAM, for --zero-shot alone; unset: lite."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training or than usual."""
+    fast: bool = False
+    """Score the mask that the learned prompt makes by itself, through the surrogate decoder."""
     part: Literal["train", "validation", "test", "all"] = "test"
     """Which part to score. Of --data.images with --data.masks that were not trained on: all."""
     output: str | None = None
@@ -78,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     if config.sam:
         raise ConfigError(f"--sam {config.sam}: a checkpoint brings its own; only for --zero-shot.")
     device = choose_device()
-    loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint)
+    loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint, config.fast)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
     title, pairs = find_part(config, trained)
     report = check_pairs(pairs, classes_of(config.data, trained))
@@ -118,6 +120,8 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
+    if config.fast:
+        raise ConfigError("--fast: a SAM by itself has no surrogate decoder.")
     if config.checkpoint:
         raise ConfigError("--zero-shot scores a SAM by itself: leave --checkpoint out.")
     device = choose_device()

@@ -211,6 +211,20 @@ class Run:
         learns = bool(RUNS[config.run].trainable)
         return learns and not several and not config.paper.min_max_logits
 
+    def _calibrate(self) -> dict[str, float]:
+        """The threshold of the run, and of its surrogate decoder where it has one."""
+        segmenter, found = self.segmenter, {}
+        for fast in (False, True) if segmenter.surrogate is not None else (False,):
+            segmenter.fast = fast
+            found["fast_threshold" if fast else "threshold"] = calibrate(
+                segmenter,
+                self.loaders["validation"],
+                self.config.data.exclusive,
+                self.accelerator,
+            )
+        segmenter.fast = False
+        return found
+
     def _evaluate(self, part: str, final: bool = False) -> dict[str, dict[str, float]]:
         """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""
         if self.accelerator.num_processes > 1:
@@ -284,21 +298,15 @@ class Run:
         if not best.is_file():
             raise CheckpointError(f"{best}: missing; nothing to score.")
         checkpoint.restore_trainable(self.segmenter, checkpoint.read_trained(best), str(best))
-        if self.calibrated:
-            self.segmenter.threshold = calibrate(
-                self.segmenter,
-                self.loaders["validation"],
-                self.config.data.exclusive,
-                self.accelerator,
-            )
+        thresholds = self._calibrate() if self.calibrated else {}
+        self.segmenter.threshold = thresholds.get("threshold", 0.5)
         rows = {part: self._evaluate(part, final=True) for part in ("validation", "test")}
         scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
         scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
         if self.tracker is not None:
             images = {part: len(getattr(self.data, part)) for part in PARTS}
             facts = {part: scores[part] for part in rows}
-            threshold = self.segmenter.threshold
-            checkpoint.annotate(best, images=images, threshold=threshold, **facts)
+            checkpoint.annotate(best, images=images, **thresholds, **facts)
             self._report(self.tracker, scores, rows["test"], seconds, peak_gib)
         return TrainResult(self.folder, scores["validation"], scores["test"], self.epoch, seconds)
 

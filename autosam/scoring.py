@@ -152,9 +152,9 @@ def empty_pictures(trial: Trial) -> list[str]:
 
 def load_swapped(trial: Trial, swap: str) -> Segmenter:
     """A finished trial's segmenter, with what `swap` says instead of SAM's embedding."""
-    segmenter = checkpoint.load(trial.folder).segmenter.to(choose_device())
+    fast = swap == "surrogate"
+    segmenter = checkpoint.load(trial.folder, fast=fast).segmenter.to(choose_device())
     segmenter.blank = segmenter.blank or swap == "blank"
-    segmenter.fast = swap == "surrogate"
     return segmenter
 
 

@@ -102,8 +102,9 @@ def sam_of(trained: Path) -> Path:
     return Path(str(checkpoint.load(trained).config.sam_checkpoint))
 
 
-def test_the_threshold_is_the_best_on_validation(trained: Path) -> None:
-    predictor = autosam.load(trained)
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_threshold_is_the_best_on_validation(trained: Path, fast: bool) -> None:
+    predictor = autosam.load(trained, fast=fast)
     folder = trained.parent / "data/validation"
     pairs = []
     for path in sorted((folder / "images").iterdir()):
@@ -115,6 +116,9 @@ def test_the_threshold_is_the_best_on_validation(trained: Path) -> None:
     }
     assert means[predictor.threshold] == pytest.approx(max(means.values()), abs=1e-6)
     header = checkpoint.load(trained).header
+    if fast:
+        assert predictor.threshold == header["fast_threshold"]
+        return
     assert header["validation"]["dice"] == pytest.approx(max(means.values()), abs=1e-6)
     assert yaml.safe_load((trained / "scores.yaml").read_text())["threshold"] == header["threshold"]
 
@@ -145,7 +149,7 @@ def test_of_equal_thresholds_the_middle_one() -> None:
 def test_the_fast_path_loads_no_sam(
     trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = autosam.load(trained)
+    predictor = autosam.load(trained, threshold=0.5)
     predictor.segmenter.fast = True
     expected = predictor(picture)
 
@@ -154,7 +158,7 @@ def test_the_fast_path_loads_no_sam(
 
     monkeypatch.setattr("autosam.models.sam.read_weights", refuse)
     monkeypatch.setattr("autosam.models.sam.sam_weights", refuse)
-    assert same(autosam.load(trained, fast=True)(picture), expected)
+    assert same(autosam.load(trained, fast=True, threshold=0.5)(picture), expected)
 
 
 def test_a_tuned_sam_stays_out_of_the_fast_path(
@@ -162,9 +166,9 @@ def test_a_tuned_sam_stays_out_of_the_fast_path(
 ) -> None:
     flags = (f"--data.root={trained.parent / 'data'}", f"--output={tmp_path / 'run'}")
     folder = train(tiny_config(tiny_file, "--run=hybrid", "--train.epochs=1", *flags)).folder
-    full = autosam.load(folder)
+    full = autosam.load(folder, threshold=0.5)
     full.segmenter.fast = True
-    assert same(autosam.load(folder, fast=True)(picture), full(picture))
+    assert same(autosam.load(folder, fast=True, threshold=0.5)(picture), full(picture))
 
 
 @pytest.mark.parametrize("run", ["head", "decoder"])

@@ -15,11 +15,13 @@ from conftest import draw, tiny_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import autosam
 from autosam import checkpoint
 from autosam.config import RUNS, Config
 from autosam.errors import CheckpointError, ConfigError, DataError, TrainingError
 from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.losses import SegmentationLoss
+from autosam.metrics import score
 from autosam.models.loading import read_weights
 from autosam.predict import PredictConfig, predict
 from autosam.train import TrainResult, default_epochs, train
@@ -320,6 +322,18 @@ def test_evaluate_gives_the_test_scores_again(trained: Path, folders: Path, tmp_
         evaluate(config)
     # The data of the training is the default, and its split is kept.
     assert evaluate(EvaluateConfig(checkpoint=str(trained))) == pytest.approx(expected, abs=1e-6)
+    fast = evaluate(EvaluateConfig(checkpoint=str(trained), fast=True))
+    predictor = autosam.load(trained, fast=True)
+    files = sorted((folders / "test/images").iterdir())
+    dices = [
+        score(
+            predictor(file).masks,
+            np.asarray(Image.open(folders / "test/masks" / file.name)) // 255,
+            ("dice",),
+        )["dice"]
+        for file in files
+    ]
+    assert fast["dice"] == pytest.approx(np.mean(dices), abs=1e-6) != scores["dice"]
     every = EvaluateConfig(checkpoint=str(trained), part="all", output=str(tmp_path / "all.csv"))
     evaluate(every)
     with open(tmp_path / "all.csv") as file:
