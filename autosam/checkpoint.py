@@ -7,14 +7,11 @@ unless they were trained; they are found by name and held to the hash they had.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
@@ -24,6 +21,7 @@ from torch import Tensor
 from autosam.command import from_dict, to_dict
 from autosam.config import Config
 from autosam.errors import CheckpointError
+from autosam.files import write_atomically
 from autosam.models.loading import read_weights
 from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.segmenter import Segmenter, build_segmenter
@@ -33,7 +31,6 @@ HEADER = "autosam"
 BEST = Path("checkpoints/best.safetensors")
 PUBLISHED = Path("model.safetensors")
 """The checkpoint in a folder that `publish` wrote, and on the hub."""
-STATE = Path("checkpoints/state.pt")
 DATA_PATHS = ("root", "images", "masks", "annotations", "groups")
 
 
@@ -45,14 +42,6 @@ class Loaded:
     config: Config
     path: Path
     header: dict[str, Any]
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` with a temporary name, then rename: a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def save(path: Path, segmenter: Segmenter, config: Config, **facts: Any) -> None:
@@ -270,32 +259,3 @@ def _require_same_sam(file: Path, header: dict[str, Any], config: Config) -> Non
             f"{header['sam']['sha256'][:12]}...) than {found} ({digest[:12]}...). Pass "
             "the right file as --sam_checkpoint."
         )
-
-
-def save_state(folder: Path, segmenter: Segmenter, **state: Any) -> None:
-    """Write what resuming needs: the trained tensors and `state`, in one file."""
-    content = {"model": segmenter.trainable_state(), **state}
-    write_atomically(folder / STATE, lambda to: torch.save(content, to))
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote.
-
-    Raises:
-        CheckpointError: the folder is no run, or its state is damaged.
-    """
-    path = folder / STATE
-    if not path.is_file():
-        raise CheckpointError(
-            f"--resume {folder}: no {STATE} there: not a run folder, or no epoch was finished "
-            "(then start it again with --overwrite)."
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise CheckpointError(f"{path}: damaged ({str(error).splitlines()[0][:120]}).") from None
-    best = folder / BEST
-    header = read_header(best)
-    if header["sam"] is not None:
-        _require_same_sam(best, header, from_dict(Config, header["config"]))
-    return state

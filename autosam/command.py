@@ -17,7 +17,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from autosam.config import Config
-from autosam.errors import AutosamError, ConfigError
+from autosam.errors import AutosamError, ConfigError, Stopped
 from autosam.shipped import asset_folder
 
 T = TypeVar("T")
@@ -166,12 +166,16 @@ def _build(kind: type[T], parser: ArgumentParser, parsed: Any) -> T:
 def run_command(
     kind: type[T], function: Callable[[T], Any], argv: Sequence[str] | None = None
 ) -> None:
-    """Parse, run, and end with exit code 2 and one message for an error a user can mend."""
+    """Parse, run, and end with exit code 2 and one message for an error a user can mend; with 128
+    and the number of the signal that stopped it, as shells count."""
     # Modules, and lists of 100,000 files, live as long as the process: walking over them again and
     # again costs the garbage collector seconds.
     gc.set_threshold(100_000, 20, 20)
     try:
         function(parse(kind, argv))
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal)
     except AutosamError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

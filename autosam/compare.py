@@ -19,12 +19,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 import autosam
 from autosam import page
-from autosam.checkpoint import write_atomically
 from autosam.command import run_command
 from autosam.config import RUNS, Config, PaperConfig, Settings
-from autosam.data.pairs import Split
+from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
+from autosam.files import write_atomically
 from autosam.limits import check_settings
 from autosam.page import picked
 from autosam.pictures import palette
@@ -41,7 +41,7 @@ from autosam.scoring import (
 from autosam.standings import Row, Standings
 from autosam.tracking import quiet
 from autosam.train import default_epochs
-from autosam.trials import Trial, Variant, hash_of_files, plan
+from autosam.trials import Trial, Variant, plan
 from autosam.verdict import verdict
 
 QUICK_LIMIT = 64
@@ -232,7 +232,7 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
         parts = f"{sum(map(len, split.values()))} pictures in {settings.data.folds} folds"
     source = settings.data.root or settings.data.images or "the embedded set"
     return {
-        "data": f"{source}: {parts} (files {hash_of_files(split)[:12]})",
+        "data": f"{source}: {parts} (files {fingerprint(split)[:12]})",
         "budget of each run": f"{settings.train.epochs} epochs of {len(split['train'])} pictures, "
         f"prompt generator and head at {settings.model.view_size} px, SAM {settings.sam}",
         "seeds": f"{seeds}, from {settings.train.seed}",

@@ -306,6 +306,8 @@ class TrainConfig:
     cache aside. `bf16`: everywhere."""
     seed: int = 0
     """Seed of the weights, the order and the augmentation."""
+    save_minutes: float = 10.0
+    """Minutes between two states that --resume can go on from, besides those of each epoch."""
     pictures: int = 6
     """Validation images drawn in TensorBoard after each epoch."""
 
@@ -383,7 +385,9 @@ class Config(Settings):
     init: str | None = None
     """Start from the weights of this run (folder or checkpoint file)."""
     resume: str | None = None
-    """Go on with this run from its last finished epoch; other settings are taken from it."""
+    """Go on with this run from its last state, with its settings. Only where things lie may be said
+    anew: data.root (and images, masks, annotations, groups), data.workers, cache.dir,
+    cache.max_gb, sam_checkpoint."""
 
     @property
     def title(self) -> str:

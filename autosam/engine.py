@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +29,29 @@ OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
 
 
+@dataclass
+class Sums:
+    """What an epoch has come to so far: its figures are means of these."""
+
+    batches: int = 0
+    images: int = 0
+    """Of all processes."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Sum over batches of each part of the loss."""
+    norms: int = 0
+    norm: float = 0.0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def means(self) -> dict[str, float]:
+        """See `train_one_epoch`."""
+        return {name: value / self.batches for name, value in self.parts.items()} | {
+            "grad_norm": self.norm / max(1, self.norms),
+            "images_per_second": self.images / self.seconds,
+            "data_wait": self.waited / self.seconds,
+        }
+
+
 def train_one_epoch(
     model: nn.Module,
     loader: Iterable[Batch],
@@ -38,8 +62,9 @@ def train_one_epoch(
     clip: float,
     bf16: bool = False,
     on_step: OnStep = lambda images, loss: None,
+    sums: Sums | None = None,
 ) -> dict[str, float]:
-    """Train once over the data.
+    """Train once over the data, or over what is left of them.
 
     Args:
         model: a segmenter, prepared by the accelerator.
@@ -50,21 +75,21 @@ def train_one_epoch(
         clip: largest gradient norm.
         bf16: forward pass in bfloat16 where it is safe; the loss stays float32.
         on_step: progress.
+        sums: those of the batches of this epoch that `loader` leaves out, if any; added to.
 
     Returns:
         Means over batches of each loss part, and of the surrogate's whole loss; `grad_norm`; `lr`
         at the end; `images_per_second`; `data_wait`, the share of time spent waiting for data.
 
     Raises:
-        TrainingError: the loss is not finite; the weights are those before that batch.
+        TrainingError: the loss or its gradient is not finite; the weights are those before that
+            batch.
     """
     model.train()
-    sums: dict[str, float] = defaultdict(float)
-    batches = images = norms = 0
-    waited, norm_sum = 0.0, 0.0
-    started = before = time.perf_counter()
+    sums = Sums() if sums is None else sums
+    before = time.perf_counter()
     for batch in loader:
-        waited += time.perf_counter() - before
+        fetched = time.perf_counter()
         with accelerator.accumulate(model):
             with half_precision(accelerator.device, bf16):
                 logits, beside = model(batch, beside=True)
@@ -73,34 +98,35 @@ def train_one_epoch(
             if beside is not None:
                 parts["surrogate"] = criterion(beside, batch.targets, batch.weights)["loss"]
                 total = total + parts["surrogate"]
-            if not torch.isfinite(parts["loss"]):
+            if not torch.isfinite(total):
                 raise TrainingError(
-                    f"the loss is {parts['loss'].item()} at batch {batches + 1} "
+                    f"the loss is {total.item()} at batch {sums.batches + 1} "
                     f"({', '.join(batch.names[:4])}...). Lower --train.lr, or look at these images."
                 )
             accelerator.backward(total)
             if accelerator.sync_gradients:
-                first, *others = accelerator.unwrap_model(model).learners()
-                norm_sum += float(accelerator.clip_grad_norm_(first, clip))
-                for group in others:
-                    accelerator.clip_grad_norm_(group, clip)
-                norms += 1
+                groups = accelerator.unwrap_model(model).learners()
+                norms = [float(accelerator.clip_grad_norm_(group, clip)) for group in groups]
+                if not all(map(math.isfinite, norms)):
+                    raise TrainingError(
+                        f"the gradient is not finite at batch {sums.batches + 1} "
+                        f"({', '.join(batch.names[:4])}...). Lower --train.lr, try "
+                        "--train.precision no, or look at these images."
+                    )
+                sums.norm, sums.norms = sums.norm + norms[0], sums.norms + 1
             optimizer.step()
             if accelerator.sync_gradients:
                 scheduler.step()
             optimizer.zero_grad()
         for name, value in parts.items():
-            sums[name] += value.item()
-        batches, images = batches + 1, images + len(batch) * accelerator.num_processes
+            sums.parts[name] = sums.parts.get(name, 0.0) + value.item()
+        sums.batches += 1
+        sums.images += len(batch) * accelerator.num_processes
+        now = time.perf_counter()
+        sums.waited, sums.seconds = sums.waited + fetched - before, sums.seconds + now - before
         on_step(len(batch), parts["loss"].item())
         before = time.perf_counter()
-    seconds = time.perf_counter() - started
-    return {name: value / batches for name, value in sums.items()} | {
-        "grad_norm": norm_sum / max(1, norms),
-        "lr": float(scheduler.get_last_lr()[0]),
-        "images_per_second": images / seconds,
-        "data_wait": waited / seconds,
-    }
+    return sums.means() | {"lr": float(scheduler.get_last_lr()[0])}
 
 
 @torch.no_grad()

@@ -17,5 +17,15 @@ class CheckpointError(AutosamError):
     """A weights file is missing, unreadable, or belongs to another network."""
 
 
+class StorageError(AutosamError):
+    """A file or folder cannot be written."""
+
+
+class Stopped(AutosamError):
+    """A signal asked the command to stop; what was done is saved."""
+
+    signal = 15
+
+
 class TrainingError(AutosamError):
     """Training cannot go on, for example because the loss is no longer finite."""

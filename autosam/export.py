@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from autosam.checkpoint import write_atomically
 from autosam.command import run_command
 from autosam.data.folders import image_file
 from autosam.data.pairs import Pixels
 from autosam.data.sources import load_split
 from autosam.errors import AutosamError, CheckpointError, ConfigError
+from autosam.files import write_atomically
 from autosam.graph import Graph
 from autosam.inputs import find_sources
 from autosam.predictor import Predictor, load

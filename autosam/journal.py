@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autosam.checkpoint import write_atomically
 from autosam.errors import DataError
+from autosam.files import write_atomically
 
 JOURNAL = "predictions.jsonl"
 TABLE = "areas.csv"

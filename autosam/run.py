@@ -1,48 +1,38 @@
-"""The state of one training: what it is made from, what `--resume` brings back, how it ends."""
+"""One training: what it is made from, its epochs, what `--resume` brings back."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader
 
-from autosam import checkpoint, pictures
+from autosam import checkpoint, pictures, state
 from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochSampler, PairDataset
-from autosam.data.images import write_png
-from autosam.data.pairs import PARTS
-from autosam.engine import calibrate, evaluate, fit_rule, train_one_epoch
-from autosam.errors import CheckpointError, ConfigError, TrainingError
+from autosam.data.pairs import PARTS, fingerprint
+from autosam.engine import Sums, evaluate, fit_rule, train_one_epoch
+from autosam.errors import CheckpointError, ConfigError, Stopped, TrainingError
+from autosam.interrupt import Interrupt
 from autosam.losses import SegmentationLoss
-from autosam.metrics import METRICS, by_subset, mean_scores
+from autosam.metrics import METRICS, mean_scores
+from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer, build_schedule
-from autosam.report import contact_sheet, print_scores, spread
-from autosam.tracking import Tracker, count_parameters, log, write_scores
+from autosam.report import contact_sheet, spread
+from autosam.tracking import Tracker, log
 from autosam.types import Batch
-
-
-@dataclass
-class TrainResult:
-    """What a run came to."""
-
-    folder: Path
-    validation: dict[str, float]
-    """Means over the validation images, of the chosen checkpoint, by metric (`autosam.metrics`)."""
-    test: dict[str, float]
-    epochs: int
-    seconds: float
 
 
 @dataclass
@@ -64,7 +54,7 @@ def worker_count(wanted: int | None, processes: int) -> int:
 
 
 def make_loader(
-    dataset: PairDataset, config: Config, processes: int, shuffle: bool
+    dataset: PairDataset, config: Config, processes: int, interrupt: Interrupt, shuffle: bool
 ) -> tuple[DataLoader[Any], EpochSampler]:
     """A loader of batches and the sampler that orders it."""
     sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
@@ -78,6 +68,7 @@ def make_loader(
         collate_fn=Batch.collate,
         # The keys carry the epoch, so workers may live on.
         persistent_workers=workers > 0,
+        worker_init_fn=interrupt.outlive,
         pin_memory=torch.cuda.is_available(),
         # BatchNorm cannot learn from one image, which a last batch might hold.
         drop_last=shuffle and len(dataset) >= 2 * batch * processes,
@@ -86,14 +77,20 @@ def make_loader(
 
 
 class Run:
-    """A training from its first epoch to its scores.
+    """A training from its first epoch to its last.
 
     Args:
         config: resolved; `train.epochs` is set.
         folder: the run folder, made already.
         segmenter, data, accelerator: the parts.
         bf16: whether the forward pass runs in bfloat16.
-        state: of an interrupted run, to go on from.
+        started: `time.perf_counter()` when it began.
+        interrupt: a signal that came.
+        saved: state of an interrupted run, to go on from.
+
+    Raises:
+        ConfigError: not one batch of training images.
+        CheckpointError: the state belongs to other data or another SAM.
     """
 
     def __init__(
@@ -104,16 +101,21 @@ class Run:
         data: Data,
         accelerator: Accelerator,
         bf16: bool,
-        state: dict[str, Any] | None = None,
+        started: float,
+        interrupt: Interrupt,
+        saved: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.data = config, folder, data
         self.segmenter, self.accelerator, self.bf16 = segmenter, accelerator, bf16
-        self.epoch, self.best, self.stale = 0, -1.0, 0
+        self.epoch, self.best, self.stale, self.sums = 0, -1.0, 0, Sums()
+        self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self.criterion = SegmentationLoss(
             config.loss, config.data.exclusive, config.paper.loss_on_padding
         )
         processes = accelerator.num_processes
-        train_loader, self.sampler = make_loader(data.train, config, processes, shuffle=True)
+        train_loader, self.sampler = make_loader(
+            data.train, config, processes, interrupt, shuffle=True
+        )
         optimizer = build_optimizer(segmenter, config.train)
         learns = bool(RUNS[config.run].trainable)
         self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
@@ -126,16 +128,20 @@ class Run:
             )
         self.loaders = {
             part: accelerator.prepare(
-                make_loader(getattr(data, part), config, processes, shuffle=False)[0]
+                make_loader(getattr(data, part), config, processes, interrupt, shuffle=False)[0]
             )
             for part in ("validation", "test")
         }
         assert config.train.epochs is not None
         self.epochs = config.train.epochs if learns else 0
-        steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
-        self.scheduler = build_schedule(optimizer, config.train, steps)
-        if state is not None:
-            self._restore(state)
+        self.steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
+        self.scheduler = build_schedule(optimizer, config.train, self.steps)
+        self.facts = {
+            "data": fingerprint({part: getattr(data, part).pairs for part in PARTS}),
+            "sam": sam_hash(config.sam, config.sam_checkpoint) if segmenter.sam else "",
+        }
+        if saved is not None:
+            self._restore(saved)
         self.tracker: Tracker | None = None
         if accelerator.is_main_process:
             self.tracker = Tracker(folder, config, self.epoch)
@@ -146,18 +152,82 @@ class Run:
         if self.tracker is not None:
             self.tracker.close()
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        checkpoint.restore_trainable(self.segmenter, state["model"], str(self.folder))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.epoch, self.best, self.stale = state["epoch"], state["best"], state["stale"]
-        log.info("going on after epoch %d, best validation Dice %.4f", self.epoch, self.best)
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, all calls together."""
+        return time.perf_counter() - self._started
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        for name, what in (("data", "pictures and masks"), ("sam", "weights of SAM")):
+            if saved["facts"][name] != self.facts[name]:
+                raise CheckpointError(
+                    f"--resume {self.folder}: the {what} are not those that it was trained with "
+                    f"(hash {self.facts[name][:12]}, then {saved['facts'][name][:12]}). Bring "
+                    "them back, or start a new run from its weights with --init."
+                )
+        checkpoint.restore_trainable(self.segmenter, saved["model"], str(self.folder))
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        if saved["steps"] != self.steps:  # another number of processes
+            done = self.scheduler.last_epoch * self.steps / saved["steps"]
+            self.scheduler.last_epoch = round(done) - 1
+            self.scheduler.step()
+        self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
+        self.sums = Sums(**saved["sums"])
+        self._started -= saved["seconds"]
+        log.info(
+            "going on after epoch %d and %d images, best validation Dice %.4f",
+            self.epoch, self.sums.images, self.best,
+        )  # fmt: skip
+
+    def save_state(self) -> None:
+        """Write what resuming from here needs; between two optimiser steps, by the main process."""
+        if self.tracker is not None:
+            content = {
+                "model": self.segmenter.trainable_state(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "steps": self.steps,
+                "epoch": self.epoch,
+                "best": self.best,
+                "stale": self.stale,
+                "sums": dataclasses.asdict(self.sums),
+                "seconds": self.seconds,
+                "facts": self.facts,
+            }
+            state.save(self.folder, content)
+        self._saved = time.perf_counter()
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was; all of them come to the same answer."""
+        if self.accelerator.num_processes == 1:
+            return self.interrupt.signal is not None
+        if self.interrupt.signal is not None:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def _stop(self) -> NoReturn:
+        """Leave, everything being saved."""
+        how = f"python -m autosam.train --resume {self.folder}"
+        if not state.files(self.folder):
+            how = "the same command and --overwrite true"
+        stopped = Stopped(f"stopped; go on with: {how}")
+        stopped.signal = self.interrupt.signal or Stopped.signal
+        raise stopped
+
+    def watched(self, part: str) -> Iterator[Batch]:
+        """The batches of a part, until a signal comes. What they are for can be done again."""
+        for batch in self.loaders[part]:
+            if self._asked_to_stop():
+                self._stop()
+            yield batch
 
     def fit(self, progress: Progress) -> None:
         """Train until the last epoch or until validation stops improving.
 
         Raises:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
+            Stopped: a signal came; the state is saved.
         """
         config = self.config.train
         if self.segmenter.rule is not None:
@@ -166,73 +236,67 @@ class Run:
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
             checkpoint.save(self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0)
         total = self.epochs * len(self.loader)
-        bar = progress.add_task("", total=total, completed=self.epoch * len(self.loader),
-                                loss=float("nan"), dice="-", speed=0.0)  # fmt: skip
+        done = self.epoch * len(self.loader) + self.sums.batches
+        bar = progress.add_task("", total=total, completed=done, loss=float("nan"), dice="-",
+                                speed=0.0)  # fmt: skip
+        part = "test" if self.config.paper.select_on_test else "validation"
         while self.epoch < self.epochs and self.stale < config.patience:
-            epoch = self.epoch + 1
-            # Each epoch has its own seed, so that a resumed run draws what an unbroken one does.
-            set_seed((config.seed * 100_003 + epoch) % 2**32)
-            self.sampler.epoch = epoch
-            progress.update(bar, description=f"epoch {epoch}/{self.epochs}")
-            clock = [time.perf_counter(), 0.0]
-
-            def on_step(images: int, loss: float, clock: list[float] = clock) -> None:
-                clock[1] += images * self.accelerator.num_processes
-                speed = clock[1] / (time.perf_counter() - clock[0])
-                progress.update(bar, advance=1, loss=loss, speed=speed)
-
-            try:
-                values = train_one_epoch(
-                    self.model, self.loader, self.criterion, self.optimizer, self.scheduler,
-                    self.accelerator, config.clip, self.bf16, on_step,
-                )  # fmt: skip
-            except TrainingError as error:
-                kept = self.folder / checkpoint.BEST
-                message = f"epoch {epoch}: {error}" + (
-                    f" The last good checkpoint is kept: {kept}." if kept.is_file() else ""
-                )
-                log.error(message)
-                raise TrainingError(message) from None
-            part = "test" if self.config.paper.select_on_test else "validation"
-            scores = mean_scores(list(self._evaluate(part).values()))
-            self.epoch = epoch
+            progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
+            values = self._train_epoch(progress, bar)
+            self.save_state()  # a signal during the evaluation loses no training
+            scores = mean_scores(list(self.evaluate(part).values()))
+            self.epoch, self.sums = self.epoch + 1, Sums()
             self.stale += 1
             if scores["dice"] > self.best:
                 self.best, self.stale = scores["dice"], 0
             progress.update(bar, dice=f"{scores['dice']:.3f}")
             self._record(values, part, scores)
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether a threshold is chosen on validation: not for a SAM as it comes, nor where the
-        most probable class wins, nor where logits are stretched to be cut at 0.5."""
-        config = self.config
-        several = config.data.exclusive and config.data.num_classes > 1
-        learns = bool(RUNS[config.run].trainable)
-        return learns and not several and not config.paper.min_max_logits
+    def _train_epoch(self, progress: Progress, bar: TaskID) -> dict[str, float]:
+        """Train to the end of the epoch; its figures."""
+        epoch = self.epoch + 1
+        clock, seen = time.perf_counter(), self.sums.images
 
-    def _calibrate(self) -> dict[str, float]:
-        """The threshold of the run, and of its surrogate decoder where it has one."""
-        segmenter, found = self.segmenter, {}
-        for fast in (False, True) if segmenter.surrogate is not None else (False,):
-            segmenter.fast = fast
-            found["fast_threshold" if fast else "threshold"] = calibrate(
-                segmenter,
-                self.loaders["validation"],
-                self.config.data.exclusive,
-                self.accelerator,
+        def seed() -> None:
+            # Each step has its own, so that a resumed run draws what an unbroken one does.
+            words = np.random.SeedSequence([self.config.train.seed, epoch, self.sums.batches])
+            set_seed(int(words.generate_state(1)[0]), device_specific=True)
+
+        def on_step(images: int, loss: float) -> None:
+            speed = (self.sums.images - seen) / (time.perf_counter() - clock)
+            progress.update(bar, advance=1, loss=loss, speed=speed)
+            if self.accelerator.sync_gradients:
+                stop = self._asked_to_stop()
+                due = time.perf_counter() - self._saved > 60 * self.config.train.save_minutes
+                if stop or due:
+                    self.save_state()
+                if stop:
+                    self._stop()
+            seed()
+
+        seed()
+        self.sampler.epoch, self.sampler.start = epoch, self.sums.images
+        try:
+            return train_one_epoch(
+                self.model, self.loader, self.criterion, self.optimizer, self.scheduler,
+                self.accelerator, self.config.train.clip, self.bf16, on_step, self.sums,
+            )  # fmt: skip
+        except TrainingError as error:
+            kept = self.folder / checkpoint.BEST
+            message = f"epoch {epoch}: {error}" + (
+                f" The last good checkpoint is kept: {kept}." if kept.is_file() else ""
             )
-        segmenter.fast = False
-        return found
+            log.error(message)
+            raise TrainingError(message) from None
 
-    def _evaluate(self, part: str, final: bool = False) -> dict[str, dict[str, float]]:
+    def evaluate(self, part: str, final: bool = False) -> dict[str, dict[str, float]]:
         """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""
         if self.accelerator.num_processes > 1:
             for buffer in self.segmenter.buffers():  # BatchNorm's statistics differ by process
                 broadcast(buffer, from_process=0)
         return evaluate(
             self.segmenter,
-            self.loaders[part],
+            self.watched(part),
             self.config.data.exclusive,
             tuple(METRICS) if final else ("dice", "iou"),
             None if final else self.criterion,
@@ -256,7 +320,7 @@ class Run:
             values["images_per_second"], "  *" if self.stale == 0 else "",
         )  # fmt: skip
         if self.config.train.pictures:
-            sheet = self._sheet(self.data.validation, self.config.train.pictures)
+            sheet = self.sheet(self.data.validation, self.config.train.pictures)
             self.tracker.pictures(self.epoch, sheet)
         if self.stale == 0:
             checkpoint.save(
@@ -266,17 +330,10 @@ class Run:
                 epoch=self.epoch,
                 **{part: scores},
             )
-        checkpoint.save_state(
-            self.folder,
-            self.segmenter,
-            optimizer=self.optimizer.state_dict(),
-            scheduler=self.scheduler.state_dict(),
-            epoch=self.epoch,
-            best=self.best,
-            stale=self.stale,
-        )
+        self.save_state()
 
-    def _sheet(self, dataset: PairDataset, count: int) -> np.ndarray:
+    def sheet(self, dataset: PairDataset, count: int) -> np.ndarray:
+        """A contact sheet of so many pictures, uint8 H x W x 3."""
         return contact_sheet(
             self.segmenter,
             dataset,
@@ -285,69 +342,3 @@ class Run:
             self.accelerator.device,
             pictures.palette(self.config.data),
         )
-
-    def finish(self, seconds: float, peak_gib: float) -> TrainResult:
-        """Take the checkpoint that validation chose, score it once on test, write the report.
-
-        Args:
-            seconds: that the run has taken.
-            peak_gib: most memory that training held, GiB.
-        """
-        self.accelerator.wait_for_everyone()
-        best = self.folder / checkpoint.BEST
-        if not best.is_file():
-            raise CheckpointError(f"{best}: missing; nothing to score.")
-        checkpoint.restore_trainable(self.segmenter, checkpoint.read_trained(best), str(best))
-        thresholds = self._calibrate() if self.calibrated else {}
-        self.segmenter.threshold = thresholds.get("threshold", 0.5)
-        rows = {part: self._evaluate(part, final=True) for part in ("validation", "test")}
-        scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
-        scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
-        if self.tracker is not None:
-            images = {part: len(getattr(self.data, part)) for part in PARTS}
-            facts = {part: scores[part] for part in rows}
-            checkpoint.annotate(best, images=images, **thresholds, **facts)
-            self._report(self.tracker, scores, rows["test"], seconds, peak_gib)
-        return TrainResult(self.folder, scores["validation"], scores["test"], self.epoch, seconds)
-
-    def _report(
-        self,
-        tracker: Tracker,
-        scores: dict[str, dict[str, float]],
-        test_rows: dict[str, dict[str, float]],
-        seconds: float,
-        peak_gib: float,
-    ) -> None:
-        folder = self.folder
-        total, trainable = count_parameters(self.segmenter)
-        write_scores(folder / "test_scores.csv", test_rows)
-        write_png(folder / "contact_sheet.png", self._sheet(self.data.test, 8))
-        sam = self.config.sam if self.segmenter.sam is not None else "none"
-        oracle = RUNS[self.config.run].prompter in ("box", "points")
-        verb = "evaluate" if oracle else "predict"
-        target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
-        facts = {
-            "run": f"{self.config.title}, SAM {sam}, {self.epoch} epochs in {seconds:.0f} s",
-            "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
-            "run folder": str(folder),
-            "contact sheet": str(folder / "contact_sheet.png"),
-            "watch": f"tensorboard --logdir {folder.parent}",
-            "use": f"python -m autosam.{verb} --checkpoint {folder} {target}",
-        }
-        if self.calibrated:
-            facts["threshold"] = f"{self.segmenter.threshold:g}, by Dice on validation"
-        print_scores(scores, facts)
-        summary = {"epochs": self.epoch, "seconds": round(seconds, 1), "trainable": trainable,
-                   "frozen": total - trainable, "threshold": self.segmenter.threshold,
-                   "peak_gib": round(peak_gib, 2)}  # fmt: skip
-        text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
-        # Last and at once: who finds it takes the run for finished.
-        checkpoint.write_atomically(
-            folder / "scores.yaml", lambda to: to.write_text(text, encoding="utf-8")
-        )
-        final = {
-            f"final/{part}_{name}": value
-            for part, row in scores.items()
-            for name, value in row.items()
-        }
-        tracker.hyperparameters(final)

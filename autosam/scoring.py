@@ -13,12 +13,12 @@ import yaml
 from torch.utils.data import DataLoader
 
 from autosam import checkpoint
-from autosam.checkpoint import write_atomically
 from autosam.config import Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
 from autosam.embeddings import use_cache, views_of
 from autosam.engine import evaluate
+from autosam.files import write_atomically
 from autosam.metrics import METRICS, predict_label
 from autosam.models.segmenter import Segmenter
 from autosam.precision import choose_device

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from autosam.command import to_dict
 from autosam.config import Config
+from autosam.files import write_atomically
 from autosam.models.sam import AbsentEncoder
 
 log = logging.getLogger("autosam")
@@ -46,10 +48,11 @@ class Tracker:
         self.folder = folder
         self.config = config
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
         self.metrics = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["epoch"] <= first_epoch]
-        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        rows = "".join(json.dumps(row) + "\n" for row in kept)
+        for file, content in ((folder / "config.yaml", text), (self.metrics, rows)):
+            write_atomically(file, partial(Path.write_text, data=content, encoding="utf-8"))
         self.writer = SummaryWriter(folder, purge_step=first_epoch + 1 if first_epoch else None)
         self.writer.add_text("config", f"```yaml\n{text}```")
         self.handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")

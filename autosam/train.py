@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
 import math
+import operator
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,22 +23,29 @@ from rich import get_console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autosam import checkpoint
-from autosam.command import from_dict, run_command
+from autosam import checkpoint, state
+from autosam.command import from_dict, run_command, to_dict
 from autosam.config import RUNS, Config, DataConfig
 from autosam.data.augment import Augment, build_augment
 from autosam.data.check import check_split
 from autosam.data.dataset import PairDataset
 from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
+from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.files import LOCK, claim, not_written
+from autosam.interrupt import Interrupt
 from autosam.limits import check_settings
-from autosam.models.segmenter import build_segmenter
+from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.precision import gains_from_bf16
-from autosam.run import Data, Run, TrainResult, worker_count
+from autosam.run import Data, Run, worker_count
 from autosam.timing import PeakMemory
-from autosam.tracking import log
+from autosam.tracking import flatten, log
 from autosam.types import Frame
+
+WHERE = ("data.root", "data.images", "data.masks", "data.annotations", "data.groups",
+         "data.workers", "cache.dir", "cache.max_gb", "sam_checkpoint")  # fmt: skip
+"""Settings that --resume may be given anew: they say where things lie, not what is trained."""
 
 __all__ = ["TrainResult", "train"]
 
@@ -53,7 +64,7 @@ def train(config: Config) -> TrainResult:
             written; during it: a loss that is no longer finite, the last good checkpoint kept.
     """
     started = time.perf_counter()
-    config, state = resolve(config)
+    config, saved = resolve(config)
     check_settings(config)
     accelerator = Accelerator(gradient_accumulation_steps=config.train.accumulate)
     main = accelerator.is_main_process
@@ -61,35 +72,31 @@ def train(config: Config) -> TrainResult:
     # Every process has its own clock, and so its own idea of the folder's name.
     folder = Path(broadcast_object_list([config.output])[0])
     config.output = str(folder)
-    if state is None:
+    if saved is None:
         refuse_folder(folder, config)
     set_seed(config.train.seed)
     views = views_of(config)
     segmenter = build_segmenter(config, encoder=views == 0)
-    if config.init and state is None:
+    if config.init and saved is None:
         count = checkpoint.initialise(segmenter, config, config.init)
         log.info("%d tensors taken from %s", count, config.init)
     data = open_data(config, segmenter.frame, views)
     if config.train.epochs is None:
         config.train = dataclasses.replace(config.train, epochs=default_epochs(len(data.train)))
-    if main and state is None:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    if views:
-        workers = worker_count(config.data.workers, accelerator.num_processes)
-        parts = {"validation": data.validation, "test": data.test}
-        if RUNS[config.run].trainable or segmenter.rule is not None:
-            parts = {"train": data.train, **parts}
-        use_cache(config, parts, accelerator.device, workers)
-    bf16 = config.train.precision == "bf16" or (
-        config.train.precision == "auto"
-        and accelerator.device.type == "cuda"
-        and gains_from_bf16(accelerator.device)
-    )
-    run = Run(config, folder, segmenter, data, accelerator, bf16, state)
-    try:
+    with contextlib.ExitStack() as stack:
+        if main:
+            stack.enter_context(occupy(folder, empty=saved is None))
+        accelerator.wait_for_everyone()
+        if views:
+            embed(config, data, segmenter, accelerator)
+        bf16 = config.train.precision == "bf16" or (
+            config.train.precision == "auto"
+            and accelerator.device.type == "cuda"
+            and gains_from_bf16(accelerator.device)
+        )
+        interrupt = stack.enter_context(Interrupt())
+        run = Run(config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved)
+        stack.callback(run.close)
         with PeakMemory() as peak, Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -99,9 +106,40 @@ def train(config: Config) -> TrainResult:
             disable=not main,
         ) as progress:  # fmt: skip
             run.fit(progress)
-        return run.finish(time.perf_counter() - started, peak.gib)
-    finally:
-        run.close()
+        return finish(run, peak.gib)
+
+
+@contextlib.contextmanager
+def occupy(folder: Path, empty: bool) -> Iterator[None]:
+    """Be the one process that writes into a run folder, which is made if need be.
+
+    Args:
+        folder: the run folder.
+        empty: delete what an earlier run left in it.
+
+    Raises:
+        ConfigError, StorageError: see `claim`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(folder, error) from None
+    with claim(folder):
+        for path in folder.iterdir() if empty else ():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        yield
+
+
+def embed(config: Config, data: Data, segmenter: Segmenter, accelerator: Accelerator) -> None:
+    """Let the parts of the data take their embeddings from the cache."""
+    workers = worker_count(config.data.workers, accelerator.num_processes)
+    parts = {"validation": data.validation, "test": data.test}
+    if RUNS[config.run].trainable or segmenter.rule is not None:
+        parts = {"train": data.train, **parts}
+    use_cache(config, parts, accelerator.device, workers)
 
 
 def set_up_log(main: bool) -> None:
@@ -117,47 +155,55 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
     """The settings in force (paths absolute, `output` set), and the state to go on from or None.
 
     Raises:
-        ConfigError: `--resume` with other settings beside it.
+        ConfigError: `--resume` with settings beside it that are not those of `WHERE`.
         CheckpointError: nothing to resume.
     """
-    if config.resume:
-        folder = Path(config.resume)
-        if dataclasses.replace(config, resume=None) != Config():
-            raise ConfigError(
-                "--resume takes every setting from the run; give no others. (--init RUN starts a "
-                "new run, with settings of its own, from its weights.)"
-            )
-        state = checkpoint.load_state(folder)
-        file = folder / "config.yaml"
-        if not file.is_file():
-            raise CheckpointError(f"--resume {folder}: its config.yaml is missing.")
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return dataclasses.replace(from_dict(Config, values), output=str(folder)), state
+    if not config.resume:
+        name = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.title}"
+        return dataclasses.replace(with_whole_paths(config), output=config.output or name), None
+    folder, default = Path(config.resume), flatten(to_dict(Config()))
+    said = {key: value for key, value in flatten(to_dict(config)).items() if value != default[key]}
+    del said["resume"]
+    if others := [key for key in said if key not in WHERE]:
+        raise ConfigError(
+            f"--resume takes its settings from the run: leave {', '.join(others)} out. Only where "
+            f"things lie may be said anew ({', '.join(WHERE)}). (--init RUN starts a new run, with "
+            "settings of its own, from its weights.)"
+        )
+    saved, warnings = state.load(folder)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"--resume {folder}: its config.yaml is missing.")
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for key, value in said.items():
+        *path, last = key.split(".")
+        functools.reduce(operator.getitem, path, values)[last] = value
+    resolved = with_whole_paths(from_dict(Config, values))
+    return dataclasses.replace(resolved, output=str(folder)), saved
 
-    def absolute(path: str | None) -> str | None:
-        return str(Path(path).resolve()) if path else path
 
-    # A checkpoint must find its files from wherever it is used. A root may be a name on the hub,
-    # groups may be an expression.
+def with_whole_paths(config: Config) -> Config:
+    """A checkpoint must find its files from wherever it is used."""
+
+    def whole(path: str | None, certain: bool = True) -> str | None:
+        return str(Path(path).resolve()) if path and (certain or Path(path).exists()) else path
+
     data: DataConfig = dataclasses.replace(
         config.data,
-        root=absolute(config.data.root) if _is_path(config.data.root) else config.data.root,
-        images=absolute(config.data.images),
-        masks=absolute(config.data.masks),
-        annotations=absolute(config.data.annotations),
-        groups=absolute(config.data.groups) if _is_path(config.data.groups) else config.data.groups,
+        root=whole(config.data.root, certain=False),  # or a name on the hub
+        images=whole(config.data.images),
+        masks=whole(config.data.masks),
+        annotations=whole(config.data.annotations),
+        groups=whole(config.data.groups, certain=False),  # or an expression
     )
     return dataclasses.replace(
         config,
         data=data,
-        cache=dataclasses.replace(config.cache, dir=absolute(config.cache.dir)),
-        sam_checkpoint=absolute(config.sam_checkpoint),
-        output=config.output or f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.title}",
-    ), None
-
-
-def _is_path(text: str | None) -> bool:
-    return bool(text) and Path(str(text)).exists()
+        cache=dataclasses.replace(config.cache, dir=whole(config.cache.dir)),
+        sam_checkpoint=whole(config.sam_checkpoint),
+    )
 
 
 def refuse_folder(folder: Path, config: Config) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import yaml
 
 import autosam
-from autosam import checkpoint
+from autosam import state
 from autosam.command import to_dict
 from autosam.config import RUNS, Config, PaperConfig, Settings
-from autosam.data.pairs import Split
+from autosam.data.pairs import Split, fingerprint
 from autosam.models.sam import sam_hash
 from autosam.tracking import read_metrics
 from autosam.train import train
@@ -56,9 +56,9 @@ class Trial:
         """Train, or go on with what was interrupted."""
         if self.finished:
             return
-        if (self.folder / checkpoint.STATE).is_file():
+        if state.files(self.folder):
             train(Config(resume=str(self.folder)))
-        else:  # what was cut off in its first epoch begins anew
+        else:  # what was cut off before its first state begins anew
             train(dataclasses.replace(self.config, overwrite=True))
 
     def curve(self) -> list[float]:
@@ -92,7 +92,7 @@ def plan(
         Row by row, the seeds and folds of each.
     """
     shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
-    data = hash_of_files(split)
+    data = fingerprint(split)
     trials = []
     for row, variant in rows.items():
         for seed in range(seeds):
@@ -109,22 +109,6 @@ def plan(
                 config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
                 trials.append(Trial(row, seed, config))
     return trials
-
-
-def hash_of_files(split: Split) -> str:
-    """SHA-256 of the names and sizes of all pictures and masks."""
-    sizes = hashlib.sha256()
-    for name, image, mask in sorted(
-        (pair.name, _size(pair.image.path), _size(pair.mask.path))
-        for pairs in split.values()
-        for pair in pairs
-    ):
-        sizes.update(f"{name} {image} {mask}\n".encode())
-    return sizes.hexdigest()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def digest(config: Config, data: str) -> str:

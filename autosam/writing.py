@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import torch
 
-from autosam.checkpoint import write_atomically
 from autosam.config import DataConfig
 from autosam.data.folders import image_file
 from autosam.data.images import write_png
 from autosam.data.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
+from autosam.files import write_atomically
 from autosam.inputs import Source, frames_of, rate_of
 from autosam.outputs import (
     geojson,

@@ -159,8 +159,11 @@ def draw(folder: Path, count: int, start: int = 0, size: tuple[int, int] = (40, 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
+    return draw_folders(tmp_path / "data")
+
+
+def draw_folders(root: Path) -> Path:
     """root/{train,validation,test}/{images,masks} with 6, 3 and 3 pictures."""
-    root = tmp_path / "data"
     for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
         draw(root / part, count, start)
     return root

@@ -16,8 +16,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import autosam
-from autosam import checkpoint
-from autosam.config import RUNS, Config
+from autosam import checkpoint, state
+from autosam.config import RUNS
 from autosam.errors import CheckpointError, ConfigError, DataError, TrainingError
 from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.losses import SegmentationLoss
@@ -84,35 +84,6 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
-def test_a_resumed_run_equals_an_unbroken_one(
-    tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = ("--train.epochs=4", "--train.accumulate=2")
-    run(tiny_file, folders, whole, *flags)
-    # The third epoch is cut off in the middle of a batch.
-    forward, calls = SegmentationLoss.forward, []
-
-    def interrupted(self, *args):
-        calls.append(1)
-        if len(calls) > 2 * (2 * 3 + 2) + 1:  # 2 epochs, 3 batches with surrogate and 2 without
-            raise KeyboardInterrupt
-        return forward(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentationLoss, "forward", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(tiny_file, folders, broken, *flags)
-    assert [row["epoch"] for row in rows(broken)] == [1, 2]
-    result = train(Config(resume=str(broken)))
-    assert result.epochs == 4
-    assert rows(broken) == rows(whole)
-    ours, theirs = (checkpoint.load_state(f)["model"] for f in (broken, whole))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-    assert (broken / "test_scores.csv").read_text() == (whole / "test_scores.csv").read_text()
-
-
 @pytest.mark.parametrize(("resolution", "side"), [("low", 32), ("full", 64)])
 def test_where_the_loss_is_taken(
     tiny_file: Path,
@@ -160,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_good_checkpoint_kept(
     def broken(self, *args):
         calls.append(1)
         parts = forward(self, *args)
-        return parts if len(calls) <= 5 else parts | {"loss": parts["loss"] * float("nan")}
+        return parts if len(calls) <= 8 else parts | {"loss": parts["loss"] * float("nan")}
 
     monkeypatch.setattr(SegmentationLoss, "forward", broken)
     with pytest.raises(TrainingError, match=r"epoch 2: the loss is nan.*last good checkpoint"):
@@ -173,7 +144,7 @@ def test_accumulated_batches_equal_a_large_one(tiny_file: Path, folders: Path, t
     common = ("--run=decoder", "--train.epochs=1", "--loss.dice=0", "--train.clip=1e9")
     run(tiny_file, folders, tmp_path / "a", *common, "--train.accumulate=3")
     run(tiny_file, folders, tmp_path / "b", *common, "--train.batch_size=6")
-    a, b = (checkpoint.load_state(tmp_path / n)["model"] for n in "ab")
+    a, b = (state.load(tmp_path / n)[0]["model"] for n in "ab")
     weight = "sam.mask_decoder.output_upscaling.0.weight"
     start = read_weights(tiny_file)[weight.removeprefix("sam.")]
     moved = (a[weight] - start).abs().max()
@@ -299,13 +270,6 @@ def test_init_starts_from_another_run_and_says_what_does_not_fit(
     with pytest.raises(CheckpointError, match="another shape"):
         run(tiny_file, folders, tmp_path / "k", "--data.num_classes=2", f"--init={trained}")
     assert not (tmp_path / "d").exists()
-
-
-def test_resume_needs_a_run_and_takes_no_other_setting(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="takes every setting from the run"):
-        train(Config(resume=str(tmp_path), run="head"))
-    with pytest.raises(CheckpointError, match="not a run folder"):
-        train(Config(resume=str(tmp_path)))
 
 
 # ---- evaluate and predict -----------------------------------------------------------------------

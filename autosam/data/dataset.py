@@ -240,11 +240,12 @@ class PairDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, position); shuffled by (seed, epoch) or in order."""
+    """Yields (epoch, position); shuffled by (seed, epoch) or in order; without the first `start`,
+    which were seen before an interruption."""
 
     def __init__(self, length: int, shuffle: bool, seed: int = 0) -> None:
         self.length, self.shuffle, self.seed = length, shuffle, seed
-        self.epoch = 0
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return self.length
@@ -253,4 +254,4 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return ((self.epoch, int(i)) for i in order)
+        return ((self.epoch, int(i)) for i in order[self.start :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,3 +57,19 @@ class Pair:
 
 Split = dict[str, list[Pair]]
 """`train`, `validation`, `test`: the pairs of each part."""
+
+
+def fingerprint(split: Split) -> str:
+    """SHA-256 of the names and sizes of all pictures and masks."""
+    sizes = hashlib.sha256()
+    for name, image, mask in sorted(
+        (pair.name, _size(pair.image.path), _size(pair.mask.path))
+        for pairs in split.values()
+        for pair in pairs
+    ):
+        sizes.update(f"{name} {image} {mask}\n".encode())
+    return sizes.hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,122 @@
+"""How a run ends: the checkpoint that validation chose, scored once on test, and what is left of
+it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from autosam import checkpoint
+from autosam.config import RUNS, Config
+from autosam.data.images import write_png
+from autosam.data.pairs import PARTS
+from autosam.engine import calibrate
+from autosam.errors import CheckpointError
+from autosam.files import write_atomically
+from autosam.metrics import by_subset, mean_scores
+from autosam.report import print_scores
+from autosam.run import Run
+from autosam.tracking import count_parameters, write_scores
+
+Scores = dict[str, dict[str, float]]
+"""Means by part and metric, or metrics by picture."""
+
+
+@dataclass
+class TrainResult:
+    """What a run came to."""
+
+    folder: Path
+    validation: dict[str, float]
+    """Means over the validation images, of the chosen checkpoint, by metric (`autosam.metrics`)."""
+    test: dict[str, float]
+    epochs: int
+    seconds: float
+    """Of all calls, where it was interrupted."""
+
+
+def finish(run: Run, peak_gib: float) -> TrainResult:
+    """Take the checkpoint that validation chose, score it once on test, write the report.
+
+    Args:
+        run: trained.
+        peak_gib: most memory that training held, GiB.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    run.accelerator.wait_for_everyone()
+    best, segmenter = run.folder / checkpoint.BEST, run.segmenter
+    if not best.is_file():
+        raise CheckpointError(f"{best}: missing; nothing to score.")
+    checkpoint.restore_trainable(segmenter, checkpoint.read_trained(best), str(best))
+    thresholds = choose_thresholds(run) if is_calibrated(run.config) else {}
+    segmenter.threshold = thresholds.get("threshold", 0.5)
+    rows = {part: run.evaluate(part, final=True) for part in ("validation", "test")}
+    scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
+    scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
+    if run.tracker is not None:
+        images = {part: len(getattr(run.data, part)) for part in PARTS}
+        facts = {part: scores[part] for part in rows}
+        checkpoint.annotate(best, images=images, **thresholds, **facts)
+        report(run, scores, rows["test"], peak_gib)
+    return TrainResult(run.folder, scores["validation"], scores["test"], run.epoch, run.seconds)
+
+
+def is_calibrated(config: Config) -> bool:
+    """Whether a threshold is chosen on validation: not for a SAM as it comes, nor where the most
+    probable class wins, nor where logits are stretched to be cut at 0.5."""
+    several = config.data.exclusive and config.data.num_classes > 1
+    learns = bool(RUNS[config.run].trainable)
+    return learns and not several and not config.paper.min_max_logits
+
+
+def choose_thresholds(run: Run) -> dict[str, float]:
+    """The threshold of the run, and of its surrogate decoder where it has one."""
+    segmenter, found = run.segmenter, {}
+    for fast in (False, True) if segmenter.surrogate is not None else (False,):
+        segmenter.fast = fast
+        found["fast_threshold" if fast else "threshold"] = calibrate(
+            segmenter,
+            run.watched("validation"),
+            run.config.data.exclusive,
+            run.accelerator,
+        )
+    segmenter.fast = False
+    return found
+
+
+def report(run: Run, scores: Scores, test_rows: Scores, peak_gib: float) -> None:
+    """Write the scores and the contact sheet, and print them."""
+    assert run.tracker is not None
+    folder, config = run.folder, run.config
+    total, trainable = count_parameters(run.segmenter)
+    write_atomically(folder / "test_scores.csv", lambda to: write_scores(to, test_rows))
+    write_png(folder / "contact_sheet.png", run.sheet(run.data.test, 8))
+    sam = config.sam if run.segmenter.sam is not None else "none"
+    oracle = RUNS[config.run].prompter in ("box", "points")
+    verb = "evaluate" if oracle else "predict"
+    target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
+    facts = {
+        "run": f"{config.title}, SAM {sam}, {run.epoch} epochs in {run.seconds:.0f} s",
+        "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
+        "run folder": str(folder),
+        "contact sheet": str(folder / "contact_sheet.png"),
+        "watch": f"tensorboard --logdir {folder.parent}",
+        "use": f"python -m autosam.{verb} --checkpoint {folder} {target}",
+    }
+    if is_calibrated(config):
+        facts["threshold"] = f"{run.segmenter.threshold:g}, by Dice on validation"
+    print_scores(scores, facts)
+    summary = {"epochs": run.epoch, "seconds": round(run.seconds, 1), "trainable": trainable,
+               "frozen": total - trainable, "threshold": run.segmenter.threshold,
+               "peak_gib": round(peak_gib, 2)}  # fmt: skip
+    text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
+    # Last and at once: who finds it takes the run for finished.
+    write_atomically(folder / "scores.yaml", lambda to: to.write_text(text, encoding="utf-8"))
+    final = {
+        f"final/{part}_{name}": value for part, row in scores.items() for name, value in row.items()
+    }
+    run.tracker.hyperparameters(final)

@@ -1,0 +1,85 @@
+"""Files that are written whole or not at all, and folders that one process at a time has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from autosam.errors import ConfigError, StorageError
+
+LOCK = "run.lock"
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` with a temporary name, then rename: neither a reader nor a machine that loses
+    power meets half a file.
+
+    Args:
+        path: the file; its folder is made.
+        write: writes the file that it is given.
+
+    Raises:
+        StorageError: no room, no right, no disk.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        _to_disk(temporary)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise not_written(path, error) from None
+
+
+def _to_disk(path: Path) -> None:
+    """What the system still holds in memory of a file or folder goes to the disk."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def not_written(path: Path, error: Exception) -> StorageError:
+    """The sentence for a file that cannot be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return StorageError(
+        f"{path}: cannot be written ({reason}). Make room or mend the rights; what was written "
+        "before is whole."
+    )
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder, which exists.
+
+    Raises:
+        ConfigError: another one does.
+        StorageError: it cannot be written to.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder}: another process writes into it. Wait for it, or choose another --output."
+        ) from None
+    except OSError as error:
+        raise not_written(folder / LOCK, error) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / LOCK)  # before it is let go: nobody else's is taken away
+        lock.release()

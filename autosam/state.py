@@ -1,0 +1,77 @@
+"""What `--resume` needs: the last states of a run, each in a file whose name holds its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autosam.errors import CheckpointError
+from autosam.files import write_atomically
+
+FOLDER = Path("checkpoints")
+NAME = re.compile(r"state-\d+-[0-9a-f]{16}\.pt")
+KEPT = 3
+"""Files of which the newest that is whole counts."""
+
+
+def save(folder: Path, content: dict[str, Any]) -> None:
+    """Write a state, and delete those before the last `KEPT`.
+
+    Args:
+        folder: the run folder.
+        content: tensors and plain values.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getbuffer()
+    before = files(folder)
+    number = _number(before[0]) + 1 if before else 1
+    path = folder / FOLDER / f"state-{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+    write_atomically(path, lambda to: to.write_bytes(data))
+    for file in before[KEPT - 1 :]:
+        file.unlink(missing_ok=True)
+
+
+def files(folder: Path) -> list[Path]:
+    """The states of a run folder, the newest first."""
+    found = [path for path in (folder / FOLDER).glob("state-*.pt") if NAME.fullmatch(path.name)]
+    return sorted(found, key=_number, reverse=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The newest state that is whole.
+
+    Returns:
+        Its content, and a warning for each newer one that is damaged.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    warnings: list[str] = []
+    for path in files(folder):
+        data = path.read_bytes()
+        if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return content, warnings
+        warnings.append(f"{path}: damaged; the state before it is used.")
+    if warnings:
+        raise CheckpointError(
+            f"--resume {folder}: all {len(warnings)} states in {FOLDER} are damaged. Start again "
+            "with --overwrite, or a new run from its weights with --init."
+        )
+    raise CheckpointError(
+        f"--resume {folder}: no state in {FOLDER}: not a run folder, or it was stopped before its "
+        "first state was written (then start it again with --overwrite)."
+    )

@@ -1,0 +1,291 @@
+"""Stopped, killed, damaged, moved: a run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, draw_folders, tiny_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from autosam import checkpoint, state
+from autosam.config import Config
+from autosam.engine import evaluate
+from autosam.errors import CheckpointError, ConfigError, Stopped, TrainingError
+from autosam.files import claim
+from autosam.interrupt import Interrupt
+from autosam.losses import SegmentationLoss
+from autosam.models.sam import SAMS
+from autosam.train import train
+
+FLAGS = ("--train.epochs=3", "--train.batch_size=1", "--train.accumulate=2")
+"""6 batches an epoch, 3 steps of the optimiser; losses of each: the run's and the surrogate's."""
+CLOCK = ("images_per_second", "data_wait")
+
+
+def config_of(tiny_file: Path, folders: Path, output: Path, *flags: str) -> Config:
+    return tiny_config(tiny_file, f"--data.root={folders}", f"--output={output}", *FLAGS, *flags)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folders(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_file: Path, folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SAMS, "tiny", TINY)
+        return train(config_of(tiny_file, folders, tmp_path_factory.mktemp("whole") / "run")).folder
+
+
+def assert_equal(found: Path, expected: Path) -> None:
+    """Bit for bit: weights, optimiser, every figure that does not depend on the clock."""
+    ours, theirs = (state.load(folder)[0] for folder in (found, expected))
+    assert_same({**ours, "seconds": 0}, {**theirs, "seconds": 0})
+    assert rows(found) == rows(expected)
+    assert scalars(found) == scalars(expected)
+    scores = [(folder / "test_scores.csv").read_text() for folder in (found, expected)]
+    assert scores[0] == scores[1]
+    best = [checkpoint.read_trained(folder / checkpoint.BEST) for folder in (found, expected)]
+    assert_same(*best)
+
+
+def assert_same(ours: object, theirs: object) -> None:
+    if isinstance(ours, dict):
+        assert isinstance(theirs, dict)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        assert isinstance(theirs, list)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other)
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def rows(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.endswith(CLOCK)} for line in lines]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if not tag.endswith(CLOCK)
+    }
+
+
+@pytest.mark.parametrize("loss", [1, 2, 5, 12, 13, 15, 16, 27, 45])
+def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
+    tiny_file: Path,
+    folders: Path,
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loss: int,
+) -> None:
+    """At a batch within and at the end of an accumulated step, within an evaluation, and in the
+    final scoring."""
+    forward, calls = SegmentationLoss.forward, []
+
+    def counted(self, *args):
+        calls.append(1)
+        if len(calls) == loss:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *args)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationLoss, "forward", counted)
+        with pytest.raises(Stopped, match=f"--resume {folder}") as stopped:
+            train(config_of(tiny_file, folders, folder))
+    assert stopped.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train(Config(resume=str(folder)))
+    assert_equal(folder, whole)
+
+
+def test_a_signal_in_the_final_scoring(
+    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def signalled(*args, **kwargs):
+        if args[4] is None:  # no loss: the final one
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autosam.run.evaluate", signalled)
+        with pytest.raises(Stopped):
+            train(config_of(tiny_file, folders, folder))
+    assert not (folder / "scores.yaml").exists()
+    train(Config(resume=str(folder)))
+    assert_equal(folder, whole)
+
+
+def test_stopped_at_every_step(
+    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine steps, nine calls, and each writes a state."""
+    folder = tmp_path / "run"
+    config, stops = config_of(tiny_file, folders, folder), 0
+    with monkeypatch.context() as patch:
+        patch.setattr("autosam.run.Run._asked_to_stop", lambda run: run.sums.batches % 6 != 0)
+        while True:
+            try:
+                train(config)
+                break
+            except Stopped:
+                stops += 1
+                config = Config(resume=str(folder))
+    assert stops == 6
+    assert_equal(folder, whole)
+
+
+def test_states_by_the_clock_and_the_last_ones_kept(
+    tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [], state.save
+    monkeypatch.setattr(state, "save", lambda *args: saved.append(1) or save(*args))
+    folder = tmp_path / "run"
+    train(config_of(tiny_file, folders, folder, "--train.save_minutes=0"))
+    assert len(saved) == 3 * (3 + 2)  # each step, before and after each evaluation
+    names = [file.name[:12] for file in state.files(folder)]
+    assert names == ["state-000015", "state-000014", "state-000013"]
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(
+    tiny_file: Path,
+    folders: Path,
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "autosam.run.Run._asked_to_stop",
+            lambda run: (run.epoch, run.sums.batches) == (2, 4),
+        )
+        with pytest.raises(Stopped):
+            train(config_of(tiny_file, folders, folder))
+    newest, second, _ = state.files(folder)
+    for file in (newest, second):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    train(Config(resume=str(folder)))
+    assert f"{second}: damaged; the state before it is used" in capsys.readouterr().err
+    assert_equal(folder, whole)
+    for file in state.files(folder):
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="all 3 states in checkpoints are damaged"):
+        train(Config(resume=str(folder)))
+
+
+def test_a_run_and_its_data_may_move(
+    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(folders, data)
+    config = config_of(tiny_file, data, before)
+    with monkeypatch.context() as patch:
+        patch.setattr("autosam.run.Run._asked_to_stop", lambda run: run.sums.batches == 4)
+        with pytest.raises(Stopped):
+            train(config)
+    folder, elsewhere = tmp_path / "deep/down", tmp_path / "other"
+    folder.parent.mkdir()
+    shutil.move(before, folder)
+    shutil.move(data, elsewhere)
+    moved = Config(resume=str(folder))
+    moved.data = dataclasses.replace(moved.data, root=str(elsewhere))
+    # Other pictures under the same names are other data.
+    picture = next((elsewhere / "train/images").iterdir())
+    content = picture.read_bytes()
+    picture.write_bytes(content + b"\0")
+    with pytest.raises(CheckpointError, match="the pictures and masks are not those that it was"):
+        train(moved)
+    picture.write_bytes(content)
+    train(moved)
+    assert_equal(folder, whole)
+    with pytest.raises(ConfigError, match="takes its settings from the run: leave run out"):
+        train(dataclasses.replace(moved, run="head"))
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        train(Config(resume=str(tmp_path)))
+
+
+def test_one_process_writes_into_a_run_folder(
+    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    with (
+        claim(folder),
+        pytest.raises(ConfigError, match="another process writes into it"),
+    ):
+        train(config_of(tiny_file, folders, folder, "--overwrite=true"))
+    assert (folder / "scores.yaml").is_file()
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_weight(
+    tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = SegmentationLoss.forward
+
+    def poisoned(self, logits, *args):
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: gradient * float("inf"))
+        return forward(self, logits, *args)
+
+    monkeypatch.setattr(SegmentationLoss, "forward", poisoned)
+    with pytest.raises(TrainingError, match=r"epoch 1: the gradient is not finite at batch 2"):
+        train(config_of(tiny_file, folders, tmp_path / "run"))
+
+
+def test_the_second_interrupt_acts_at_once() -> None:
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.signal == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_from_outside(tiny_file: Path, folders: Path, tmp_path: Path, number: int) -> None:
+    """A whole process, with a reading process of its own, that a signal to its group stops."""
+    folder = tmp_path / "run"
+    words = [sys.executable, "-m", "autosam.train", "--train.epochs=500", "--data.workers=1",
+             f"--data.root={folders}", f"--output={folder}", "--run=head",
+             "--train.patience=500", "--model.backbone_weights=none"]  # fmt: skip
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not state.files(folder) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, said
+    assert f"stopped; go on with: python -m autosam.train --resume {folder}" in said
+    assert "Traceback" not in said
+    assert not (folder / "run.lock").exists()
