@@ -4,18 +4,21 @@ calls before it trains."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from rich.progress import track
 from torch import Tensor, nn
@@ -29,8 +32,11 @@ from autosam.models.sam.encode import LARGE, encode, faster_in_half
 from autosam.store import Entry, Layout, Store, disk_error, entries, touch
 from autosam.types import ImageEmbedding
 
+T = TypeVar("T")
 FORMAT = 1
 """Raised when the same picture would give another embedding than before."""
+BATCH = 4
+"""Pictures that the encoder sees at a time."""
 
 
 def folder_of(cache: CacheConfig) -> Path:
@@ -59,16 +65,15 @@ class Cached:
 
 
 class Squares(Dataset):
-    """The S x S squares of some records: uint8 3 x S x S, int64 2 and the record's number."""
+    """The S x S squares of all records: uint8 3 x S x S, int64 2 and the record's number."""
 
-    def __init__(self, dataset: PairDataset, records: list[int]) -> None:
-        self.dataset, self.records = dataset, records
+    def __init__(self, dataset: PairDataset) -> None:
+        self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.dataset) * self.dataset.views
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        record = self.records[i]
+    def __getitem__(self, record: int) -> tuple[Tensor, Tensor, int]:
         image, valid = self.dataset.sam_view(*divmod(record, self.dataset.views))
         return image, torch.tensor(valid), record
 
@@ -79,7 +84,8 @@ def use_cache(
     """Give data sets their embeddings: those that are on disk, and the others made now.
 
     The image encoder is in memory only while embeddings are made. An interrupted call is continued
-    by the next one; of several processes one makes a cache and the others wait for it.
+    by the next one. Processes that were launched together make their shares; of those that were
+    not, one makes a cache and the others wait for it.
 
     Args:
         config: the run; `views_of` it is not 0.
@@ -90,7 +96,7 @@ def use_cache(
     Raises:
         DataError: no room for the cache, or it cannot be written; an embedding is not finite.
     """
-    root = folder_of(config.cache)
+    root, main = folder_of(config.cache), PartialState().is_main_process
 
     @functools.cache
     def sam() -> Sam:
@@ -100,19 +106,55 @@ def use_cache(
         return loaded
 
     for name, dataset in parts.items():
-        facts = facts_of(config, dataset, device)
+        facts = same_for_all(facts_of(config, dataset, device) if main else {})
         folder = root / hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
         title = f"{name} of {config.data.root or config.data.images or 'the embedded set'}, SAM "
         title += f"{config.sam}, {len(dataset)} images x {dataset.views} views"
         count = len(dataset) * dataset.views
         try:
-            store = Store.open(folder, facts, count)
-            if store is None or store.missing():
-                store = _fill(config.cache, dataset, folder, facts, title, sam, workers)
+            with contextlib.ExitStack() as stack:
+                missing: list[int] = []
+                if main:
+                    store = Store.open(folder, facts, count)
+                    if store is None or store.missing():
+                        stack.enter_context(only_maker(folder, title))
+                        store = _prepare(config.cache, dataset, folder, facts, title, sam)
+                        missing = store.missing()
+                missing = same_for_all(missing)
+                store = Store.open(folder, facts, count)
+                if store is None:
+                    raise DataError(
+                        f"{folder}: is not there for every process. --cache.dir must name a "
+                        "folder that all machines share."
+                    )
+                if missing:
+                    _encode(store, dataset, missing, sam(), f"embedding {title}", workers)
+                    PartialState().wait_for_everyone()
         except OSError as error:
             raise disk_error(error, folder) from None
         touch(folder)
         dataset.use(Cached(store, dataset.views))
+
+
+def same_for_all(value: T) -> T:
+    """The main process's value, in every process."""
+    return cast(T, broadcast_object_list([value])[0])
+
+
+@contextlib.contextmanager
+def only_maker(folder: Path, title: str) -> Iterator[None]:
+    """Wait for other processes that make this cache, and keep others waiting."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that embeds {title}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict[str, Any]:
@@ -143,55 +185,54 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
     }
 
 
-def _fill(
+def _prepare(
     cache: CacheConfig,
     dataset: PairDataset,
     folder: Path,
     facts: dict[str, Any],
     title: str,
     sam: Callable[[], Sam],
-    workers: int,
 ) -> Store:
-    """Make what is missing of a cache, as the only process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that embeds {title}", file=sys.stderr)
-        lock.acquire()
-    try:
-        count = len(dataset) * dataset.views
-        store = Store.open(folder, facts, count)
-        if store is not None and not store.missing():
-            return store
-        half = cache.dtype != "fp32"
-        if store is None:
-            image, valid, _ = Squares(dataset, [0])[0]
-            first = encode(sam(), image[None], valid[None], half)
-            shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
-            layout = Layout(shapes, cache.dtype)
-            require_room(cache, folder, count * layout.size, title)
-            store = Store.create(folder, facts, count, layout, title)
-            store.put(0, first)
-        _encode_missing(store, dataset, sam(), half, f"embedding {title}", workers)
-        return store
-    finally:
-        lock.release()
+    """The store, made with its first record where there is none."""
+    count = len(dataset) * dataset.views
+    store = Store.open(folder, facts, count)
+    if store is None:
+        image, valid, _ = Squares(dataset)[0]
+        first = encode(sam(), image[None], valid[None], cache.dtype != "fp32")
+        shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
+        layout = Layout(shapes, cache.dtype)
+        require_room(cache, folder, count * layout.size, title)
+        store = Store.create(folder, facts, count, layout, title)
+        store.put(0, first)
+    return store
 
 
-def _encode_missing(
+def _encode(
     store: Store,
     dataset: PairDataset,
+    missing: list[int],
     sam: Sam,
-    half: bool,
     title: str,
     workers: int,
 ) -> None:
-    loader = DataLoader(Squares(dataset, store.missing()), 4, num_workers=workers)
-    for images, valid, records in track(loader, title):
+    """Make this process's share of the records that are missing.
+
+    Pictures go through the encoder in the same company whichever process makes them and whatever
+    was there already: the last bits of an embedding may depend on it.
+    """
+    process, wanted = PartialState(), set(missing)
+    every = range(0, store.count, BATCH)
+    blocks = [
+        range(i, min(i + BATCH, store.count)) for i in every if wanted & set(range(i, i + BATCH))
+    ]
+    share = [list(block) for block in blocks[process.process_index :: process.num_processes]]
+    loader = DataLoader(Squares(dataset), batch_sampler=share, num_workers=workers)
+    half = store.layout.dtype != "fp32"
+    for images, valid, records in track(loader, title, disable=not process.is_main_process):
         embedding = encode(sam, images, valid, half)
         for i, record in enumerate(records.tolist()):
+            if record not in wanted:
+                continue
             try:
                 store.put(record, embedding.part(i))
             except DataError as error:

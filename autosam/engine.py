@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -78,8 +79,9 @@ def train_one_epoch(
         sums: those of the batches of this epoch that `loader` leaves out, if any; added to.
 
     Returns:
-        Means over batches of each loss part, and of the surrogate's whole loss; `grad_norm`; `lr`
-        at the end; `images_per_second`; `data_wait`, the share of time spent waiting for data.
+        Means over the batches of all processes of each loss part, and of the surrogate's whole
+        loss; `grad_norm`; `lr` at the end; `images_per_second`; `data_wait`, the share of time
+        spent waiting for data.
 
     Raises:
         TrainingError: the loss or its gradient is not finite; the weights are those before that
@@ -126,7 +128,14 @@ def train_one_epoch(
         sums.waited, sums.seconds = sums.waited + fetched - before, sums.seconds + now - before
         on_step(len(batch), parts["loss"].item())
         before = time.perf_counter()
-    return sums.means() | {"lr": float(scheduler.get_last_lr()[0])}
+    means = sums.means()
+    if accelerator.num_processes > 1:  # each has seen its share of the batches
+        values = torch.tensor(
+            [means[name] for name in sums.parts], dtype=torch.float64, device=accelerator.device
+        )
+        shared = accelerator.reduce(values, reduction="mean")
+        means |= dict(zip(sums.parts, cast(torch.Tensor, shared).tolist(), strict=True))
+    return means | {"lr": float(scheduler.get_last_lr()[0])}
 
 
 @torch.no_grad()
@@ -208,7 +217,7 @@ def evaluate(
         loader: batches with labels, on the segmenter's device.
         exclusive: see `predict_label`.
         names: metrics.
-        criterion: adds `loss` (of the image's batch) to each row.
+        criterion: adds the image's `loss` to each row.
         accelerator: gathers rows over processes; an image that padding of the shards repeated
             counts once.
         bf16: see `train_one_epoch`.
@@ -223,16 +232,17 @@ def evaluate(
     for batch in loader:
         with half_precision(batch.views.device, bf16):
             logits = segmenter(batch).float()
-        extra: dict[str, float] = {}
-        if criterion is not None and batch.targets is not None and batch.weights is not None:
-            extra["loss"] = criterion(logits, batch.targets, batch.weights)["loss"].item()
         for i, name in enumerate(batch.names):
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]
             assert label is not None
             predicted = predict_label(full, exclusive, segmenter.threshold)
             scores = score(predicted, label, names, classes)
-            rows.append((name, scores | extra))
+            if criterion is not None and batch.targets is not None and batch.weights is not None:
+                one = slice(i, i + 1)
+                parts = criterion(logits[one], batch.targets[one], batch.weights[one])
+                scores["loss"] = parts["loss"].item()
+            rows.append((name, scores))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
     return dict(rows)

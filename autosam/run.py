@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -214,6 +215,16 @@ class Run:
         stopped = Stopped(f"stopped; go on with: {how}")
         stopped.signal = self.interrupt.signal or Stopped.signal
         raise stopped
+
+    @contextlib.contextmanager
+    def ending_on_signals(self) -> Iterator[None]:
+        """A reading process that was only just starting may die of a signal to the whole group."""
+        try:
+            yield
+        except RuntimeError:
+            if self.interrupt.signal is None:
+                raise
+            self._stop()
 
     def watched(self, part: str) -> Iterator[Batch]:
         """The batches of a part, until a signal comes. What they are for can be done again."""

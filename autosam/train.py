@@ -37,7 +37,7 @@ from autosam.files import LOCK, claim, not_written
 from autosam.interrupt import Interrupt
 from autosam.limits import check_settings
 from autosam.models.segmenter import Segmenter, build_segmenter
-from autosam.precision import gains_from_bf16
+from autosam.precision import choose_device, gains_from_bf16
 from autosam.run import Data, Run, worker_count
 from autosam.timing import PeakMemory
 from autosam.tracking import flatten, log
@@ -66,7 +66,9 @@ def train(config: Config) -> TrainResult:
     started = time.perf_counter()
     config, saved = resolve(config)
     check_settings(config)
-    accelerator = Accelerator(gradient_accumulation_steps=config.train.accumulate)
+    # Without being told so, accelerate takes several processes on CPUs for so many single ones.
+    on_cpu = choose_device().type == "cpu"
+    accelerator = Accelerator(cpu=on_cpu, gradient_accumulation_steps=config.train.accumulate)
     main = accelerator.is_main_process
     set_up_log(main)
     # Every process has its own clock, and so its own idea of the folder's name.
@@ -97,6 +99,7 @@ def train(config: Config) -> TrainResult:
         interrupt = stack.enter_context(Interrupt())
         run = Run(config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved)
         stack.callback(run.close)
+        stack.enter_context(run.ending_on_signals())
         with PeakMemory() as peak, Progress(
             TextColumn("{task.description}"),
             BarColumn(),
