@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from rich.progress import track
 from torch import Tensor, nn
@@ -29,10 +27,10 @@ from autosam.data.dataset import PairDataset
 from autosam.errors import AutosamError, DataError
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode, faster_in_half
+from autosam.processes import processes, same_for_all
 from autosam.store import Entry, Layout, Store, disk_error, entries, touch
 from autosam.types import ImageEmbedding
 
-T = TypeVar("T")
 FORMAT = 1
 """Raised when the same picture would give another embedding than before."""
 BATCH = 4
@@ -96,7 +94,7 @@ def use_cache(
     Raises:
         DataError: no room for the cache, or it cannot be written; an embedding is not finite.
     """
-    root, main = folder_of(config.cache), PartialState().is_main_process
+    root, main = folder_of(config.cache), processes().is_main_process
 
     @functools.cache
     def sam() -> Sam:
@@ -129,16 +127,11 @@ def use_cache(
                     )
                 if missing:
                     _encode(store, dataset, missing, sam(), f"embedding {title}", workers)
-                    PartialState().wait_for_everyone()
+                    processes().wait_for_everyone()
         except OSError as error:
             raise disk_error(error, folder) from None
         touch(folder)
         dataset.use(Cached(store, dataset.views))
-
-
-def same_for_all(value: T) -> T:
-    """The main process's value, in every process."""
-    return cast(T, broadcast_object_list([value])[0])
 
 
 @contextlib.contextmanager
@@ -220,7 +213,7 @@ def _encode(
     Pictures go through the encoder in the same company whichever process makes them and whatever
     was there already: the last bits of an embedding may depend on it.
     """
-    process, wanted = PartialState(), set(missing)
+    process, wanted = processes(), set(missing)
     every = range(0, store.count, BATCH)
     blocks = [
         range(i, min(i + BATCH, store.count)) for i in every if wanted & set(range(i, i + BATCH))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from autosam.errors import DataError
 from autosam.files import write_atomically
+from autosam.processes import processes, same_for_all
 
 JOURNAL = "predictions.jsonl"
+PART = "predictions.{}.jsonl"
 TABLE = "areas.csv"
 COCO = "coco.json"
 COLUMNS = ("file", "class", "pixels", "share", "objects", "score")
@@ -20,6 +23,9 @@ COLUMNS = ("file", "class", "pixels", "share", "objects", "score")
 
 class Journal:
     """What is done, a line for each source, written with its files; the first line says by what.
+
+    Of several processes each writes lines of its own, which `gather` and the next call put into the
+    one journal.
 
     Args:
         folder: the output folder.
@@ -34,21 +40,50 @@ class Journal:
     def __init__(
         self, folder: Path, made_by: dict[str, Any], needs: Sequence[str], fresh: bool
     ) -> None:
-        self.folder = folder
+        self.folder, self.made_by = folder, made_by
         self.done: dict[str, dict[str, Any]] = {}
-        for entry in [] if fresh else self._read(folder / JOURNAL):
+        several = processes().num_processes > 1
+        name = PART.format(processes().process_index) if several else JOURNAL
+        self.file = folder / name
+        if processes().is_main_process:
+            if fresh:
+                for path in self._parts():
+                    path.unlink()
+            else:
+                self._take(needs)
+            self._write()
+        self.done = same_for_all(self.done)
+
+    def _take(self, needs: Sequence[str] = ()) -> None:
+        """Everything that is noted in the folder."""
+        for entry in itertools.chain(*map(self._read, [self.folder / JOURNAL, *self._parts()])):
             if other := entry.get("made_by"):
-                differs = [key for key in made_by if other.get(key) != made_by[key]]
+                differs = [key for key, value in self.made_by.items() if other.get(key) != value]
                 if differs:
                     raise DataError(
-                        f"{folder}: holds masks made with another {' and '.join(differs)}. Choose "
-                        "another --output, or pass --overwrite true to do everything anew."
+                        f"{self.folder}: holds masks made with another {' and '.join(differs)}. "
+                        "Choose another --output, or pass --overwrite true to do everything anew."
                     )
             elif all(name in entry for name in needs):
                 self.done[entry["name"]] = entry
-        lines = [{"made_by": made_by}, *self.done.values()]
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob(PART.format("*")))
+
+    def _write(self) -> None:
+        lines = [{"made_by": self.made_by}, *self.done.values()]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(folder / JOURNAL, lambda to: to.write_text(text, encoding="utf-8"))
+        write_atomically(self.folder / JOURNAL, lambda to: to.write_text(text, encoding="utf-8"))
+        for path in self._parts():
+            path.unlink()
+
+    def gather(self) -> None:
+        """Put what all processes have done into the one journal, when all are through."""
+        processes().wait_for_everyone()
+        if processes().num_processes > 1 and processes().is_main_process:
+            self._take()
+            self._write()
+        self.done = same_for_all(self.done)
 
     @staticmethod
     def _read(path: Path) -> list[dict[str, Any]]:
@@ -61,7 +96,7 @@ class Journal:
     def add(self, entry: dict[str, Any]) -> None:
         """Note that a source is done."""
         self.done[entry["name"]] = entry
-        with open(self.folder / JOURNAL, "a", encoding="utf-8") as file:
+        with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def table(self) -> None:

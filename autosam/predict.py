@@ -16,6 +16,7 @@ from autosam.journal import JOURNAL, Journal
 from autosam.models.loading import file_hash
 from autosam.outputs import mask_names
 from autosam.predictor import load
+from autosam.processes import of_all, processes, same_for_all
 from autosam.writing import WRITERS, Wanted, files_of
 
 DECISIVE = ("fast", "flips", "threshold", "window", "overlap", "smooth")
@@ -78,26 +79,32 @@ def predict(config: PredictConfig) -> list[Path]:
     needs = ["rows", *["objects"] * (config.coco != "no")]
     made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
     made_by |= {name: getattr(config, name) for name in DECISIVE}
-    journal = Journal(output, made_by, needs, config.overwrite)
-    left = [
-        source
-        for source, paths in files.items()
-        if source.key not in journal.done or not all(path.exists() for path in paths)
-    ]
-    if len(left) < len(sources):
+    journal, process = Journal(output, made_by, needs, config.overwrite), processes()
+    left = same_for_all(
+        [
+            source
+            for source, paths in files.items()
+            if source.key not in journal.done or not all(path.exists() for path in paths)
+        ]
+    )
+    main = process.is_main_process
+    if main and len(left) < len(sources):
         print(f"{len(sources) - len(left)} of {len(sources)} are done already")
-    failed = 0
-    for source in track(left, "segmenting"):
+    failed = []
+    share = left[process.process_index :: process.num_processes]
+    for source in track(share, "segmenting", disable=not main):
         files[source][0].parent.mkdir(parents=True, exist_ok=True)
         try:
             entry = WRITERS[source.kind](source, files[source], predictor, config)
         except AutosamError as error:
-            failed += 1
+            failed.append(source.key)
             print(f"skipped: {error}", file=sys.stderr)
             continue
         journal.add({"name": source.key, **entry})
-    journal.table()
-    if config.coco != "no":
+    journal.gather()
+    if main:
+        journal.table()
+    if main and config.coco != "no":
         journal.coco(data.class_names)
     count = len(mask_names(data.num_classes, data.exclusive))
     written = [
@@ -106,9 +113,10 @@ def predict(config: PredictConfig) -> list[Path]:
         if source.key in journal.done
         for file in paths[: 1 if source.kind == "video" else count]
     ]
-    print(f"{len(written)} masks in {output}")
-    if failed:
-        raise DataError(f"{failed} of {len(sources)} could not be read (see above).")
+    if main:
+        print(f"{len(written)} masks in {output}")
+    if failed := of_all(failed):
+        raise DataError(f"{len(failed)} of {len(sources)} could not be read (see above).")
     return written
 
 

@@ -215,7 +215,10 @@ def refuse_folder(folder: Path, config: Config) -> None:
     Raises:
         ConfigError: it must not be written to.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists():
+        return
+    # A killed run may have left no more than its lock.
+    if folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()):
         return
     if not config.overwrite:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -12,7 +13,11 @@ import pytest
 import yaml
 from conftest import draw
 
+from autosam.command import parse
+from autosam.config import Config
+from autosam.predict import PredictConfig, predict
 from autosam.tracking import read_scores
+from autosam.train import train
 
 # What learns has no BatchNorm, whose statistics each process would take of its own pictures; and
 # pictures stay where they are, so that every process weighs as many cells.
@@ -77,3 +82,30 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
     assert len(files[0]) == 6
     for ours, theirs in zip(*files, strict=True):
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_two_processes_predict_as_one(data: Path, tmp_path: Path) -> None:
+    words = [
+        "--run=head",
+        f"--data.root={data}",
+        f"--output={tmp_path / 'run'}",
+        "--train.epochs=1",
+    ]
+    trained = train(parse(Config, [*words, "--model.backbone_weights=none"])).folder
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    draw(pictures, 5)
+    (pictures / "images/img03.png").write_bytes(b"no picture")
+    flags = (f"--checkpoint={trained}", f"--input={pictures / 'images'}")
+    said = launch(2, "autosam.predict", *flags, f"--output={out}", fails=True)
+    assert "1 of 5 could not be read" in said
+    names = [f"img{i:02d}.png" for i in (0, 1, 2, 4)]
+    journal = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert sorted(line["name"] for line in journal[1:]) == names
+    assert sorted(path.name for path in out.glob("*.jsonl")) == ["predictions.jsonl"]
+    with open(out / "areas.csv") as file:
+        assert [f"{row['file']}.png" for row in csv.DictReader(file)] == names
+    alone = predict(PredictConfig(checkpoint=str(trained), input=str(pictures / "images/img04.png"),
+                                  output=str(tmp_path / "alone")))  # fmt: skip
+    assert alone[0].read_bytes() == (out / "img04.png").read_bytes()
+    (pictures / "images/img03.png").unlink()
+    assert "4 of 4 are done already" in launch(2, "autosam.predict", *flags, f"--output={out}")

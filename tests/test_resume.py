@@ -243,6 +243,10 @@ def test_one_process_writes_into_a_run_folder(
     ):
         train(config_of(tiny_file, folders, folder, "--overwrite=true"))
     assert (folder / "scores.yaml").is_file()
+    # What a run killed before its first file leaves is no hindrance.
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/run.lock").touch()
+    assert train(config_of(tiny_file, folders, tmp_path / "new")).epochs == 3
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_weight(
