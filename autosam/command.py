@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import gc
 import json
 import re
@@ -21,6 +22,8 @@ from autosam.errors import AutosamError, ConfigError, Stopped
 from autosam.shipped import asset_folder
 
 T = TypeVar("T")
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Troubles of a disk that its owner can mend."""
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
@@ -178,6 +181,11 @@ def run_command(
         sys.exit(128 + stop.signal)
     except AutosamError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

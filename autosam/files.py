@@ -16,13 +16,14 @@ from autosam.errors import ConfigError, StorageError
 LOCK = "run.lock"
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:
     """Call `write` with a temporary name, then rename: neither a reader nor a machine that loses
     power meets half a file.
 
     Args:
         path: the file; its folder is made.
         write: writes the file that it is given.
+        lasting: wait until it is on the disk; not worth it for many files that can be made again.
 
     Raises:
         StorageError: no room, no right, no disk.
@@ -31,9 +32,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        _to_disk(temporary)
+        if lasting:
+            _to_disk(temporary)
         os.replace(temporary, path)
-        _to_disk(path.parent)
+        if lasting:
+            _to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import miniature
@@ -29,11 +31,19 @@ def large(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
+def deep(width: int, height: int) -> bytes:
+    """The head of a PNG of 16-bit colours, which another library decodes."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + body + bytes(64)
+
+
 BAD = {
     "an empty file": (b"", "cannot be read as an image"),
     "a page of HTML": (b"<html>not found</html>", "cannot be read as an image"),
     "an HDF5 file": (b"\x89HDF\r\n\x1a\n" + bytes(64), "cannot be read as an image"),
     "a video": (b"\x00\x00\x00\x18ftypmp42" + bytes(64), "cannot be read as an image"),
+    "30,000 x 30,000 pixels of 16 bits": (deep(30_000, 30_000), "30000 x 30000 pixels, more than"),
     "30,000 x 30,000 pixels": (large(30_000, 30_000), r"30000 x 30000 pixels, more than the limit"),
 }
 

@@ -12,22 +12,31 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from autosam.errors import DataError
+from autosam.files import write_atomically
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 300_000_000
 """Larger pictures are refused before they are decoded."""
+MAX_VALUES = 10 * MAX_PIXELS
+"""The same for all bands together."""
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit above is an error, not Pillow's warning
+
+
+def _refuse_large(path: Path, width: int, height: int, bands: int = 1) -> None:
+    """Before anything is decoded: a small file may hold a large picture."""
+    if width * height > MAX_PIXELS or width * height * bands > MAX_VALUES:
+        of = f" of {bands} bands" if bands > 1 else ""
+        raise DataError(
+            f"{path}: {width} x {height} pixels{of}, more than the limit of {MAX_PIXELS}"
+            f"{f' ({MAX_VALUES} values)' * (bands > 1)}. Cut it into tiles."
+        )
 
 
 def _open(path: Path) -> Image.Image:
     try:
         picture = Image.open(path)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise DataError(
-                f"{path}: {picture.width} x {picture.height} pixels, more than the limit of "
-                f"{MAX_PIXELS}. Cut it into tiles."
-            )
+        _refuse_large(path, picture.width, picture.height)
         pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
         if pages > 1:
             raise DataError(f"{path}: holds {pages} pages. Save each as a file.")
@@ -98,11 +107,15 @@ def _is_deep_colour(path: Path) -> bool:
     if suffix == ".png":
         with open(path, "rb") as file:
             head = file.read(26)  # signature, IHDR length and name, size, depth, colour type
-        return len(head) == 26 and head[24] == 16 and head[25] in (2, 6)
+        deep = len(head) == 26 and head[24] == 16 and head[25] in (2, 6)
+        if deep:
+            _refuse_large(path, *(int.from_bytes(head[i : i + 4], "big") for i in (16, 20)))
+        return deep
     try:
         with Image.open(path) as picture:
             bits = picture.tag_v2.get(258) if isinstance(picture, TiffImageFile) else None
             pages = getattr(picture, "n_frames", 1)
+            _refuse_large(path, picture.width, picture.height)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         return False
     return bits is not None and len(bits) >= 3 and max(bits) == 16 and pages == 1
@@ -134,11 +147,8 @@ def read_bands(path: Path) -> np.ndarray:
             axes = "".join(axis for axis, size in zip(series.axes, series.shape, strict=True)
                            if size > 1 or axis in "YX")  # fmt: skip
             shape = dict(zip(series.axes, series.shape, strict=True))
-            if shape["Y"] * shape["X"] > MAX_PIXELS:
-                raise DataError(
-                    f"{path}: {shape['X']} x {shape['Y']} pixels, more than the limit of "
-                    f"{MAX_PIXELS}. Cut it into tiles."
-                )
+            height, width = shape["Y"], shape["X"]
+            _refuse_large(path, width, height, series.size // max(1, width * height))
             others = axes.replace("Y", "").replace("X", "")
             if len(others) > 1:
                 raise DataError(
@@ -209,8 +219,12 @@ def values_of(picture: Image.Image, path: Path | str) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 H x W (grey) or H x W x 3 (RGB) as PNG."""
-    Image.fromarray(pixels).save(path)
+    """Write uint8 H x W (grey) or H x W x 3 (RGB) as PNG.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_atomically(path, lambda to: Image.fromarray(pixels).save(to, "PNG"), lasting=False)
 
 
 def digest(path: Path, how: str = "") -> str:
