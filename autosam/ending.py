@@ -69,7 +69,7 @@ def is_calibrated(config: Config) -> bool:
     """Whether a threshold is chosen on validation: not for a SAM as it comes, nor where the most
     probable class wins, nor where logits are stretched to be cut at 0.5."""
     several = config.data.exclusive and config.data.num_classes > 1
-    learns = bool(RUNS[config.run].trainable)
+    learns = bool(RUNS[config.run].trainable) or RUNS[config.run].prompter == "grid"
     return learns and not several and not config.paper.min_max_logits
 
 

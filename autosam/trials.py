@@ -16,10 +16,11 @@ from autosam.command import to_dict
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.models.sam import sam_hash
-from autosam.tracking import read_metrics
+from autosam.tracking import flatten, read_metrics
 from autosam.train import train
 
-NOT_PART = ("output", "overwrite", "init", "resume")
+NOT_PART = ("output", "overwrite", "init", "resume", "sam_checkpoint", "data.workers",
+            "cache.dir", "cache.max_gb", "train.save_minutes", "train.pictures")  # fmt: skip
 """Settings that a run's result does not depend on."""
 
 
@@ -113,7 +114,9 @@ def plan(
 
 def digest(config: Config, data: str) -> str:
     """SHA-256 of everything that a run's result depends on."""
-    settings = {key: value for key, value in to_dict(config).items() if key not in NOT_PART}
+    settings = {
+        key: value for key, value in flatten(to_dict(config)).items() if key not in NOT_PART
+    }
     sam = ""
     if RUNS[config.run].decoder == "sam":
         sam = sam_hash(config.sam, config.sam_checkpoint)
