@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
@@ -106,7 +107,14 @@ def read_header(file: Path) -> dict[str, Any]:
             f"{file}: a safetensors file, but not a checkpoint of autosam (no {HEADER!r} header). "
             "Give a run folder or its checkpoints/best.safetensors."
         )
-    header = json.loads(metadata[HEADER])
+    try:
+        header = json.loads(metadata[HEADER])
+        whole = isinstance(header["format"], int) and isinstance(header["config"], dict)
+        whole = whole and (header["sam"] is None or isinstance(header["sam"]["sha256"], str))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{file}: its header is damaged. Take another copy of the file.")
     if header["format"] > FORMAT:
         raise CheckpointError(
             f"{file}: written in format {header['format']}, this version reads up to {FORMAT}. "
@@ -199,11 +207,15 @@ def read_trained(file: Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint; none where the run trained nothing.
 
     Raises:
-        CheckpointError: see `read_header` and `read_weights`.
+        CheckpointError: see `read_header` and `read_weights`; or values that are not finite.
     """
     read_header(file)
     with safe_open(file, "pt") as tensors:
-        return read_weights(file) if tensors.keys() else {}
+        found = read_weights(file) if tensors.keys() else {}
+    for key, value in found.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{file}: {key} holds values that are not finite; of no use.")
+    return found
 
 
 def restore_trainable(segmenter: Segmenter, state: dict[str, Tensor], source: str) -> None:

@@ -252,6 +252,33 @@ def test_what_is_no_checkpoint_is_refused(trained: Path, tiny_file: Path, tmp_pa
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
         checkpoint.load(tmp_path / "cut.safetensors")
+    tensors, header = (
+        checkpoint.read_trained(checkpoint.find(trained)),
+        checkpoint.load(trained).header,
+    )
+    changed = {
+        "{": "its header is damaged",
+        "[]": "its header is damaged",
+        "[" * 100_000: "its header is damaged",
+        '{"format": 1}': "its header is damaged",
+        json.dumps(header | {"format": 2}): "written in format 2, this version reads up to 1",
+        json.dumps(header | {"sam": "lite"}): "its header is damaged",
+    }
+    for text, message in changed.items():
+        save_file(tensors, tmp_path / "x.safetensors", {"autosam": text})
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load(tmp_path / "x.safetensors")
+    odd = header["config"] | {"run": "rm -rf"}
+    save_file(
+        tensors, tmp_path / "x.safetensors", {"autosam": json.dumps(header | {"config": odd})}
+    )
+    with pytest.raises(ConfigError, match="rm -rf"):
+        checkpoint.load(tmp_path / "x.safetensors")
+    name = "generator.dense.project.weight"
+    tensors[name] = tensors[name] * float("nan")
+    save_file(tensors, tmp_path / "x.safetensors", {"autosam": json.dumps(header)})
+    with pytest.raises(CheckpointError, match=f"{name} holds values that are not finite"):
+        checkpoint.load(tmp_path / "x.safetensors")
 
 
 def test_init_starts_from_another_run_and_says_what_does_not_fit(
