@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from types import FrameType
 
 import torch
 from rich.console import Console
@@ -23,7 +27,7 @@ from autosam.command import run_command
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
-from autosam.errors import ConfigError
+from autosam.errors import ConfigError, Stopped
 from autosam.files import write_atomically
 from autosam.limits import check_settings
 from autosam.page import picked
@@ -107,7 +111,12 @@ def compare(config: CompareConfig) -> Standings:
     seeds = 1 if config.quick else config.seeds
     folder = Path(config.output)
     trials = plan(settings, variants, seeds, folder / "runs", split)
-    run_all(trials, config.jobs)
+    try:
+        run_all(trials, config.jobs)
+    except Stopped as stopped:
+        again = Stopped("stopped; the same command goes on with what is left")
+        again.signal = stopped.signal
+        raise again from None
     lines = lines_of(trials, config)
     base = "autosam" if "autosam" in names else names[0]
     with quiet():  # the trainings have said what there is to say of the data
@@ -144,7 +153,11 @@ def check(config: CompareConfig) -> list[str]:
 
 
 def run_all(trials: list[Trial], jobs: int) -> None:
-    """Train what is not finished, `jobs` at a time."""
+    """Train what is not finished, `jobs` at a time.
+
+    Raises:
+        Stopped: a signal came; what was begun has saved its state.
+    """
     left = [trial for trial in trials if not trial.finished]
     print(f"{len(trials)} trainings, {len(trials) - len(left)} of them finished")
     if jobs == 1:
@@ -153,9 +166,27 @@ def run_all(trials: list[Trial], jobs: int) -> None:
             trial.run()
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,)) as pool:
+    with (
+        passing_on(signal.SIGTERM),
+        ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,)) as pool,
+    ):
         for i, name in enumerate(pool.map(_run, left), 1):
             print(f"{i} of {len(left)}: {name}")
+
+
+@contextlib.contextmanager
+def passing_on(number: int) -> Iterator[None]:
+    """A signal to this process is for those that train."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in active_children():
+            child.terminate()
+
+    before = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _begin(threads: int) -> None:
@@ -164,8 +195,19 @@ def _begin(threads: int) -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends: the log holds on to it
 
 
+_stopped: Stopped | None = None
+"""In a process that trains: why it takes on nothing more."""
+
+
 def _run(trial: Trial) -> str:
-    trial.run()
+    global _stopped
+    if _stopped is not None:
+        raise _stopped
+    try:
+        trial.run()
+    except Stopped as stopped:
+        _stopped = stopped
+        raise
     return trial.folder.name
 
 

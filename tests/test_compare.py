@@ -16,7 +16,7 @@ import autosam.scoring
 import autosam.trials
 from autosam.compare import CompareConfig, compare
 from autosam.config import Settings
-from autosam.errors import ConfigError
+from autosam.errors import ConfigError, Stopped
 from autosam.losses import SegmentationLoss
 from autosam.report import COLUMNS
 from autosam.scoring import SWAPS
@@ -122,16 +122,21 @@ def test_an_interrupted_comparison_goes_on(
             raise KeyboardInterrupt
         return forward(self, *args)
 
-    # 3 batches and 2 of validation make an epoch: the 2nd of the first attempt, and of the second
-    # attempt the 2nd of its second epoch.
-    cuts = (2, 2 + 5 + 2)
+    # 3 batches and 3 pictures of validation make an epoch: the 2nd of the first attempt, and of the
+    # second attempt the 2nd of its second epoch.
+    cuts = (2, 2 + 6 + 2)
     monkeypatch.setattr(autosam.trials, "train", counted)
     monkeypatch.setattr(SegmentationLoss, "forward", cut_off)
     for _ in cuts:
         with pytest.raises(KeyboardInterrupt):
             compare(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("autosam.run.Run._asked_to_stop", lambda run: True)
+        with pytest.raises(Stopped, match="the same command goes on") as stopped:
+            compare(config)
+    assert stopped.value.signal == 15
     found = compare(config)
-    assert seen == ["head", "head", "resumed", "sam-box"]
+    assert seen == ["head", "head", "resumed", "resumed", "sam-box"]
     assert {row.name for row in found.rows} == {"head", "sam-box"}
 
 
