@@ -35,6 +35,8 @@ def save(folder: Path, content: dict[str, Any]) -> None:
     before = files(folder)
     number = _number(before[0]) + 1 if before else 1
     path = folder / FOLDER / f"state-{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+    for file in (folder / FOLDER).glob("state-*.partial"):  # of a process that was killed
+        file.unlink(missing_ok=True)
     write_atomically(path, lambda to: to.write_bytes(data))
     for file in before[KEPT - 1 :]:
         file.unlink(missing_ok=True)
