@@ -92,6 +92,28 @@ def test_bad_annotations_are_named(tmp_path: Path, change: tuple, message: str) 
         load_pairs(DataConfig(layout="coco", root=str(tmp_path)))[0].mask.read()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file_name": "../../secret.png"}, r"secret\.png leads out of"),
+        ({"file_name": "/etc/secret.png"}, r"secret\.png leads out of"),
+        ({"width": 10**6, "height": 10**6}, "1000000 x 1000000 pixels; expected at least one and"),
+        ({"width": -5}, "-5 x 40 pixels; expected at least one"),
+        ({"width": "many"}, "lacks or mistypes .*many"),
+        ({"width": float("inf")}, "lacks or mistypes .*infinity"),
+        ({"file_name": None}, "lacks or mistypes"),
+    ],
+)
+def test_bad_entries_of_pictures_are_named(tmp_path: Path, change: dict, message: str) -> None:
+    miniature.coco(tmp_path)
+    path = tmp_path / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        load_pairs(DataConfig(layout="coco", root=str(tmp_path)))
+
+
 def test_broken_coco_files(tmp_path: Path) -> None:
     miniature.coco(tmp_path)
     path, config = (

@@ -60,6 +60,16 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
     assert "c.yaml" in str(error.value)
 
 
+def test_a_config_builds_no_objects(tmp_path: Path) -> None:
+    path, harm = tmp_path / "c.yaml", tmp_path / "harm"
+    path.write_text(
+        f"run: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{harm}]]"
+    )
+    with pytest.raises(ConfigError, match="could not determine a constructor"):
+        parse(Config, ["--config", str(path)])
+    assert not harm.exists()
+
+
 def test_flags_win_over_the_file_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("run: head\ntrain: {lr: 0.5, epochs: 7}\n")

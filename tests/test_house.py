@@ -86,3 +86,14 @@ def test_the_readme_starts_with_what_it_is_and_has_its_two_commands() -> None:
     assert lines[0].endswith("python -m autosam.train")
     assert lines[1].endswith("python -m pytest")
     assert "[test]" in lines[1]
+
+
+def test_each_line_of_the_threat_model_has_its_test() -> None:
+    lines = (ROOT / "docs/security.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("|")][2:]
+    assert len(rows) >= 12
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test

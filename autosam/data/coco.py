@@ -21,6 +21,7 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.folders import ALIASES, image_file
+from autosam.data.images import MAX_PIXELS
 from autosam.data.labels import pack
 from autosam.data.layouts import root_of
 from autosam.data.manifest import resolve
@@ -119,7 +120,7 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
         raise DataError(f"{path}: not a COCO file: expected the lists {', '.join(lists)}.")
     try:
         return _pairs(content, path, images, config)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an entry lacks or mistypes {error}.") from None
 
 
@@ -143,6 +144,11 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
     for number, entry in pictures.items():
         file = resolve(images, entry["file_name"], config.outside, f"{path}: image {number}")
         shape = (int(entry["height"]), int(entry["width"]))
+        if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
+            raise DataError(
+                f"{path}: image {number}: {shape[1]} x {shape[0]} pixels; expected at least one and "
+                f"at most {MAX_PIXELS}."
+            )
         mask = Outlines(path, shape, tuple(objects[number]), overlapping)
         stem = str(Path(entry["file_name"]).with_suffix("")).replace("/", "-")
         found.append(Pair(stem, image_file(file, config), mask))
