@@ -97,7 +97,7 @@ def test_bad_annotations_are_named(tmp_path: Path, change: tuple, message: str) 
     [
         ({"file_name": "../../secret.png"}, r"secret\.png leads out of"),
         ({"file_name": "/etc/secret.png"}, r"secret\.png leads out of"),
-        ({"width": 10**6, "height": 10**6}, "1000000 x 1000000 pixels; expected at least one and"),
+        ({"width": 10**6, "height": 10**6}, "1000000 x 1000000 pixels; expected at least one"),
         ({"width": -5}, "-5 x 40 pixels; expected at least one"),
         ({"width": "many"}, "lacks or mistypes .*many"),
         ({"width": float("inf")}, "lacks or mistypes .*infinity"),

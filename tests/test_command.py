@@ -62,9 +62,8 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
 
 def test_a_config_builds_no_objects(tmp_path: Path) -> None:
     path, harm = tmp_path / "c.yaml", tmp_path / "harm"
-    path.write_text(
-        f"run: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{harm}]]"
-    )
+    call = "!!python/object/apply:pathlib.Path"
+    path.write_text(f"run: {call}.touch [{call} [{harm}]]")
     with pytest.raises(ConfigError, match="could not determine a constructor"):
         parse(Config, ["--config", str(path)])
     assert not harm.exists()

@@ -146,8 +146,8 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
         shape = (int(entry["height"]), int(entry["width"]))
         if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
             raise DataError(
-                f"{path}: image {number}: {shape[1]} x {shape[0]} pixels; expected at least one and "
-                f"at most {MAX_PIXELS}."
+                f"{path}: image {number}: {shape[1]} x {shape[0]} pixels; expected at least one "
+                f"and at most {MAX_PIXELS}."
             )
         mask = Outlines(path, shape, tuple(objects[number]), overlapping)
         stem = str(Path(entry["file_name"]).with_suffix("")).replace("/", "-")
