@@ -31,7 +31,7 @@ from autosam.predict import PredictConfig, predict
 from autosam.store import META, Store
 from autosam.train import train
 
-KILLS = int(os.environ.get("AUTOSAM_KILLS", "6"))
+KILLS = int(os.environ.get("AUTOSAM_KILLS", "3"))
 """Of each kind of work."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["autosam.train", "autosam.predict", "segment_anything"])
