@@ -48,9 +48,9 @@ from autosam.train import default_epochs
 from autosam.trials import Trial, Variant, plan
 from autosam.verdict import verdict
 
-QUICK_LIMIT = 64
+QUICK_LIMIT = 48
 """Pictures of each part of --quick, at most."""
-QUICK_EPOCHS = 6
+QUICK_EPOCHS = 5
 """Epochs of --quick, at most."""
 CONTROLS = ("blank", "shuffled")
 PECULIAR = tuple(f.name for f in dataclasses.fields(PaperConfig))

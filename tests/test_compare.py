@@ -143,7 +143,7 @@ def test_an_interrupted_comparison_goes_on(
 def test_quick_is_small_whatever_the_config_says(config: CompareConfig) -> None:
     config.train.epochs, config.data.limit = 30, None
     found = compare(dataclasses.replace(config, runs="sam-box", seeds=3, quick=True))
-    assert found.facts["budget of each run"].startswith("6 epochs of 6 pictures")
+    assert found.facts["budget of each run"].startswith("5 epochs of 6 pictures")
     assert len(found["sam-box"].scores) == 1
 
 
