@@ -75,7 +75,7 @@ class CompareConfig(Settings):
     """Beside the run autosam: with each of the published code's peculiarities, and with all; see
     --paper of train."""
     quick: bool = False
-    """A first look: at most 64 pictures of each part and 6 epochs, one seed."""
+    """A first look: at most 48 pictures of each part and 5 epochs, one seed."""
     jobs: int = 1
     """Trainings at a time."""
     output: str = "runs/compare"
