@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from autosam import checkpoint
+from autosam import checkpoint, state
 from autosam.config import RUNS, Config
 from autosam.data.images import write_png
 from autosam.data.pairs import PARTS
@@ -116,6 +116,7 @@ def report(run: Run, scores: Scores, test_rows: Scores, peak_gib: float) -> None
     text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
     # Last and at once: who finds it takes the run for finished.
     write_atomically(folder / "scores.yaml", lambda to: to.write_text(text, encoding="utf-8"))
+    state.thin_out(folder)
     final = {
         f"final/{part}_{name}": value for part, row in scores.items() for name, value in row.items()
     }

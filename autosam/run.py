@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ class Run:
 
     def _stop(self) -> NoReturn:
         """Leave, everything being saved."""
-        how = f"python -m autosam.train --resume {self.folder}"
+        how = f"python -m autosam.train --resume {shlex.quote(str(self.folder))}"
         if not state.files(self.folder):
             how = "the same command and --overwrite true"
         stopped = Stopped(f"stopped; go on with: {how}")

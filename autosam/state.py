@@ -42,6 +42,12 @@ def save(folder: Path, content: dict[str, Any]) -> None:
         file.unlink(missing_ok=True)
 
 
+def thin_out(folder: Path) -> None:
+    """Keep the newest state alone: the run is finished."""
+    for file in files(folder)[1:]:
+        file.unlink(missing_ok=True)
+
+
 def files(folder: Path) -> list[Path]:
     """The states of a run folder, the newest first."""
     found = [path for path in (folder / FOLDER).glob("state-*.pt") if NAME.fullmatch(path.name)]
@@ -70,8 +76,8 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
         warnings.append(f"{path}: damaged; the state before it is used.")
     if warnings:
         raise CheckpointError(
-            f"--resume {folder}: all {len(warnings)} states in {FOLDER} are damaged. Start again "
-            "with --overwrite, or a new run from its weights with --init."
+            f"--resume {folder}: no state in {FOLDER} is whole ({len(warnings)} damaged). Start "
+            "again with --overwrite, or a new run from its weights with --init."
         )
     raise CheckpointError(
         f"--resume {folder}: no state in {FOLDER}: not a run folder, or it was stopped before its "
