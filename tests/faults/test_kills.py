@@ -90,6 +90,7 @@ def kill_again_and_again(
         places: arguments, other ones for each round; round 0 is not disturbed.
         check: called with the round's arguments and whether the work is done.
     """
+    assert through(int)  # the server of forks has imported everything
     began = time.monotonic()
     assert through(work, *places(0))
     longest = time.monotonic() - began
