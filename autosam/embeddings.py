@@ -214,11 +214,11 @@ def _encode(
     was there already: the last bits of an embedding may depend on it.
     """
     process, wanted = processes(), set(missing)
-    every = range(0, store.count, BATCH)
-    blocks = [
-        range(i, min(i + BATCH, store.count)) for i in every if wanted & set(range(i, i + BATCH))
+    firsts = sorted({record - record % BATCH for record in missing})
+    share = [
+        list(range(first, min(first + BATCH, store.count)))
+        for first in firsts[process.process_index :: process.num_processes]
     ]
-    share = [list(block) for block in blocks[process.process_index :: process.num_processes]]
     loader = DataLoader(Squares(dataset), batch_sampler=share, num_workers=workers)
     half = store.layout.dtype != "fp32"
     for images, valid, records in track(loader, title, disable=not process.is_main_process):

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY, draw_folders, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import autosam.run
 from autosam import checkpoint, state
 from autosam.config import Config
 from autosam.engine import evaluate
@@ -25,6 +27,7 @@ from autosam.files import claim
 from autosam.interrupt import Interrupt
 from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS
+from autosam.run import Run
 from autosam.train import train
 
 FLAGS = ("--train.epochs=3", "--train.batch_size=1", "--train.accumulate=2")
@@ -47,6 +50,15 @@ def whole(tiny_file: Path, folders: Path, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SAMS, "tiny", TINY)
         return train(config_of(tiny_file, folders, tmp_path_factory.mktemp("whole") / "run")).folder
+
+
+def train_until_stopped(config: Config, target: Any, name: str, replacement: Any) -> Stopped:
+    """Train with something in the place of `target.name` that stops it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, replacement)
+        with pytest.raises(Stopped) as stopped:
+            train(config)
+    return stopped.value
 
 
 def assert_equal(found: Path, expected: Path) -> None:
@@ -97,7 +109,6 @@ def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
     folders: Path,
     tmp_path: Path,
     whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
     loss: int,
 ) -> None:
     """At a batch within and at the end of an accumulated step, within an evaluation, and in the
@@ -111,18 +122,17 @@ def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
         return forward(self, *args)
 
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentationLoss, "forward", counted)
-        with pytest.raises(Stopped, match=f"--resume {folder}") as stopped:
-            train(config_of(tiny_file, folders, folder))
-    assert stopped.value.signal == signal.SIGTERM
+    config = config_of(tiny_file, folders, folder)
+    stopped = train_until_stopped(config, SegmentationLoss, "forward", counted)
+    assert f"--resume {folder}" in str(stopped)
+    assert stopped.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train(Config(resume=str(folder)))
     assert_equal(folder, whole)
 
 
 def test_a_signal_in_the_final_scoring(
-    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path
 ) -> None:
     folder = tmp_path / "run"
 
@@ -131,10 +141,8 @@ def test_a_signal_in_the_final_scoring(
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("autosam.run.evaluate", signalled)
-        with pytest.raises(Stopped):
-            train(config_of(tiny_file, folders, folder))
+    config = config_of(tiny_file, folders, folder)
+    train_until_stopped(config, autosam.run, "evaluate", signalled)
     assert not (folder / "scores.yaml").exists()
     train(Config(resume=str(folder)))
     assert_equal(folder, whole)
@@ -181,17 +189,15 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     folders: Path,
     tmp_path: Path,
     whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "autosam.run.Run._asked_to_stop",
-            lambda run: (run.epoch, run.sums.batches) == (2, 4),
-        )
-        with pytest.raises(Stopped):
-            train(config_of(tiny_file, folders, folder))
+    train_until_stopped(
+        config_of(tiny_file, folders, folder),
+        Run,
+        "_asked_to_stop",
+        lambda run: (run.epoch, run.sums.batches) == (2, 4),
+    )
     newest, second, _ = state.files(folder)
     for file in (newest, second):
         content = bytearray(file.read_bytes())
@@ -207,15 +213,12 @@ def test_a_damaged_state_gives_way_to_the_one_before(
 
 
 def test_a_run_and_its_data_may_move(
-    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path
 ) -> None:
     before, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(folders, data)
     config = config_of(tiny_file, data, before)
-    with monkeypatch.context() as patch:
-        patch.setattr("autosam.run.Run._asked_to_stop", lambda run: run.sums.batches == 4)
-        with pytest.raises(Stopped):
-            train(config)
+    train_until_stopped(config, Run, "_asked_to_stop", lambda run: run.sums.batches == 4)
     folder, elsewhere = tmp_path / "deep/down", tmp_path / "other"
     folder.parent.mkdir()
     shutil.move(before, folder)
