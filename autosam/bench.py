@@ -7,18 +7,17 @@ process of its own, is repeated, and stands in the table with its median and its
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from autosam import origin
 from autosam.command import run_command
 from autosam.errors import ConfigError
 from autosam.measure import PARTS, SIDES, Case, measure
@@ -105,7 +104,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     for case in track(chosen, "measuring", console=Console(stderr=True)):
         figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}
     compare(figures)
-    machine = describe()
+    machine = origin.machine()
     console.print(", ".join(machine.values()), highlight=False)
     for kind in ("encoder", "training", "prediction"):
         rows = {name: row for name, row in figures.items() if row["kind"] == kind}
@@ -126,16 +125,6 @@ def compare(figures: dict[str, Any]) -> None:
         first = next(iter(features.values())).ravel()
         norms = np.linalg.norm(first) * np.linalg.norm(values)
         figures[name]["cosine"] = float(first @ values.ravel() / norms)
-
-
-def describe() -> dict[str, str]:
-    """The machine and what computes on it."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    cpu = capabilities.get("cpu_name") or platform.processor() or platform.machine()
-    where = {"processor": f"{cpu}, {torch.get_num_threads()} threads"}
-    if torch.cuda.is_available():
-        where["gpu"] = torch.cuda.get_device_name()
-    return where | {"torch": f"torch {torch.__version__}"}
 
 
 def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:

@@ -18,7 +18,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from autosam.config import Config
-from autosam.errors import AutosamError, ConfigError, Stopped
+from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.shipped import asset_folder
 
 T = TypeVar("T")
@@ -186,6 +186,15 @@ def run_command(
         if error.errno not in MENDABLE:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"error: memory ran out ({error}). Take smaller batches (--train.batch_size, "
+            "--batch_size), fewer --data.workers, a smaller --sam, or --window for large pictures.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-import autosam
-from autosam import page
+from autosam import origin, page
 from autosam.command import run_command
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
@@ -281,7 +280,8 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
         "figures": "mean over the test pictures ± standard deviation over seeds; difference with "
         "its bootstrap interval over pictures, p by Wilcoxon's signed-rank test",
         "command": shlex.join(["python", "-m", "autosam.compare", *sys.argv[1:]]),
-        "versions": f"autosam {autosam.__version__}, torch {torch.__version__}",
+        "versions": ", ".join(" ".join(pair) for pair in origin.versions().items()),
+        "commit": origin.commit() or "not installed by git",
     }
 
 

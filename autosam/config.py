@@ -349,6 +349,9 @@ class Settings:
     loss: LossConfig = field(default_factory=LossConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    deterministic: bool = False
+    """Let GPUs take slower algorithms that give the same figures every time, and none that have no
+    such form (torch names it then). CPUs do so anyway."""
 
 
 @dataclass
@@ -384,6 +387,9 @@ class Config(Settings):
     """Replace the output folder if it exists."""
     init: str | None = None
     """Start from the weights of this run (folder or checkpoint file)."""
+    auto_batch: bool = False
+    """Before training, halve the batch until a step fits into memory; so many batches then make up
+    an optimiser step that it sees as many pictures as before."""
     resume: str | None = None
     """Go on with this run from its last state, with its settings. Only where things lie may be said
     anew: data.root (and images, masks, annotations, groups), data.workers, cache.dir,

@@ -46,7 +46,9 @@ def finish(run: Run, peak_gib: float) -> TrainResult:
 
     Raises:
         CheckpointError: there is none, or it is damaged.
+        DataError: the data changed while the run trained.
     """
+    run.check_data()
     run.accelerator.wait_for_everyone()
     best, segmenter = run.folder / checkpoint.BEST, run.segmenter
     if not best.is_file():

@@ -4,6 +4,13 @@
 class AutosamError(Exception):
     """Base of every error raised on purpose; the command line prints it without a traceback."""
 
+    def __init__(self, message: str = "") -> None:
+        if message.startswith(
+            "Caught "
+        ):  # torch hands on what a reading process raised, so wrapped
+            message = message.rpartition(f"autosam.errors.{type(self).__name__}: ")[2].strip()
+        super().__init__(message)
+
 
 class ConfigError(AutosamError):
     """A setting is unknown, of the wrong type, or contradicts another."""
@@ -29,3 +36,9 @@ class Stopped(AutosamError):
 
 class TrainingError(AutosamError):
     """Training cannot go on, for example because the loss is no longer finite."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text

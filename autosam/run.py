@@ -20,12 +20,19 @@ from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader
 
-from autosam import checkpoint, pictures, state
+from autosam import checkpoint, origin, pictures, state
 from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochSampler, PairDataset
-from autosam.data.pairs import PARTS, fingerprint
+from autosam.data.pairs import PARTS, Split, fingerprint, sizes
 from autosam.engine import Sums, evaluate, fit_rule, train_one_epoch
-from autosam.errors import CheckpointError, ConfigError, Stopped, TrainingError
+from autosam.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Stopped,
+    TrainingError,
+    is_out_of_memory,
+)
 from autosam.interrupt import Interrupt
 from autosam.losses import SegmentationLoss
 from autosam.metrics import METRICS, mean_scores
@@ -138,16 +145,35 @@ class Run:
         self.epochs = config.train.epochs if learns else 0
         self.steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = build_schedule(optimizer, config.train, self.steps)
+        self._sizes = sizes(self.split)
         self.facts = {
-            "data": fingerprint({part: getattr(data, part).pairs for part in PARTS}),
+            "data": fingerprint(self.split),
             "sam": sam_hash(config.sam, config.sam_checkpoint) if segmenter.sam else "",
         }
         if saved is not None:
             self._restore(saved)
         self.tracker: Tracker | None = None
         if accelerator.is_main_process:
+            origin.note(folder, processes=processes, files=self.facts)
             self.tracker = Tracker(folder, config, self.epoch)
-            self.tracker.parameters(segmenter)
+
+    @property
+    def split(self) -> Split:
+        """The pairs of each part."""
+        return {part: getattr(self.data, part).pairs for part in PARTS}
+
+    def check_data(self) -> None:
+        """See that the files are still those that the run began with.
+
+        Raises:
+            DataError: naming one that is not.
+        """
+        now = sizes(self.split)
+        if changed := [name for name, size in self._sizes.items() if now[name] != size]:
+            raise DataError(
+                f"{', '.join(changed[:3])}: {len(changed)} pictures or masks changed while the run "
+                f"trained. Bring them back and go on with --resume {self.folder}, or train anew."
+            )
 
     def close(self) -> None:
         """Let go of the files, however the run ended."""
@@ -222,10 +248,15 @@ class Run:
         """A reading process that was only just starting may die of a signal to the whole group."""
         try:
             yield
-        except RuntimeError:
-            if self.interrupt.signal is None:
+        except RuntimeError as error:
+            if self.interrupt.signal is not None:
+                self._stop()
+            if not str(error).startswith("DataLoader worker"):
                 raise
-            self._stop()
+            raise TrainingError(
+                f"a process that reads pictures died ({error}). Often the memory of the machine "
+                f"is short: go on with --resume {self.folder} and a lower --data.workers."
+            ) from None
 
     def watched(self, part: str) -> Iterator[Batch]:
         """The batches of a part, until a signal comes. What they are for can be done again."""
@@ -242,6 +273,8 @@ class Run:
             Stopped: a signal came; the state is saved.
         """
         config = self.config.train
+        if self.tracker is not None:
+            self.tracker.parameters(self.segmenter)
         if self.segmenter.rule is not None:
             count = fit_rule(self.segmenter, self.loader)
             log.info("%d masks of training pictures say which masks count", count)
@@ -294,12 +327,21 @@ class Run:
                 self.accelerator, self.config.train.clip, self.bf16, on_step, self.sums,
             )  # fmt: skip
         except TrainingError as error:
-            kept = self.folder / checkpoint.BEST
-            message = f"epoch {epoch}: {error}" + (
-                f" The last good checkpoint is kept: {kept}." if kept.is_file() else ""
+            what = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            what = (
+                f"memory ran out on a batch of {self.config.train.batch_size} ({error}). Halve "
+                "--train.batch_size and double --train.accumulate, or let --auto-batch find what "
+                "fits."
             )
-            log.error(message)
-            raise TrainingError(message) from None
+        kept = self.folder / checkpoint.BEST
+        message = f"epoch {epoch}: {what}" + (
+            f" The last good checkpoint is kept: {kept}." if kept.is_file() else ""
+        )
+        log.error(message)
+        raise TrainingError(message)
 
     def evaluate(self, part: str, final: bool = False) -> dict[str, dict[str, float]]:
         """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""

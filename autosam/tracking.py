@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,10 +20,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from autosam.command import to_dict
 from autosam.config import Config
-from autosam.files import write_atomically
+from autosam.files import not_written, write_atomically
 from autosam.models.sam import AbsentEncoder
 
 log = logging.getLogger("autosam")
+WHERE_TO = ("output", "overwrite", "resume")
+"""Settings that belong to one call of `train` and not to what is trained."""
 
 
 @contextmanager
@@ -35,6 +39,14 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
+class LogFile(logging.FileHandler):
+    """log.txt; that it cannot be written is an error like any other."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        raise not_written(Path(self.baseFilename), error) if isinstance(error, OSError) else error
+
+
 class Tracker:
     """Writes into a run folder. Only the main process makes one.
 
@@ -42,25 +54,38 @@ class Tracker:
         folder: the run folder.
         config: written as config.yaml and as text in TensorBoard.
         first_epoch: what was written from this epoch on by an interrupted run is taken back.
+
+    Raises:
+        StorageError: by every method: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, config: Config, first_epoch: int = 0) -> None:
         self.folder = folder
         self.config = config
-        text = yaml.safe_dump(to_dict(config), sort_keys=False)
+        # Whoever trains with this file means another folder, and from the beginning.
+        said = {key: value for key, value in to_dict(config).items() if key not in WHERE_TO}
+        self.text = yaml.safe_dump(said, sort_keys=False)
         self.metrics = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["epoch"] <= first_epoch]
         rows = "".join(json.dumps(row) + "\n" for row in kept)
-        for file, content in ((folder / "config.yaml", text), (self.metrics, rows)):
+        for file, content in ((folder / "config.yaml", self.text), (self.metrics, rows)):
             write_atomically(file, partial(Path.write_text, data=content, encoding="utf-8"))
-        self.writer = SummaryWriter(folder, purge_step=first_epoch + 1 if first_epoch else None)
-        self.writer.add_text("config", f"```yaml\n{text}```")
-        self.handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        with self._writing():
+            _order_events(folder, int(time.time()))
+            self.handler = LogFile(folder / "log.txt", encoding="utf-8")
+            self.writer = SummaryWriter(folder, purge_step=first_epoch + 1 if first_epoch else None)
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self.handler)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise not_written(self.folder, error) from None
+
     def parameters(self, model: nn.Module) -> None:
-        """A table of parameters by part, as text."""
+        """The settings, and a table of parameters by part, as text."""
         lines = ["| part | parameters | trainable |", "|---|---|---|"]
         for name, part in model.named_children():
             for child_name, child in [(name, part)] + [
@@ -68,19 +93,23 @@ class Tracker:
             ]:
                 total, trainable = count_parameters(child)
                 lines.append(f"| {child_name} | {total:,} | {trainable:,} |")
-        self.writer.add_text("parameters", "\n".join(lines))
+        with self._writing():
+            self.writer.add_text("config", f"```yaml\n{self.text}```")
+            self.writer.add_text("parameters", "\n".join(lines))
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
         """Scalars of one finished epoch (1 is the first), as `group/name`."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, epoch)
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": epoch, **values}) + "\n")
-        self.writer.flush()
+        with self._writing():
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, epoch)
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+            self.writer.flush()
 
     def pictures(self, epoch: int, sheet: np.ndarray) -> None:
         """A contact sheet, uint8 H x W x 3."""
-        self.writer.add_image("validation", sheet, epoch, dataformats="HWC")
+        with self._writing():
+            self.writer.add_image("validation", sheet, epoch, dataformats="HWC")
 
     def hyperparameters(self, final: dict[str, float]) -> None:
         """Hyper-parameters with the final scores."""
@@ -89,13 +118,29 @@ class Tracker:
             for key, value in flatten(to_dict(self.config)).items()
             if isinstance(value, bool | int | float | str)
         }
-        self.writer.add_hparams(flat, final, run_name=".")
+        with self._writing():
+            self.writer.add_hparams(flat, final, run_name=".")
         log.info("final %s", json.dumps(final))
 
     def close(self) -> None:
-        self.writer.close()
         log.removeHandler(self.handler)
-        self.handler.close()
+        with self._writing():
+            try:
+                self.handler.close()
+            finally:
+                self.writer.close()
+
+
+def _order_events(folder: Path, now: int) -> None:
+    """TensorBoard reads a folder's files in the order of the seconds in their names: those of
+    before must stay before, even where the clock was set back since."""
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    names = [file.name.split(".") for file in files]
+    if not any(int(words[3]) >= now for words in names):
+        return
+    for i, (file, words) in enumerate(zip(files, names, strict=True)):
+        words[3] = f"{now - len(files) + i:010d}"
+        file.rename(folder / ".".join(words))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import operator
+import os
 import shutil
 import sys
 import time
@@ -16,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -23,7 +25,8 @@ from rich import get_console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autosam import checkpoint, state
+from autosam import checkpoint, origin, state
+from autosam.auto_batch import fit_batch
 from autosam.command import from_dict, run_command, to_dict
 from autosam.config import RUNS, Config, DataConfig
 from autosam.data.augment import Augment, build_augment
@@ -76,6 +79,9 @@ def train(config: Config) -> TrainResult:
     config.output = str(folder)
     if saved is None:
         refuse_folder(folder, config)
+    if config.deterministic:  # cuBLAS reads this when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.train.seed)
     views = views_of(config)
     segmenter = build_segmenter(config, encoder=views == 0)
@@ -96,6 +102,11 @@ def train(config: Config) -> TrainResult:
             and accelerator.device.type == "cuda"
             and gains_from_bf16(accelerator.device)
         )
+        if config.auto_batch and saved is None and RUNS[config.run].trainable:
+            config.train = fit_batch(config, segmenter, data.train, accelerator, bf16)
+            accelerator.gradient_accumulation_steps = config.train.accumulate
+            log.info("batches of %d, %d for each optimiser step",
+                     config.train.batch_size, config.train.accumulate)  # fmt: skip
         interrupt = stack.enter_context(Interrupt())
         run = Run(config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved)
         stack.callback(run.close)
@@ -201,11 +212,15 @@ def with_whole_paths(config: Config) -> Config:
         annotations=whole(config.data.annotations),
         groups=whole(config.data.groups, certain=False),  # or an expression
     )
+    backbone = whole(config.model.backbone_weights, certain=False) or "auto"
+    model = dataclasses.replace(config.model, backbone_weights=backbone)
     return dataclasses.replace(
         config,
         data=data,
         cache=dataclasses.replace(config.cache, dir=whole(config.cache.dir)),
         sam_checkpoint=whole(config.sam_checkpoint),
+        init=whole(config.init, certain=False),  # or a name on the hub
+        model=model,
     )
 
 
@@ -225,10 +240,8 @@ def refuse_folder(folder: Path, config: Config) -> None:
             f"--output {folder}: exists. Choose another, pass --overwrite, or go on with it by "
             f"--resume {folder}."
         )
-    if not all((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
-        raise ConfigError(
-            f"--output {folder}: is not a run (no config.yaml and metrics.jsonl); not overwritten."
-        )
+    if not (folder / origin.FILE).exists():  # the first that a run writes
+        raise ConfigError(f"--output {folder}: is not a run (no {origin.FILE}); not overwritten.")
     read = (config.data.root, config.data.images, config.data.masks, config.sam_checkpoint,
             config.init)  # fmt: skip
     for path in (Path(p).resolve() for p in read if p):

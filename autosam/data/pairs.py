@@ -59,6 +59,15 @@ Split = dict[str, list[Pair]]
 """`train`, `validation`, `test`: the pairs of each part."""
 
 
+def sizes(split: Split) -> dict[str, tuple[int, int]]:
+    """Bytes of each picture and of its mask, by part and name; 0 for one that is not a file."""
+    return {
+        f"{part}/{pair.name}": (_size(pair.image.path), _size(pair.mask.path))
+        for part, pairs in split.items()
+        for pair in pairs
+    }
+
+
 def fingerprint(split: Split) -> str:
     """SHA-256 of the names and sizes of all pictures and masks."""
     sizes = hashlib.sha256()

@@ -1,0 +1,101 @@
+"""`--auto-batch`: the largest batch that the memory holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from accelerate import Accelerator
+from accelerate.utils import release_memory
+
+from autosam import checkpoint
+from autosam.config import Config, TrainConfig
+from autosam.data.dataset import PairDataset
+from autosam.errors import TrainingError, is_out_of_memory
+from autosam.losses import SegmentationLoss
+from autosam.models.segmenter import Segmenter
+from autosam.optim import build_optimizer
+from autosam.precision import half_precision
+from autosam.processes import of_all
+from autosam.types import Batch
+
+
+def fit_batch(
+    config: Config,
+    segmenter: Segmenter,
+    dataset: PairDataset,
+    accelerator: Accelerator,
+    bf16: bool,
+) -> TrainConfig:
+    """Halve the batch until a training step fits into memory, on every process.
+
+    Args:
+        config: with the batch size to begin with.
+        segmenter: its weights are the same afterwards.
+        dataset: the training pictures.
+        accelerator: the device, and the other processes.
+        bf16: see `train_one_epoch`.
+
+    Returns:
+        `config.train` with a `batch_size` that fits, and so many batches per optimiser step that it
+        sees as many pictures as before (or a few more).
+
+    Raises:
+        TrainingError: not even one picture fits.
+    """
+    wanted = size = config.train.batch_size
+    while not _fits(size, config, segmenter, dataset, accelerator, bf16):
+        if size == 1:
+            raise TrainingError(
+                "--auto-batch: a training step on one picture does not fit into memory. Take a "
+                "smaller --model.view_size or --sam, or another device."
+            )
+        size //= 2
+    size = min(of_all([size]))
+    accumulate = math.ceil(config.train.accumulate * wanted / size)
+    return dataclasses.replace(config.train, batch_size=size, accumulate=accumulate)
+
+
+def _fits(
+    size: int,
+    config: Config,
+    segmenter: Segmenter,
+    dataset: PairDataset,
+    accelerator: Accelerator,
+    bf16: bool,
+) -> bool:
+    """Whether a step with `size` pictures ends otherwise than by lack of memory."""
+    segmenter.to(accelerator.device)
+    before = {key: value.clone() for key, value in segmenter.trainable_state().items()}
+    try:
+        _step(size, config, segmenter, dataset, accelerator, bf16)
+        return True
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        checkpoint.restore_trainable(segmenter, before, "--auto-batch")
+        segmenter.zero_grad()
+        release_memory()
+
+
+def _step(
+    size: int,
+    config: Config,
+    segmenter: Segmenter,
+    dataset: PairDataset,
+    accelerator: Accelerator,
+    bf16: bool,
+) -> None:
+    batch = Batch.collate([dataset[0, i % len(dataset)] for i in range(size)])
+    batch = batch.to(accelerator.device)
+    criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
+    optimizer = build_optimizer(segmenter, config.train)  # its moments take room, too
+    with half_precision(accelerator.device, bf16):
+        logits, beside = segmenter.train()(batch, beside=True)
+    loss = criterion(logits, batch.targets, batch.weights)["loss"]
+    if beside is not None:
+        loss = loss + criterion(beside, batch.targets, batch.weights)["loss"]
+    loss.backward()
+    optimizer.step()
