@@ -30,7 +30,7 @@ def test_a_run_says_what_made_it_and_its_config_makes_it_again(
     train(tiny_config(tiny_file, "--data.root=data", "--output=before", "--train.epochs=1"))
     first = train(tiny_config(tiny_file, "--data.root=data", "--output=first", "--init=before"))
     monkeypatch.chdir("/")
-    again = train(parse(Config, ["--config", str(first.folder.resolve() / "config.yaml"),
+    again = train(parse(Config, ["--config", str(tmp_path / "first/config.yaml"),
                                  f"--output={tmp_path / 'again'}"]))  # fmt: skip
     first_best, again_best = (
         checkpoint.read_trained(tmp_path / name / checkpoint.BEST) for name in ("first", "again")
@@ -40,7 +40,9 @@ def test_a_run_says_what_made_it_and_its_config_makes_it_again(
     scores = [(tmp_path / name / "test_scores.csv").read_text() for name in ("first", "again")]
     assert scores[0] == scores[1]
     assert first.test == again.test
-    (row,) = [json.loads(line) for line in (again.folder / origin.FILE).read_text().splitlines()]
+    (row,) = [
+        json.loads(line) for line in (tmp_path / "again" / origin.FILE).read_text().splitlines()
+    ]
     assert row["files"]["sam"] == sam_hash("tiny", str(tiny_file))
     split = load_split(parse(Config, [f"--data.root={folders}"]).data)
     assert row["files"]["data"] == fingerprint({part: split[part] for part in PARTS})
