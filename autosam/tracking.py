@@ -44,7 +44,9 @@ class LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        raise not_written(Path(self.baseFilename), error) if isinstance(error, OSError) else error
+        if isinstance(error, OSError):
+            raise not_written(Path(self.baseFilename), error) from None
+        super().handleError(record)
 
 
 class Tracker:

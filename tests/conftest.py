@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+# Every test, and every process that one starts, has one core: `pytest -n` shares out the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -109,6 +113,18 @@ def parity() -> Callable[..., None]:
         assert error < bound, f"{backend}, {what}: {error:.1e}"
 
     return compare
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of `pytest -n` hands its errors to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["parity"] = [[*key, error] for key, error in PARITY.items()]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for backend, what, error in node.workeroutput.get("parity", []):
+        PARITY[backend, what] = max(error, PARITY.get((backend, what), 0.0))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

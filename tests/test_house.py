@@ -84,7 +84,7 @@ def test_the_readme_starts_with_what_it_is_and_has_its_two_commands() -> None:
     lines = [line for line in text.splitlines() if line.startswith("python3 -m venv")]
     assert len(lines) == 2
     assert lines[0].endswith("python -m autosam.train")
-    assert lines[1].endswith("python -m pytest")
+    assert lines[1].endswith("python -m pytest -n 2 --dist loadfile")
     assert "[test]" in lines[1]
 
 
