@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -244,19 +245,31 @@ class Run:
         raise stopped
 
     @contextlib.contextmanager
-    def ending_on_signals(self) -> Iterator[None]:
-        """A reading process that was only just starting may die of a signal to the whole group."""
+    def explaining(self) -> Iterator[None]:
+        """Say what torch's errors mean when a process that belongs to the run is gone.
+
+        Raises:
+            Stopped: a signal to all of them came.
+            TrainingError: another reason.
+        """
+        again = f"Go on with --resume {self.folder}"
         try:
             yield
         except RuntimeError as error:
-            if self.interrupt.signal is not None:
+            what = str(error)
+            if self.interrupt.signal is not None:  # a reading process was only just starting
                 self._stop()
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise TrainingError(
-                f"a process that reads pictures died ({error}). Often the memory of the machine "
-                f"is short: go on with --resume {self.folder} and a lower --data.workers."
-            ) from None
+            if what.startswith("DataLoader worker"):
+                raise TrainingError(
+                    f"a process that reads pictures died ({what}). Often the memory of the machine "
+                    f"is short. {again} and a lower --data.workers."
+                ) from None
+            if self.accelerator.num_processes > 1 and re.search("gloo|nccl|peer", what, re.I):
+                raise TrainingError(
+                    f"another process of this run died or cannot be reached ({what}). What it said "
+                    f"tells why. {again}, with as many processes as there are."
+                ) from None
+            raise
 
     def watched(self, part: str) -> Iterator[Batch]:
         """The batches of a part, until a signal comes. What they are for can be done again."""

@@ -110,7 +110,7 @@ def train(config: Config) -> TrainResult:
         interrupt = stack.enter_context(Interrupt())
         run = Run(config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved)
         stack.callback(run.close)
-        stack.enter_context(run.ending_on_signals())
+        stack.enter_context(run.explaining())
         with PeakMemory() as peak, Progress(
             TextColumn("{task.description}"),
             BarColumn(),

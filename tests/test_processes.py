@@ -7,12 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from conftest import draw
 
+from autosam import state
 from autosam.command import parse
 from autosam.config import Config
 from autosam.predict import PredictConfig, predict
@@ -34,8 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def launch(processes: int, module: str, *flags: str, fails: bool = False) -> str:
-    """What it said."""
+def launched(processes: int, module: str, *flags: str) -> subprocess.Popen[str]:
     # After --, torchrun leaves --run to the module.
     torchrun = [
         "torch.distributed.run",
@@ -45,15 +47,21 @@ def launch(processes: int, module: str, *flags: str, fails: bool = False) -> str
         "--",
     ]
     words = [*torchrun, module] if processes > 1 else [module]
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", *words, *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
     )
-    assert (done.returncode != 0) == fails, done.stderr[-3000:]
-    return done.stdout + done.stderr
+
+
+def launch(processes: int, module: str, *flags: str, fails: bool = False) -> str:
+    """What it said."""
+    with launched(processes, module, *flags) as process:
+        said = process.communicate(timeout=300)[0]
+    assert (process.returncode != 0) == fails, said[-3000:]
+    return said
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -82,6 +90,40 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
     assert len(files[0]) == 6
     for ours, theirs in zip(*files, strict=True):
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_process_that_dies_ends_the_run_and_another_number_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    begin = [f"--data.root={data}", f"--output={folder}", "--train.batch_size=2",
+             "--train.save_minutes=0", "--run=head", "--model.backbone_weights=none",
+             "--model.backbone=test_efficientnet", "--train.epochs=40", "--train.patience=40",
+             *COMMON[2:]]  # fmt: skip
+    seen = 0
+    for flags, rank in ((begin, "0"), ([f"--resume={folder}"], "1")):
+        with launched(2, "autosam.train", *flags) as process:
+            while not state.files(folder) or state.load(folder)[0]["epoch"] <= seen:
+                assert process.poll() is None
+                time.sleep(0.05)
+            ranks = psutil.Process(process.pid).children(recursive=True)
+            next(r for r in ranks if rank_of(r) == rank).kill()
+            said = process.communicate(timeout=120)[0]
+        assert process.returncode != 0
+        assert "another process of this run died" in said or "stopped; go on with" in said
+        assert "--resume" in said
+        seen = state.load(folder)[0]["epoch"]
+        assert 0 < seen < 40
+    launch(1, "autosam.train", f"--resume={folder}")
+    assert [row["epoch"] for row in rows(folder)] == list(range(1, 41))
+    assert (folder / "scores.yaml").is_file()
+
+
+def rank_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("RANK")
+    except psutil.Error:
+        return None
 
 
 def test_two_processes_predict_as_one(data: Path, tmp_path: Path) -> None:
