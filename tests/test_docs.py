@@ -20,7 +20,7 @@ import pytest
 import test_backends
 import torch
 import yaml
-from conftest import draw_folders, liven, tiny_config
+from conftest import draw_folders, liven
 from PIL import Image
 
 import autosam
@@ -28,6 +28,7 @@ from autosam import checkpoint, errors
 from autosam.command import run_command
 from autosam.config import RUNS, Config, DataConfig
 from autosam.data.sources import LAYOUTS, load_split
+from autosam.models.backbone import Backbone
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.segmenter import build_segmenter
 
@@ -78,8 +79,9 @@ def put(words: list[str], **places: object) -> list[str]:
 
 
 def small_flags(output: Path) -> list[str]:
-    return ["--model.view_size=64", "--model.width=32", "--train.batch_size=2", "--train.epochs=30", "--train.patience=30",
-            "--train.lr=4e-3", "--train.pictures=0", f"--output={output}"]  # fmt: skip
+    return ["--model.view_size=64", "--model.width=32", "--train.batch_size=2", "--train.lr=4e-3",
+            "--train.epochs=15", "--train.patience=15", "--train.pictures=0",
+            f"--output={output}"]  # fmt: skip
 
 
 def test_a_backbone(
@@ -150,7 +152,7 @@ def test_a_sam(
     test_backends.test_the_contract(backend)
     test_backends.test_a_batch_is_its_pictures_one_by_one(backend)
     test_backends.test_without_its_encoder_it_decodes_the_same(backend)
-    for name in RUNS:
+    for name in ("autosam", "decoder-box", "sam-auto"):
         test_backends.test_every_run_trains(backend, name)
 
 
@@ -210,3 +212,161 @@ def test_a_file_of_ones_own_is_a_program_with_reading_processes(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "scores.yaml").is_file()
+
+
+# ---- docs/troubleshooting.md ---------------------------------------------------------------------
+
+
+def texts() -> list[str]:
+    """Every text of the package's code, … for what is put in; docstrings are left out."""
+    found = []
+    for path in sorted((ROOT / "autosam").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found += [node.value] * (id(node) not in docs)
+    return found
+
+
+def messages() -> list[str]:
+    """The first column of the tables of messages."""
+    found = re.findall(r"^\| ` ?(.+?)` \| .+ \|$", read("troubleshooting.md"), re.M)
+    return [message for message in found if not message.endswith("Error") and message != "Stopped"]
+
+
+TEXTS = texts()
+
+
+@pytest.mark.parametrize("message", messages())
+def test_quoted_messages_are_those_of_the_code(message: str) -> None:
+    """What does not vary stands in one text of the code, in this order."""
+    fixed = [piece.strip() for piece in message.split("…")]
+    assert sum(map(len, fixed)) >= 10, message
+    pattern = re.compile(".*".join(map(re.escape, fixed)), re.S)
+    assert any(pattern.search(text) for text in TEXTS), message
+
+
+def test_the_messages_are_found_in_the_page() -> None:
+    assert len(messages()) > 40
+    assert "`stopped; go on with: …`" in {f"`{message}`" for message in messages()}
+
+
+def test_the_table_of_errors_and_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .+? \| (.+) \|$", read("troubleshooting.md"), re.M)
+    kinds = {kind.__name__: kind for kind in errors.AutosamError.__subclasses__()}
+    assert {name for name, _ in rows} == set(kinds)
+
+    def code_of(error: BaseException) -> object:
+        def fail(config: Config) -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as ended:
+            run_command(Config, fail, [])
+        capsys.readouterr()
+        return ended.value.code
+
+    for name, code in rows:
+        error = kinds[name]("why")
+        assert code.startswith(str(code_of(error)) if name != "Stopped" else "128 + signal")
+        if isinstance(error, errors.Stopped):
+            assert code_of(error) == 143
+            error.signal = 2
+            assert code_of(error) == 130
+    assert code_of(KeyboardInterrupt()) == 130
+    assert code_of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")) == 2
+
+
+# ---- docs/models.md ------------------------------------------------------------------------------
+
+
+def table(page: str, first: str) -> list[list[str]]:
+    """The cells of the table whose first heading is `first`, without its head."""
+    lines = iter(read(page).splitlines())
+    for line in lines:
+        if line.startswith(f"| {first} |"):
+            break
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def test_the_table_of_runs() -> None:
+    decoders = {"sam": "SAM's", "head": "plain head"}
+    assert table("models.md", "`--run`") == [
+        [f"`{name}`", run.prompter, decoders[run.decoder], ", ".join(run.trainable) or "nothing"]
+        for name, run in RUNS.items()
+    ]
+
+
+def test_the_table_of_sams() -> None:
+    places = {"dl.fbaipublicfiles.com": "Meta", "huggingface.co": "Hugging Face",
+              "zenodo.org": "Zenodo"}  # fmt: skip
+    squares = {"longest-pad": "pad", "square": "stretch"}
+    expected = {}
+    for name, spec in SAMS.items():
+        place = next((word for host, word in places.items() if host in spec.source), "shipped")
+        expected[f"`{name}`"] = [spec.architecture, str(spec.image_size), squares[spec.geometry],
+                                 f"{spec.megabytes or 8:.0f}", place]  # fmt: skip
+    del expected["`tiny`"]  # of these tests
+    assert {row[0]: row[1:] for row in table("models.md", "`--sam`")} == expected
+    assert {spec.licence for spec in SAMS.values() if spec.name != "tiny"} == {"Apache-2.0"}
+    assert "All of them are Apache-2.0" in read("models.md")
+
+
+def test_the_sizes_of_backbones() -> None:
+    rows = [row for row in table("models.md", "backbone") if row[0].startswith("`")]
+    assert len(rows) == 5
+    for cell, size, _ in rows:
+        backbone = Backbone(cell.split("`")[1], "none", 64)
+        assert f"{sum(p.numel() for p in backbone.parameters()) / 1e6:.2f}" == size
+
+
+# ---- all pages -----------------------------------------------------------------------------------
+
+
+def words(text: str) -> int:
+    """Of prose and tables; code that is to be copied is left out."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    return sum(bool(re.search(r"\w", word)) for word in prose.split())
+
+
+def test_all_of_it_is_read_in_half_an_hour() -> None:
+    assert sum(words(page.read_text(encoding="utf-8")) for page in PAGES) <= 6900
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub and mkdocs make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    heads = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("*.md")), ROOT / "train/README.md"],
+                         ids=lambda page: str(page.relative_to(ROOT)))  # fmt: skip
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+        if page.parent.name == "docs":  # the pages are built from this folder alone
+            assert target.is_relative_to(ROOT / "docs"), link
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert sorted(name for entry in menu for name in entry.values()) == [p.name for p in PAGES]
