@@ -279,6 +279,7 @@ def test_the_table_of_errors_and_exit_codes(
             error.signal = 2
             assert code_of(error) == 130
     assert code_of(KeyboardInterrupt()) == 130
+    assert code_of(MemoryError()) == 2
     assert code_of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")) == 2
 
 
