@@ -55,19 +55,9 @@ class ClassConfig:
 class DataConfig:
     """Where the images and masks are, and how they are read."""
 
-    layout: Literal[
-        "folders",
-        "manifest",
-        "coco",
-        "voc",
-        "huggingface",
-        "glas",
-        "monuseg",
-        "polyp",
-        "stamps",
-        "volumes",
-    ] = "folders"
-    """How the files lie; docs/data.md has a tree of each."""
+    layout: str = "folders"
+    """How the files lie: folders, manifest, coco, voc, huggingface, glas, monuseg, polyp, stamps or
+    volumes; docs/data.md has a tree of each, docs/extending.md says how to add one."""
     root: str | None = None
     """What the layout describes. folders: a folder with train/, validation/ and test/, each holding
     images/ and masks/; or with images/ and masks/ directly, which are then split by a seed.

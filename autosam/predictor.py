@@ -237,7 +237,9 @@ def load(
         path: run folder, checkpoint file, saved folder or hub name (`owner/name`).
         sam_checkpoint: SAM weights, where they lie elsewhere than in training.
         fast: the mask comes from the surrogate decoder alone, SAM is not loaded.
-        device, flips, threshold: see `Predictor`.
+        device: see `Predictor`.
+        flips: see `Predictor`.
+        threshold: see `Predictor`.
 
     Raises:
         CheckpointError: see `autosam.checkpoint.load` and `Predictor`.

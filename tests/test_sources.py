@@ -229,6 +229,7 @@ def test_a_saved_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         (DataConfig(layout="coco", images="x"), "--data.images and --data.annotations go together"),
         (DataConfig(layout="glas"), "--data.layout glas needs --data.root DIR"),
+        (DataConfig(layout="pascal"), r"--data.layout pascal: unknown. .*voc, huggingface"),
         (DataConfig(layout="voc", root="nowhere"), "--data.root nowhere: no such folder"),
         (DataConfig(layout="manifest", root="nowhere.csv"), "nowhere.csv: no such file"),
     ],

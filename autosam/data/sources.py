@@ -28,15 +28,20 @@ LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
     "stamps": pairs_of_stamps,
     "volumes": pairs_of_volumes,
 }
+"""The one table of layouts: `--data.layout` names an entry, docs/extending.md adds one."""
 
 
 def load_pairs(config: DataConfig) -> list[Pair]:
     """All pairs, with their part where the source says it.
 
     Raises:
-        ConfigError: settings that contradict each other.
+        ConfigError: an unknown layout, or settings that contradict each other.
         DataError: files are missing, or do not fit the layout.
     """
+    if config.layout not in LAYOUTS:
+        raise ConfigError(
+            f"--data.layout {config.layout}: unknown. Choose one of {', '.join(LAYOUTS)}."
+        )
     partner = "annotations" if config.layout == "coco" else "masks"
     if config.root and (config.images or config.masks or config.annotations):
         raise ConfigError(f"--data.root and --data.images/--data.{partner} exclude each other.")
