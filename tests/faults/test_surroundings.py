@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autosam import checkpoint, ending, files, origin, state
-from autosam.command import run_command
+from autosam.command import parse, run_command
 from autosam.config import Config
 from autosam.errors import DataError, Stopped, TrainingError
 from autosam.losses import SegmentationLoss
@@ -348,3 +349,29 @@ def test_auto_batch_leaves_a_run_that_fits_as_it_is(
     config = settings(tiny_file, folders, tmp_path)
     train(dataclasses.replace(config, auto_batch=True))
     assert figures(tmp_path / "run") == figures(whole / "run")
+
+
+def test_everything_moves(
+    tiny_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run folder, data, cache and SAM, which all had relative paths; other reading processes."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    draw_folders(before / "data")
+    shutil.copy(tiny_file, before / "sam.pth")
+    monkeypatch.chdir(before)
+    config = settings(Path("sam.pth"), Path("data"), Path())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_asked_to_stop", lambda run: run.epoch == 1 and run.sums.batches == 1)
+        with pytest.raises(Stopped):
+            train(config)
+    shutil.rmtree("cache")
+    monkeypatch.chdir("/")
+    before.rename(after)
+    train(
+        parse(Config, [
+            f"--resume={after / 'run'}", f"--data.root={after / 'data'}", "--data.workers=1",
+            f"--cache.dir={tmp_path / 'embeddings'}", f"--sam_checkpoint={after / 'sam.pth'}",
+        ])
+    )  # fmt: skip
+    assert figures(after / "run") == figures(whole / "run")
+    assert len(list((tmp_path / "embeddings").glob("*/records.bin"))) == 3
