@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from accelerate import Accelerator
 from accelerate.utils import release_memory
@@ -43,59 +44,45 @@ def fit_batch(
     Raises:
         TrainingError: not even one picture fits.
     """
-    wanted = size = config.train.batch_size
-    while not _fits(size, config, segmenter, dataset, accelerator, bf16):
+    device = accelerator.device
+    criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
+
+    def step(size: int) -> None:
+        batch = Batch.collate([dataset[0, i % len(dataset)] for i in range(size)]).to(device)
+        optimizer = build_optimizer(segmenter, config.train)  # its moments take room, too
+        with half_precision(device, bf16):
+            logits, beside = segmenter.train()(batch, beside=True)
+        loss = criterion(logits, batch.targets, batch.weights)["loss"]
+        if beside is not None:
+            loss = loss + criterion(beside, batch.targets, batch.weights)["loss"]
+        loss.backward()
+        optimizer.step()
+
+    segmenter.to(device)
+    before = {key: value.clone() for key, value in segmenter.trainable_state().items()}
+    size = config.train.batch_size
+    while not _fits(step, size):
         if size == 1:
             raise TrainingError(
                 "--auto-batch: a training step on one picture does not fit into memory. Take a "
                 "smaller --model.view_size or --sam, or another device."
             )
         size //= 2
+    checkpoint.restore_trainable(segmenter, before, "--auto-batch")
+    segmenter.zero_grad()
     size = min(of_all([size]))
-    accumulate = math.ceil(config.train.accumulate * wanted / size)
+    accumulate = math.ceil(config.train.accumulate * config.train.batch_size / size)
     return dataclasses.replace(config.train, batch_size=size, accumulate=accumulate)
 
 
-def _fits(
-    size: int,
-    config: Config,
-    segmenter: Segmenter,
-    dataset: PairDataset,
-    accelerator: Accelerator,
-    bf16: bool,
-) -> bool:
+def _fits(step: Callable[[int], None], size: int) -> bool:
     """Whether a step with `size` pictures ends otherwise than by lack of memory."""
-    segmenter.to(accelerator.device)
-    before = {key: value.clone() for key, value in segmenter.trainable_state().items()}
     try:
-        _step(size, config, segmenter, dataset, accelerator, bf16)
+        step(size)
         return True
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return False
     finally:
-        checkpoint.restore_trainable(segmenter, before, "--auto-batch")
-        segmenter.zero_grad()
         release_memory()
-
-
-def _step(
-    size: int,
-    config: Config,
-    segmenter: Segmenter,
-    dataset: PairDataset,
-    accelerator: Accelerator,
-    bf16: bool,
-) -> None:
-    batch = Batch.collate([dataset[0, i % len(dataset)] for i in range(size)])
-    batch = batch.to(accelerator.device)
-    criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
-    optimizer = build_optimizer(segmenter, config.train)  # its moments take room, too
-    with half_precision(accelerator.device, bf16):
-        logits, beside = segmenter.train()(batch, beside=True)
-    loss = criterion(logits, batch.targets, batch.weights)["loss"]
-    if beside is not None:
-        loss = loss + criterion(beside, batch.targets, batch.weights)["loss"]
-    loss.backward()
-    optimizer.step()
