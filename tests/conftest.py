@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,13 @@ def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOSAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("AUTOSAM_MIRROR", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture(autouse=True)
+def _log_anew() -> Iterator[None]:
+    """What writes the log holds on to the standard output of one test."""
+    yield
+    logging.getLogger("autosam").handlers.clear()
 
 
 @pytest.fixture(autouse=True)
