@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import gc
 import json
 import re
@@ -138,13 +139,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
         SystemExit: `--help`.
     """
-    parser = ArgumentParser(
-        prog="autosam", description=kind.__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--config", action=ActionConfigFile, help="A YAML file, or a shipped config's name."
-    )
-    parser.add_class_arguments(kind, None)
+    parser = _parser(kind)
     args = list(sys.argv[1:] if argv is None else argv)
     sources: list[str] = []
     for i, arg in enumerate(args):
@@ -156,8 +151,11 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
             sources.append(name)
             args[i] = "--config=" + json.dumps(read_config(name, kind))
     args = _gather_lists(kind, _spell_out_switches(kind, args))
+    where = f" (in {', '.join(sources)} or the flags)" if sources else ""
     try:
         return _build(kind, parser, parser.parse_args(args))
+    except ConfigError as error:
+        raise ConfigError(f"{error}{where}") from None
     except WRONG as error:
         flags = [option for action in parser._actions for option in action.option_strings]
         words = re.findall(r"--([\w.-]+)|'([\w.]+)'", str(error))
@@ -165,8 +163,19 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         hint = (
             _near(words[-1][0] or words[-1][1], [f[2:] for f in flags]) if unknown and words else ""
         )
-        where = f" (in {', '.join(sources)} or the flags)" if sources else ""
         raise ConfigError(f"{error}{where}.{hint}") from None
+
+
+@functools.cache  # made in a tenth of a second
+def _parser(kind: type) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="autosam", description=kind.__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="A YAML file, or a shipped config's name."
+    )
+    parser.add_class_arguments(kind, None)
+    return parser
 
 
 def _spell_out_switches(kind: type, args: list[str]) -> list[str]:
@@ -210,8 +219,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """The inverse of `to_dict`, checked like a YAML file."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, None)
+    parser = _parser(kind)
     try:
         return _build(kind, parser, parser.parse_object(values))
     except WRONG as error:
@@ -220,7 +228,24 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
 
 def _build(kind: type[T], parser: ArgumentParser, parsed: Any) -> T:
     values = vars(parser.instantiate(parsed))
-    return kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    config = kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    _require_set(config)
+    return config
+
+
+def _require_set(config: Any, section: str = "") -> None:
+    """
+    Raises:
+        ConfigError: null, which jsonargparse takes for any value of a file.
+    """
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), section + field.name
+        if dataclasses.is_dataclass(value):
+            _require_set(value, f"{key}.")
+        elif value is None and "None" not in str(field.type):
+            raise ConfigError(
+                f"--{key}: null. Expected {field.type}; leave it out for what is usual."
+            )
 
 
 def run_command(
@@ -249,8 +274,9 @@ def one_message() -> Iterator[None]:
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}. Mend the path or its rights, or "
-              "make room.", file=sys.stderr)  # fmt: skip
+        name = error.filename or "a file"
+        remedy = "Mend the path or its rights, or make room."
+        print(f"error: {name}: {error.strerror}. {remedy}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

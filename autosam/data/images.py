@@ -173,8 +173,11 @@ def read_bands(path: Path) -> np.ndarray:
                     f"{path}: a stack with axes {axes} {series.shape}; expected one picture. "
                     "Save each as a file."
                 )
+            stored = series.asarray()
+            if stored.shape != series.shape:  # it says so in a log alone
+                raise ValueError(f"{stored.size} values instead of {series.size}")
             values = np.squeeze(
-                series.asarray(),
+                stored,
                 tuple(i for i, axis in enumerate(series.axes) if axis not in axes),
             )
     except DataError:

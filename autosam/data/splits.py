@@ -56,10 +56,11 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     split |= dict(zip(["train", *missing], parts, strict=True))
     for part in PARTS:
         if not split.get(part):
+            where = config.root or config.images or "the embedded set"
             raise DataError(
-                f"{config.root or config.images or 'the embedded set'}: the {part} part is empty: "
-                f"{len(pairs)} images are too few for shares of {config.validation} validation and {config.test} test. Give more "
-                "images, other shares, or folders for each part."
+                f"{where}: the {part} part is empty: {len(pairs)} images are too few for shares of "
+                f"{config.validation} validation and {config.test} test. Give more images, other "
+                "shares, or folders for each part."
             )
     split = {part: sorted(split[part], key=lambda pair: pair.name) for part in PARTS}
     _refuse_torn_groups(split)

@@ -357,9 +357,9 @@ def another_number_of_classes(rng: Random, folder: Path, good: Good) -> Bad:
 def no_annotations(rng: Random, folder: Path, good: Good) -> Bad:
     root = miniature.coco(folder / "data")
     path = root / "annotations" / "gone.json"
-    way = rng.choice([[f"--data.root={good.pictures}"],
-                      [f"--data.images={root / 'train2017'}", f"--data.annotations={path}"],
-                      [f"--data.images={root / 'train2017'}", f"--data.annotations={root}"]])  # fmt: skip
+    images = f"--data.images={root / 'train2017'}"
+    way = rng.choice([[f"--data.root={good.pictures}"], [images, f"--data.annotations={path}"],
+                      [images, f"--data.annotations={root}"]])  # fmt: skip
     line = reading(rng, good, folder, "--data.layout=coco", *way)
     return line, way[-1].split("=")[1]
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import torch
-from corpus import SMALL, TINY, Bad, Good, cause, cut, predicting, scoring, training
+from corpus import SMALL, TINY, Bad, Good, cause, cut, scoring, training
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -228,8 +228,10 @@ def bytes_of_the_header_changed(rng: Random, folder: Path, good: Good) -> Bad:
     """Of the part that says where tensors are."""
     path = Path(shutil.copy(good.run / BEST, folder))
     content = path.read_bytes()
-    old, new = rng.choice([(b'"F32"', b'"F99"'), (b'"shape":[', b'"shape":{'), (b"}}", b"}]"),
-                           (b'"data_offsets":[', b'"data_offsets":[9'), (b'"dtype"', b'"dtypf"')])  # fmt: skip
+    old, new = rng.choice([
+        (b'"F32"', b'"F99"'), (b'"shape":[', b'"shape":{'), (b"}}", b"}]"),
+        (b'"data_offsets":[', b'"data_offsets":[9'), (b'"dtype"', b'"dtypf"'),
+    ])  # fmt: skip
     path.write_bytes(content.replace(old, new, 1))
     return using(rng, good, folder, path)
 
@@ -387,8 +389,8 @@ def a_copy_of_what_is_shipped(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("sam", CheckpointError, r"SHA-256 is .*but by its source .*(damaged, or another file)")
 def a_file_with_another_hash(rng: Random, folder: Path, good: Good) -> Bad:
     path = Path(shutil.copy(good.sam, folder / "vit.pth"))
-    return ["weights", *rng.choice([["add", "vit_b", str(path)],
-                                    ["verify", str(path), "--sam", "vit_b"]])], path.name  # fmt: skip
+    words = [["add", "vit_b", str(path)], ["verify", str(path), "--sam", "vit_b"]]
+    return ["weights", *rng.choice(words)], path.name
 
 
 @cause("sam", CheckpointError, r"(not a readable weights file|does not fit the backbone).*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from random import Random
 
 from autosam.errors import AutosamError
 
+MORE = int(os.environ.get("AUTOSAM_VARIANTS", "1"))
+"""Times as many inputs of each cause as in the ordinary suite."""
 Bad = tuple[list[str], str]
 """A command line (verb first), and what its message must name: a file, a key, a tensor."""
 
@@ -54,7 +57,7 @@ def cause(
     kind: str,
     error: type[AutosamError],
     message: str,
-    variants: int = 4,
+    variants: int = 2,
     code: int = 2,
     rest: tuple[str, ...] = (),
 ) -> Callable[[Maker], Maker]:
@@ -63,7 +66,7 @@ def cause(
     def add(make: Maker) -> Maker:
         name = f"{kind}: {make.__name__.replace('_', ' ')}"
         assert name not in CAUSES
-        CAUSES[name] = Cause(name, kind, error, message, make, variants, code, rest)
+        CAUSES[name] = Cause(name, kind, error, message, make, variants * MORE, code, rest)
         return make
 
     return add

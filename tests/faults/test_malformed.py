@@ -1,6 +1,7 @@
-"""Every malformed input of the table ends in its error, with a message that names it and what to do.
+"""Every malformed input of the table ends in its error, which names it and says what to do.
 
-AUTOSAM_MALFORMED=FILE keeps the table of outcomes, which is printed after the tests.
+The table of outcomes is printed after the tests; AUTOSAM_MALFORMED=FILE keeps it. The long form:
+AUTOSAM_VARIANTS=10 python -m pytest tests/faults/test_malformed.py
 """
 
 from __future__ import annotations
