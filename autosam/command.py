@@ -139,7 +139,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
         SystemExit: `--help`.
     """
-    parser = _parser(kind)
+    parser = _parser(kind)  # type: ignore[arg-type]  # a class is hashable
     args = list(sys.argv[1:] if argv is None else argv)
     sources: list[str] = []
     for i, arg in enumerate(args):
@@ -219,7 +219,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """The inverse of `to_dict`, checked like a YAML file."""
-    parser = _parser(kind)
+    parser = _parser(kind)  # type: ignore[arg-type]  # a class is hashable
     try:
         return _build(kind, parser, parser.parse_object(values))
     except WRONG as error:

@@ -37,7 +37,10 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
             f"{where}: outlines are drawn by pycocotools: pip install 'autosam[data]'"
         ) from None
     if not _is_polygons(shape):
-        raise DataError(f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length code.")
+        raise DataError(
+            f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length code. Mend or "
+            "remove it."
+        )
     # pycocotools counts every step along an edge: of one far outside it would end the process.
     far = FAR * max(height, width)
     if any(not -far <= value <= far for polygon in shape for value in polygon):
@@ -67,8 +70,8 @@ def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.nda
     whole = all(isinstance(n, int) and n >= 0 for n in counts)
     if not whole or sum(counts) != height * width:
         raise DataError(
-            f"{where}: run lengths must be whole numbers that add up to {height * width} pixels. "
-            "Mend or remove them."
+            f"{where}: run lengths must add up to {height * width} pixels, in whole numbers. Mend "
+            "or remove them."
         )
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(width, height).T
@@ -97,6 +100,8 @@ def _unpack(text: str | bytes) -> list[int] | None:
 
 def _is_polygons(shape: Any) -> bool:
     return isinstance(shape, list) and all(
-        isinstance(p, list) and len(p) % 2 == 0 and all(isinstance(v, int | float) for v in p)
+        isinstance(p, list)
+        and len(p) % 2 == 0
+        and all(isinstance(v, int | float) and v - v == 0 for v in p)  # neither NaN nor infinite
         for p in shape
     )

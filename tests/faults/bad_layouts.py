@@ -127,7 +127,7 @@ def a_vertex_without_place(rng: Random, folder: Path, good: Good) -> Bad:
     return outlined(rng, good, folder, text.replace(*change))
 
 
-@cause("monuseg", DataError, r"region 1: .*far outside.*Mend or remove it")
+@cause("monuseg", DataError, r"region 1: .*(far outside|expected polygons).*Mend or remove it")
 def a_vertex_far_outside(rng: Random, folder: Path, good: Good) -> Bad:
     far = rng.choice(["1e9", "-1e12", "nan", "inf", "1e300"])
     return outlined(rng, good, folder, vertices((1, 1), (far, 1), (9, 9)))

@@ -276,7 +276,7 @@ def a_box_alone(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("coco", DataError, r"annotation \d+: expected polygons .*or a run-length code")
 def an_outline_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     value = rng.choice([[[1, 2, 3]], [["a", "b"]], [1, 2, 3, 4], "text", [[1, 2, [3], 4]],
-                        [[True, None] * 4]])  # fmt: skip
+                        [[True, None] * 4], [[float("nan"), 1] * 4]])  # fmt: skip
     return described(
         rng, good, folder, lambda c: entry(rng, c, "annotations").update(segmentation=value)
     )
@@ -285,8 +285,7 @@ def an_outline_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("coco", DataError, r"annotation \d+: .*far outside.*(Mend|Remove)")
 def an_outline_far_outside(rng: Random, folder: Path, good: Good) -> Bad:
     """Drawing it would take all memory, or end the interpreter."""
-    odd = [float("nan"), float("inf"), 10**400]
-    far = rng.choice([1e9, -1e9, 1e18, 1e300, -(2**31), 3e6, *odd])
+    far = rng.choice([1e9, -1e9, 1e18, 1e300, -(2**31), 3e6, 10**400])
     square = [2, 2, far, 2, far, 8, 2, 8]
     return described(
         rng, good, folder, lambda c: entry(rng, c, "annotations").update(segmentation=[square])
@@ -298,7 +297,7 @@ def code(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
     return rng.choice(found)["segmentation"]
 
 
-@cause("coco", DataError, r"annotation \d+: run lengths must .* add up to 2240 pixels")
+@cause("coco", DataError, r"annotation \d+: run lengths must add up to 2240 pixels.*Mend")
 def run_lengths_of_another_sum(rng: Random, folder: Path, good: Good) -> Bad:
     counts = rng.choice([[1, 2, 3], [2241], [-5, 2245], [2**32, 2240], [2240.0], ["2240"], []])
     return described(rng, good, folder, lambda c: code(rng, c).update(counts=counts))

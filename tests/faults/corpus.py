@@ -107,7 +107,7 @@ def training(good: Good, folder: Path, *flags: str) -> list[str]:
 
 def reading(rng: Random, good: Good, folder: Path, *flags: str) -> list[str]:
     """One of the commands that read all data; training, which is slow to start, not often."""
-    return training(good, folder, *flags) if rng.random() < 0.2 else scoring(good, *flags)
+    return training(good, folder, *flags) if rng.random() < 0.1 else scoring(good, *flags)
 
 
 def predicting(good: Good, folder: Path, *flags: str) -> list[str]:
