@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from autosam.command import run_command
 from autosam.data.folders import image_file
-from autosam.data.images import write_png
+from autosam.data.images import FORMATS, write_png
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.outputs import mask_files, mask_names
 from autosam.pictures import overlay, palette
@@ -72,7 +72,7 @@ def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> np.nda
         DataError: no picture, or too large.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         raise DataError(f"{path.name}: is not a picture that can be read.") from None

@@ -18,6 +18,7 @@ from autosam.config import CacheConfig, DataConfig
 from autosam.data.images import write_png
 from autosam.doctor import Examination, examine, outlined
 from autosam.errors import ConfigError
+from autosam.files import make_folder
 from autosam.models.sam import SAMS
 
 SIDE = 224
@@ -110,13 +111,13 @@ def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
     ]
     titles = ["picture and mask", "", "", ""]
     lines = [", ".join(n[:9] for n in notes[i : i + 4]) for i in range(0, len(notes), 4)]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_png(path, pictures.contact_sheet(rows, titles, lines, SIDE))
 
 
 def write_groups(path: Path, groups: dict[str, str]) -> None:
     """A CSV with the columns name and group."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "group"])

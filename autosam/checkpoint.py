@@ -7,6 +7,7 @@ unless they were trained; they are found by name and held to the hash they had.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from autosam.command import from_dict, to_dict
 from autosam.config import Config
-from autosam.errors import CheckpointError
+from autosam.errors import CheckpointError, ConfigError
 from autosam.files import write_atomically
+from autosam.limits import check_settings
 from autosam.models.loading import read_weights
 from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.segmenter import Segmenter, build_segmenter
@@ -99,8 +101,11 @@ def read_header(file: Path) -> dict[str, Any]:
     try:
         with safe_open(file, "pt") as tensors:
             metadata = tensors.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: not a checkpoint of autosam ({error}).") from None
+    except Exception as error:  # of safetensors, more than one kind
+        raise CheckpointError(
+            f"{file}: not a checkpoint of autosam ({error}). Give a run folder or its {BEST}, or "
+            "take another copy of the file."
+        ) from None
     if HEADER not in metadata:
         raise CheckpointError(
             f"{file}: a safetensors file, but not a checkpoint of autosam (no {HEADER!r} header). "
@@ -110,6 +115,9 @@ def read_header(file: Path) -> dict[str, Any]:
         header = json.loads(metadata[HEADER])
         whole = isinstance(header["format"], int) and isinstance(header["config"], dict)
         whole = whole and (header["sam"] is None or isinstance(header["sam"]["sha256"], str))
+        whole = whole and (header["sam"] is None or isinstance(header["sam"]["name"], str))
+        chosen = [header.get(name, 0.5) for name in ("threshold", "fast_threshold")]
+        whole = whole and all(0 < value < 1 for value in chosen)
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
@@ -136,12 +144,19 @@ def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False
     """
     file = find(path)
     header = read_header(file)
-    config = from_dict(Config, header["config"])
+    try:
+        config = from_dict(Config, header["config"])
+        check_settings(config)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{file}: its settings cannot be used: {error} Take another copy of the file, or the "
+            "version of autosam that wrote it."
+        ) from None
     if sam_checkpoint is not None:
         config = replace(config, sam_checkpoint=sam_checkpoint)
     try:
         segmenter = build_segmenter(config, backbone_weights="none", fast=fast)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         if fast:
             raise
         raise CheckpointError(f"{file} needs the SAM it was trained with: {error}") from None
@@ -212,8 +227,12 @@ def read_trained(file: Path) -> dict[str, Tensor]:
     with safe_open(file, "pt") as tensors:
         found = read_weights(file) if tensors.keys() else {}
     for key, value in found.items():
-        if value.isnan().any():  # minus infinity is a rule's way of saying never
-            raise CheckpointError(f"{file}: {key} holds values that are no numbers; of no use.")
+        # Minus infinity is a rule's way of saying never.
+        if value.is_floating_point() and not (value.float() < math.inf).all():
+            raise CheckpointError(
+                f"{file}: {key} holds values that are no numbers. Take another copy of the file, "
+                "or train again."
+            )
     return found
 
 
@@ -222,13 +241,19 @@ def restore_trainable(segmenter: Segmenter, state: dict[str, Tensor], source: st
     own = segmenter.trainable_state()
     wrong = sorted(
         set(own.keys() ^ state.keys())
-        | {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
+        | {key for key in own.keys() & state.keys() if not _alike(own[key], state[key])}
     )
     if wrong:
         raise CheckpointError(
-            f"{source}: {len(wrong)} tensors do not fit this run, for example {wrong[0]}."
+            f"{source}: {len(wrong)} tensors do not fit this run, for example {wrong[0]}. Take "
+            "another copy of the file, or the version of autosam that wrote it."
         )
     segmenter.load_state_dict(state, strict=False)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether shapes agree, and whether both hold fractions or neither."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
 def initialise(segmenter: Segmenter, config: Config, path: str | Path) -> int:
@@ -246,7 +271,7 @@ def initialise(segmenter: Segmenter, config: Config, path: str | Path) -> int:
     state, own = read_trained(file), segmenter.trainable_state()
     if not state:
         raise CheckpointError(f"--init {file}: this run trained nothing to start from.")
-    wrong = [key for key in state if key not in own or own[key].shape != state[key].shape]
+    wrong = [key for key in state if key not in own or not _alike(own[key], state[key])]
     if wrong:
         raise CheckpointError(
             f"--init {file}: {len(wrong)} of its {len(state)} tensors are not trained by this "

@@ -27,7 +27,7 @@ from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped
-from autosam.files import write_atomically
+from autosam.files import make_folder, write_atomically
 from autosam.limits import check_settings
 from autosam.page import picked
 from autosam.pictures import palette
@@ -287,7 +287,7 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
 
 def write(standings: Standings, report: str, folder: Path) -> None:
     """The table, to the terminal, as files, and for TensorBoard; and the report."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     markdown = standings.markdown()
     files = {"table.md": markdown, "table.csv": standings.table_csv(), "report.html": report}
     for name, text in files.items():

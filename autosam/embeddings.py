@@ -22,9 +22,10 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from autosam.command import Words, one_message
 from autosam.config import RUNS, CacheConfig, Config
 from autosam.data.dataset import PairDataset
-from autosam.errors import AutosamError, DataError
+from autosam.errors import DataError
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode, faster_in_half
 from autosam.processes import processes, same_for_all
@@ -293,8 +294,13 @@ def prune(root: Path, names: Sequence[str], days: float | None) -> list[Entry]:
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves with a message where it is wrong."""
-    parser = argparse.ArgumentParser(
+    """The command line.
+
+    Raises:
+        ConfigError: it cannot be understood.
+        SystemExit: `--help`.
+    """
+    parser = Words(
         prog="python -m autosam.embeddings", description="The caches of image embeddings."
     )
     parser.add_argument("--dir", default=None, help="folder of the caches; as --cache.dir")
@@ -306,21 +312,22 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.verb == "prune" and not args.names and args.days is None:
         pruner.error("give names, or --days N (--days 0 deletes all)")
+    if args.verb == "prune" and args.days is not None and not args.days >= 0:
+        pruner.error(f"--days {args.days:g}: expected a number of days, 0 or more")
+    if args.dir is not None and not Path(args.dir).is_dir():
+        parser.error(f"--dir {args.dir}: no such folder. Mend the path")
     return args
 
 
 def main() -> None:
-    args = parse_arguments()
-    root = folder_of(CacheConfig(dir=args.dir))
-    try:
+    with one_message():
+        args = parse_arguments()
+        root = folder_of(CacheConfig(dir=args.dir))
         if args.verb == "list":
             show(root)
         else:
             gone = prune(root, args.names, args.days)
             print(f"{len(gone)} caches deleted, {sum(e.bytes for e in gone) / 1e9:.2f} GB")
-    except AutosamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

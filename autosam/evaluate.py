@@ -21,6 +21,7 @@ from autosam.data.pairs import Pair
 from autosam.data.sources import load_pairs, load_split
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
+from autosam.files import make_folder
 from autosam.metrics import METRICS, by_subset, mean_scores
 from autosam.models.sam import load_sam
 from autosam.precision import choose_device
@@ -107,7 +108,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     scores = mean_scores(list(rows.values()))
     facts = {"checkpoint": str(loaded.path), "images": str(len(rows))}
     if config.output:
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(config.output).parent)
         write_scores(Path(config.output), rows)
         facts["per image"] = config.output
     print_scores({title: scores} | by_subset(rows), facts)
@@ -138,12 +139,14 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
         masks = class_masks(label, config.data.num_classes)
         scores.add(pair.name, pair.image.read(), masks, device)
     if not scores.rows:
-        raise DataError(f"{title}: every mask is empty, so there is no object to prompt.")
+        raise DataError(
+            f"{title}: every mask is empty: there is no object to prompt. Give data with masks."
+        )
     table = scores.table()
     objects = len({(row["image"], row["class"], row["object"]) for row in scores.rows})
     facts = {"SAM": name, "data": f"{title}: {len(pairs)} images, {objects} objects"}
     if config.output:
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(config.output).parent)
         scores.write(Path(config.output))
         facts["per object"] = config.output
     print_zero_shot(table, facts)

@@ -24,8 +24,8 @@ from autosam.command import run_command
 from autosam.data.folders import image_file
 from autosam.data.pairs import Pixels
 from autosam.data.sources import load_split
-from autosam.errors import AutosamError, CheckpointError, ConfigError
-from autosam.files import write_atomically
+from autosam.errors import AutosamError, CheckpointError, ConfigError, DataError
+from autosam.files import make_folder, write_atomically
 from autosam.graph import Graph
 from autosam.inputs import find_sources
 from autosam.predictor import Predictor, load
@@ -104,11 +104,16 @@ def export(config: ExportConfig) -> Exported:
             "hybrid or head."
         )
     pictures = find_pictures(config, predictor)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if min((first := pictures[0].read()).shape[:2]) < 2 * SMALLEST:
+        raise DataError(
+            f"{pictures[0]}: {first.shape[1]} x {first.shape[0]} pixels, too small to compare on. "
+            "Give others as --images DIR."
+        )
+    make_folder(output.parent)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         file = Path(folder) / output.name
         print("tracing ...")
-        program = trace(predictor, pictures[0].read())
+        program = trace(predictor, first)
         if kind == "onnx":
             run = write_onnx(program, file, config.precision)
         else:
@@ -167,6 +172,8 @@ def find_pictures(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
                 f"--images DIR is needed, pictures to compare on: those of the run cannot be had "
                 f"({error})"
             ) from None
+    if not found:
+        raise ConfigError(f"--images {config.images}: holds no picture to compare on. Give some.")
     step = max(1, len(found) // config.count)
     return found[::step][: config.count]
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that one process at a time has."""
+"""Files that are written whole or not at all, folders that one process at a time has, and text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from autosam.errors import ConfigError, StorageError
+from autosam.errors import ConfigError, DataError, StorageError
 
 LOCK = "run.lock"
 
@@ -54,6 +54,18 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """A folder for results, with those above it.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(folder, error) from None
+
+
 def not_written(path: Path, error: Exception) -> StorageError:
     """The sentence for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
@@ -61,6 +73,22 @@ def not_written(path: Path, error: Exception) -> StorageError:
         f"{path}: cannot be written ({reason}). Make room or mend the rights; what was written "
         "before is whole."
     )
+
+
+def read_text(path: Path) -> str:
+    """A text file that others wrote.
+
+    Raises:
+        DataError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Mend the path or its rights."
+        ) from None
 
 
 @contextlib.contextmanager

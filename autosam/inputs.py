@@ -59,7 +59,7 @@ def find_sources(where: str, recursive: bool, output: Path) -> list[Source]:
         base = Path(*path.parts[: _first_magic(path)])
         found = (Path(name) for name in glob.iglob(where, recursive=True))
     else:
-        raise DataError(f"--input {where}: no such file or folder.")
+        raise DataError(f"--input {where}: no such file or folder. Mend the path.")
     sources = []
     for file in sorted(found):
         kind = _kind(file)

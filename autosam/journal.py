@@ -56,7 +56,13 @@ class Journal:
 
     def _take(self, needs: Sequence[str] = ()) -> None:
         """Everything that is noted in the folder."""
-        for entry in itertools.chain(*map(self._read, [self.folder / JOURNAL, *self._parts()])):
+        path = self.folder / JOURNAL
+        if path.exists() and not any("made_by" in entry for entry in self._read(path)):
+            raise DataError(
+                f"{path}: is no journal of autosam, or damaged. Choose another --output, or pass "
+                "--overwrite true to do everything anew."
+            )
+        for entry in itertools.chain(*map(self._read, [path, *self._parts()])):
             if other := entry.get("made_by"):
                 differs = [key for key, value in self.made_by.items() if other.get(key) != value]
                 if differs:
@@ -64,7 +70,7 @@ class Journal:
                         f"{self.folder}: holds masks made with another {' and '.join(differs)}. "
                         "Choose another --output, or pass --overwrite true to do everything anew."
                     )
-            elif all(name in entry for name in needs):
+            elif _is_whole(entry) and all(name in entry for name in needs):
                 self.done[entry["name"]] = entry
 
     def _parts(self) -> list[Path]:
@@ -88,10 +94,11 @@ class Journal:
     @staticmethod
     def _read(path: Path) -> list[dict[str, Any]]:
         found = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            with contextlib.suppress(json.JSONDecodeError):  # what a killed call was writing
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, RecursionError):  # what a killed call was writing
                 found.append(json.loads(line))
-        return found
+        return [entry for entry in found if isinstance(entry, dict)]
 
     def add(self, entry: dict[str, Any]) -> None:
         """Note that a source is done."""
@@ -129,3 +136,10 @@ class Journal:
         write_atomically(
             self.folder / COCO, lambda to: to.write_text(json.dumps(content), encoding="utf-8")
         )
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    """Whether a line says what is done, and its areas."""
+    rows = entry.get("rows")
+    whole = isinstance(entry.get("name"), str) and isinstance(rows, list)
+    return whole and all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows or [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
 from autosam.errors import ConfigError
@@ -34,10 +35,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prompt.spacing": (0, 10),
     "rough.erosion": (0, 1000),
     "rough.min_share": (0, 1),
-    "loss.bce": (0, math.inf),
-    "loss.mse": (0, math.inf),
-    "loss.focal": (0, math.inf),
-    "loss.dice": (0, math.inf),
+    "loss.bce": (0, 1e6),
+    "loss.mse": (0, 1e6),
+    "loss.focal": (0, 1e6),
+    "loss.dice": (0, 1e6),
     "cache.views": (0, 1000),
     "cache.max_gb": (0, math.inf),
     "train.epochs": (1, math.inf),
@@ -50,6 +51,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.patience": (1, math.inf),
     "train.seed": (0, 2**32 - 1),
     "train.pictures": (0, 1000),
+    "train.save_minutes": (0, math.inf),
 }
 
 
@@ -59,18 +61,14 @@ def check_settings(config: Config) -> None:
     Raises:
         ConfigError: naming the key, what was found and what is expected.
     """
-    for key, (least, most) in _RANGES.items():
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"--{key} {value}: must be {least:g} to {most:g}.")
+    check_ranges(**vars(config))
     if config.model.view_size <= 0 or config.model.view_size % 32:
         near = max(32, round(config.model.view_size / 32) * 32)
         raise ConfigError(
             f"--model.view_size {config.model.view_size}: must be a multiple of 32, for example "
             f"{near}."
         )
-    check_classes(config.data)
+    check_data(config.data)
     if not any((config.loss.bce, config.loss.mse, config.loss.focal, config.loss.dice)):
         raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
     if RUNS[config.run].prompter == "rough" and config.data.num_classes > 1:
@@ -84,6 +82,36 @@ def check_settings(config: Config) -> None:
         raise ConfigError(f"--paper.min_max_logits: {config.run} does not take SAM's logits.")
     if config.resume and config.init:
         raise ConfigError("--resume and --init exclude each other.")
+
+
+def check_ranges(**sections: Any) -> None:
+    """Refuse numbers out of their range.
+
+    Args:
+        sections: parts of the settings by name, of which some have numbers.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is expected.
+    """
+    for key, (least, most) in _RANGES.items():
+        section, name = key.split(".")
+        value = getattr(sections[section], name) if section in sections else None
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"--{key} {value}: must be {least:g} to {most:g}.")
+
+
+def check_data(data: DataConfig) -> None:
+    """The same for what every command reads that reads data.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    check_ranges(data=data)
+    check_classes(data)
+    if data.window is not None and not data.window[0] < data.window[1]:
+        raise ConfigError(
+            f"--data.window {list(data.window)}: the first value must be below the second."
+        )
 
 
 def check_classes(data: DataConfig) -> None:

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from autosam.command import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.files import make_folder
 from autosam.inputs import Source, find_sources
 from autosam.journal import JOURNAL, Journal
 from autosam.models.loading import file_hash
@@ -75,7 +76,7 @@ def predict(config: PredictConfig) -> list[Path]:
         )
     files = {source: files_of(source, output, config, data) for source in sources}
     refuse_clashes(files, output, config.overwrite)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     needs = ["rows", *["objects"] * (config.coco != "no")]
     made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
     made_by |= {name: getattr(config, name) for name in DECISIVE}
@@ -93,7 +94,7 @@ def predict(config: PredictConfig) -> list[Path]:
     failed = []
     share = left[process.process_index :: process.num_processes]
     for source in track(share, "segmenting", disable=not main):
-        files[source][0].parent.mkdir(parents=True, exist_ok=True)
+        make_folder(files[source][0].parent)
         try:
             entry = WRITERS[source.kind](source, files[source], predictor, config)
         except AutosamError as error:
@@ -137,7 +138,9 @@ def check(config: PredictConfig) -> Path:
         raise ConfigError(f"--overlap {config.overlap}: must lie between 0 and 0.9.")
     source, output = Path(config.input), Path(config.output)
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
-        raise ConfigError(f"--output {output}: is the input's folder; masks would replace images.")
+        raise ConfigError(
+            f"--output {output}: is the input's folder; masks would replace images. Choose another."
+        )
     return output
 
 

@@ -16,6 +16,8 @@ from autosam.data.prompts import draw_prompts
 from autosam.data.rough import rough_mask
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
+from autosam.files import make_folder
+from autosam.limits import check_ranges
 from autosam.metrics import iou
 from autosam.report import spread
 from autosam.types import Frame
@@ -49,6 +51,7 @@ def rough(config: RoughPreview) -> list[float]:
         raise ConfigError(f"--output {config.output}: exists; choose another file.")
     if config.count < 1:
         raise ConfigError(f"--count {config.count}: must be at least 1.")
+    check_ranges(rough=config.rough, prompt=config.prompt)
     pairs = load_split(config.data)["train"]
     chosen = [pairs[i] for i in spread(len(pairs), config.count)]
     reading = check_pairs(chosen, config.data).reading
@@ -68,7 +71,7 @@ def rough(config: RoughPreview) -> list[float]:
         rows.append([pictures.fit(cell, SIDE) for cell in cells])
         notes.append(f"{pair.name[:18]}  IoU {scores[-1]:.2f}")
     titles = ["picture", "true mask", "rough mask and prompts"]
-    Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Path(config.output).parent)
     write_png(Path(config.output), pictures.contact_sheet(rows, titles, notes, SIDE))
     print(f"mean IoU of rough and true masks: {np.mean(scores):.3f}, {len(scores)} pictures")
     print(f"sheet: {config.output}")

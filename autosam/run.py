@@ -152,7 +152,13 @@ class Run:
             "sam": sam_hash(config.sam, config.sam_checkpoint) if segmenter.sam else "",
         }
         if saved is not None:
-            self._restore(saved)
+            try:
+                self._restore(saved)
+            except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise CheckpointError(
+                    f"--resume {folder}: its state does not fit its settings ({error!r}). Start a "
+                    "new run from its weights with --init."
+                ) from None
         self.tracker: Tracker | None = None
         if accelerator.is_main_process:
             origin.note(folder, processes=processes, files=self.facts)

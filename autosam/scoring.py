@@ -53,7 +53,7 @@ class Predicted:
 
 def scores_of(trial: Trial) -> Scores:
     """What the training scored on test."""
-    return read_scores(trial.folder / "test_scores.csv")
+    return trial.left("test_scores.csv", read_scores)
 
 
 def swapped_scores(trial: Trial, swap: str) -> Scores:

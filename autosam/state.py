@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -51,7 +52,7 @@ def thin_out(folder: Path) -> None:
 def files(folder: Path) -> list[Path]:
     """The states of a run folder, the newest first."""
     found = [path for path in (folder / FOLDER).glob("state-*.pt") if NAME.fullmatch(path.name)]
-    return sorted(found, key=_number, reverse=True)
+    return sorted(filter(Path.is_file, found), key=_number, reverse=True)
 
 
 def _number(path: Path) -> int:
@@ -71,8 +72,9 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
     for path in files(folder):
         data = path.read_bytes()
         if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            return content, warnings
+            with contextlib.suppress(Exception):  # no state of ours, whatever its name says
+                content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                return dict(content), warnings
         warnings.append(f"{path}: damaged; the state before it is used.")
     if warnings:
         raise CheckpointError(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
-import operator
 import os
 import shutil
 import sys
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from rich import get_console
@@ -27,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosam import checkpoint, origin, state
 from autosam.auto_batch import fit_batch
-from autosam.command import from_dict, run_command, to_dict
+from autosam.command import from_dict, read_yaml, run_command, to_dict
 from autosam.config import RUNS, Config, DataConfig
 from autosam.data.augment import Augment, build_augment
 from autosam.data.check import check_split
@@ -36,7 +33,7 @@ from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError, DataError
-from autosam.files import LOCK, claim, not_written
+from autosam.files import LOCK, claim, make_folder
 from autosam.interrupt import Interrupt
 from autosam.limits import check_settings
 from autosam.models.segmenter import Segmenter, build_segmenter
@@ -134,10 +131,7 @@ def occupy(folder: Path, empty: bool) -> Iterator[None]:
     Raises:
         ConfigError, StorageError: see `claim`.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_written(folder, error) from None
+    make_folder(folder)
     with claim(folder):
         for path in folder.iterdir() if empty else ():
             if path.is_dir():
@@ -189,12 +183,18 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
         print(f"warning: {warning}", file=sys.stderr)
     file = folder / "config.yaml"
     if not file.is_file():
-        raise CheckpointError(f"--resume {folder}: its config.yaml is missing.")
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raise CheckpointError(
+            f"--resume {folder}: its config.yaml is missing. Bring it back, or start a new run "
+            "from its weights with --init."
+        )
+    values = read_yaml(file)
     for key, value in said.items():
-        *path, last = key.split(".")
-        functools.reduce(operator.getitem, path, values)[last] = value
-    resolved = with_whole_paths(from_dict(Config, values))
+        section, _, last = key.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[last] = value
+    try:
+        resolved = with_whole_paths(from_dict(Config, values))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     return dataclasses.replace(resolved, output=str(folder)), saved
 
 
@@ -266,7 +266,11 @@ def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
     for warning in report.warnings:
         log.warning(warning)
     if report.empty == report.checked:
-        raise DataError("Every mask is empty: there is nothing to learn.")
+        name = config.data.root or config.data.images or "the embedded set"
+        raise DataError(
+            f"{name}: every mask is empty: there is nothing to learn. Look at them with `python -m "
+            "autosam.check`."
+        )
     if config.loss.resolution == "full":
         frame = dataclasses.replace(frame, target_size=frame.image_size)
     augment = build_augment(config.augment)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -15,10 +17,12 @@ from autosam import state
 from autosam.command import to_dict
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
+from autosam.errors import CheckpointError
 from autosam.models.sam import sam_hash
 from autosam.tracking import flatten, read_metrics
 from autosam.train import train
 
+T = TypeVar("T")
 NOT_PART = ("output", "overwrite", "init", "resume", "sam_checkpoint", "data.workers",
             "cache.dir", "cache.max_gb", "train.save_minutes", "train.pictures")  # fmt: skip
 """Settings that a run's result does not depend on."""
@@ -65,11 +69,28 @@ class Trial:
     def curve(self) -> list[float]:
         """Dice by epoch, of the part that the best epoch was chosen on."""
         part = "test" if self.config.paper.select_on_test else "validation"
-        return [float(row[f"{part}/dice"]) for row in read_metrics(self.folder)]
+        return self.left(
+            "metrics.jsonl",
+            lambda file: [float(row[f"{part}/dice"]) for row in read_metrics(file.parent)],
+        )
+
+    def left(self, name: str, read: Callable[[Path], T]) -> T:
+        """What the training left in a file of its folder.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        try:
+            return read(self.folder / name)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+            raise CheckpointError(
+                f"{self.folder / name}: damaged. Delete {self.folder}, and the same command trains "
+                "it again."
+            ) from None
 
     def facts(self) -> dict[str, float]:
         """What the training left in scores.yaml beside the scores: seconds, trainable, ..."""
-        found = yaml.safe_load((self.folder / "scores.yaml").read_text(encoding="utf-8"))
+        found = self.left("scores.yaml", lambda file: yaml.safe_load(file.read_text("utf-8")) | {})
         return {key: value for key, value in found.items() if not isinstance(value, dict)}
 
 

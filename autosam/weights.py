@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from autosam.errors import AutosamError, CheckpointError, ConfigError
+from autosam.command import Words, one_message
+from autosam.errors import CheckpointError, ConfigError
 from autosam.models.loading import file_hash, read_weights
 from autosam.models.sam import SAMS, files
 from autosam.models.sam.guess import guess, recognise
@@ -114,9 +114,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """action, words and sam, as `weights` takes them.
 
     Raises:
-        SystemExit: `--help`, or the command line cannot be understood.
+        ConfigError: it cannot be understood.
+        SystemExit: `--help`.
     """
-    parser = argparse.ArgumentParser(prog="autosam weights", description=__doc__)
+    parser = Words(prog="autosam weights", description=__doc__)
     parser.set_defaults(words=[], sam=None)
     actions = parser.add_subparsers(dest="action", metavar="{list,get,verify,add}")
     actions.add_parser("list", help="every SAM, its licence, and where its file is (the default)")
@@ -136,15 +137,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    parsed = parse_arguments()
-    try:
+    with one_message():
+        parsed = parse_arguments()
         weights(parsed.action, *parsed.words, sam=parsed.sam)
-    except AutosamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

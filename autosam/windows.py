@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from monai.inferers import PatchInferer, ZarrAvgMerger
 
-from autosam.data.images import Window
+from autosam.data.images import Window, require_file
 from autosam.data.memory import MemoryImage
 from autosam.data.pairs import Pixels
 from autosam.errors import ConfigError, DataError
@@ -37,11 +37,12 @@ class TiledPixels:
     def __init__(self, path: Path, window: Window | None = None) -> None:
         zarr, tifffile = require("zarr"), require("tifffile")
         self.path = path
+        require_file(path)
         try:
             series = tifffile.TiffFile(path).series[0]
             self.values: Any = zarr.open(series.levels[0].aszarr(), mode="r")
-        except (tifffile.TiffFileError, KeyError, IndexError, ValueError, OSError) as error:
-            raise DataError(f"{path}: cannot be read as a TIFF ({str(error)[:120]}).") from None
+        except Exception as error:  # of tifffile and zarr, many kinds
+            raise self._unreadable(error) from None
         shape, axes = self.values.shape, series.levels[0].axes
         if axes not in ("YX", "YXS") or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
             raise DataError(f"{path}: axes {axes} {shape}; expected one picture, grey or RGB.")
@@ -49,9 +50,17 @@ class TiledPixels:
             raise DataError(f"{path}: {self.values.dtype} pixels; expected 8 or 16 bits.")
         self.window = window
         if self.values.dtype == np.uint16 and window is None:
-            some = self.values[:: max(1, shape[0] // 512), :: max(1, shape[1] // 512)]
+            try:
+                some = self.values[:: max(1, shape[0] // 512), :: max(1, shape[1] // 512)]
+            except Exception as error:  # see `part`
+                raise self._unreadable(error) from None
             low, high = np.percentile(some, (0.1, 99.9))
             self.window = (float(low), float(high))
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(
+            f"{self.path}: cannot be read as a TIFF ({str(error)[:120]}). Replace or remove it."
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,7 +69,10 @@ class TiledPixels:
 
     def part(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """uint8 height x width x 3 from row y and column x on."""
-        values = np.asarray(self.values[y : y + height, x : x + width])
+        try:
+            values = np.asarray(self.values[y : y + height, x : x + width])
+        except Exception as error:  # of what unpacks it, many kinds
+            raise self._unreadable(error) from None
         return MemoryImage(values, str(self.path), self.window).read()
 
 

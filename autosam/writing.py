@@ -18,7 +18,7 @@ from autosam.data.folders import image_file
 from autosam.data.images import write_png
 from autosam.data.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
-from autosam.files import write_atomically
+from autosam.files import make_folder, write_atomically
 from autosam.inputs import Source, frames_of, rate_of
 from autosam.outputs import (
     geojson,
@@ -185,12 +185,12 @@ def write_video(
     """The same for a video, frame by frame: masks in a folder, numbered from 0."""
     data = predictor.loaded.config.data
     folder, colours, rows = files[0], palette(data), []
-    folder.mkdir(exist_ok=True)
     drawn: cv2.VideoWriter | None = None
     held, kept = itertools.tee(frames_of(source.path))
     for i, (frame, found) in enumerate(
         zip(held, predictor.stream(kept, smooth=wanted.smooth), strict=True)
     ):
+        make_folder(folder)
         names = [f"{i:06d}{name}.png" for name in mask_names(data.num_classes, data.exclusive)]
         write_masks([folder / name for name in names], found, data)
         rows += rows_of(f"{source.name} frame {i}", found, data.class_names)

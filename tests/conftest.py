@@ -98,6 +98,8 @@ TINY = SamSpec("tiny", build_tiny, image_size=64, convert=from_meta)
 
 PARITY: dict[tuple[str, str], float] = {}
 """Largest difference from the reference implementation, by backend and what was compared."""
+MALFORMED: dict[str, tuple[int, str, str]] = {}
+"""How malformed inputs ended, by cause: how many, the error's class, the last message."""
 
 
 @pytest.fixture
@@ -129,11 +131,22 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of parity errors."""
+    """Print the table of parity errors, and that of malformed inputs."""
     if PARITY:
         terminalreporter.section("largest difference from the reference implementation")
         for (backend, what), error in sorted(PARITY.items()):
             terminalreporter.write_line(f"{backend:<20} {what:<36} {error:.1e}")
+    if MALFORMED:
+        lines = [
+            f"{name:<60} {count:>3}  {kind:<16} {message}"
+            for name, (count, kind, message) in MALFORMED.items()
+        ]
+        total = sum(count for count, *_ in MALFORMED.values())
+        terminalreporter.section(f"{total} malformed inputs of {len(MALFORMED)} causes")
+        for line in lines:
+            terminalreporter.write_line(line[:180])
+        if file := os.environ.get("AUTOSAM_MALFORMED"):
+            Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,10 @@ BAD = {
     "an empty file": (b"", "cannot be read as an image"),
     "a page of HTML": (b"<html>not found</html>", "cannot be read as an image"),
     "an HDF5 file": (b"\x89HDF\r\n\x1a\n" + bytes(64), "cannot be read as an image"),
+    "PostScript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "cannot be read as an image",
+    ),
     "a video": (b"\x00\x00\x00\x18ftypmp42" + bytes(64), "cannot be read as an image"),
     "30,000 x 30,000 pixels of 16 bits": (deep(30_000, 30_000), "30000 x 30000 pixels, more than"),
     "30,000 x 30,000 pixels": (large(30_000, 30_000), r"30000 x 30000 pixels, more than the limit"),

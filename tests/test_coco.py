@@ -12,6 +12,7 @@ import pytest
 from autosam.config import ClassConfig, DataConfig
 from autosam.data.labels import class_masks
 from autosam.data.pairs import PARTS
+from autosam.data.polygons import rasterize
 from autosam.data.sources import load_pairs, load_split
 from autosam.errors import DataError
 
@@ -137,3 +138,32 @@ def test_broken_coco_files(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"lacks or mistypes 'file_name'"):
         load_pairs(config)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 56), (7, 90)])
+def test_run_length_codes_are_unrolled_as_pycocotools_does(size: tuple[int, int]) -> None:
+    from pycocotools import mask as coco
+
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        mask = rng.random(size) < rng.random()
+        mask = np.kron(mask, np.ones((1 + seed % 3, 1 + seed % 5), bool))
+        code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+        for counts in (code["counts"], code["counts"].decode()):
+            shape = {"size": list(mask.shape), "counts": counts}
+            assert np.array_equal(rasterize(shape, *mask.shape, "x"), mask)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [[2, 2, 1e9, 2, 1e9, 8, 2, 8]],
+        [[2, 2, -1e300, 2, 9, 8]],
+        {"size": [40, 56], "counts": "o" * 500},
+        {"size": [40, 56], "counts": "00000000"},
+        {"size": [40, 56], "counts": [2**32, 2240]},
+    ],
+)
+def test_outlines_that_would_end_the_process(shape: object) -> None:
+    with pytest.raises(DataError, match=r"^x: .*[Mm]end or remove"):
+        rasterize(shape, 40, 56, "x")

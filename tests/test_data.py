@@ -297,7 +297,7 @@ def test_empty_masks_are_counted_and_all_empty_is_an_error(folders: Path) -> Non
     assert report.empty == report.checked == 12
     from autosam.train import open_data
 
-    with pytest.raises(DataError, match="Every mask is empty"):
+    with pytest.raises(DataError, match="every mask is empty"):
         open_data(Config(data=config), FRAME)
 
 

@@ -11,18 +11,16 @@ A folder whose name holds "test" is the test part, the rest is for training.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
 from autosam.config import DataConfig
 from autosam.data.folders import image_file
-from autosam.data.images import digest
+from autosam.data.images import digest, read_image, require_file
 from autosam.data.layouts import root_of
 from autosam.data.pairs import Pair
 from autosam.data.polygons import rasterize
@@ -37,14 +35,13 @@ class Nuclei:
     image: Path
 
     def read(self) -> np.ndarray:
-        with Image.open(self.image) as picture:
-            width, height = picture.size
+        height, width = read_image(self.image).shape[:2]
         label = np.zeros((height, width), np.uint8)
         holes = np.zeros((height, width), bool)
-        for hole, polygon in read_regions(self.path):
+        for i, (hole, polygon) in enumerate(read_regions(self.path), 1):
             # Vertices count pixels by their centres, the rasteriser by their corners.
             flat = [[value + 0.5 for xy in polygon for value in xy]]
-            mask = rasterize(flat, height, width, str(self.path))
+            mask = rasterize(flat, height, width, f"{self.path}: region {i}")
             if hole:
                 holes |= mask
             else:
@@ -68,15 +65,20 @@ def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
     Raises:
         DataError: not such a file; the message names the line, or the region.
     """
+    require_file(path)
     try:
         text = path.read_bytes()
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-            raise DataError(f"{path}: XML with declarations of its own is not read.")
+            raise DataError(f"{path}: XML with declarations of its own is not read. Remove them.")
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise DataError(f"{path}:{error.position[0]}: not XML: {error}") from None
+        raise DataError(f"{path}:{error.position[0]}: not XML: {error}. Mend it.") from None
+    except (ValueError, LookupError, OSError) as error:  # codes that it does not know
+        raise DataError(f"{path}: not XML: {error}. Mend it: save it as UTF-8.") from None
     if root.tag != "Annotations":
-        raise DataError(f"{path}: expected <Annotations>, found <{root.tag}>.")
+        raise DataError(
+            f"{path}: expected <Annotations>, found <{root.tag}>. Export it as Aperio's XML."
+        )
     found = []
     for i, region in enumerate(root.findall("./Annotation/Regions/Region"), 1):
         try:
@@ -85,9 +87,10 @@ def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
                 for vertex in region.findall("./Vertices/Vertex")
             ]
         except (KeyError, ValueError) as error:
-            raise DataError(f"{path}: region {i}: a vertex without X or Y ({error}).") from None
-        if not all(math.isfinite(value) for xy in polygon for value in xy):
-            raise DataError(f"{path}: region {i}: a vertex that is not finite.")
+            raise DataError(
+                f"{path}: region {i}: a vertex without X or Y as numbers ({error}). Mend or remove "
+                "it."
+            ) from None
         found.append((region.attrib.get("NegativeROA") == "1", polygon))
     return found
 
@@ -103,9 +106,12 @@ def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
     files = {_key(p): p for p in sorted(root.rglob("*.xml"))}
     for mine, other, what in ((tiles, files, "XML"), (files, tiles, "tile")):
         if alone := sorted(set(mine) - set(other)):
-            raise DataError(f"{mine[alone[0]]}: has no {what} ({len(alone)} such files).")
+            raise DataError(
+                f"{mine[alone[0]]}: has no {what} ({len(alone)} such files). Add it, or remove "
+                "the file."
+            )
     if not tiles:
-        raise DataError(f"{root}: holds no .tif with an .xml.")
+        raise DataError(f"{root}: holds no .tif with an .xml. Mend the path.")
     found = []
     for key, tile in tiles.items():
         test = "test" in str(tile.relative_to(root).parent).lower()

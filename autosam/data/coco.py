@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from autosam.data.manifest import resolve
 from autosam.data.pairs import PARTS, Pair
 from autosam.data.polygons import rasterize
 from autosam.errors import DataError
+from autosam.files import read_text
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,11 @@ def pairs_of_coco(config: DataConfig) -> list[Pair]:
 
 def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason}).") from None
+        content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}. Mend it.") from None
+    except (ValueError, RecursionError) as error:  # numbers of 5000 digits, lists of lists of ...
+        raise DataError(f"{path}: not JSON: {error}. Mend it.") from None
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or any(
         not isinstance(content.get(name), list)
@@ -121,21 +120,38 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
     try:
         return _pairs(content, path, images, config)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: an entry lacks or mistypes {error}.") from None
+        raise DataError(
+            f"{path}: an entry lacks or mistypes {error}. Mend it: expected are id, file_name, "
+            "height and width of images, id, image_id, category_id and segmentation of "
+            "annotations, id and name of categories."
+        ) from None
 
 
 def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig) -> list[Pair]:
+    for name in ("images", "categories"):
+        counts = Counter(entry["id"] for entry in content[name])
+        if twice := [number for number, count in counts.items() if count > 1]:
+            raise DataError(f"{path}: two {name} have the id {twice[0]}. Number them anew.")
     numbers = _classes(content["categories"], path, config)
     pictures = {entry["id"]: entry for entry in content["images"]}
     objects: dict[Any, list[tuple[int, int, Any]]] = defaultdict(list)
     for entry in content["annotations"]:
         where = f"{path}: annotation {entry.get('id')}"
         if entry["image_id"] not in pictures:
-            raise DataError(f"{where}: its image {entry['image_id']} is not in the list of images.")
+            raise DataError(
+                f"{where}: its image {entry['image_id']} is not in the list of images. "
+                "Add it, or remove the annotation."
+            )
         if entry["category_id"] not in numbers:
-            raise DataError(f"{where}: its category {entry['category_id']} is not listed.")
+            raise DataError(
+                f"{where}: its category {entry['category_id']} is not listed. Add it, or remove "
+                "the annotation."
+            )
         if not entry.get("segmentation"):
-            raise DataError(f"{where}: has no segmentation (a box alone is no mask).")
+            raise DataError(
+                f"{where}: has no segmentation (a box alone is no mask). Add it, or remove the "
+                "annotation."
+            )
         k = numbers[entry["category_id"]]
         if k:
             objects[entry["image_id"]].append((entry["id"], k, entry["segmentation"]))

@@ -49,7 +49,9 @@ class MaskFiles:
             sizes = ", ".join(
                 f"{file} {mask.shape}" for file, mask in zip(self.files, masks, strict=True)
             )
-            raise DataError(f"masks of one picture differ in size: {sizes}")
+            raise DataError(
+                f"masks of one picture differ in size: {sizes}. Export all at one size."
+            )
         return pack(np.stack([mask > mask.max(initial=1) // 2 for mask in masks]))
 
     def digest(self) -> str:
@@ -75,7 +77,7 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
             "files and videos must be unpacked into pictures first."
         )
     if not root.is_dir():
-        raise DataError(f"--data.root {root}: no such folder.")
+        raise DataError(f"--data.root {root}: no such folder. Mend the path.")
     found: list[Pair] = []
     for part in PARTS:
         for alias in ALIASES[part]:
@@ -164,7 +166,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
         DataError: no folder, no image, or two files that differ in extension or case alone.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder.")
+        raise DataError(f"{folder}: no such folder. Mend the path, or make it.")
     found: dict[str, Path] = {}
     folded: dict[str, Path] = {}
     for name in sorted(os.listdir(folder)):  # names, not paths: there may be 100,000
@@ -177,5 +179,8 @@ def by_stem(folder: Path) -> dict[str, Path]:
             raise DataError(f"{other} and {name}: the same name twice; keep one.")
         found[stem] = path
     if not found:
-        raise DataError(f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))}).")
+        raise DataError(
+            f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))}). Put pictures "
+            "there, or mend the path."
+        )
     return found

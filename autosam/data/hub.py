@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.images import Window, rgb_of, values_of
+from autosam.data.images import FORMATS, Window, rgb_of, values_of
 from autosam.data.manifest import PART_OF
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
@@ -39,18 +39,29 @@ class Cell:
 
     def _bytes(self) -> bytes:
         cell = self.table[self.row][self.column]
-        if cell is None:
-            raise DataError(f"{self}: empty.")
+        if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+            raise DataError(f"{self}: empty. Fill or remove the row.")
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])
-        return Path(cell["path"]).read_bytes()
+        try:
+            return Path(cell["path"]).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{self}: {cell['path']} cannot be read ({error.strerror}). Bring it back, or save "
+                "the data set with its pictures."
+            ) from None
 
     def read(self) -> np.ndarray:
         try:
-            picture = Image.open(io.BytesIO(self._bytes()))
+            picture = Image.open(io.BytesIO(self._bytes()), formats=FORMATS)
             picture.load()
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{self}: cannot be read as an image ({str(error)[:120]}).") from None
+        except DataError:
+            raise
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise DataError(
+                f"{self}: cannot be read as an image ({str(error)[:120]}). Replace or remove the "
+                "row."
+            ) from None
         if self.mask:
             return values_of(picture, str(self))
         return rgb_of(picture, str(self), self.window)
@@ -85,8 +96,11 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
             loaded = datasets.load_from_disk(name)
         else:
             loaded = datasets.load_dataset(name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"--data.root {name}: {str(error)[:300]}") from None
+    except Exception as error:  # of datasets, the hub and Arrow, many kinds
+        raise DataError(
+            f"--data.root {name}: cannot be read as a data set ({str(error)[:300]}). Mend the "
+            "name, or load it with `datasets` and save it again with `save_to_disk`."
+        ) from None
     tables = loaded if isinstance(loaded, dict) else {"": loaded}
     found = []
     for split, table in tables.items():
@@ -104,7 +118,10 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
                     "--data.image_column and --data.mask_column name them."
                 )
             if not isinstance(table.features[column], datasets.Image):
-                raise DataError(f"{where}: column {column!r} holds no images.")
+                raise DataError(
+                    f"{where}: column {column!r} holds no images. --data.image_column and "
+                    "--data.mask_column name those that do."
+                )
         image, mask = (
             table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
             for column in columns

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from autosam.errors import DataError
 from autosam.files import write_atomically
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+"""What a picture's content may be, whatever its name: Pillow knows others, of which one (EPS) is a
+program that it has run."""
 MAX_PIXELS = 300_000_000
 """Larger pictures are refused before they are decoded."""
 MAX_VALUES = 10 * MAX_PIXELS
@@ -34,8 +37,9 @@ def _refuse_large(path: Path, width: int, height: int, bands: int = 1) -> None:
 
 
 def _open(path: Path) -> Image.Image:
+    require_file(path)
     try:
-        picture = Image.open(path)
+        picture = Image.open(path, formats=FORMATS)
         _refuse_large(path, picture.width, picture.height)
         pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
         if pages > 1:
@@ -43,13 +47,23 @@ def _open(path: Path) -> Image.Image:
         picture.load()
         # Cameras store turned pictures with a note to turn them back; masks are drawn upright.
         return ImageOps.exif_transpose(picture)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(
             f"{path}: cannot be read as an image ({str(error)[:120]}). The file may be truncated "
             "or of another kind; replace or remove it."
         ) from None
+
+
+def require_file(path: Path) -> None:
+    """
+    Raises:
+        DataError: not there; or a folder or a pipe, from which one might read for ever.
+    """
+    if not path.is_file():
+        what = "it is a folder, a pipe or the like" if path.exists() else "no such file"
+        raise DataError(f"{path}: cannot be read: {what}. Replace it, or remove its name.")
 
 
 Window = tuple[float, float]
@@ -77,7 +91,8 @@ def read_image(
         chosen = read_bands(path)
         if max(bands) > chosen.shape[2] or min(bands) < 1:
             raise DataError(
-                f"{path}: has {chosen.shape[2]} bands, but --data.bands asks for {list(bands)}."
+                f"{path}: has {chosen.shape[2]} bands, but --data.bands asks for {list(bands)}: "
+                f"choose from 1 to {chosen.shape[2]}."
             )
         chosen = chosen[..., [band - 1 for band in bands]]
         if chosen.dtype == np.uint8 and window is None:
@@ -93,7 +108,7 @@ def rgb_of(picture: Image.Image, path: Path | str, window: Window | None = None)
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         return np.repeat(stretch(np.asarray(picture), path, window)[..., None], 3, axis=2)
     if window is not None:
-        raise DataError(f"{path}: --data.window is for values of more than 8 bits.")
+        raise DataError(f"{path}: --data.window is for values of more than 8 bits. Leave it out.")
     if picture.mode in ("P", "PA", "LA", "RGBA"):
         picture = picture.convert("RGBA")
     return np.ascontiguousarray(np.asarray(picture.convert("RGB")))
@@ -112,11 +127,13 @@ def _is_deep_colour(path: Path) -> bool:
             _refuse_large(path, *(int.from_bytes(head[i : i + 4], "big") for i in (16, 20)))
         return deep
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             bits = picture.tag_v2.get(258) if isinstance(picture, TiffImageFile) else None
             pages = getattr(picture, "n_frames", 1)
             _refuse_large(path, picture.width, picture.height)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except DataError:
+        raise
+    except Exception:  # it is opened once more, to say what is wrong
         return False
     return bits is not None and len(bits) >= 3 and max(bits) == 16 and pages == 1
 
@@ -141,6 +158,7 @@ def read_bands(path: Path) -> np.ndarray:
         raise DataError(
             f"{path}: several bands are read by tifffile: pip install 'autosam[data]'"
         ) from None
+    require_file(path)
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
@@ -152,15 +170,19 @@ def read_bands(path: Path) -> np.ndarray:
             others = axes.replace("Y", "").replace("X", "")
             if len(others) > 1:
                 raise DataError(
-                    f"{path}: a stack with axes {axes} {series.shape}; expected one picture."
+                    f"{path}: a stack with axes {axes} {series.shape}; expected one picture. "
+                    "Save each as a file."
                 )
+            stored = series.asarray()
+            if stored.shape != series.shape:  # it says so in a log alone
+                raise ValueError(f"{stored.size} values instead of {series.size}")
             values = np.squeeze(
-                series.asarray(),
+                stored,
                 tuple(i for i, axis in enumerate(series.axes) if axis not in axes),
             )
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
-    except (tifffile.TiffFileError, KeyError, IndexError, ValueError, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # of tifffile and of what it unpacks with, many kinds
         raise DataError(
             f"{path}: cannot be read as a TIFF ({str(error)[:120]}). --data.bands is for TIFFs."
         ) from None
@@ -213,8 +235,12 @@ def values_of(picture: Image.Image, path: Path | str) -> np.ndarray:
                 "(0 background, 1..K), or 0 and 255."
             )
         values = colours[..., 0]
-    if values.ndim != 2 or not (values.min() >= 0 and values.max() < 2**16):
-        raise DataError(f"{path}: mode {picture.mode} is not a mask; save it as 8-bit grey.")
+    whole = values.ndim == 2 and values.min() >= 0 and values.max() < 2**16
+    if not whole or (picture.mode == "F" and (values % 1).any()):
+        raise DataError(
+            f"{path}: mode {picture.mode} is not a mask of whole numbers from 0 to 65535; save it "
+            "as 8-bit grey."
+        )
     return values.astype(np.uint16 if values.max() > 255 else np.uint8)
 
 
@@ -233,10 +259,13 @@ def digest(path: Path, how: str = "") -> str:
     Raises:
         DataError: it cannot be read.
     """
+    require_file(path)
     try:
         return hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Replace or remove it."
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ docs/data.md has a tree of each.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import logging
 import re
@@ -17,8 +16,10 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.folders import by_stem, find_pairs, image_file
 from autosam.data.images import MaskFile, read_mask
+from autosam.data.manifest import csv_rows
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
+from autosam.files import read_text
 
 log = logging.getLogger("autosam")
 VOC_PARTS = {"train": "train", "val": "validation", "test": "test"}
@@ -33,7 +34,7 @@ def root_of(config: DataConfig) -> Path:
     if not config.root:
         raise DataError(f"--data.layout {config.layout} needs --data.root DIR.")
     if not Path(config.root).is_dir():
-        raise DataError(f"--data.root {config.root}: no such folder.")
+        raise DataError(f"--data.root {config.root}: no such folder. Mend the path.")
     return Path(config.root)
 
 
@@ -51,17 +52,22 @@ def pairs_of_voc(config: DataConfig) -> list[Pair]:
         path = lists / f"{file}.txt"
         if not path.is_file():
             continue
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_text(path).splitlines(), 1):
             stem = line.strip()
             if not stem:
                 continue
             for files, folder in ((images, "JPEGImages"), (masks, "SegmentationClass")):
                 if stem not in files:
-                    raise DataError(f"{path}:{number}: {stem} is not in {root / folder}.")
+                    raise DataError(
+                        f"{path}:{number}: {stem} is not in {root / folder}. Remove the line, or "
+                        "add the file."
+                    )
             pair = Pair(stem, image_file(images[stem], config), MaskFile(masks[stem]), part)
             found.append(pair)
     if not found:
-        raise DataError(f"{lists}: holds no train.txt, val.txt or test.txt with names.")
+        raise DataError(
+            f"{lists}: holds no train.txt, val.txt or test.txt with names. Write a name on a line."
+        )
     return found
 
 
@@ -80,9 +86,15 @@ def pairs_of_glas(config: DataConfig) -> list[Pair]:
         if stem.endswith("_anno") and stem.removesuffix("_anno") in files:
             continue
         if name is None:
-            raise DataError(f"{path}: expected train_1.bmp, train_1_anno.bmp, testA_1.bmp, ...")
+            raise DataError(
+                f"{path}: expected train_1.bmp, train_1_anno.bmp, testA_1.bmp, ... Rename or "
+                "remove it."
+            )
         if f"{stem}_anno" not in files:
-            raise DataError(f"{path}: has no mask {stem}_anno{path.suffix} beside it.")
+            raise DataError(
+                f"{path}: has no mask {stem}_anno{path.suffix} beside it. Add it, or remove the "
+                "picture."
+            )
         pair = Pair(stem, image_file(path, config), MaskFile(files[f"{stem}_anno"]))
         test = name[1] != "train"
         found.append(
@@ -100,10 +112,12 @@ def _patients(path: Path) -> dict[str, str]:
     """Picture -> patient, of GlaS's table; nothing where there is none."""
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [{k.strip(): v.strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
+    rows = [row for _, row in csv_rows(path)]
     if rows and not {"name", "patient ID"} <= rows[0].keys():
-        raise DataError(f"{path}: expected the columns name and patient ID, found {list(rows[0])}.")
+        raise DataError(
+            f"{path}: expected the columns name and patient ID, found {list(rows[0])}. "
+            "Mend its first line."
+        )
     return {row["name"]: row["patient ID"] for row in rows}
 
 
@@ -122,7 +136,9 @@ def pairs_of_polyps(config: DataConfig) -> list[Pair]:
         for images, masks in (("images", "masks"), ("image", "mask")):
             if (folder / images).is_dir():
                 return find_pairs(folder / images, folder / masks, config)
-        raise DataError(f"{folder}: expected images/ and masks/ (or image/ and mask/).")
+        raise DataError(
+            f"{folder}: expected images/ and masks/ (or image/ and mask/). Unpack the archive anew."
+        )
 
     found = [dataclasses.replace(pair, part="train") for pair in within(root / "TrainDataset")]
     for folder in sorted(p for p in (root / "TestDataset").glob("*") if p.is_dir()):
@@ -167,12 +183,15 @@ def pairs_of_stamps(config: DataConfig) -> list[Pair]:
             "%d scans without pixel truth are left out, for example %s.", len(without), without[0]
         )
     if len(without) == len(scans):
-        raise DataError(f"{root / 'ground-truth-pixel'}: holds no NAME-px.png of any scan.")
+        raise DataError(
+            f"{root / 'ground-truth-pixel'}: holds no NAME-px.png of any scan. Unpack the archive "
+            "anew."
+        )
     for stem, path in scans.items():
         if stem in without:
             continue
         if f"{stem}-gt" not in maps:
-            raise DataError(f"{path}: has no region map {stem}-gt.png.")
+            raise DataError(f"{path}: has no region map {stem}-gt.png. Add it, or remove the scan.")
         found.append(
             Pair(
                 stem,

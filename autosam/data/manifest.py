@@ -12,6 +12,7 @@ images/b.png,masks/b.png,test,patient2
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from autosam.data.folders import ALIASES, image_file
 from autosam.data.images import EXTENSIONS, MaskFile
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
+from autosam.files import read_text
 
 PART_OF = {alias: part for part, aliases in ALIASES.items() for alias in aliases}
 
@@ -35,7 +37,10 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
     """
     table = Path(config.root or "")
     if not table.is_file():
-        raise DataError(f"--data.root {table}: no such file; layout manifest needs a CSV or JSONL.")
+        raise DataError(
+            f"--data.root {table}: {'is a folder' if table.is_dir() else 'no such file'}; layout "
+            "manifest needs a CSV or JSONL."
+        )
     found: list[Pair] = []
     seen: dict[Path, int] = {}
     for number, row in _rows(table):
@@ -50,7 +55,9 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
             paths.append(resolve(table.parent, text, config.outside, f"{table}:{number}"))
         image, mask = paths
         if image in seen:
-            raise DataError(f"{table}:{number}: {image} stands in line {seen[image]} already.")
+            raise DataError(
+                f"{table}:{number}: {image} stands in line {seen[image]} already. Keep one of them."
+            )
         seen[image] = number
         word = row.get("split", "")
         if word and word.lower() not in PART_OF:
@@ -66,7 +73,7 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
             )
         )
     if not found:
-        raise DataError(f"{table}: holds no pair.")
+        raise DataError(f"{table}: holds no pair. Write a line for each picture.")
     given = [bool(pair.part) for pair in found]
     if any(given) and not all(given):
         raise DataError(
@@ -94,45 +101,64 @@ def resolve(folder: Path, text: str, outside: bool, where: str) -> Path:
             "that you trust."
         )
     if path.suffix.lower() not in EXTENSIONS:
-        raise DataError(f"{where}: {text} is no picture ({', '.join(sorted(EXTENSIONS))}).")
-    if not path.is_file():
-        raise DataError(f"{where}: {path}: no such file.")
+        raise DataError(
+            f"{where}: {text} is no picture ({', '.join(sorted(EXTENSIONS))}). Mend the line."
+        )
+    try:
+        there = path.is_file()
+    except OSError:  # the name is too long
+        there = False
+    if not there:
+        raise DataError(f"{where}: {path}: no such file. Mend the line, or bring the file.")
     return path
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and rows."""
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            if table.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-                yield from _json_rows(table, file)
-                return
-            reader = csv.DictReader(file, strict=True)
-            while True:
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    raise DataError(f"{table}:{reader.line_num}: not CSV: {error}") from None
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{table}:{reader.line_num}: expected {len(reader.fieldnames or [])} "
-                        f"values ({', '.join(reader.fieldnames or [])})."
-                    )
-                yield reader.line_num, {key.strip(): value.strip() for key, value in row.items()}
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: not UTF-8 text ({error.reason}).") from None
+    if table.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        return _json_rows(table, read_text(table))
+    return csv_rows(table)
 
 
-def _json_rows(table: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(lines, 1):
+def csv_rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers and rows of a CSV file.
+
+    Raises:
+        DataError: naming the line: not CSV, more or fewer values than columns; or a column that
+            stands twice.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
+    while True:
+        try:
+            names = [name.strip() for name in reader.fieldnames or []]
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(
+                f"{table}:{reader.line_num}: not CSV: {error}. Mend the line."
+            ) from None
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{table}: the column {twice[0]!r} stands twice. Rename one.")
+        if None in row or None in row.values():
+            raise DataError(
+                f"{table}:{reader.line_num}: expected {len(names)} values ({', '.join(names)}). "
+                "Mend the line."
+            )
+        yield reader.line_num, {key.strip(): value.strip() for key, value in row.items()}
+
+
+def _json_rows(table: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{table}:{number}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:  # numbers of 5000 digits are the former
+            raise DataError(f"{table}:{number}: not JSON: {error}. Mend the line.") from None
         if not isinstance(row, dict):
-            raise DataError(f"{table}:{number}: expected an object, found {type(row).__name__}.")
+            raise DataError(
+                f"{table}:{number}: expected an object, found {type(row).__name__}. Write "
+                '{"image": ..., "mask": ...}.'
+            )
         yield number, {str(key): "" if value is None else str(value) for key, value in row.items()}

@@ -8,6 +8,9 @@ import numpy as np
 
 from autosam.errors import DataError
 
+FAR = 10
+"""Outlines may lead so many times the picture's longer side outside."""
+
 
 def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
     """Fill polygons, or decode a run-length code.
@@ -25,44 +28,80 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
     Raises:
         DataError: not such a shape.
     """
+    if isinstance(shape, dict):
+        return _unroll(shape, height, width, where)
     try:
         from pycocotools import mask as coco
     except ImportError:
         raise DataError(
             f"{where}: outlines are drawn by pycocotools: pip install 'autosam[data]'"
         ) from None
-    if isinstance(shape, dict):
-        if list(shape.get("size", [])) != [height, width]:
-            raise DataError(
-                f"{where}: run-length code of size {shape.get('size')}, but the picture is "
-                f"{height} x {width}."
-            )
-        counts = shape.get("counts")
-        if isinstance(counts, list):
-            if (
-                any(not isinstance(n, int) or n < 0 for n in counts)
-                or sum(counts) != height * width
-            ):
-                raise DataError(f"{where}: run lengths must add up to {height * width} pixels.")
-            shape = coco.frPyObjects(shape, height, width)
-        elif not isinstance(counts, str | bytes):
-            raise DataError(f"{where}: a run-length code without counts.")
-        try:
-            mask = coco.decode(shape)
-        except ValueError as error:
-            raise DataError(f"{where}: not a run-length code: {error}") from None
-        return mask > 0
-    polygons = [np.asarray(p, np.float64).ravel() for p in shape] if _is_polygons(shape) else None
-    if polygons is None or not all(np.isfinite(p).all() for p in polygons):
-        raise DataError(f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length code.")
-    drawn = [p.tolist() for p in polygons if len(p) >= 6]
+    if not _is_polygons(shape):
+        raise DataError(
+            f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length code. Mend or "
+            "remove it."
+        )
+    # pycocotools counts every step along an edge: of one far outside it would end the process.
+    far = FAR * max(height, width)
+    if any(not -far <= value <= far for polygon in shape for value in polygon):
+        raise DataError(
+            f"{where}: an outline leads far outside of the picture of {width} x {height} pixels. "
+            "Mend or remove it."
+        )
+    drawn = [[float(value) for value in polygon] for polygon in shape if len(polygon) >= 6]
     if not drawn:
         return np.zeros((height, width), bool)
     return coco.decode(coco.merge(coco.frPyObjects(drawn, height, width))) > 0
 
 
+def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.ndarray:
+    """A run-length code -> bool H x W. Not by pycocotools, which writes beyond its memory where a
+    code is damaged."""
+    if code.get("size") != [height, width]:
+        raise DataError(
+            f"{where}: run-length code of size {code.get('size')}, but the picture is {height} x "
+            f"{width}: [{height}, {width}] was expected. Mend or remove it."
+        )
+    counts = code.get("counts")
+    if isinstance(counts, str | bytes):
+        counts = _unpack(counts)
+    if not isinstance(counts, list):
+        raise DataError(f"{where}: a run-length code whose counts are damaged. Mend or remove it.")
+    whole = all(isinstance(n, int) and n >= 0 for n in counts)
+    if not whole or sum(counts) != height * width:
+        raise DataError(
+            f"{where}: run lengths must add up to {height * width} pixels, in whole numbers. Mend "
+            "or remove them."
+        )
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
+
+
+def _unpack(text: str | bytes) -> list[int] | None:
+    """COCO's compressed run lengths: five bits a letter, from the third on as differences from the
+    last but one; None where that is not what it is."""
+    codes = text.encode() if isinstance(text, str) else text
+    counts: list[int] = []
+    number = bits = 0
+    for letter in codes:
+        value = letter - 48
+        if not 0 <= value < 64 or bits > 60:
+            return None
+        number |= (value & 31) << bits
+        bits += 5
+        if value & 32:  # goes on in the next letter
+            continue
+        if value & 16:  # negative
+            number -= 1 << bits
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number = bits = 0
+    return None if bits else counts
+
+
 def _is_polygons(shape: Any) -> bool:
     return isinstance(shape, list) and all(
-        isinstance(p, list) and len(p) % 2 == 0 and all(isinstance(v, int | float) for v in p)
+        isinstance(p, list)
+        and len(p) % 2 == 0
+        and all(isinstance(v, int | float) and v - v == 0 for v in p)  # neither NaN nor infinite
         for p in shape
     )

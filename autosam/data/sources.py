@@ -15,6 +15,7 @@ from autosam.data.pairs import Pair, Split
 from autosam.data.splits import draw_split
 from autosam.data.volumes import pairs_of_volumes
 from autosam.errors import ConfigError, DataError
+from autosam.limits import check_data
 
 LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
     "folders": pairs_of_folders,
@@ -42,11 +43,14 @@ def load_pairs(config: DataConfig) -> list[Pair]:
         raise ConfigError(
             f"--data.layout {config.layout}: unknown. Choose one of {', '.join(LAYOUTS)}."
         )
+    check_data(config)
     partner = "annotations" if config.layout == "coco" else "masks"
     if config.root and (config.images or config.masks or config.annotations):
-        raise ConfigError(f"--data.root and --data.images/--data.{partner} exclude each other.")
+        raise ConfigError(
+            f"--data.root and --data.images/--data.{partner} exclude each other. Leave one out."
+        )
     if bool(config.images) != bool(getattr(config, partner)):
-        raise ConfigError(f"--data.images and --data.{partner} go together.")
+        raise ConfigError(f"--data.images and --data.{partner} go together. Give both.")
     found = LAYOUTS[config.layout](config)
     names: dict[tuple[str, str], Pair] = {}
     for pair in found:

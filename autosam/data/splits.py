@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
@@ -15,6 +14,7 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.check import check_pairs
 from autosam.data.labels import known
+from autosam.data.manifest import csv_rows
 from autosam.data.pairs import PARTS, Pair, Split
 from autosam.errors import ConfigError, DataError
 
@@ -40,7 +40,8 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     for pair in pairs:
         given[pair.part or "train"].append(pair)
     if not given.get("train"):
-        raise DataError(f"The data have {', '.join(sorted(given))} but no train part.")
+        where = config.root or config.images
+        raise DataError(f"{where}: have {', '.join(sorted(given))} but no train part. Add one.")
     split = dict(given)
     pool = given["train"]
     if config.folds is not None:
@@ -55,10 +56,11 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     split |= dict(zip(["train", *missing], parts, strict=True))
     for part in PARTS:
         if not split.get(part):
+            where = config.root or config.images or "the embedded set"
             raise DataError(
-                f"The {part} part is empty: {len(pairs)} images are too few for "
-                f"shares of {config.validation} validation and {config.test} test. Give more "
-                "images, other shares, or folders for each part."
+                f"{where}: the {part} part is empty: {len(pairs)} images are too few for shares of "
+                f"{config.validation} validation and {config.test} test. Give more images, other "
+                "shares, or folders for each part."
             )
     split = {part: sorted(split[part], key=lambda pair: pair.name) for part in PARTS}
     _refuse_torn_groups(split)
@@ -88,11 +90,13 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
     if groups.lower().endswith(".csv"):
         path = Path(groups)
         if not path.is_file():
-            raise ConfigError(f"--data.groups {groups}: no such file.")
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            raise ConfigError(f"--data.groups {groups}: no such file. Mend the path.")
+        rows = [row for _, row in csv_rows(path)]
         if not rows or not {"name", "group"} <= rows[0].keys():
-            raise ConfigError(f"--data.groups {groups}: expected the columns name and group.")
+            raise ConfigError(
+                f"--data.groups {groups}: expected the columns name and group, "
+                "and a line for each picture."
+            )
         table = {row["name"]: row["group"] for row in rows}
         found = [table.get(pair.name) for pair in pairs]
     else:
@@ -100,7 +104,8 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
             pattern = re.compile(groups)
         except re.error as error:
             raise ConfigError(
-                f"--data.groups {groups}: not a regular expression: {error}"
+                f"--data.groups {groups}: not a regular expression: {error}. Mend it, or name a "
+                ".csv file."
             ) from None
         if pattern.groups < 1:
             raise ConfigError(f"--data.groups {groups}: needs brackets around what is the group.")
@@ -108,7 +113,9 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
         found = [match[1] if match else None for match in matches]
     for pair, group in zip(pairs, found, strict=True):
         if not group:
-            raise DataError(f"--data.groups {groups}: says nothing of {pair.name}.")
+            raise DataError(
+                f"--data.groups {groups}: says nothing of {pair.name}. Give every picture a group."
+            )
     return [
         dataclasses.replace(pair, group=str(group))
         for pair, group in zip(pairs, found, strict=True)
@@ -184,7 +191,7 @@ def _refuse_torn_groups(split: Split) -> None:
             if other[0] != part:
                 raise DataError(
                     f"group {pair.group!r} stands in {other[0]} ({other[1].name}) and {part} "
-                    f"({pair.name}): the given parts leak. Move it, or leave --data.groups out."
+                    f"({pair.name}): the given parts leak. Move one, or leave --data.groups out."
                 )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import zlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ def kept(most: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
             try:
                 return remembered(path, path.stat().st_mtime_ns)
             except FileNotFoundError:
-                raise DataError(f"{path}: no such file.") from None
+                raise DataError(f"{path}: no such file. Mend the path.") from None
 
         return functools.wraps(function)(call)
 
@@ -76,6 +76,11 @@ def _open(path: Path) -> Any:
             f"{path}: holds no orientation (sform and qform codes are 0), so nobody knows which "
             "axis is which. Write it again with its affine."
         )
+    if image.get_data_dtype().kind not in "biuf":
+        raise DataError(
+            f"{path}: values of type {image.get_data_dtype()}; expected numbers. Write it again as "
+            "such."
+        )
     return image
 
 
@@ -86,7 +91,9 @@ def _series(path: Path) -> tuple[np.ndarray, np.ndarray]:
         from monai.data import PydicomReader
 
         reader = PydicomReader(swap_ij=True, affine_lps_to_ras=True)
-        values, meta = reader.get_data(reader.read(str(path)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Failed to read")  # it would go on without that slice
+            values, meta = reader.get_data(reader.read(str(path)))
     except Exception as error:  # of pydicom and of MONAI, many kinds
         raise _unreadable(path, error) from None
     return np.asarray(values), np.asarray(meta["affine"])
@@ -113,7 +120,9 @@ def shape_of(path: Path) -> tuple[int, int, int]:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or 0 in shape:
-        raise DataError(f"{path}: has the shape {shape}; expected three axes (one volume a file).")
+        raise DataError(
+            f"{path}: has the shape {shape}; expected three axes. Save each volume as a file."
+        )
     return shape
 
 
@@ -132,13 +141,16 @@ def read_slice(path: Path, axis: int, index: int) -> np.ndarray:
     shape = shape_of(path)
     height, width = [size for i, size in enumerate(shape) if i != axis][::-1]
     if height * width > MAX_PIXELS:
-        raise DataError(f"{path}: slices of {width} x {height}, limit {MAX_PIXELS} pixels.")
+        raise DataError(
+            f"{path}: slices of {width} x {height}, limit {MAX_PIXELS} pixels. "
+            "Cut it into smaller volumes."
+        )
     place = tuple(index if i == axis else slice(None) for i in range(3))
     try:
         whole = _open(path).dataobj if path.name.lower().endswith(".nii") else _array(path)
         return np.asarray(whole[place]).reshape(width, height).T
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({str(error)[:120]}).") from None
+    except Exception as error:  # of nibabel and of what it unpacks with, many kinds
+        raise _unreadable(path, error) from None
 
 
 @kept(1024)
@@ -149,9 +161,12 @@ def window_of(path: Path) -> Window:
     try:
         whole = _array(path) if path.is_dir() else _open(path).dataobj
         some = np.asarray(whole[::4, ::4, ::4], np.float64)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+    except Exception as error:  # see `read_slice`
         raise _unreadable(path, error) from None
-    low, high = np.percentile(some[np.isfinite(some)], (0.1, 99.9))
+    some = some[np.isfinite(some)]
+    if not len(some):
+        raise DataError(f"{path}: holds NaN or infinite pixels. Repair or remove it.")
+    low, high = np.percentile(some, (0.1, 99.9))
     return float(low), float(high)
 
 
@@ -171,7 +186,9 @@ class Slice:
             window = self.window or window_of(self.path)
             return np.repeat(stretch(values, str(self), window)[..., None], 3, axis=2)
         if not (values.min() >= 0 and values.max() < 2**16 and not (values % 1).any()):
-            raise DataError(f"{self}: mask values must be whole numbers from 0 to 65535.")
+            raise DataError(
+                f"{self}: mask values must be whole numbers from 0 to 65535. Save it as such."
+            )
         return values.astype(np.uint16 if values.max() > 255 else np.uint8)
 
     def digest(self) -> str:
@@ -210,14 +227,19 @@ def _pairs(folder: Path, config: DataConfig) -> list[Pair]:
     stripped = {name.removesuffix(config.mask_suffix): path for name, path in masks.items()}
     if alone := sorted(set(volumes) ^ set(stripped)):
         raise DataError(f"{folder}: {alone[0]} stands in only one of images/ and masks/ "
-                        f"({len(alone)} such names).")  # fmt: skip
+                        f"({len(alone)} such names). Add it, or remove the other.")  # fmt: skip
     found = []
     for name, path in volumes.items():
         shape, mask = shape_of(path), stripped[name]
         if shape_of(mask) != shape:
-            raise DataError(f"{path} is {shape} but its mask {mask} is {shape_of(mask)}.")
+            raise DataError(
+                f"{path} is {shape} but its mask {mask} is {shape_of(mask)}. Export both at one "
+                "size."
+            )
         if not np.allclose(affine_of(path), affine_of(mask), atol=1e-3):
-            raise DataError(f"{path} and its mask {mask} differ in orientation (affine).")
+            raise DataError(
+                f"{path} and its mask {mask} differ in orientation (affine). Resample one of them."
+            )
         width = len(str(shape[config.axis]))
         found += [
             Pair(
@@ -233,7 +255,7 @@ def _pairs(folder: Path, config: DataConfig) -> list[Pair]:
 
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder.")
+        raise DataError(f"{folder}: no such folder. Mend the path, or make it.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if not is_volume(path):
@@ -243,7 +265,9 @@ def _by_name(folder: Path) -> dict[str, Path]:
             raise DataError(f"{found[name]} and {path.name}: the same name twice; keep one.")
         found[name] = path
     if not found:
-        raise DataError(f"{folder}: holds no volume (.nii, .nii.gz, or folders of .dcm).")
+        raise DataError(
+            f"{folder}: holds no volume (.nii, .nii.gz, or folders of .dcm). Mend the path."
+        )
     return found
 
 

@@ -170,6 +170,19 @@ def require_fit(
         raise CheckpointError("\n".join([title, *lines, hint()]).rstrip())
 
 
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """
+    Raises:
+        CheckpointError: a tensor holds NaN or infinity: every mask would be wrong.
+    """
+    for key, value in state.items():
+        # A sum shows both, and takes no memory.
+        if value.is_floating_point() and not value.sum(dtype=torch.float64).isfinite():
+            raise CheckpointError(
+                f"{source}: {key} holds values that are no numbers. Download or save it again."
+            )
+
+
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], source: str, hint: Callable[[], str] = str
 ) -> None:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
-from autosam.models.loading import file_hash, load_strict, read_weights, require_fit
+from autosam.models.loading import (
+    file_hash,
+    load_strict,
+    read_weights,
+    require_finite,
+    require_fit,
+)
 from autosam.models.sam.base import Sam, SamSpec
 from autosam.models.sam.files import cache_folder, fetch, known
 from autosam.models.sam.guess import convert, guess
@@ -44,7 +50,7 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
     if checkpoint is None:
         return fetch(name)
     if not Path(checkpoint).is_file():
-        raise CheckpointError(f"--sam_checkpoint {checkpoint}: no such file.")
+        raise CheckpointError(f"--sam_checkpoint {checkpoint}: no such file. Mend the path.")
     return Path(checkpoint)
 
 
@@ -123,6 +129,7 @@ def load_sam(
         sam = spec.build(spec)
         module = cast(nn.Module, sam)
         load_strict(module, state, str(path), hint)
+        require_finite(state, str(path))
     else:
         with torch.device("meta"):
             sam = spec.build(spec)
@@ -133,6 +140,7 @@ def load_sam(
         # Copies: what is read from a file may be a map of it, which trained tensors must not be.
         rest = {k: v.clone() for k, v in state.items() if not k.startswith(ENCODER)}
         module.load_state_dict(rest, assign=True)
+        require_finite(rest, str(path))
     if twice:
         sam.spec = spec.normalised_twice()
     module.to(memory_format=torch.channels_last)

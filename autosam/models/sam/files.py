@@ -15,7 +15,13 @@ from urllib.parse import quote, urlsplit
 from filelock import FileLock, Timeout
 
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.loading import file_hash, read_weights, require_fit, what_is_wrong
+from autosam.models.loading import (
+    file_hash,
+    read_weights,
+    require_finite,
+    require_fit,
+    what_is_wrong,
+)
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.download import download, note_of, transfer_error
 from autosam.models.sam.guess import convert, guess, skeleton
@@ -173,6 +179,7 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
     state = read_weights(path)
     title = f"{path}: does not fit SAM {name}."
     require_fit(skeleton(spec), convert(spec, state, str(path)), title, lambda: guess(state))
+    require_finite(state, str(path))
     return digest
 
 
