@@ -342,7 +342,7 @@ def words(text: str) -> int:
 
 
 def test_all_of_it_is_read_in_half_an_hour() -> None:
-    assert sum(words(page.read_text(encoding="utf-8")) for page in PAGES) <= 6900
+    assert sum(words(page.read_text(encoding="utf-8")) for page in PAGES) <= 7200  # 240 a minute
 
 
 def anchors(page: Path) -> set[str]:

@@ -30,6 +30,8 @@ def test_a_run_says_what_made_it_and_its_config_makes_it_again(
     train(tiny_config(tiny_file, "--data.root=data", "--output=before", "--train.epochs=1"))
     first = train(tiny_config(tiny_file, "--data.root=data", "--output=first", "--init=before"))
     monkeypatch.chdir("/")
+    typed = ["/usr/bin/python3", "-m", "autosam.train", "--data.root", "a b"]
+    monkeypatch.setattr(sys, "orig_argv", typed)
     again = train(parse(Config, ["--config", str(tmp_path / "first/config.yaml"),
                                  f"--output={tmp_path / 'again'}"]))  # fmt: skip
     first_best, again_best = (
@@ -49,7 +51,7 @@ def test_a_run_says_what_made_it_and_its_config_makes_it_again(
     assert row["processes"] == 1
     assert row["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert row["versions"]["python"] == sys.version.split()[0]
-    assert "pytest" in row["command"]
+    assert row["command"] == "python3 -m autosam.train --data.root 'a b'"
 
 
 def test_without_an_output_the_config_of_a_run_means_a_new_folder(

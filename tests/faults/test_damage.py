@@ -203,7 +203,7 @@ def test_lines(argv: list[str]) -> None:
 @bounded
 def test_checkpoints(apply: Callable[[bytes], bytes], trained: Path, tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / "best.safetensors"
-    path.write_bytes(apply((trained / "run" / checkpoint.BEST).read_bytes()))
+    path.write_bytes(apply((trained / checkpoint.BEST).read_bytes()))
     with suppress(AutosamError):
         assert isinstance(checkpoint.read_header(path), dict)
         found = checkpoint.read_trained(path)
@@ -217,7 +217,7 @@ def test_headers(apply: Callable[[bytes], bytes], trained: Path, tmp_path_factor
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    whole = trained / "run" / checkpoint.BEST
+    whole = trained / checkpoint.BEST
     with safe_open(whole, "pt") as file:
         text = json.dumps(json.loads(file.metadata()["autosam"]))
     path = tmp_path_factory.getbasetemp() / "header.safetensors"
