@@ -272,9 +272,7 @@ def test_what_is_no_checkpoint_is_refused(trained: Path, tiny_file: Path, tmp_pa
     save_file(
         tensors, tmp_path / "x.safetensors", {"autosam": json.dumps(header | {"config": odd})}
     )
-    with pytest.raises(
-        CheckpointError, match="(?s)x.safetensors: its settings cannot be used.*rm -rf"
-    ):
+    with pytest.raises(CheckpointError, match=r"settings cannot be used[\s\S]*rm -rf"):
         checkpoint.load(tmp_path / "x.safetensors")
     name = "generator.dense.project.weight"
     tensors[name] = tensors[name] * float("nan")
