@@ -23,6 +23,7 @@ from autosam.models.sam import SAMS
 from autosam.predictor import load
 from autosam.train import train
 
+expect.set_options(timeout=60_000)  # the browser may share its core
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 browser_needed = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
 
@@ -66,6 +67,7 @@ def browser() -> Iterator[Browser]:
 def tab(page: Any, browser: Browser) -> Iterator[Page]:
     """The page in a fresh profile; afterwards: no error on the console, nothing asked elsewhere."""
     context = browser.new_context()
+    context.set_default_timeout(180_000)  # of a browser that shares its core
     opened = context.new_page()
     errors: list[str] = []
     elsewhere: list[str] = []
@@ -99,7 +101,7 @@ def test_pictures_masks_threshold_and_download(tab: Page, trained: Path, tmp_pat
     test = sorted((trained.parent / "data/test/images").iterdir())
     drop(tab, test[0], test[1])
     # Of each picture: itself, the mask and the prompt of one run, the mask of the other.
-    expect(tab.locator("#masks .grid-wrap img")).to_have_count(8, timeout=60_000)
+    expect(tab.locator("#masks .grid-wrap img")).to_have_count(8, timeout=180_000)
     for image in tab.locator("#masks .grid-wrap img").all():
         assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") == 56
     expect(tab.locator("#areas")).to_contain_text(test[1].name)
@@ -119,7 +121,7 @@ def test_pictures_masks_threshold_and_download(tab: Page, trained: Path, tmp_pat
         "before => document.querySelectorAll('#masks .grid-wrap img').length == 8 && "
         "document.querySelectorAll('#masks .grid-wrap img')[1].src != before",
         arg=before[1],
-        timeout=60_000,
+        timeout=180_000,
     )
 
 
@@ -145,7 +147,7 @@ def test_what_is_no_picture_is_refused_with_a_message(
     good = sorted((trained.parent / "data/test/images").iterdir())[0]
     drop(tab, tmp_path / "bomb.png", tmp_path / "text.png", good)
     said = tab.locator("#said")
-    expect(said).to_contain_text("20000 x 10000 pixels, more than the 20 million", timeout=60_000)
+    expect(said).to_contain_text("20000 x 10000 pixels, more than the 20 million", timeout=180_000)
     expect(said).to_contain_text("text.png: is not a picture that can be read")
     expect(tab.locator("#masks .grid-wrap img")).to_have_count(4)
 
