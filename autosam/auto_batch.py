@@ -12,11 +12,11 @@ from accelerate.utils import release_memory
 from autosam import checkpoint
 from autosam.config import Config, TrainConfig
 from autosam.data.dataset import PairDataset
+from autosam.engine import losses_of
 from autosam.errors import TrainingError, is_out_of_memory
 from autosam.losses import SegmentationLoss
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer
-from autosam.precision import half_precision
 from autosam.processes import of_all
 from autosam.types import Batch
 
@@ -50,12 +50,7 @@ def fit_batch(
     def step(size: int) -> None:
         batch = Batch.collate([dataset[0, i % len(dataset)] for i in range(size)]).to(device)
         optimizer = build_optimizer(segmenter, config.train)  # its moments take room, too
-        with half_precision(device, bf16):
-            logits, beside = segmenter.train()(batch, beside=True)
-        loss = criterion(logits, batch.targets, batch.weights)["loss"]
-        if beside is not None:
-            loss = loss + criterion(beside, batch.targets, batch.weights)["loss"]
-        loss.backward()
+        losses_of(segmenter.train(), batch, criterion, device, bf16)[0].backward()
         optimizer.step()
 
     segmenter.to(device)

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -51,6 +51,25 @@ class Sums:
             "images_per_second": self.images / self.seconds,
             "data_wait": self.waited / self.seconds,
         }
+
+
+def losses_of(
+    model: nn.Module,
+    batch: Batch,
+    criterion: SegmentationLoss,
+    device: torch.device,
+    bf16: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a training step brings down, and its parts; the arguments are those of
+    `train_one_epoch`."""
+    with half_precision(device, bf16):
+        logits, beside = model(batch, beside=True)
+    parts = criterion(logits, batch.targets, batch.weights)
+    total = parts["loss"]
+    if beside is not None:
+        parts["surrogate"] = criterion(beside, batch.targets, batch.weights)["loss"]
+        total = total + parts["surrogate"]
+    return total, parts
 
 
 def train_one_epoch(
@@ -93,13 +112,7 @@ def train_one_epoch(
     for batch in loader:
         fetched = time.perf_counter()
         with accelerator.accumulate(model):
-            with half_precision(accelerator.device, bf16):
-                logits, beside = model(batch, beside=True)
-            parts = criterion(logits, batch.targets, batch.weights)
-            total = parts["loss"]
-            if beside is not None:
-                parts["surrogate"] = criterion(beside, batch.targets, batch.weights)["loss"]
-                total = total + parts["surrogate"]
+            total, parts = losses_of(model, batch, criterion, accelerator.device, bf16)
             if not torch.isfinite(total):
                 raise TrainingError(
                     f"the loss is {total.item()} at batch {sums.batches + 1} "
