@@ -6,6 +6,7 @@ unless they were trained; they are found by name and held to the hash they had.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
@@ -59,8 +61,21 @@ def save(path: Path, segmenter: Segmenter, config: Config, **facts: Any) -> None
     if segmenter.sam is not None:
         sam = {"name": config.sam, "sha256": sam_hash(config.sam, config.sam_checkpoint)}
     header = {"format": FORMAT, "config": to_dict(config), "sam": sam, **facts}
-    tensors = {k: v.contiguous().cpu() for k, v in segmenter.trainable_state().items()}
+    _write(path, {k: v.contiguous().cpu() for k, v in segmenter.trainable_state().items()}, header)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    header = header | {"tensors": _digest(tensors)}
     write_atomically(path, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)}))
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values, hexadecimal: a disk's wrong bit is a wrong mask otherwise."""
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        digest.update(key.encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def find(path: str | Path, **download: Any) -> Path:
@@ -174,8 +189,7 @@ def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False
 def annotate(file: Path, **facts: Any) -> None:
     """Add plain values to the header of a checkpoint, or replace them."""
     header = read_header(file) | facts
-    tensors = read_trained(file)
-    write_atomically(file, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)}))
+    _write(file, read_trained(file), header)
 
 
 def publish(loaded: Loaded, folder: Path) -> None:
@@ -188,10 +202,7 @@ def publish(loaded: Loaded, folder: Path) -> None:
     """
     config = without_paths(loaded.config)
     header = loaded.header | {"config": to_dict(config)}
-    tensors = read_trained(loaded.path)
-    write_atomically(
-        folder / PUBLISHED, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)})
-    )
+    _write(folder / PUBLISHED, read_trained(loaded.path), header)
     settings = json.dumps(header["config"], indent=2)
     write_atomically(folder / "config.json", lambda to: to.write_text(settings, encoding="utf-8"))
 
@@ -221,9 +232,10 @@ def read_trained(file: Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint; none where the run trained nothing.
 
     Raises:
-        CheckpointError: see `read_header` and `read_weights`; or values that are no numbers.
+        CheckpointError: see `read_header` and `read_weights`; or values that are no numbers, or
+            others than were written.
     """
-    read_header(file)
+    header = read_header(file)
     with safe_open(file, "pt") as tensors:
         found = read_weights(file) if tensors.keys() else {}
     for key, value in found.items():
@@ -233,6 +245,11 @@ def read_trained(file: Path) -> dict[str, Tensor]:
                 f"{file}: {key} holds values that are no numbers. Take another copy of the file, "
                 "or train again."
             )
+    if header.get("tensors", expected := _digest(found)) != expected:
+        raise CheckpointError(
+            f"{file}: its tensors are not those that were written (SHA-256 {expected[:12]}... "
+            f"where {str(header['tensors'])[:12]}... is expected). Take another copy of the file."
+        )
     return found
 
 

@@ -112,6 +112,16 @@ def changed(
     return path
 
 
+@cause("checkpoint", CheckpointError, r"tensors are not those.*Take another copy")
+def a_wrong_bit(rng: Random, folder: Path, good: Good) -> Bad:
+    def tensors(state: dict[str, torch.Tensor]) -> None:
+        value = state[rng.choice(sorted(k for k, v in state.items() if v.dtype == torch.float32))]
+        bits = value.reshape(-1)[rng.randrange(value.numel())].reshape(1).view(torch.int32)
+        bits ^= 1 << rng.randrange(23)  # of the fraction: the value stays a number
+
+    return using(rng, good, folder, changed(good, folder, tensors=tensors))
+
+
 @cause("checkpoint", CheckpointError, r"its header is damaged\. Take another copy")
 def a_header_that_is_no_json(rng: Random, folder: Path, good: Good) -> Bad:
     def header(facts: dict[str, Any]) -> str:
@@ -216,7 +226,10 @@ def tensors_that_do_not_fit(rng: Random, folder: Path, good: Good) -> Bad:
                           value.is_floating_point() else value.float()])  # fmt: skip
         state |= {"more": value} if new is None else {key: new}
 
-    return using(rng, good, folder, changed(good, folder, None, tensors))
+    def header(facts: dict[str, Any]) -> None:
+        del facts["tensors"]  # their hash, which would speak first
+
+    return using(rng, good, folder, changed(good, folder, header, tensors))
 
 
 @cause(

@@ -205,9 +205,12 @@ def test_checkpoints(apply: Callable[[bytes], bytes], trained: Path, tmp_path_fa
     path = tmp_path_factory.getbasetemp() / "best.safetensors"
     path.write_bytes(apply((trained / checkpoint.BEST).read_bytes()))
     with suppress(AutosamError):
-        assert isinstance(checkpoint.read_header(path), dict)
+        header = checkpoint.read_header(path)
         found = checkpoint.read_trained(path)
-        assert all(not value.isnan().any() for value in found.values())
+        expected = checkpoint.read_trained(trained / checkpoint.BEST)
+        if "tensors" in header:  # the damage may have hit that very word
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(value, expected[key]) for key, value in found.items())
 
 
 @given(apply=damage(most=3))
