@@ -117,7 +117,9 @@ def export(config: ExportConfig) -> Exported:
         if kind == "onnx":
             run = write_onnx(program, file, config.precision)
         else:
-            torch.export.save(program, file)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.export.save(program, file)
             run = run_program(file)
         result = compare(run, predictor, pictures, output)
         if result.agreement < AGREEMENT[config.precision]:
