@@ -215,15 +215,18 @@ def app(config: AppConfig, wait: bool = True) -> Any:
         page.launch(
             server_name=config.host,
             server_port=config.port,
-            prevent_thread_lock=not wait,
+            prevent_thread_lock=True,
             max_file_size=config.max_megabytes * 1_000_000,
             theme=gr.themes.Base(font=["sans-serif"], font_mono=["monospace"]),  # none is fetched
-            quiet=not wait,
+            quiet=True,  # it proposes a public link
             share=False,
             footer_links=[],
         )
     except OSError as error:
         raise ConfigError(f"--port {config.port}: {error}") from None
+    if wait:
+        print(f"page: {page.local_url} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
     return page
 
 

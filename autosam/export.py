@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import tempfile
 import time
 import warnings
@@ -224,10 +225,17 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str
     elif precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints tensors
-            quantize_dynamic(
-                whole, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
-            )
+        logging.disable(logging.WARNING)  # it warns of every integer, and prints tensors
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                quantize_dynamic(
+                    whole,
+                    path,
+                    op_types_to_quantize=["MatMul", "Gemm"],
+                    weight_type=QuantType.QInt8,
+                )
+        finally:
+            logging.disable(logging.NOTSET)
     return run_onnx(path)
 
 
