@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from autosam.command import run_command
 from autosam.data.folders import image_file
 from autosam.data.images import FORMATS, write_png
 from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.limits import check_number
 from autosam.outputs import mask_files, mask_names
 from autosam.pictures import overlay, palette
 from autosam.predictor import Predictor, load
@@ -191,11 +193,19 @@ def app(config: AppConfig, wait: bool = True) -> Any:
     Raises:
         ConfigError, CheckpointError: before anything is served.
     """
-    if not config.checkpoint:
+    if not all(config.checkpoint or [""]):
         raise ConfigError("--checkpoint RUN is needed.")
     for name in ("max_megabytes", "max_megapixels"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} {getattr(config, name)}: must be at least 1.")
+    check_number("port", config.port, 1, 65535)
+    try:  # before minutes of loading
+        socket.create_server((config.host, config.port)).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--host {config.host} --port {config.port}: cannot be listened on ({error}). Give an "
+            "address of this machine and a port that is free."
+        ) from None
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio as gr

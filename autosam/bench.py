@@ -20,6 +20,8 @@ from rich.table import Table
 from autosam import origin
 from autosam.command import run_command
 from autosam.errors import ConfigError
+from autosam.files import make_folder, write_atomically
+from autosam.limits import check_number, check_view_size
 from autosam.measure import PARTS, SIDES, Case, measure
 from autosam.models.sam.encode import faster_in_half
 from autosam.models.sam.files import known
@@ -91,11 +93,16 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         ConfigError: a SAM or case that does not exist, or a number that makes no sense.
     """
     known(config.sam)
-    if config.repeats < 1 or config.batch_size < 1:
-        raise ConfigError("--repeats and --batch_size must be at least 1.")
+    for name in ("repeats", "batch_size"):
+        check_number(name, getattr(config, name), 1, 1000)
+    check_view_size("view_size", config.view_size)
     cases = {case.name: case for case in cases_of(config)}
     if unknown := set(config.cases) - cases.keys():
         raise ConfigError(f"--cases {unknown.pop()}: not one of {', '.join(cases)}.")
+    if config.json:
+        if Path(config.json).is_dir():
+            raise ConfigError(f"--json {config.json}: is a folder. Name a file.")
+        make_folder(Path(config.json).parent)
     chosen = [cases[name] for name in config.cases or cases]
     console = Console(soft_wrap=True)
     if not console.is_terminal:
@@ -114,7 +121,8 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         console.print(line, highlight=False)
     if config.json:
         content = {"machine": machine, "settings": asdict(config), "cases": figures}
-        Path(config.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        text = json.dumps(content, indent=1)
+        write_atomically(Path(config.json), lambda to: to.write_text(text, encoding="utf-8"))
     return figures
 
 

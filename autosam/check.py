@@ -19,6 +19,7 @@ from autosam.data.images import write_png
 from autosam.doctor import Examination, examine, outlined
 from autosam.errors import ConfigError
 from autosam.files import make_folder
+from autosam.limits import check_ranges
 from autosam.models.sam import SAMS
 
 SIDE = 224
@@ -55,6 +56,9 @@ def check(config: CheckConfig) -> Examination:
         path = getattr(config, name)
         if path and Path(path).exists():
             raise ConfigError(f"--{name} {path}: exists; choose another file.")
+    if config.output and Path(config.output).suffix.lower() != ".png":
+        raise ConfigError(f"--output {config.output}: the name must end in .png.")
+    check_ranges(cache=config.cache)
     views = config.cache.views if config.cache.views is not None else 4
     found = examine(config.data, config.sam, views)
     if config.output and found.pairs:
@@ -63,6 +67,8 @@ def check(config: CheckConfig) -> Examination:
     if config.groups and found.groups:
         write_groups(Path(config.groups), found.groups)
         found.facts["proposed groups"] = config.groups
+    elif config.groups:
+        found.facts["proposed groups"] = "none: no scene stands in several parts"
     if config.json:
         content = {"errors": found.errors, "warnings": found.warnings, **found.facts}
         print(json.dumps(content, indent=2, ensure_ascii=False))

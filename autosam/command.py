@@ -26,6 +26,7 @@ from autosam.shipped import asset_folder
 
 T = TypeVar("T")
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
+            errno.ENOENT,
             errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)  # fmt: skip
 """Troubles of a disk that its owner can mend."""
 WRONG = (ArgumentError, TypeError, ValueError, RecursionError)
@@ -203,7 +204,11 @@ def _gather_lists(kind: type, args: list[str]) -> list[str]:
         if name not in lists:
             result.append(arg)
             continue
-        value = value if equals else next(rest, "")
+        if not equals:
+            value = next(rest, "--")
+            if value.startswith("--"):  # the parser says what is missing
+                result += [arg, value]
+                continue
         try:
             found = json.loads(value)
         except json.JSONDecodeError:
@@ -236,7 +241,8 @@ def _build(kind: type[T], parser: ArgumentParser, parsed: Any) -> T:
 def _require_set(config: Any, section: str = "") -> None:
     """
     Raises:
-        ConfigError: null, which jsonargparse takes for any value of a file.
+        ConfigError: null, which jsonargparse takes for any value of a file; or nothing between
+            the quotes, as a shell makes it of a variable that is not set.
     """
     for field in dataclasses.fields(config):
         value, key = getattr(config, field.name), section + field.name
@@ -246,6 +252,8 @@ def _require_set(config: Any, section: str = "") -> None:
             raise ConfigError(
                 f"--{key}: null. Expected {field.type}; leave it out for what is usual."
             )
+        elif value == "" and field.default != "":
+            raise ConfigError(f"--{key}: empty. Give a value; leave it out for what is usual.")
 
 
 def run_command(

@@ -28,7 +28,7 @@ from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped
 from autosam.files import make_folder, write_atomically
-from autosam.limits import check_settings
+from autosam.limits import check_number, check_ranges, check_settings
 from autosam.page import picked
 from autosam.pictures import palette
 from autosam.report import COLUMNS
@@ -140,14 +140,13 @@ def check(config: CompareConfig) -> list[str]:
     if len(set(names)) < len(names):
         raise ConfigError(f"--runs {config.runs}: a run stands twice.")
     for name, least in (("seeds", 1), ("jobs", 1), ("folds", 2)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} {value}: must be at least {least}.")
-    if config.data.folds is not None:
-        raise ConfigError("--data.folds: say --folds, which trains every fold.")
+        check_number(name, getattr(config, name), least, 1000)
+    if config.data.folds is not None or config.data.fold:
+        raise ConfigError("--data.folds, --data.fold: say --folds, which trains every fold.")
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
     for name in names:
         check_settings(Config(**shared, run=name))  # type: ignore[arg-type]
+    check_ranges(train=dataclasses.replace(config.train, seed=config.train.seed + config.seeds - 1))
     return names
 
 

@@ -314,7 +314,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         pruner.error("give names, or --days N (--days 0 deletes all)")
     if args.verb == "prune" and args.days is not None and not args.days >= 0:
         pruner.error(f"--days {args.days:g}: expected a number of days, 0 or more")
-    if args.dir is not None and not Path(args.dir).is_dir():
+    if args.dir is not None and not (args.dir and Path(args.dir).is_dir()):
         parser.error(f"--dir {args.dir}: no such folder. Mend the path")
     return args
 

@@ -52,7 +52,7 @@ def finish(run: Run, peak_gib: float) -> TrainResult:
     run.accelerator.wait_for_everyone()
     best, segmenter = run.folder / checkpoint.BEST, run.segmenter
     if not best.is_file():
-        raise CheckpointError(f"{best}: missing; nothing to score.")
+        raise CheckpointError(f"{best}: missing; nothing to score. Bring it back.")
     checkpoint.restore_trainable(segmenter, checkpoint.read_trained(best), str(best))
     thresholds = choose_thresholds(run) if is_calibrated(run.config) else {}
     segmenter.threshold = thresholds.get("threshold", 0.5)

@@ -22,6 +22,7 @@ from autosam.data.sources import load_pairs, load_split
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
 from autosam.files import make_folder
+from autosam.limits import LARGEST_BATCH, check_data, check_number
 from autosam.metrics import METRICS, by_subset, mean_scores
 from autosam.models.sam import load_sam
 from autosam.precision import choose_device
@@ -68,8 +69,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
-    if config.batch_size < 1:
-        raise ConfigError(f"--batch_size {config.batch_size}: must be at least 1.")
+    check_number("batch_size", config.batch_size, 1, LARGEST_BATCH)
+    check_data(config.data)
     if config.output and Path(config.output).exists():
         raise ConfigError(f"--output {config.output}: exists; choose another file.")
     if config.zero_shot:
@@ -167,9 +168,8 @@ def find_part(config: EvaluateConfig, trained: DataConfig) -> tuple[str, list[Pa
         raise ConfigError(
             f"--data.num_classes {data.num_classes}: the checkpoint has {trained.num_classes}."
         )
-    if not any((data.root, data.images, data.masks, data.annotations)):
-        data = trained
-    elif _folders(data) == _folders(trained):
+    named = any((data.root, data.images, data.masks, data.annotations))
+    if not named or _folders(data) == _folders(trained):
         # How the training was split and read, but for what is said anew.
         said = {
             f.name: getattr(data, f.name)

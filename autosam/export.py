@@ -163,7 +163,7 @@ def find_pictures(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
     """Pictures to compare on, spread over those that there are."""
     data = predictor.loaded.config.data
     if config.images is not None:
-        sources = find_sources(config.images, False, Path(config.output))
+        sources = find_sources(config.images, False, Path(config.output), "--images")
         found: list[Pixels] = [
             image_file(source.path, data) for source in sources if source.kind == "picture"
         ]

@@ -33,13 +33,14 @@ class Source:
         return str(Path(self.name).with_name(self.path.name))
 
 
-def find_sources(where: str, recursive: bool, output: Path) -> list[Source]:
+def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input") -> list[Source]:
     """What a file, a folder or a pattern such as `scans/*/*.png` names, in order.
 
     Args:
         where: path or pattern.
         recursive: whether folders are searched to the bottom.
         output: is never searched.
+        flag: which setting names it.
 
     Raises:
         DataError: there is nothing, or a file is of no kind that can be segmented.
@@ -49,7 +50,7 @@ def find_sources(where: str, recursive: bool, output: Path) -> list[Source]:
         kind = _kind(path)
         if kind is None:
             raise DataError(
-                f"--input {where}: not a picture, a volume or a video by its extension "
+                f"{flag} {where}: not a picture, a volume or a video by its extension "
                 f"({', '.join(sorted(EXTENSIONS | VIDEOS))}, .nii, .nii.gz, a folder of .dcm)."
             )
         return [Source(path, _stem(path, kind), kind)]
@@ -59,7 +60,7 @@ def find_sources(where: str, recursive: bool, output: Path) -> list[Source]:
         base = Path(*path.parts[: _first_magic(path)])
         found = (Path(name) for name in glob.iglob(where, recursive=True))
     else:
-        raise DataError(f"--input {where}: no such file or folder. Mend the path.")
+        raise DataError(f"{flag} {where}: no such file or folder. Mend the path.")
     sources = []
     for file in sorted(found):
         kind = _kind(file)
@@ -68,9 +69,10 @@ def find_sources(where: str, recursive: bool, output: Path) -> list[Source]:
         folder = file.parent.relative_to(base)
         sources.append(Source(file, str(folder / _stem(file, kind)), kind))
     if not sources:
-        deeper = "" if recursive or not path.is_dir() else " --recursive true looks deeper."
+        further = flag == "--input" and not recursive and path.is_dir()
+        deeper = " --recursive true looks deeper." if further else ""
         raise DataError(
-            f"--input {where}: holds no picture ({', '.join(sorted(EXTENSIONS))}), volume or "
+            f"{flag} {where}: holds no picture ({', '.join(sorted(EXTENSIONS))}), volume or "
             f"video.{deeper}"
         )
     return sources

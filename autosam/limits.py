@@ -9,6 +9,8 @@ from typing import Any
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
 from autosam.errors import ConfigError
 
+LARGEST_BATCH = 1_000_000
+_HSV = (179, 255, 255)
 _RANGES: dict[str, tuple[float, float]] = {
     "data.num_classes": (1, 254),
     "data.axis": (0, 2),
@@ -16,6 +18,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.folds": (2, 1000),
     "data.fold": (0, 999),
     "data.limit": (1, math.inf),
+    "data.split_seed": (0, 2**32 - 1),
     "data.workers": (0, 256),
     "augment.flip": (0, 1),
     "augment.vertical_flip": (0, 1),
@@ -33,6 +36,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prompt.negative_points": (0, 1000),
     "prompt.erosion": (0, 1),
     "prompt.spacing": (0, 10),
+    "rough.threshold": (-1, 255),
     "rough.erosion": (0, 1000),
     "rough.min_share": (0, 1),
     "loss.bce": (0, 1e6),
@@ -42,7 +46,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "cache.views": (0, 1000),
     "cache.max_gb": (0, math.inf),
     "train.epochs": (1, math.inf),
-    "train.batch_size": (1, math.inf),
+    "train.batch_size": (1, LARGEST_BATCH),
     "train.accumulate": (1, math.inf),
     "train.lr": (1e-12, 100),
     "train.weight_decay": (0, 100),
@@ -62,12 +66,7 @@ def check_settings(config: Config) -> None:
         ConfigError: naming the key, what was found and what is expected.
     """
     check_ranges(**vars(config))
-    if config.model.view_size <= 0 or config.model.view_size % 32:
-        near = max(32, round(config.model.view_size / 32) * 32)
-        raise ConfigError(
-            f"--model.view_size {config.model.view_size}: must be a multiple of 32, for example "
-            f"{near}."
-        )
+    check_view_size("model.view_size", config.model.view_size)
     check_data(config.data)
     if not any((config.loss.bce, config.loss.mse, config.loss.focal, config.loss.dice)):
         raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
@@ -95,9 +94,33 @@ def check_ranges(**sections: Any) -> None:
     """
     for key, (least, most) in _RANGES.items():
         section, name = key.split(".")
-        value = getattr(sections[section], name) if section in sections else None
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"--{key} {value}: must be {least:g} to {most:g}.")
+        if section in sections:
+            check_number(key, getattr(sections[section], name), least, most)
+    if "rough" in sections:
+        for name in ("lower", "upper"):
+            for value, most in zip(getattr(sections["rough"], name), _HSV, strict=True):
+                check_number(f"rough.{name}", value, 0, most)
+
+
+def check_number(key: str, value: float | None, least: float, most: float) -> None:
+    """Refuse a number out of its range; NaN is in none.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is expected.
+    """
+    if value is not None and not least <= value <= most:
+        raise ConfigError(f"--{key} {value}: must be {least:g} to {most:g}.")
+
+
+def check_view_size(key: str, size: int) -> None:
+    """Refuse a size that the backbone's strides do not divide.
+
+    Raises:
+        ConfigError: naming the key and a size that would do.
+    """
+    if size <= 0 or size % 32:
+        near = max(32, round(size / 32) * 32)
+        raise ConfigError(f"--{key} {size}: must be a multiple of 32, for example {near}.")
 
 
 def check_data(data: DataConfig) -> None:

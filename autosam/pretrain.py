@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 from autosam.command import run_command
 from autosam.data.photos import load_photos
 from autosam.data.scenes import draw_scene
-from autosam.errors import ConfigError
+from autosam.errors import CheckpointError, ConfigError
+from autosam.files import make_folder, write_atomically
+from autosam.limits import check_number
 from autosam.models.backbone import load_bundled_lite0
 from autosam.models.objects import iou_of
 from autosam.models.pixels import normalise
@@ -45,6 +48,21 @@ from autosam.prompted import (
     score,
 )
 from autosam.types import ImageEmbedding
+
+RANGES: dict[str, tuple[float, float]] = {
+    "scenes": (1, 1e6),
+    "frozen_steps": (0, 1e9),
+    "steps": (1, 1e9),
+    "batch_size": (1, 1e4),
+    "objects": (2, 1e3),
+    "lr": (0, 100),
+    "trunk_lr": (0, 100),
+    "seed": (0, 2**32 - 1),
+    "save_every": (1, 1e9),
+    "held_out": (1, 1e6),
+    "workers": (0, 256),
+    "stop_after": (1, 1e9),
+}
 
 
 @dataclass
@@ -278,13 +296,65 @@ def batches(
         yield embed(sam, trunk_features(sam, images, device)), ids.numpy()
 
 
+def check(config: PretrainConfig) -> None:
+    """
+    Raises:
+        ConfigError: a number that cannot work.
+    """
+    for name, (least, most) in RANGES.items():
+        check_number(name, getattr(config, name), least, most)
+    if config.frozen_steps and config.scenes < config.batch_size:
+        raise ConfigError(
+            f"--scenes {config.scenes}: a step takes {config.batch_size} of them. Give more, or a "
+            "lower --batch_size."
+        )
+
+
+def restore(file: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
+    """Bring back a saved state; returns the steps that it has behind it.
+
+    Args:
+        file: the state.
+        parts: what takes its share of it, by name.
+        recipe: the settings that the state must have been made by.
+
+    Raises:
+        ConfigError: other settings.
+        CheckpointError: it is damaged, or no state of this command.
+    """
+    try:
+        state = torch.load(file, map_location=choose_device(), weights_only=True)
+        made_by, done = state["recipe"], int(state["step"])
+        if made_by == recipe:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+    except Exception:  # of torch, of more kinds than one
+        raise CheckpointError(
+            f"{file}: damaged, or no state of this command. Delete it to begin anew, or choose "
+            "another --output."
+        ) from None
+    if made_by != recipe:
+        raise ConfigError(
+            f"{file} was made by {made_by}, not {recipe}. Give the same settings to go on, or "
+            "another --output."
+        )
+    return done
+
+
 def pretrain(config: PretrainConfig) -> Path:
-    """Pretrain `lite`; returns the weights file (float16, averaged over the last steps)."""
+    """Pretrain `lite`; returns the weights file (float16, averaged over the last steps).
+
+    Raises:
+        ConfigError: settings that cannot work, or others than those of the state that is there.
+        CheckpointError: that state is damaged.
+        StorageError: the folder cannot be written to.
+    """
+    check(config)
     device = choose_device()
     ways = ("output", "save_every", "held_out", "workers", "stop_after")  # do not change the result
     recipe = {key: value for key, value in asdict(config).items() if key not in ways}
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     torch.manual_seed(config.seed)
     spec = SAMS["lite"]
     sam = cast(SegmentAnything, spec.build(spec))
@@ -310,15 +380,7 @@ def pretrain(config: PretrainConfig) -> Path:
         "scheduler": scheduler,
     }
     if state_file.is_file():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        if state["recipe"] != recipe:
-            raise ConfigError(
-                f"{state_file} was made by {state['recipe']}, not {recipe}. Give the same settings "
-                "to go on, or another --output."
-            )
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["step"]
+        first = restore(state_file, parts, recipe)
 
     losses: list[float] = []
     started = time.time()
@@ -342,16 +404,17 @@ def pretrain(config: PretrainConfig) -> Path:
                   f"{time.time() - started:.0f} s", flush=True)  # fmt: skip
             losses.clear()
         if done % config.save_every == 0 or done == last:
-            states = {name: part.state_dict() for name, part in parts.items()}
-            torch.save(states | {"step": done, "recipe": recipe}, state_file.with_suffix(".tmp"))
-            state_file.with_suffix(".tmp").replace(state_file)
+            states: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+            states |= {"step": done, "recipe": recipe}
+            write_atomically(state_file, partial(torch.save, states))
             averaged = cast(SegmentAnything, average.module)
             scores = zero_shot(averaged, held_out, device, config.workers)
             print(f"step {done}  mean IoU on unseen scenes: {scores}", flush=True)
 
     weights = folder / spec.file
     tensors = {key: value.half().contiguous() for key, value in average.module.state_dict().items()}
-    save_file(tensors, weights, metadata={"pretrain": json.dumps(recipe)})
+    about = {"pretrain": json.dumps(recipe)}
+    write_atomically(weights, lambda to: save_file(tensors, to, about))
     return weights
 
 

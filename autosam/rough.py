@@ -49,6 +49,8 @@ def rough(config: RoughPreview) -> list[float]:
     """
     if Path(config.output).exists():
         raise ConfigError(f"--output {config.output}: exists; choose another file.")
+    if Path(config.output).suffix.lower() != ".png":
+        raise ConfigError(f"--output {config.output}: the name must end in .png.")
     if config.count < 1:
         raise ConfigError(f"--count {config.count}: must be at least 1.")
     check_ranges(rough=config.rough, prompt=config.prompt)

@@ -163,6 +163,8 @@ class Run:
         if accelerator.is_main_process:
             origin.note(folder, processes=processes, files=self.facts)
             self.tracker = Tracker(folder, config, self.epoch)
+            if saved is None:
+                self.tracker.parameters(segmenter)
 
     @property
     def split(self) -> Split:
@@ -209,6 +211,8 @@ class Run:
             self.scheduler.step()
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
         self.sums = Sums(**saved["sums"])
+        if self.epoch:  # better now than when the last epoch is done
+            checkpoint.read_trained(self.folder / checkpoint.BEST)
         self._started -= saved["seconds"]
         log.info(
             "going on after epoch %d and %d images, best validation Dice %.4f",
@@ -292,8 +296,6 @@ class Run:
             Stopped: a signal came; the state is saved.
         """
         config = self.config.train
-        if self.tracker is not None:
-            self.tracker.parameters(self.segmenter)
         if self.segmenter.rule is not None:
             count = fit_rule(self.segmenter, self.loader)
             log.info("%d masks of training pictures say which masks count", count)

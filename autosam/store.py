@@ -111,7 +111,7 @@ class Store:
             layout = Layout(shapes, meta["dtype"])
             fits = (folder / INDEX).stat().st_size == 8 * count and (folder / RECORDS).is_file()
             known = meta["facts"] == facts and layout.size > 0
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return cls(folder, layout, count) if fits and known else None
 
@@ -199,7 +199,7 @@ def entries(root: Path) -> list[Entry]:
             used = time.time() - (folder / META).stat().st_mtime
             done = float((index != 0).mean()) if len(index) else 1.0
             found.append(Entry(folder, str(meta["title"]), size, done, used))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return sorted(found, key=lambda entry: entry.used)
 

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from autosam.command import to_dict
 from autosam.config import Config
@@ -26,6 +27,9 @@ from autosam.models.sam import AbsentEncoder
 log = logging.getLogger("autosam")
 WHERE_TO = ("output", "overwrite", "resume")
 """Settings that belong to one call of `train` and not to what is trained."""
+
+HPARAMS = ".hparams"
+"""How the name of TensorBoard's file of hyper-parameters ends."""
 
 
 @contextmanager
@@ -75,7 +79,7 @@ class Tracker:
         with self._writing():
             _order_events(folder, int(time.time()))
             self.handler = LogFile(folder / "log.txt", encoding="utf-8")
-            self.writer = SummaryWriter(folder, purge_step=first_epoch + 1 if first_epoch else None)
+            self.writer = SummaryWriter(folder, purge_step=first_epoch + 1)
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self.handler)
 
@@ -98,6 +102,7 @@ class Tracker:
         with self._writing():
             self.writer.add_text("config", f"```yaml\n{self.text}```")
             self.writer.add_text("parameters", "\n".join(lines))
+            self.writer.flush()  # a call that resumes the run does not write them again
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
         """Scalars of one finished epoch (1 is the first), as `group/name`."""
@@ -121,7 +126,15 @@ class Tracker:
             if isinstance(value, bool | int | float | str)
         }
         with self._writing():
-            self.writer.add_hparams(flat, final, run_name=".")
+            # A file of their own, as `add_hparams` makes it, but one that takes the place of that
+            # of an earlier call: a finished run may be resumed.
+            for file in self.folder.glob(f"*{HPARAMS}"):
+                file.unlink()
+            with SummaryWriter(self.folder, filename_suffix=HPARAMS) as writer:
+                for part in hparams(flat, final):
+                    writer._get_file_writer().add_summary(part)
+                for name, value in final.items():
+                    writer.add_scalar(name, value)
         log.info("final %s", json.dumps(final))
 
     def close(self) -> None:
@@ -146,15 +159,16 @@ def _order_events(folder: Path, now: int) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl, none if there is no such file."""
+    """Rows of metrics.jsonl, none if there is no such file; a line that is damaged is left out."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the last line of a run that was cut off while writing
+            row = json.loads(line)
+            rows.append(row | {"epoch": int(row["epoch"])})
+        except (ValueError, LookupError, TypeError, RecursionError):  # a run that was cut off
             log.warning("%s: an incomplete line was left out", path)
     return rows
 

@@ -170,8 +170,8 @@ def test_two_jobs_give_what_one_gives(
     [
         ({"runs": "autosam,nothing"}, "--runs autosam,nothing: choose from autosam, decoder"),
         ({"runs": "head,head"}, "a run stands twice"),
-        ({"seeds": 0}, "--seeds 0: must be at least 1"),
-        ({"folds": 1}, "--folds 1: must be at least 2"),
+        ({"seeds": 0}, "--seeds 0: must be 1 to 1000"),
+        ({"folds": 1}, "--folds 1: must be 2 to 1000"),
     ],
 )
 def test_settings_that_cannot_work(config: CompareConfig, changes: dict, message: str) -> None:

@@ -67,6 +67,7 @@ def assert_equal(found: Path, expected: Path) -> None:
     assert_same({**ours, "seconds": 0}, {**theirs, "seconds": 0})
     assert rows(found) == rows(expected)
     assert scalars(found) == scalars(expected)
+    assert shown(found) == shown(expected)
     scores = [(folder / "test_scores.csv").read_text() for folder in (found, expected)]
     assert scores[0] == scores[1]
     best = [checkpoint.read_trained(folder / checkpoint.BEST) for folder in (found, expected)]
@@ -101,6 +102,14 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
         for tag in events.Tags()["scalars"]
         if not tag.endswith(CLOCK)
     }
+
+
+def shown(folder: Path) -> dict[str, list[int]]:
+    """Steps of the texts and pictures that TensorBoard has."""
+    events = EventAccumulator(str(folder), {"tensors": 0, "images": 0}).Reload()
+    texts = {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
+    pictures = {tag: events.Images(tag) for tag in events.Tags()["images"]}
+    return {tag: [event.step for event in found] for tag, found in (texts | pictures).items()}
 
 
 @pytest.mark.parametrize("loss", [1, 2, 5, 12, 13, 15, 16, 27, 44])
@@ -146,6 +155,61 @@ def test_a_signal_in_the_final_scoring(
     assert not (folder / "scores.yaml").exists()
     train(Config(resume=str(folder)))
     assert_equal(folder, whole)
+
+
+def test_killed_while_the_first_epoch_is_noted(
+    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures are written, its best checkpoint and its state are not."""
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config_of(tiny_file, folders, folder))
+    assert len(rows(folder)) == 1
+    train(Config(resume=str(folder)))
+    assert_equal(folder, whole)
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    assert train(Config(resume=str(folder))).epochs == 3
+    assert_equal(folder, whole)
+
+
+def test_lines_of_metrics_that_are_damaged_are_left_out(
+    tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b'5\n\xff\xfe\n{"a": 1}\n{"epoch": "x"}\n' + b"[" * 99999 + b'\n{"epoch": 4')
+    train(Config(resume=str(folder)))
+    assert caplog.text.count("an incomplete line was left out") == 6
+    assert_equal(folder, whole)
+
+
+@pytest.mark.parametrize("left", [0, 2000])
+def test_a_best_checkpoint_that_is_gone_is_missed_at_once(
+    tiny_file: Path, folders: Path, tmp_path: Path, left: int
+) -> None:
+    """And not when the last epoch is done."""
+    folder = tmp_path / "run"
+    config = config_of(tiny_file, folders, folder)
+    train_until_stopped(config, Run, "_asked_to_stop", lambda run: run.epoch == 1)
+    best = folder / checkpoint.BEST
+    content = best.read_bytes()
+    best.unlink() if left == 0 else best.write_bytes(content[:left])
+    with pytest.raises(CheckpointError, match=f"{best}: not a checkpoint"):
+        train(Config(resume=str(folder)))
+    assert len(rows(folder)) == 1
+    best.write_bytes(content)
+    assert train(Config(resume=str(folder))).epochs == 3
 
 
 def test_stopped_at_every_step(

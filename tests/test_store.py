@@ -103,7 +103,9 @@ def test_a_record_that_was_never_written_is_not_read(store: Store) -> None:
         store.get(4)
 
 
-@pytest.mark.parametrize("what", ["facts", "count", "index", "meta", "records", "no folder"])
+@pytest.mark.parametrize(
+    "what", ["facts", "count", "index", "meta", "deep", "records", "no folder"]
+)
 def test_a_foreign_or_broken_folder_is_no_store(store: Store, what: str) -> None:
     folder, facts, count = store.folder, dict(FACTS), 5
     if what == "facts":
@@ -114,6 +116,9 @@ def test_a_foreign_or_broken_folder_is_no_store(store: Store, what: str) -> None
         (folder / INDEX).write_bytes(b"1234")
     elif what == "meta":
         (folder / META).write_text((folder / META).read_text()[:-9])
+    elif what == "deep":
+        (folder / META).write_text("[" * 99999)
+        assert entries(folder.parent) == []
     elif what == "records":
         (folder / RECORDS).unlink()
     else:

@@ -184,7 +184,8 @@ def read_bands(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # of tifffile and of what it unpacks with, many kinds
         raise DataError(
-            f"{path}: cannot be read as a TIFF ({str(error)[:120]}). --data.bands is for TIFFs."
+            f"{path}: cannot be read as a TIFF ({str(error)[:120]}). --data.bands and "
+            "--rough.method index are for TIFFs."
         ) from None
     if not others:
         return values[..., None]

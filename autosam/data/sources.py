@@ -51,6 +51,12 @@ def load_pairs(config: DataConfig) -> list[Pair]:
         )
     if bool(config.images) != bool(getattr(config, partner)):
         raise ConfigError(f"--data.images and --data.{partner} go together. Give both.")
+    unread = "masks" if config.layout == "coco" else "annotations"
+    if getattr(config, unread):
+        raise ConfigError(
+            f"--data.{unread}: nothing that --data.layout {config.layout} reads. Leave it out, or "
+            "choose another layout."
+        )
     found = LAYOUTS[config.layout](config)
     names: dict[tuple[str, str], Pair] = {}
     for pair in found:

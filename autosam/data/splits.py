@@ -50,6 +50,8 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
         folds = _divide(pairs, [1 / config.folds] * config.folds, config)
         split = {"test": folds.pop(config.fold)}
         pool = [pair for fold in folds for pair in fold]
+    elif config.fold:
+        raise ConfigError(f"--data.fold {config.fold}: of how many? Give --data.folds, too.")
     missing = [part for part in ("validation", "test") if part not in split]
     shares = [getattr(config, part) for part in missing]
     parts = _divide(pool, [1 - sum(shares), *shares], config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,9 @@ from corpus import Bad, Good, cause, copied, cut, predicting, scoring, some, tra
 from PIL import Image
 
 from autosam.errors import CheckpointError, ConfigError, DataError, StorageError
+
+TAKEN: list[socket.socket] = []
+"""Ports of this machine, while the tests run."""
 
 # --- configs
 
@@ -201,8 +205,8 @@ def what_is_needed_left_out(rng: Random, folder: Path, good: Good) -> Bad:
 @cause(
     "line",
     ConfigError,
-    r"(invalid choice|required|not allowed|give names|expected|invalid float)",
-    8,
+    r"(invalid choice|required|not allowed|give names|expected|invalid float|unrecognized)",
+    12,
 )
 def an_action_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     words, named = rng.choice([
@@ -212,6 +216,8 @@ def an_action_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
         (["embeddings", "prune", "--days", "nan"], "--days"),
         (["embeddings", "prune", "--days=-1"], "--days"),
         (["embeddings", "prune", "--days", "soon"], "--days"),
+        (["embeddings", "list", "all"], "all"), (["weights", "list", "x"], "x"),
+        (["weights", "--sam", "x"], "x"), (["weights", "verify"], "FILE"),
     ])  # fmt: skip
     return words, named
 
@@ -224,16 +230,32 @@ def a_cache_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
 
 @cause("line", ConfigError, r"--dir .*: no such folder\. Mend the path")
 def caches_in_no_folder(rng: Random, folder: Path, good: Good) -> Bad:
-    path = rng.choice([good.sam, folder / "gone"])
-    return ["embeddings", f"--dir={path}", rng.choice(["list", "list"])], str(path)
+    path = rng.choice([good.sam, folder / "gone", ""])
+    return ["embeddings", f"--dir={path}", *rng.choice([["list"], ["prune", "--days=0"]])], (
+        f"--dir {path}"
+    )
 
 
-@cause("line", ConfigError, r"(choose from|stands twice|must be at least|say --folds)", 6)
+@cause("line", ConfigError, r"--[\w.]+: empty\. Give a value; leave it out", 8)
+def a_variable_of_the_shell_that_is_not_set(rng: Random, folder: Path, good: Good) -> Bad:
+    verb, flag = rng.choice([
+        ("train", "--data.root"), ("train", "--resume"), ("train", "--output"), ("train", "--init"),
+        ("train", "--cache.dir"), ("check", "--data.root"), ("evaluate", "--output"),
+        ("evaluate", "--sam"), ("compare", "--output"), ("compare", "--data.root"),
+        ("rough", "--data.masks"), ("bench", "--json"), ("bench", "--backbone"),
+        ("pretrain", "--output"), ("app", "--host"), ("export", "--images"), ("export", "--output"),
+    ])  # fmt: skip
+    return [verb, f"{flag}="], flag
+
+
+@cause("line", ConfigError, r"(choose from|stands twice|must be |say --folds|empty)", 8)
 def a_comparison_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     flag, named = rng.choice([
         ("--runs=foo", "--runs foo"), ("--runs=", "--runs"), ("--runs=head,head", "--runs"),
         ("--seeds=0", "--seeds 0"), ("--folds=1", "--folds 1"), ("--jobs=0", "--jobs 0"),
         ("--data.folds=3", "--data.folds"), ("--runs=autosam,", "--seeds -1"),
+        ("--data.fold=1", "--data.fold"), ("--seeds=100000000000", "--seeds"),
+        ("--train.seed=4294967295", "--train.seed"), ("--jobs=9999999", "--jobs"),
     ])  # fmt: skip
     more = ["--seeds=-1"] if "," in flag and "head" not in flag else []
     return ["compare", flag, *more, f"--output={folder / 'out'}"], named
@@ -296,10 +318,67 @@ def fast_without_surrogate(rng: Random, folder: Path, good: Good) -> Bad:
     return ["evaluate", f"--checkpoint={path}", "--fast"], "--fast"
 
 
-@cause("line", ConfigError, r"--rough\.\w+ \S+: must be|--count .*must be at least 1")
+@cause("line", ConfigError, r"--rough\.\w+ \S+: must be|--count .*must be at least 1", 6)
 def a_rule_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
-    flag = rng.choice(["--rough.erosion=-5", "--rough.min_share=2", "--count=0", "--count=-3"])
+    flag = rng.choice(["--rough.erosion=-5", "--rough.min_share=2", "--count=0", "--count=-3",
+                       "--rough.threshold=.nan", "--rough.threshold=1e9",
+                       "--rough.lower=[300, 0, 0]", "--rough.upper=[179, -1, 255]"])  # fmt: skip
     return ["rough", f"--data.root={good.pictures}", flag], flag.split("=")[0]
+
+
+@cause("line", DataError, r"cannot be read as a TIFF.*--rough\.method index are for TIFFs")
+def a_rule_on_bands_of_a_png(rng: Random, folder: Path, good: Good) -> Bad:
+    bands = f"--rough.bands={rng.choice(['[1, 2]', '[0, 1]', '[9, 10]', '[-1, 1]'])}"
+    return ["rough", f"--data.root={good.pictures}", "--rough.method=index", bands], ".png"
+
+
+@cause("line", ConfigError, r"the name must end in \.png")
+def a_sheet_that_is_no_png(rng: Random, folder: Path, good: Good) -> Bad:
+    name = rng.choice(["sheet.jpg", "sheet.txt", "sheet"])
+    verb = rng.choice(["check", "rough"])
+    return [verb, f"--data.root={good.pictures}", f"--output={name}"], f"--output {name}"
+
+
+@cause("line", ConfigError, r"must be \S+ to \S+\.|must be a multiple of 32, for example", 8)
+def numbers_of_a_command_out_of_range(rng: Random, folder: Path, good: Good) -> Bad:
+    data = f"--data.root={good.pictures}"
+    line, flag, value = rng.choice([
+        (["bench"], "repeats", "0"), (["bench"], "repeats", "99999999"),
+        (["bench"], "batch_size", "-1"), (["bench"], "batch_size", "1000000000"),
+        (["bench"], "view_size", "0"), (["bench"], "view_size", "100"),
+        (["check", data], "cache.views", "-1"), (["check", data], "cache.max_gb", "-1"),
+        (scoring(good, data), "batch_size", "0"), (scoring(good, data), "batch_size", "9" * 20),
+        (scoring(good, data), "data.split_seed", "-1"), (["rough", data], "prompt.points", "0"),
+        (["evaluate", f"--checkpoint={good.run}"], "data.limit", "-1"),
+        (["evaluate", f"--checkpoint={good.run}"], "data.workers", "-1"),
+        (training(good, folder, data), "train.batch_size", "9" * 20),
+        (["app", f"--checkpoint={good.run}"], "port", "99999"),
+        (["app", f"--checkpoint={good.run}"], "port", "0"),
+        (["app", f"--checkpoint={good.run}"], "port", "-1"),
+    ])  # fmt: skip
+    return [*line, f"--{flag}={value}"], f"--{flag} {value}"
+
+
+@cause("line", ConfigError, r"--data\.\w+: nothing that --data\.layout \w+ reads\. Leave it out")
+def data_that_the_layout_does_not_read(rng: Random, folder: Path, good: Good) -> Bad:
+    flag = rng.choice(["--data.annotations", "--data.masks"])
+    more = ["--data.layout=coco"] * (flag == "--data.masks")
+    line = rng.choice([["train"], ["rough"], ["evaluate", f"--checkpoint={good.run}"],
+                       ["evaluate", "--zero-shot"]])  # fmt: skip
+    return [*line, *more, f"{flag}={folder}"], flag
+
+
+@cause("line", DataError, r"do not pair up|layout manifest needs a CSV", 2)
+def data_of_the_training_read_in_another_way(rng: Random, folder: Path, good: Good) -> Bad:
+    flag = rng.choice(["--data.mask_suffix=_mask", "--data.layout=manifest"])
+    return ["evaluate", f"--checkpoint={good.run}", flag], str(good.run.parent / "data")
+
+
+@cause("line", ConfigError, r"--data\.fold \d: of how many\? Give --data\.folds")
+def a_fold_of_nothing(rng: Random, folder: Path, good: Good) -> Bad:
+    fold = f"--data.fold={rng.randrange(1, 9)}"
+    line = rng.choice([["rough"], scoring(good), training(good, folder)])
+    return [*line, f"--data.root={good.pictures}", fold], "--data.fold"
 
 
 @cause("line", DataError, r"error.*(cannot be read|do not pair up)", 4, 1)
@@ -311,6 +390,123 @@ def data_that_the_doctor_refuses(rng: Random, folder: Path, good: Good) -> Bad:
     else:
         cut(rng, path)
     return ["check", f"--data.root={root}", *rng.choice([[], ["--json"]])], f"{name}.png"
+
+
+# --- bench, pretrain, app
+
+
+@cause("bench", ConfigError, r"unknown\. Choose one of lite|not one of \w+", 6)
+def a_case_or_a_sam_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
+    flag, value = rng.choice([
+        ("sam", "vit_q"), ("sam", "lite,vit_b"), ("cases", "everything"),
+        ("cases", "floor,cached"), ("cases", '["floor", "roof"]'),
+    ])  # fmt: skip
+    named = "--cases roof" if "roof" in value else f"--{flag} {value}"
+    return ["bench", f"--{flag}={value}"], named
+
+
+@cause("bench", ConfigError, r"is a folder\. Name a file")
+def figures_into_a_folder(rng: Random, folder: Path, good: Good) -> Bad:
+    return ["bench", f"--json={folder}"], f"--json {folder}"
+
+
+@cause("bench", StorageError, r"cannot be written \(.*\)\. Make room or mend the rights")
+def figures_below_a_file(rng: Random, folder: Path, good: Good) -> Bad:
+    return ["bench", f"--json={good.sam / 'bench.json'}"], str(good.sam)
+
+
+PRETRAIN = ["pretrain", "--steps=1", "--scenes=2", "--frozen_steps=1", "--batch_size=1",
+            "--objects=2", "--held_out=1", "--workers=0"]  # fmt: skip
+
+
+@cause("pretrain", ConfigError, r"must be \S+ to \S+\.|a step takes \d+ of them", 10)
+def numbers_that_pretraining_cannot_take(rng: Random, folder: Path, good: Good) -> Bad:
+    flag, value = rng.choice([
+        ("steps", "0"), ("steps", "-1"), ("batch_size", "0"), ("batch_size", "-1"),
+        ("objects", "1"), ("objects", "-2"), ("scenes", "0"), ("scenes", "-1"),
+        ("frozen_steps", "-1"), ("lr", "-1"), ("lr", ".nan"), ("trunk_lr", ".inf"),
+        ("seed", "-1"), ("seed", "9" * 23), ("save_every", "0"), ("held_out", "-1"),
+        ("workers", "-1"), ("stop_after", "0"), ("stop_after", "-3"),
+    ])  # fmt: skip
+    if rng.random() < 0.1:
+        return [*PRETRAIN, "--batch_size=5"], "--scenes 2"
+    return [*PRETRAIN, f"--{flag}={value}"], f"--{flag}"
+
+
+@cause("pretrain", CheckpointError, r"damaged, or no state of this command\. Delete it", 4)
+def a_state_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
+    path = folder / "state.pt"
+    path.write_bytes(rng.choice([b"", b"garbage", good.sam.read_bytes()]))
+    if rng.random() < 0.3:
+        shutil.copy(good.sam, path)
+        cut(rng, path)
+    return [*PRETRAIN, f"--output={folder}"], str(path)
+
+
+@cause("pretrain", StorageError, r"cannot be written \(.*\)\. Make room or mend the rights")
+def an_output_that_is_a_file(rng: Random, folder: Path, good: Good) -> Bad:
+    path = rng.choice([good.sam, good.sam / "deeper"])
+    return [*PRETRAIN, f"--output={path}"], str(path)
+
+
+@cause(
+    "app", CheckpointError, r"no checkpoint there\. Give|not a checkpoint of autosam|no such f", 6
+)
+def a_page_of_no_run(rng: Random, folder: Path, good: Good) -> Bad:
+    file = folder / "best.safetensors"
+    shutil.copy(good.run / "checkpoints/best.safetensors", file)
+    path = rng.choice([cut(rng, file), folder / "gone", good.pictures, good.sam])
+    if rng.random() < 0.3:
+        return ["app", f"--checkpoint={good.run}", f"--sam_checkpoint={folder / 'gone'}"], "gone"
+    return ["app", f"--checkpoint={path}"], str(path)
+
+
+@cause("app", ConfigError, r"--checkpoint RUN is needed|expected one argument|Expected a", 4)
+def a_page_without_a_run(rng: Random, folder: Path, good: Good) -> Bad:
+    more = rng.choice([[], ["--checkpoint="], ["--checkpoint"], ["--checkpoint", "[]"],
+                       ["--checkpoint", "[1, 2]"], ["--checkpoint", "--port=80"]])  # fmt: skip
+    return ["app", *more], "checkpoint"
+
+
+@cause("app", ConfigError, r"cannot be listened on \(.*\)\. Give an address of this machine", 4)
+def a_place_where_no_page_can_be(rng: Random, folder: Path, good: Good) -> Bad:
+    host = rng.choice(["999.1.1.1", "8.8.8.8", "http://localhost", "a b", "::1", "x" * 99])
+    return ["app", f"--checkpoint={good.run}", f"--host={host}"], f"--host {host}"
+
+
+@cause("app", ConfigError, r"--port \d+: cannot be listened on \(.*in use.*a port that is free", 1)
+def a_port_that_is_taken(rng: Random, folder: Path, good: Good) -> Bad:
+    TAKEN.append(socket.create_server(("127.0.0.1", 0)))
+    port = TAKEN[-1].getsockname()[1]
+    return ["app", f"--checkpoint={good.run}", f"--port={port}"], f"--port {port}"
+
+
+# --- weights
+
+
+@cause("weights", CheckpointError, r"no such file|not a readable weights file|of no SAM that", 8)
+def a_file_that_is_no_sam(rng: Random, folder: Path, good: Good) -> Bad:
+    file = folder / "sam.pth"
+    shutil.copy(good.sam, file)
+    path = rng.choice([cut(rng, file), folder / "gone", good.pictures, good.run / "config.yaml",
+                       good.run / "checkpoints/best.safetensors",
+                       good.pictures / "images" / f"{some(rng)}.png"])  # fmt: skip
+    return ["weights", "verify", str(path)], str(path)
+
+
+@cause("weights", CheckpointError, r"SHA-256 is .* but by its source|no such file")
+def a_file_of_another_sam(rng: Random, folder: Path, good: Good) -> Bad:
+    path = rng.choice([good.sam, folder / "gone"])
+    verb = rng.choice([["add", "vit_b", str(path)], ["verify", str(path), "--sam", "vit_b"]])
+    return ["weights", *verb], str(path)
+
+
+@cause("weights", ConfigError, r"unknown\. Choose one of lite")
+def weights_of_nobody(rng: Random, folder: Path, good: Good) -> Bad:
+    name = rng.choice(["vit_q", "../lite", ""])
+    verb = rng.choice([["get", name], ["get", "vit_b", name], ["add", name, str(good.sam)],
+                       ["verify", str(good.sam), "--sam", name or "x"]])  # fmt: skip
+    return ["weights", *verb], "--sam"
 
 
 # --- predict
@@ -446,6 +642,12 @@ def data_that_went_away(rng: Random, folder: Path, good: Good) -> Bad:
 
     path = bad_weights.changed(good, folder, lambda f: f["config"]["data"].update(root="/nowhere"))
     return ["export", f"--checkpoint={path}", f"--output={folder / 'm.onnx'}"], "/nowhere"
+
+
+@cause("export", DataError, r"no such file or folder\. Mend|holds no picture|not a picture, a vol")
+def pictures_that_are_none(rng: Random, folder: Path, good: Good) -> Bad:
+    path = rng.choice([folder / "gone", folder, good.run / "config.yaml"])
+    return ["export", f"--checkpoint={good.run}", f"--images={path}"], f"--images {path}"
 
 
 @cause("export", CheckpointError, r"takes its prompts from true masks.*Train autosam", 2)

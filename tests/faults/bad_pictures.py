@@ -168,7 +168,7 @@ def a_pipe_that_nobody_fills(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"cannot be read as a TIFF.*--data\.bands is for TIFFs")
+@cause("picture", DataError, r"cannot be read as a TIFF.*--data\.bands and .* are for TIFFs")
 def bands_of_a_png(rng: Random, folder: Path, good: Good) -> Bad:
     root = copied(good, folder)
     return scoring(good, f"--data.root={root}", f"--data.bands=[1,2,{rng.randrange(3, 9)}]"), ".png"

@@ -167,7 +167,7 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
     """
     spec, path = known(name), Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file.")
+        raise CheckpointError(f"{path}: no such file. Mend the path.")
     digest, record = file_hash(path), beside(final or path, ".sha256")
     for expected, by in ((spec.sha256, "its source"), (recorded(final or path), str(record))):
         if not digest.startswith(expected):
