@@ -33,17 +33,17 @@ def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = T
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         if lasting:
-            _to_disk(temporary)
+            to_disk(temporary)
         os.replace(temporary, path)
         if lasting:
-            _to_disk(path.parent)
+            to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise not_written(path, error) from None
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """What the system still holds in memory of a file or folder goes to the disk."""
     if path.is_dir() and os.name == "nt":  # folders cannot be opened there
         return

@@ -21,12 +21,15 @@ from torch.utils.tensorboard.summary import hparams
 
 from autosam.command import to_dict
 from autosam.config import Config
-from autosam.files import not_written, write_atomically
+from autosam.files import not_written, to_disk, write_atomically
 from autosam.models.sam import AbsentEncoder
 
 log = logging.getLogger("autosam")
 WHERE_TO = ("output", "overwrite", "resume")
 """Settings that belong to one call of `train` and not to what is trained."""
+
+EVENTS = "events.out.tfevents.*"
+"""TensorBoard's files."""
 
 HPARAMS = ".hparams"
 """How the name of TensorBoard's file of hyper-parameters ends."""
@@ -112,6 +115,9 @@ class Tracker:
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"epoch": epoch, **values}) + "\n")
             self.writer.flush()
+            # The state that follows says that this epoch is noted, even if the power fails.
+            for written in (self.metrics, *self.folder.glob(EVENTS)):
+                to_disk(written)
 
     def pictures(self, epoch: int, sheet: np.ndarray) -> None:
         """A contact sheet, uint8 H x W x 3."""
@@ -149,7 +155,7 @@ class Tracker:
 def _order_events(folder: Path, now: int) -> None:
     """TensorBoard reads a folder's files in the order of the seconds in their names: those of
     before must stay before, even where the clock was set back since."""
-    files = sorted(folder.glob("events.out.tfevents.*"))
+    files = sorted(folder.glob(EVENTS))
     names = [file.name.split(".") for file in files]
     if not any(int(words[3]) >= now for words in names):
         return
