@@ -99,10 +99,14 @@ def changed(
     folder: Path,
     header: Callable[[dict[str, Any]], Any] | None = None,
     tensors: Callable[[dict[str, torch.Tensor]], Any] | None = None,
+    hashed: bool = False,
 ) -> Path:
-    """A checkpoint with another header (what `header` returns replaces it), or other tensors."""
+    """A checkpoint with another header (what `header` returns replaces it), or other tensors (and
+    then without their hash, which would speak first, unless `hashed`)."""
     with safe_open(good.run / BEST, "pt") as file:
         facts = json.loads(file.metadata()["autosam"])
+    if tensors and not hashed:
+        del facts["tensors"]
     state = load_file(good.run / BEST)
     text = header(facts) if header else None
     if tensors:
@@ -119,7 +123,7 @@ def a_wrong_bit(rng: Random, folder: Path, good: Good) -> Bad:
         bits = value.reshape(-1)[rng.randrange(value.numel())].reshape(1).view(torch.int32)
         bits ^= 1 << rng.randrange(23)  # of the fraction: the value stays a number
 
-    return using(rng, good, folder, changed(good, folder, tensors=tensors))
+    return using(rng, good, folder, changed(good, folder, None, tensors, hashed=True))
 
 
 @cause("checkpoint", CheckpointError, r"its header is damaged\. Take another copy")
@@ -226,10 +230,7 @@ def tensors_that_do_not_fit(rng: Random, folder: Path, good: Good) -> Bad:
                           value.is_floating_point() else value.float()])  # fmt: skip
         state |= {"more": value} if new is None else {key: new}
 
-    def header(facts: dict[str, Any]) -> None:
-        del facts["tensors"]  # their hash, which would speak first
-
-    return using(rng, good, folder, changed(good, folder, header, tensors))
+    return using(rng, good, folder, changed(good, folder, None, tensors))
 
 
 @cause(
