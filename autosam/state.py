@@ -74,7 +74,8 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
         if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
             with contextlib.suppress(Exception):  # no state of ours, whatever its name says
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-                return dict(content), warnings
+                if isinstance(content, dict):
+                    return content, warnings
         warnings.append(f"{path}: damaged; the state before it is used.")
     if warnings:
         raise CheckpointError(

@@ -234,9 +234,9 @@ def no_part_to_train_on(rng: Random, folder: Path, good: Good) -> Bad:
 
 @cause("split", DataError, r"part is empty: .* are too few.*Give more images, other shares")
 def too_few_pictures(rng: Random, folder: Path, good: Good) -> Bad:
-    root = copied(good, folder)
+    root, kept = copied(good, folder), rng.randrange(1, 3)
     for what in ("images", "masks"):
-        for path in sorted((root / what).iterdir())[rng.randrange(1, 3) :]:
+        for path in sorted((root / what).iterdir())[kept:]:
             path.unlink()
     return of(rng, good, root, str(root))
 

@@ -193,7 +193,7 @@ def a_sam_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
-@cause("checkpoint", CheckpointError, r"needs the SAM .*--model\.backbone .*no such model")
+@cause("checkpoint", CheckpointError, r"--model\.backbone.*(no such model|empty).*")
 def a_backbone_that_nobody_knows(rng: Random, folder: Path, good: Good) -> Bad:
     name = rng.choice(["resnet1", "", "unet", "tf_efficientnet_lite9"])
     return using(
