@@ -206,7 +206,7 @@ def test_a_run_folder_that_is_read_only(
         original(*args)
         for file in (disk / "run").glob("events*"):  # a file open for writing keeps a disk writable
             assert file.is_file()
-        patch.setattr(files, "_to_disk", refuse)
+        patch.setattr(files, "to_disk", refuse)
 
     def refuse(path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
