@@ -18,7 +18,7 @@ from autosam.config import CacheConfig, DataConfig
 from autosam.data.images import write_png
 from autosam.doctor import Examination, examine, outlined
 from autosam.errors import ConfigError
-from autosam.files import make_folder
+from autosam.files import make_folder, require_new
 from autosam.limits import check_ranges
 from autosam.models.sam import SAMS
 
@@ -52,12 +52,10 @@ def check(config: CheckConfig) -> Examination:
     """
     if config.sam not in SAMS:
         raise ConfigError(f"--sam {config.sam}: not one of {', '.join(SAMS)}.")
-    for name in ("output", "groups"):
-        path = getattr(config, name)
-        if path and Path(path).exists():
-            raise ConfigError(f"--{name} {path}: exists; choose another file.")
-    if config.output and Path(config.output).suffix.lower() != ".png":
-        raise ConfigError(f"--output {config.output}: the name must end in .png.")
+    if config.output:
+        require_new("output", config.output, ".png")
+    if config.groups:
+        require_new("groups", config.groups)
     check_ranges(cache=config.cache)
     views = config.cache.views if config.cache.views is not None else 4
     found = examine(config.data, config.sam, views)

@@ -21,7 +21,7 @@ from autosam.data.pairs import Pair
 from autosam.data.sources import load_pairs, load_split
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
-from autosam.files import make_folder
+from autosam.files import make_folder, require_new
 from autosam.limits import LARGEST_BATCH, check_data, check_number
 from autosam.metrics import METRICS, by_subset, mean_scores
 from autosam.models.sam import load_sam
@@ -71,8 +71,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """
     check_number("batch_size", config.batch_size, 1, LARGEST_BATCH)
     check_data(config.data)
-    if config.output and Path(config.output).exists():
-        raise ConfigError(f"--output {config.output}: exists; choose another file.")
+    if config.output:
+        require_new("output", config.output)
     if config.zero_shot:
         return zero_shot(config)
     if not config.checkpoint:

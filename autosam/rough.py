@@ -16,7 +16,7 @@ from autosam.data.prompts import draw_prompts
 from autosam.data.rough import rough_mask
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
-from autosam.files import make_folder
+from autosam.files import make_folder, require_new
 from autosam.limits import check_ranges
 from autosam.metrics import iou
 from autosam.report import spread
@@ -47,10 +47,7 @@ def rough(config: RoughPreview) -> list[float]:
     Raises:
         ConfigError, DataError: the file exists; data that cannot be used.
     """
-    if Path(config.output).exists():
-        raise ConfigError(f"--output {config.output}: exists; choose another file.")
-    if Path(config.output).suffix.lower() != ".png":
-        raise ConfigError(f"--output {config.output}: the name must end in .png.")
+    require_new("output", config.output, ".png")
     if config.count < 1:
         raise ConfigError(f"--count {config.count}: must be at least 1.")
     check_ranges(rough=config.rough, prompt=config.prompt)
