@@ -14,6 +14,34 @@ from safetensors import SafetensorError
 from autosam.errors import ConfigError, DataError, StorageError
 
 LOCK = "run.lock"
+SYSTEM_NAMES = {
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle",
+    "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found",
+}  # fmt: skip
+"""Files and folders that systems leave beside data, in lower case; besides those with a leading dot
+(`._x`, `.DS_Store`, `.ipynb_checkpoints`, `.AppleDouble`)."""
+
+
+def is_hidden(path: str | Path, base: Path | None = None) -> bool:
+    """Whether a file or folder is one that nobody means: hidden, or left by an operating system.
+
+    Args:
+        path: a name or a path; of a path only the last name counts.
+        base: a folder above it, whose own name does not count: every name below it does.
+    """
+    path = Path(path)
+    names = path.relative_to(base).parts if base is not None else (path.name,)
+    return any(name.startswith(".") or name.lower() in SYSTEM_NAMES for name in names)
+
+
+def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
+    """What a folder holds, sorted, without hidden and system files (see `is_hidden`).
+
+    Args:
+        folder: the folder.
+        pattern: as `Path.glob` takes it; `**/*` looks to the bottom.
+    """
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path, folder))
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:

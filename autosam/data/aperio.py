@@ -25,6 +25,7 @@ from autosam.data.layouts import root_of
 from autosam.data.pairs import Pair
 from autosam.data.polygons import rasterize
 from autosam.errors import DataError
+from autosam.files import list_folder
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
         DataError: a tile without XML, an XML without tile, or none at all.
     """
     root = root_of(config)
-    tiles = {_key(p): p for p in sorted(root.rglob("*")) if p.suffix.lower() in (".tif", ".tiff")}
-    files = {_key(p): p for p in sorted(root.rglob("*.xml"))}
+    found_files = list_folder(root, "**/*")
+    tiles = {_key(p): p for p in found_files if p.suffix.lower() in (".tif", ".tiff")}
+    files = {_key(p): p for p in found_files if p.suffix.lower() == ".xml"}
     for mine, other, what in ((tiles, files, "XML"), (files, tiles, "tile")):
         if alone := sorted(set(mine) - set(other)):
             raise DataError(

@@ -28,7 +28,7 @@ from autosam.data.manifest import resolve
 from autosam.data.pairs import PARTS, Pair
 from autosam.data.polygons import rasterize
 from autosam.errors import DataError
-from autosam.files import read_text
+from autosam.files import list_folder, read_text
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def pairs_of_coco(config: DataConfig) -> list[Pair]:
     for part in PARTS:
         for alias in ALIASES[part]:
             beside = root / alias / "_annotations.coco.json"
-            named = sorted((root / "annotations").glob(f"*_{alias}*.json"))
+            named = list_folder(root / "annotations", f"*_{alias}*.json")
             named = [p for p in named if p.stem.rstrip("0123456789").endswith(f"_{alias}")]
             if beside.is_file():
                 pairs = _read(beside, beside.parent, config)

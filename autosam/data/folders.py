@@ -24,6 +24,7 @@ from autosam.data.labels import pack
 from autosam.data.pairs import PARTS, Pair, Pixels
 from autosam.data.synthetic import synthetic_root
 from autosam.errors import DataError
+from autosam.files import is_hidden
 
 ALIASES = {"validation": ("validation", "val", "valid"), "train": ("train",), "test": ("test",)}
 
@@ -171,7 +172,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
     folded: dict[str, Path] = {}
     for name in sorted(os.listdir(folder)):  # names, not paths: there may be 100,000
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in EXTENSIONS or name.startswith("."):
+        if suffix.lower() not in EXTENSIONS or is_hidden(name):
             continue
         path = folder / name
         other = folded.setdefault(stem.casefold(), path)

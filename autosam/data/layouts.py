@@ -19,7 +19,7 @@ from autosam.data.images import MaskFile, read_mask
 from autosam.data.manifest import csv_rows
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
-from autosam.files import read_text
+from autosam.files import list_folder, read_text
 
 log = logging.getLogger("autosam")
 VOC_PARTS = {"train": "train", "val": "validation", "test": "test"}
@@ -141,7 +141,7 @@ def pairs_of_polyps(config: DataConfig) -> list[Pair]:
         )
 
     found = [dataclasses.replace(pair, part="train") for pair in within(root / "TrainDataset")]
-    for folder in sorted(p for p in (root / "TestDataset").glob("*") if p.is_dir()):
+    for folder in [p for p in list_folder(root / "TestDataset") if p.is_dir()]:
         found += [
             dataclasses.replace(pair, part="test", subset=folder.name) for pair in within(folder)
         ]
