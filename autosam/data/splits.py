@@ -244,8 +244,6 @@ def _size(pair: Pair) -> int:
 
 def _end(path: Path) -> bytes:
     """The last bytes of a file: different pictures end differently."""
-    file = os.open(path, os.O_RDONLY)  # half the cost of open(); there may be 100,000
-    try:
-        return os.pread(file, 256, max(0, os.fstat(file).st_size - 256))
-    finally:
-        os.close(file)
+    with open(path, "rb", buffering=0) as file:  # half the cost; there may be 100,000
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 256))
+        return file.read(256)
