@@ -16,7 +16,7 @@ from autosam.config import DataConfig
 from autosam.data.check import MaskReading, Seen, choose, decide_reading, examples, look_at
 from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
-from autosam.data.pairs import Pair
+from autosam.data.pairs import Pair, distinct
 from autosam.data.prompts import objects_of
 from autosam.data.sources import load_pairs
 from autosam.data.splits import draw_split
@@ -154,8 +154,10 @@ def _parts(
         found.errors.append(str(error))
         return
     found.facts["parts"] = {part: len(part_pairs) for part, part_pairs in split.items()}
-    part_of = {(p.part, p.name): part for part, part_pairs in split.items() for p in part_pairs}
-    leaks = torn(numbers, [part_of[pair.part, pair.name] for pair, _ in good])
+    # A pair keeps its image while it gets a group and another name; --data.limit leaves some out.
+    part_of = {id(p.image): part for part, part_pairs in split.items() for p in part_pairs}
+    inside = [i for i, (pair, _) in enumerate(good) if id(pair.image) in part_of]
+    leaks = torn(numbers[inside], [part_of[id(good[i][0].image)] for i in inside])
     found.facts["scenes"]["in several parts"] = len(leaks)
     if leaks:
         shown = ", ".join(pair.name for pair in members[leaks[0]][:5])
@@ -164,8 +166,11 @@ def _parts(
             f"of this split, for example {shown}: test scores will flatter. --data.groups FILE.csv "
             "keeps them together; --groups FILE.csv writes a proposal."
         )
+        names = {id(pair.image): pair.name for pair in distinct(pairs)}
         found.groups = {
-            pair.name: f"scene {number}" for number, group in members.items() for pair in group
+            names[id(pair.image)]: f"scene {number}"
+            for number, group in members.items()
+            for pair in group
         }
 
 

@@ -58,7 +58,8 @@ def finish(run: Run, peak_gib: float) -> TrainResult:
     segmenter.threshold = thresholds.get("threshold", 0.5)
     rows = {part: run.evaluate(part, final=True) for part in ("validation", "test")}
     scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
-    scores |= {f"test {name}": row for name, row in by_subset(rows["test"]).items()}
+    subsets = by_subset(rows["test"], run.data.test.pairs)
+    scores |= {f"test {name}": row for name, row in subsets.items()}
     if run.tracker is not None:
         images = {part: len(getattr(run.data, part)) for part in PARTS}
         facts = {part: scores[part] for part in rows}

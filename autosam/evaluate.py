@@ -23,7 +23,7 @@ from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
 from autosam.files import make_folder, require_new
 from autosam.limits import LARGEST_BATCH, check_data, check_number
-from autosam.metrics import METRICS, by_subset, mean_scores
+from autosam.metrics import METRICS, by_subset, mean_scores, require_all
 from autosam.models.sam import load_sam
 from autosam.precision import choose_device
 from autosam.report import print_scores, print_zero_shot
@@ -106,13 +106,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     rows = score_loader(
         segmenter, batches, trained.exclusive, tuple(METRICS), classes=trained.class_names
     )
+    require_all(rows, pairs)
     scores = mean_scores(list(rows.values()))
     facts = {"checkpoint": str(loaded.path), "images": str(len(rows))}
     if config.output:
         make_folder(Path(config.output).parent)
         write_scores(Path(config.output), rows)
         facts["per image"] = config.output
-    print_scores({title: scores} | by_subset(rows), facts)
+    print_scores({title: scores} | by_subset(rows, pairs), facts)
     return scores
 
 

@@ -13,6 +13,8 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
 from autosam.data.labels import class_masks, known
+from autosam.data.pairs import Pair
+from autosam.errors import DataError
 from autosam.losses import with_background
 
 TOLERANCE = 0.01
@@ -132,17 +134,32 @@ def score(
     return result
 
 
-def by_subset(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def by_subset(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> dict[str, dict[str, float]]:
     """Mean scores of each named test set; nothing where there are none.
 
     Args:
-        rows: scores by image; `SET/image` where the image is of a named set.
+        rows: scores by image.
+        pairs: the images.
     """
     sets: dict[str, list[dict[str, float]]] = {}
-    for name, row in rows.items():
-        if "/" in name:
-            sets.setdefault(name.rpartition("/")[0], []).append(row)
+    for pair in pairs:
+        if pair.subset:
+            sets.setdefault(pair.subset, []).append(rows[pair.name])
     return {name: mean_scores(found) for name, found in sets.items()}
+
+
+def require_all(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> None:
+    """See that each image has its scores: a mean over fewer would be of other images.
+
+    Raises:
+        DataError: naming images without scores, or scores without an image.
+    """
+    names = {pair.name for pair in pairs}
+    if wrong := sorted(names ^ rows.keys())[:3]:
+        raise DataError(
+            f"{len(pairs)} images, but {len(rows)} scores (for example {', '.join(wrong)}). This "
+            "is a fault of autosam: report it, with the command."
+        )
 
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -36,7 +36,7 @@ from autosam.errors import (
 )
 from autosam.interrupt import Interrupt
 from autosam.losses import SegmentationLoss
-from autosam.metrics import METRICS, mean_scores
+from autosam.metrics import METRICS, mean_scores, require_all
 from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer, build_schedule
@@ -369,7 +369,7 @@ class Run:
         if self.accelerator.num_processes > 1:
             for buffer in self.segmenter.buffers():  # BatchNorm's statistics differ by process
                 broadcast(buffer, from_process=0)
-        return evaluate(
+        rows = evaluate(
             self.segmenter,
             self.watched(part),
             self.config.data.exclusive,
@@ -379,6 +379,8 @@ class Run:
             self.bf16 and not final,
             self.config.data.class_names,
         )
+        require_all(rows, getattr(self.data, part).pairs)
+        return rows
 
     def _record(self, values: dict[str, float], part: str, scores: dict[str, float]) -> None:
         """Write one epoch's figures (the scores being of `part`), pictures and checkpoints."""

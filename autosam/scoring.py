@@ -18,8 +18,9 @@ from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
 from autosam.embeddings import use_cache, views_of
 from autosam.engine import evaluate
+from autosam.errors import CheckpointError
 from autosam.files import write_atomically
-from autosam.metrics import METRICS, predict_label
+from autosam.metrics import METRICS, predict_label, require_all
 from autosam.models.segmenter import Segmenter
 from autosam.precision import choose_device
 from autosam.timing import wait
@@ -74,8 +75,9 @@ def swapped_scores(trial: Trial, swap: str) -> Scores:
             tuple(METRICS),
             classes=config.data.class_names,
         )
+        require_all(rows, dataset.pairs)
         write_atomically(file, lambda to: write_scores(to, rows))
-    return read_scores(file)
+    return trial.left(file.name, read_scores)
 
 
 def open_test(
@@ -159,8 +161,26 @@ def load_swapped(trial: Trial, swap: str) -> Segmenter:
 
 
 def gather(trials: list[Trial], scores: Callable[[Trial], Scores]) -> list[Scores]:
-    """The scores of each seed, those of its folds together."""
+    """The scores of each seed, those of its folds together.
+
+    Raises:
+        CheckpointError: an image was tested by two folds, or not by every seed.
+    """
     found: dict[int, Scores] = {}
     for trial in trials:
-        found.setdefault(trial.seed, {}).update(scores(trial))
+        seed, rows = found.setdefault(trial.seed, {}), scores(trial)
+        if twice := sorted(seed.keys() & rows.keys())[:3]:
+            raise CheckpointError(
+                f"{trial.folder}: tested {', '.join(twice)}, as another fold did. Delete the "
+                "folder it is in, and the same command trains the folds again."
+            )
+        seed.update(rows)
+    first = found[trials[0].seed]
+    for number, seed in found.items():
+        if odd := sorted(seed.keys() ^ first.keys())[:3]:
+            raise CheckpointError(
+                f"{trials[0].folder.parent}: seeds {trials[0].seed} and {number} did not test the "
+                f"same images ({', '.join(odd)}). Delete the folder, and the same command trains "
+                "again."
+            )
     return [found[seed] for seed in sorted(found)]

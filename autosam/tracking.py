@@ -190,12 +190,20 @@ def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:
 
 
 def read_scores(path: Path) -> dict[str, dict[str, float]]:
-    """The inverse of `write_scores`."""
+    """The inverse of `write_scores`.
+
+    Raises:
+        ValueError: an image has two rows, or a value is no number.
+        KeyError: there is no column image.
+    """
+    found: dict[str, dict[str, float]] = {}
     with open(path, newline="", encoding="utf-8") as file:
-        return {
-            row.pop("image"): {name: float(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        }
+        for row in csv.DictReader(file):
+            image = row.pop("image")
+            if image in found:
+                raise ValueError(f"{path}: two rows for {image}")
+            found[image] = {name: float(value) for name, value in row.items()}
+    return found
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

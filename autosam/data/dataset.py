@@ -147,6 +147,9 @@ class PairDataset(Dataset[Sample]):
         views: V, how many fixed geometric views a picture has, of which each visit draws one; 0:
             the geometry is drawn anew at each visit.
         shuffled: SAM's image encoder sees another picture of `pairs`, drawn anew at each visit.
+
+    Raises:
+        DataError: two pairs of one name, by which scores are kept.
     """
 
     def __init__(
@@ -161,6 +164,13 @@ class PairDataset(Dataset[Sample]):
         rough: RoughConfig | None = None,
         shuffled: bool = False,
     ) -> None:
+        names: dict[str, Pair] = {}
+        for pair in pairs:
+            if (other := names.setdefault(pair.name, pair)) is not pair:
+                raise DataError(
+                    f"{other.image} and {pair.image} both have the name {pair.name}, by which "
+                    "scores are kept. Rename one of them."
+                )
         self.pairs, self.frame, self.reading = pairs, frame, reading
         self.augment, self.seed, self.prompting, self.views = augment, seed, prompting, views
         self.rough, self.shuffled = rough, shuffled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +36,7 @@ class Pair:
     """A picture and its mask."""
 
     stem: str
-    """Name of the picture without extension; unique within a part and subset."""
+    """Name of the image without extension; unique within a split and subset."""
     image: Pixels
     mask: Pixels
     part: str = ""
@@ -48,11 +48,27 @@ class Pair:
     many letters): what boxes and points are taken from."""
     subset: str = ""
     """Test sets that are scored one by one have names."""
+    qualified: bool = False
+    """Whether `name` says the split that the source gives."""
+
+    @property
+    def given(self) -> str:
+        """The split that the source gives; what has none is taken for training."""
+        return self.part or "train"
 
     @property
     def name(self) -> str:
-        """The stem, after the subset."""
-        return f"{self.subset}/{self.stem}" if self.subset else self.stem
+        """`stem`, `subset/stem`, or where `qualified` `split/stem`, `split/subset/stem`."""
+        words = (self.given if self.qualified else "", self.subset, self.stem)
+        return "/".join(word for word in words if word)
+
+
+def distinct(pairs: list[Pair]) -> list[Pair]:
+    """Pairs under names that are unique over the whole data set: their own, or those with the given
+    split, where two splits repeat a name."""
+    if len({pair.name for pair in pairs}) == len(pairs):
+        return pairs
+    return [replace(pair, qualified=True) for pair in pairs]
 
 
 Split = dict[str, list[Pair]]

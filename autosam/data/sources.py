@@ -60,7 +60,7 @@ def load_pairs(config: DataConfig) -> list[Pair]:
     found = LAYOUTS[config.layout](config)
     names: dict[tuple[str, str], Pair] = {}
     for pair in found:
-        other = names.setdefault((pair.part, pair.name), pair)
+        other = names.setdefault((pair.given, pair.name), pair)
         if other is not pair:
             raise DataError(f"{other.image} and {pair.image}: the same name twice; keep one.")
     return found

@@ -15,7 +15,7 @@ from autosam.config import DataConfig
 from autosam.data.check import check_pairs
 from autosam.data.labels import known
 from autosam.data.manifest import csv_rows
-from autosam.data.pairs import PARTS, Pair, Split
+from autosam.data.pairs import PARTS, Pair, Split, distinct
 from autosam.errors import ConfigError, DataError
 
 LEVELS = 5
@@ -36,9 +36,11 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
         if not 0 < getattr(config, name) < 1:
             raise ConfigError(f"--data.{name} {getattr(config, name)}: expected a share in (0, 1).")
     pairs = with_groups(pairs, config.groups)
+    if config.folds is not None:  # splits that were given are pooled, and their names with them
+        pairs = distinct(pairs)
     given: Split = defaultdict(list)
     for pair in pairs:
-        given[pair.part or "train"].append(pair)
+        given[pair.given].append(pair)
     if not given.get("train"):
         where = config.root or config.images
         raise DataError(f"{where}: have {', '.join(sorted(given))} but no train part. Add one.")
@@ -99,8 +101,7 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
                 f"--data.groups {groups}: expected the columns name and group, "
                 "and a line for each picture."
             )
-        table = {row["name"]: row["group"] for row in rows}
-        found = [table.get(pair.name) for pair in pairs]
+        found = _look_up(_table(groups, rows), pairs, groups)
     else:
         try:
             pattern = re.compile(groups)
@@ -122,6 +123,47 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
         dataclasses.replace(pair, group=str(group))
         for pair, group in zip(pairs, found, strict=True)
     ]
+
+
+def _table(groups: str, rows: list[dict[str, str]]) -> dict[str, str]:
+    """Group by name, as the table says.
+
+    Raises:
+        DataError: it gives an image two groups.
+    """
+    table: dict[str, str] = {}
+    for row in rows:
+        other = table.setdefault(row["name"], row["group"])
+        if other != row["group"]:
+            raise DataError(
+                f"--data.groups {groups}: {row['name']} is in group {other} and in group "
+                f"{row['group']}. Keep one of the lines."
+            )
+    return table
+
+
+def _look_up(table: dict[str, str], pairs: list[Pair], groups: str) -> list[str | None]:
+    """The group of each pair: by its name, or by the name with the given split before it.
+
+    Raises:
+        DataError: a name in the table is that of several images.
+    """
+    owners: dict[str, list[str]] = defaultdict(list)
+    unique = [dataclasses.replace(pair, qualified=True).name for pair in pairs]
+    for pair, name in zip(pairs, unique, strict=True):
+        owners[pair.name].append(name)
+    found = []
+    for pair, name in zip(pairs, unique, strict=True):
+        group = table.get(name)
+        if group is None and pair.name in table:
+            if len(owners[pair.name]) > 1:
+                raise DataError(
+                    f"--data.groups {groups}: {pair.name} is the name of "
+                    f"{len(owners[pair.name])} images. Write {' and '.join(owners[pair.name])}."
+                )
+            group = table[pair.name]
+        found.append(group)
+    return found
 
 
 def _divide(pool: list[Pair], shares: list[float], config: DataConfig) -> list[list[Pair]]:

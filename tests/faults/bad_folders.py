@@ -174,6 +174,24 @@ def a_picture_that_is_not_listed(rng: Random, folder: Path, good: Good) -> Bad:
     return grouped(rng, good, folder / "groups.csv", text_of(rows))
 
 
+@cause("groups", DataError, r"is in group \w+ and in group \w+\. Keep one of the lines")
+def a_picture_in_two_groups(rng: Random, folder: Path, good: Good) -> Bad:
+    rows = table(rng)
+    name, group = rows[rng.randrange(1, 9)]
+    rows.insert(rng.randrange(1, 10), [name, f"not_{group}"])
+    return grouped(rng, good, folder / "groups.csv", text_of(rows))
+
+
+@cause("groups", DataError, r"is the name of 2 images\. Write train/\d+ and test/\d+")
+def a_name_of_two_pictures(rng: Random, folder: Path, good: Good) -> Bad:
+    root = folder / "splits"
+    for part in ("train", "test"):
+        shutil.copytree(good.pictures, root / part)
+    path = folder / "groups.csv"
+    path.write_text("name,group\n" + "".join(f"{i:03d},b\n" for i in range(8)))
+    return of(rng, good, root, path.name, f"--data.groups={path}", "--data.folds=2")
+
+
 @cause("groups", DataError, r"expected 2 values|says nothing of \d+.*Give every picture a group")
 def a_line_without_group(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)

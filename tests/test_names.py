@@ -1,0 +1,176 @@
+"""Scores are kept by name: each image has one that no other has, and each its score."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import draw, tiny_config
+
+from autosam.check import CheckConfig, check
+from autosam.compare import CompareConfig, compare
+from autosam.config import Config, DataConfig, Settings
+from autosam.data.check import MaskReading
+from autosam.data.dataset import PairDataset
+from autosam.data.pairs import PARTS
+from autosam.data.sources import load_pairs, load_split
+from autosam.errors import CheckpointError, DataError
+from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.metrics import by_subset, require_all
+from autosam.scoring import gather
+from autosam.tracking import read_scores, write_scores
+from autosam.trials import Trial
+from autosam.types import Frame
+
+
+@pytest.fixture
+def repeated(tmp_path: Path) -> Path:
+    """root/{train,validation,test}/{images,masks} with 4, 2 and 2 images, whose names begin again
+    in each; no two images are alike."""
+    for start, part, count in ((0, "train", 4), (4, "validation", 2), (6, "test", 2)):
+        draw(tmp_path / "drawn", count, start)
+        for kind in ("images", "masks"):
+            (tmp_path / "repeated" / part / kind).mkdir(parents=True)
+            for i in range(count):
+                source = tmp_path / "drawn" / kind / f"img{start + i:02d}.png"
+                shutil.copy(source, tmp_path / "repeated" / part / kind / f"img{i:02d}.png")
+    return tmp_path / "repeated"
+
+
+ALL = {
+    *(f"train/img{i:02d}" for i in range(4)),
+    *(f"{part}/img{i:02d}" for part in ("validation", "test") for i in range(2)),
+}
+
+
+def test_folds_over_splits_that_repeat_names_score_every_image(
+    tiny_file: Path, repeated: Path, tmp_path: Path
+) -> None:
+    tiny = tiny_config(tiny_file, f"--data.root={repeated}", "--train.epochs=1")
+    shared = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(Settings)}
+    output = tmp_path / "compare"
+    config = CompareConfig(**shared, runs="head", seeds=1, folds=4, output=str(output))
+    found = compare(config)
+    (scores,) = found["head"].scores
+    assert scores.keys() == ALL
+    tables = sorted((output / "runs").glob("*/test_scores.csv"))
+    assert [len(read_scores(table)) for table in tables] == [2, 2, 2, 2]
+    # The test images of a fold are no test set of their own.
+    assert not [k for k in json.loads((tables[0].parent / "metrics.jsonl").read_text()) if " " in k]
+    assert "test train" not in (tables[0].parent / "scores.yaml").read_text()
+    # Two folds that tested the same images are no cross-validation.
+    shutil.copy(tables[0], tables[1])
+    with pytest.raises(CheckpointError, match="as another fold did"):
+        compare(config)
+
+
+def test_names_stay_as_they_are_where_none_repeats(folders: Path, repeated: Path) -> None:
+    split = load_split(DataConfig(root=str(folders), folds=3))
+    assert {pair.name for part in PARTS for pair in split[part]} == {
+        f"img{i:02}" for i in range(12)
+    }
+    given = load_split(DataConfig(root=str(repeated)))
+    assert [pair.name for pair in given["test"]] == ["img00", "img01"]
+
+
+def test_evaluate_all_scores_every_image(tiny_file: Path, repeated: Path, tmp_path: Path) -> None:
+    from autosam.train import train
+
+    flags = (f"--data.root={repeated}", "--train.epochs=1", "--run=head")
+    folder = train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'run'}")).folder
+    table = tmp_path / "all.csv"
+    evaluate(EvaluateConfig(checkpoint=str(folder), part="all", output=str(table)))
+    assert read_scores(table).keys() == ALL
+
+
+def test_groups_of_splits_that_repeat_names(repeated: Path, tmp_path: Path) -> None:
+    table = tmp_path / "groups.csv"
+    config = DataConfig(root=str(repeated), folds=2, groups=str(table))
+    table.write_text("name,group\n" + "".join(f"img{i:02d},{i}\n" for i in range(4)))
+    with pytest.raises(DataError, match=r"img00 is the name of 3 images. Write .*train/img00"):
+        load_split(config)
+    lines = [f"{name},{int(name[-1]) % 4}\n" for name in sorted(ALL)]
+    table.write_text("name,group\n" + "".join(lines))
+    split = load_split(config)
+    for part in PARTS:
+        for pair in split[part]:
+            assert pair.group == str(int(pair.name[-1]) % 4)
+    table.write_text("name,group\nimg00,a\nimg00,b\n")
+    with pytest.raises(DataError, match="img00 is in group a and in group b"):
+        load_split(config)
+
+
+def test_check_proposes_groups_under_names_that_groups_take(repeated: Path, tmp_path: Path) -> None:
+    """One scene over two splits, whose names repeat."""
+    from PIL import Image, ImageEnhance
+
+    for kind in ("images", "masks"):
+        shutil.copy(repeated / "train" / kind / "img00.png", repeated / "test" / kind / "img00.png")
+    path = repeated / "test/images/img00.png"
+    ImageEnhance.Brightness(Image.open(path)).enhance(0.8).save(path)
+    table = tmp_path / "groups.csv"
+    found = check(CheckConfig(data=DataConfig(root=str(repeated)), groups=str(table)))
+    assert any("several parts" in warning for warning in found.warnings)
+    with open(table, newline="") as file:
+        groups = {row["name"]: row["group"] for row in csv.DictReader(file)}
+    assert groups.keys() == ALL
+    assert groups["train/img00"] == groups["test/img00"]
+    split = load_split(DataConfig(root=str(repeated), folds=3, groups=str(table)))
+    homes = {part for part in PARTS for p in split[part] if p.group == groups["train/img00"]}
+    assert len(homes) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_check_with_a_limit(repeated: Path, limit: int) -> None:
+    found = check(CheckConfig(data=DataConfig(root=str(repeated), limit=limit)))
+    assert found.facts["parts"] == {
+        "train": min(4, limit), "validation": min(2, limit), "test": min(2, limit),
+    }  # fmt: skip
+    assert found.facts["pairs"] == 8
+
+
+def test_a_data_set_of_two_images_of_one_name_is_refused(repeated: Path) -> None:
+    pairs = load_pairs(DataConfig(root=str(repeated)))
+    frame = Frame(64, 64, 16, "longest-pad")
+    with pytest.raises(DataError, match="both have the name img00"):
+        PairDataset(pairs, frame, MaskReading(127))
+
+
+def test_fewer_scores_than_images_are_an_error(repeated: Path) -> None:
+    pairs = load_split(DataConfig(root=str(repeated)))["train"]
+    rows = {pair.name: {"dice": 1.0} for pair in pairs}
+    require_all(rows, pairs)
+    del rows["img02"]
+    with pytest.raises(DataError, match=r"4 images, but 3 scores .*img02"):
+        require_all(rows, pairs)
+
+
+def test_sets_by_name_are_those_of_the_pairs(repeated: Path) -> None:
+    """A stem may hold a slash: it is no set."""
+    pairs = load_split(DataConfig(root=str(repeated)))["test"]
+    pairs = [dataclasses.replace(pairs[0], stem="a/b"), dataclasses.replace(pairs[1], subset="S")]
+    rows = {"a/b": {"dice": 0.0}, "S/img01": {"dice": 1.0}}
+    assert by_subset(rows, pairs) == {"S": {"dice": 1.0}}
+
+
+def test_a_table_of_scores_with_two_rows_of_one_image_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "test_scores.csv"
+    rows = {"a": {"dice": 0.5}, "b": {"dice": 0.25}}
+    write_scores(file, rows)
+    assert read_scores(file) == rows
+    trial = Trial("head", 0, Config(output=str(tmp_path)))
+    assert gather([trial], lambda t: t.left(file.name, read_scores)) == [rows]
+    with open(file, "a") as opened:
+        opened.write("a,0.75\n")
+    with pytest.raises(CheckpointError, match="damaged"):
+        gather([trial], lambda t: t.left(file.name, read_scores))
+
+
+def test_seeds_that_tested_other_images_are_not_averaged(tmp_path: Path) -> None:
+    trials = [Trial("head", seed, Config(output=str(tmp_path / str(seed)))) for seed in (0, 1)]
+    with pytest.raises(CheckpointError, match=r"did not test the same images \(a, b\)"):
+        gather(trials, lambda trial: {"ab"[trial.seed]: {"dice": 1.0}})
