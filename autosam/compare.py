@@ -120,7 +120,8 @@ def compare(config: CompareConfig) -> Standings:
     base = "autosam" if "autosam" in names else names[0]
     with quiet():  # the trainings have said what there is to say of the data
         rows = [make_row(name, line) for name, line in lines.items()]
-        standings = Standings(rows, base, facts(settings, split, seeds))
+        groups = {pair.name: pair.group for pairs in split.values() for pair in pairs}
+        standings = Standings(rows, base, facts(settings, split, seeds), groups)
         standings.facts["verdict"] = verdict(standings)
         report = make_page(standings, lines, split)
     write(standings, report, folder)
@@ -230,16 +231,19 @@ def make_row(name: str, line: Line) -> Row:
     """Scores and costs of a line."""
     trials, swap = line
     composition, costs = RUNS[trials[0].config.run], [trial.facts() for trial in trials]
-    trained = bool(composition.trainable) and not swap
+    learns = bool(composition.trainable) and not swap
+    oracle = composition.prompter in ("box", "points")
     scores = functools.partial(swapped_scores, swap=swap) if swap else scores_of
     return Row(
         name,
         gather(trials, scores),
-        oracle=composition.prompter in ("box", "points"),
+        oracle=oracle,
         trainable=int(costs[0]["trainable"]),
-        seconds=sum(c["seconds"] for c in costs) / len(costs) if trained else None,
+        seconds=sum(c["seconds"] for c in costs) / len(costs) if learns else None,
         speed=images_per_second(trials[0], swap),
-        peak_gib=max(c["peak_gib"] for c in costs) if trained else None,
+        peak_gib=max(c["peak_gib"] for c in costs) if learns else None,
+        uses_sam=composition.decoder == "sam" and not oracle and name == trials[0].config.run,
+        curves=[curve for trial in trials if (curve := trial.curve())] if learns else [],
     )
 
 
@@ -255,11 +259,7 @@ def make_page(standings: Standings, lines: dict[str, Line], split: Split) -> str
             for trial in first
             for picture, found in predict_some(trial, names, swap).items()
         }
-    curves = {
-        name: [trial.curve() for trial in trials]
-        for name, (trials, swap) in lines.items()
-        if not swap and trials[0].curve()
-    }
+    curves = {row.name: row.curves for row in standings.rows if row.curves}
     first = [trial for trial in lines[standings.base][0] if trial.seed == 0]
     empty = [name for trial in first for name in empty_pictures(trial)]
     return page.build(standings, curves, predictions, empty, split, palette(first[0].config.data))
@@ -271,13 +271,17 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
     if settings.data.folds:
         parts = f"{sum(map(len, split.values()))} pictures in {settings.data.folds} folds"
     source = settings.data.root or settings.data.images or "the embedded set"
+    grouped = any(pair.group for pairs in split.values() for pair in pairs)
+    independent = "groups (patients, slides, volumes)"
+    if not grouped:
+        independent = "images, each taken as independent (--data.groups says what belongs together)"
     return {
         "data": f"{source}: {parts} (files {fingerprint(split)[:12]})",
         "budget of each run": f"{settings.train.epochs} epochs of {len(split['train'])} pictures, "
         f"prompt generator and head at {settings.model.view_size} px, SAM {settings.sam}",
         "seeds": f"{seeds}, from {settings.train.seed}",
-        "figures": "mean over the test pictures ± standard deviation over seeds; difference with "
-        "its bootstrap interval over pictures, p by Wilcoxon's signed-rank test",
+        "figures": "mean over the test images ± standard deviation over seeds; difference with its "
+        f"95 % interval and p by a permutation test over {independent}",
         "command": shlex.join(["python", "-m", "autosam.compare", *sys.argv[1:]]),
         "versions": ", ".join(" ".join(pair) for pair in origin.versions().items()),
         "commit": origin.commit() or "not installed by git",

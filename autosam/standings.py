@@ -10,7 +10,7 @@ import numpy as np
 
 from autosam.report import COLUMNS
 from autosam.scoring import Scores
-from autosam.significance import Difference, compare
+from autosam.significance import FEWEST, Difference, compare, seed_margin
 
 
 @dataclass
@@ -31,6 +31,11 @@ class Row:
     """Of training."""
     difference: Difference | None = None
     """Dice minus that of the line that all are compared with."""
+    uses_sam: bool = False
+    """Whether it is a run of its own that uses SAM, neither oracle nor control: the verdict judges
+    these."""
+    curves: list[list[float]] = field(default_factory=list)
+    """Validation Dice by epoch, of each of its trainings."""
 
     @property
     def metrics(self) -> dict[str, tuple[float, float]]:
@@ -39,10 +44,14 @@ class Row:
         names = list(next(iter(self.scores[0].values())))
         found = {}
         for name in names:
-            means = [np.mean([row[name] for row in seed.values()]) for seed in self.scores]
+            means = self.means(name)
             spread = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
             found[name] = (float(np.mean(means)), spread)
         return found
+
+    def means(self, metric: str) -> list[float]:
+        """The mean over images, of each seed."""
+        return [float(np.mean([row[metric] for row in seed.values()])) for seed in self.scores]
 
     def by_picture(self, metric: str = "dice") -> dict[str, float]:
         """The mean over seeds, of each picture."""
@@ -50,13 +59,6 @@ class Row:
             picture: float(np.mean([seed[picture][metric] for seed in self.scores]))
             for picture in sorted(self.scores[0])
         }
-
-    def minus(self, other: Row) -> Difference:
-        """Dice of this line minus another's, picture by picture."""
-        own, theirs = self.by_picture(), other.by_picture()
-        return compare(
-            np.array([own[picture] for picture in theirs]), np.array(list(theirs.values()))
-        )
 
 
 @dataclass
@@ -68,11 +70,15 @@ class Standings:
     """The line that all are compared with."""
     facts: dict[str, str] = field(default_factory=dict)
     """What was compared: data, budget, seeds."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Patient, slide, ... of each test image; images of one group are not independent."""
+    trivial: dict[str, float] = field(default_factory=dict)
+    """Dice of masks that need no network, by what they are."""
 
     def __post_init__(self) -> None:
         base = self[self.base]
         for row in self.rows:
-            row.difference = None if row is base else row.minus(base)
+            row.difference = None if row is base else self.minus(row, base)
         self.rows.sort(key=lambda row: (row.oracle, -row.metrics["dice"][0], row.name))
 
     def __getitem__(self, name: str) -> Row:
@@ -80,6 +86,20 @@ class Standings:
 
     def __contains__(self, name: str) -> bool:
         return any(row.name == name for row in self.rows)
+
+    def minus(self, one: Row, other: Row) -> Difference:
+        """Dice of one line minus another's, image by image (each the mean over seeds: other seeds
+        are no further images), tested over groups."""
+        own, theirs = one.by_picture(), other.by_picture()
+        return compare(
+            np.array([own[name] for name in theirs]),
+            np.array(list(theirs.values())),
+            [self.groups.get(name, "") for name in theirs],
+        )
+
+    def margin(self, one: Row, other: Row) -> float:
+        """What other seeds alone could do to the difference of two lines, see `seed_margin`."""
+        return seed_margin(*(row.means("dice") for row in (one, other)))
 
     def header(self) -> list[str]:
         """Titles of the columns."""
@@ -114,7 +134,7 @@ class Standings:
     def _rest(self, row: Row) -> list[str]:
         d = row.difference
         return [
-            "" if d is None else f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+            "" if d is None else f"{d.mean:+.3f} [{_interval(d)}]",
             "" if d is None else f"{d.p:.2g}",
             "yes" if row.oracle else "no",
             f"{row.trainable:,}",
@@ -150,3 +170,9 @@ class Standings:
                  row.oracle, row.trainable, row.seconds, f"{row.speed:.4g}", row.peak_gib]
             )  # fmt: skip
         return text.getvalue()
+
+
+def _interval(difference: Difference) -> str:
+    if difference.groups < FEWEST:
+        return "too few to tell"
+    return f"{difference.low:+.3f}, {difference.high:+.3f}"

@@ -2,75 +2,175 @@
 
 from __future__ import annotations
 
-from autosam.significance import Difference
+import numpy as np
+
+from autosam.significance import FEWEST, LEVEL, Difference, holm
 from autosam.standings import Row, Standings
 
-TYPICAL = 0.008
-"""Standard deviation of Dice over seeds that is usual on such data: smaller differences of single
-seeds mean nothing."""
+STEEP = 0.02
+"""Gain in validation Dice over the last quarter of the epochs from which on a training has not come
+to its end."""
+SHORT = 3
+"""Epochs below which nobody can tell whether a training has come to its end."""
+HEAD = "head"
 
 
-def judge(difference: Difference, seeds: int) -> str:
-    """better, worse, or that it cannot be told, with the figures."""
+def judge(standings: Standings, one: Row, other: Row, p: float | None = None) -> str:
+    """Better, worse, or that it cannot be told, with the figures.
+
+    Args:
+        standings: of both lines.
+        one, other: what is judged, and against what.
+        p: of the difference, where several are judged at once.
+    """
+    found = standings.minus(one, other)
+    if found.groups < FEWEST:
+        return f"not to be told apart ({found.mean:+.3f} Dice, too few groups)"
     figures = (
-        f"{difference.mean:+.3f} Dice, 95 % interval {difference.low:+.3f} to "
-        f"{difference.high:+.3f}, p = {difference.p:.2g}"
+        f"{found.mean:+.3f} Dice, 95 % interval {found.low:+.3f} to {found.high:+.3f}, "
+        f"p = {found.p if p is None else p:.2g}"
     )
-    if not difference.sure:
-        return f"neither clearly better nor clearly worse ({figures})"
-    weak = seeds < 3 and abs(difference.mean) < 2 * TYPICAL
-    doubt = "; less than two typical deviations between seeds, so more seeds are needed" * weak
-    return f"{'better' if difference.mean > 0 else 'worse'} ({figures}{doubt})"
+    sign = _sign(standings, one, other, found, p)
+    if sign:
+        return f"{'better' if sign > 0 else 'worse'} ({figures})"
+    doubt = ""
+    if (found.p if p is None else p) < LEVEL:
+        doubt = (
+            f"; other seeds alone can make a difference of {standings.margin(one, other):.3f}, so "
+            "more seeds are needed"
+        )
+    return f"neither clearly better nor clearly worse ({figures}{doubt})"
+
+
+def _sign(
+    standings: Standings, one: Row, other: Row, found: Difference, p: float | None = None
+) -> int:
+    """1 better, -1 worse, 0 not to be told."""
+    sure = found.sure_beyond(standings.margin(one, other)) and (p is None or p < LEVEL)
+    return int(np.sign(found.mean)) if sure else 0
 
 
 def verdict(standings: Standings) -> str:
-    """One paragraph on what SAM does for the run `autosam`; empty where it is not there."""
-    if "autosam" not in standings:
+    """One paragraph on what SAM does for the runs that use it; empty where none is there."""
+    own = [row for row in standings.rows if row.uses_sam]
+    if not own:
         return ""
-    own = standings["autosam"]
-    seeds, pictures = len(own.scores), len(own.scores[0])
+    seeds, images = len(own[0].scores), len(own[0].scores[0])
+    groups = standings.minus(own[0], own[0]).groups
     parts = [
-        f"On {pictures} test pictures and {seeds} seed{'s' * (seeds > 1)}, autosam scores "
-        f"{own.metrics['dice'][0]:.3f} Dice."
+        f"On {images} test images{f' of {groups} groups' * (groups < images)} and {seeds} "
+        f"seed{'s' * (seeds > 1)}, {own[0].name} scores {own[0].metrics['dice'][0]:.3f} Dice"
+        f"{', the best of those that use SAM' * (len(own) > 1)}."
     ]
-    if "head" in standings:
-        found = judge(own.minus(standings["head"]), seeds)
-        parts.append(f"Against the same backbone with a plain head and no SAM it is {found}.")
-    blind = [name for name in ("autosam, blank", "autosam, shuffled") if name in standings]
-    for name in blind:
-        what = "no picture at all" if name.endswith("blank") else "another picture"
-        found = judge(own.minus(standings[name]), seeds)
-        parts.append(
-            f"With SAM's embedding of the picture it is {found} than when trained and tested with "
-            f"that of {what}."
+    conclusion = "Whether SAM helps at all needs the run head beside it."
+    if HEAD in standings:
+        found, conclusion = _against_head(standings, own)
+        parts.append(found)
+    if "autosam" in standings:
+        parts += _controls(standings, standings["autosam"])
+    return " ".join([*parts, conclusion])
+
+
+def _against_head(standings: Standings, own: list[Row]) -> tuple[str, str]:
+    """How every run that uses SAM does against the one that does not, and what follows."""
+    head = standings[HEAD]
+    found = [standings.minus(row, head) for row in own]
+    ps = holm([one.p for one in found])
+    several = f" (p of {len(own)} comparisons, by Holm)" * (len(own) > 1)
+    said = "; ".join(
+        f"{row.name} is {judge(standings, row, head, p)}" for row, p in zip(own, ps, strict=True)
+    )
+    text = f"Against the same backbone with a plain head and no SAM{several}: {said}."
+    if found[0].groups < FEWEST:
+        return text, (
+            f"No conclusion: the test images are of {found[0].groups} groups, and below {FEWEST} "
+            "nothing can be told from chance."
         )
+    if reason := unfinished(standings, head):
+        return text, f"No conclusion: {reason}."
+    signs = {
+        row.name: _sign(standings, row, head, one, p)
+        for row, one, p in zip(own, found, ps, strict=True)
+    }
+    doubts = [reason for row in own if (reason := unfinished(standings, row))]
+    better = [name for name, sign in signs.items() if sign > 0]
+    if better:
+        return text, _helps(standings, better)
+    if doubts:
+        return text, f"No conclusion: {'; '.join(doubts)}."
+    if all(sign < 0 for sign in signs.values()):
+        return text, "So SAM does not help here: without it the same backbone does better."
+    return text, (
+        "So there is no sign that SAM helps here: without it the same backbone does as well."
+    )
+
+
+def _helps(standings: Standings, better: list[str]) -> str:
+    """The runs by which SAM helps, and whether it does by what its encoder sees."""
+    text = f"So SAM helps here, by {', '.join(better)}"
+    blank = "autosam, blank"
+    if better == ["autosam"] and blank in standings:
+        own, other = standings["autosam"], standings[blank]
+        if reason := unfinished(standings, other):
+            return f"{text}; whether by what its image encoder sees: no conclusion, {reason}."
+        if _sign(standings, own, other, standings.minus(own, other)) <= 0:
+            return (
+                f"{text}, but there is no sign that it is by what its image encoder sees: its mask "
+                "decoder does as well without."
+            )
+    return f"{text}."
+
+
+def _controls(standings: Standings, own: Row) -> list[str]:
+    """What becomes of the run `autosam` without what SAM sees."""
+    parts = []
     for name in ("blank", "shuffled"):
-        row = f"autosam, {name} at test"
-        if row in standings:
-            change = -own.minus(standings[row]).mean
+        if f"autosam, {name}" in standings:
+            what = "no image at all" if name == "blank" else "another image"
+            found = judge(standings, own, standings[f"autosam, {name}"])
+            parts.append(
+                f"With SAM's embedding of the image autosam is {found} than when trained and "
+                f"tested with that of {what}."
+            )
+    for name in ("blank", "shuffled"):
+        if f"autosam, {name} at test" in standings:
+            change = -standings.minus(own, standings[f"autosam, {name} at test"]).mean
             parts.append(f"Only at test time, {name} embeddings change its Dice by {change:+.3f}.")
     if "autosam, no SAM" in standings:
-        found = judge(own.minus(standings["autosam, no SAM"]), seeds)
+        found = judge(standings, own, standings["autosam, no SAM"])
         parts.append(f"SAM's mask is {found} than what the prompt alone says.")
-    parts.append(_conclusion(standings, own))
-    return " ".join(part for part in parts if part)
+    return parts
 
 
-def _conclusion(standings: Standings, own: Row) -> str:
-    """Whether SAM helps, and whether it is by what its encoder sees, where the controls that decide
-    it are there."""
-    if "head" not in standings:
-        return "Whether SAM helps at all needs the run head beside it."
-    against = own.minus(standings["head"])
-    if against.sure and against.mean < 0:
-        return "So SAM does not help here: without it the same backbone does better."
-    if not against.sure:
-        return "So there is no sign that SAM helps here: without it the same backbone does as well."
-    if "autosam, blank" in standings:
-        seen = own.minus(standings["autosam, blank"])
-        if not (seen.sure and seen.mean > 0):
-            return (
-                "So SAM helps here, but there is no sign that it is by what its image encoder "
-                "sees: its mask decoder does as well without."
-            )
-    return "So SAM helps here."
+def unfinished(standings: Standings, row: Row) -> str:
+    """Why nothing can be concluded from a line; empty where nothing speaks against it. What learns
+    nothing is what it is."""
+    if not row.curves:
+        return ""
+    shortest = min(map(len, row.curves))
+    if shortest < SHORT:
+        return f"{row.name} was trained for {shortest} epoch{'s' * (shortest > 1)} only"
+    gain = rise(row.curves)
+    if gain > STEEP:
+        return (
+            f"{row.name} had not come to its end (its validation Dice rose by {gain:.3f} over the "
+            "last quarter of the epochs; give more --train.epochs)"
+        )
+    dice = row.metrics["dice"][0]
+    best = max(standings.trivial, key=lambda name: standings.trivial[name], default=None)
+    if best is not None and dice <= standings.trivial[best]:
+        return (
+            f"{row.name} has learnt nothing (Dice {dice:.3f}, where {best} has "
+            f"{standings.trivial[best]:.3f})"
+        )
+    return ""
+
+
+def rise(curves: list[list[float]]) -> float:
+    """By how much the best of the last quarter of a curve is above the best before it, 0 where it
+    is not: the mean over curves of at least two epochs."""
+    gains = []
+    for curve in curves:
+        last = max(1, len(curve) // 4)
+        gains.append(max(0.0, max(curve[-last:]) - max(curve[:-last])))
+    return float(np.mean(gains))
