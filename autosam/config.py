@@ -82,6 +82,9 @@ class DataConfig:
     window: tuple[float, float] | None = None
     """Stored values that become black and white, for pictures of more than 8 bits and volumes (a
     soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentile of each picture or volume."""
+    nodata: float | None = None
+    """Stored value of pixels without data: left out of stretch, loss, scores and masks. What a TIFF
+    itself calls so (GDAL's nodata, NaN) is left out without it."""
     axis: int = 2
     """Axis along which volumes are cut into slices: 0, 1 or 2; 2 is axial in NIfTI's order."""
     num_classes: int = 1

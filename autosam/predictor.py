@@ -20,7 +20,7 @@ from autosam.data.dataset import make_sample
 from autosam.data.folders import image_file
 from autosam.data.geometry import restore
 from autosam.data.memory import MemoryImage
-from autosam.data.pairs import Pixels
+from autosam.data.pairs import Pixels, read_valid
 from autosam.data.rough import rough_mask
 from autosam.errors import CheckpointError, ConfigError
 from autosam.losses import probabilities
@@ -32,6 +32,8 @@ from autosam.types import Batch
 Picture = str | Path | np.ndarray | Image.Image | Pixels
 BATCH = 8
 """Pictures at a time."""
+NOTHING = -1e4
+"""Logit of pixels without data: of no class, with probability 0."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,14 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     def _pixels(self, image: Picture) -> Pixels:
         data = self.loaded.config.data
         if isinstance(image, np.ndarray | Image.Image):
-            return MemoryImage(image, window=data.window)
+            return MemoryImage(image, window=data.window, nodata=data.nodata)
         return image_file(Path(image), data) if isinstance(image, str | Path) else image
 
     @torch.no_grad()
     def _segment(self, pictures: list[Pixels]) -> list[torch.Tensor]:
         """Logits of each, float K x H x W."""
         config, frame = self.loaded.config, self.segmenter.frame
-        images = [picture.read() for picture in pictures]
+        images, valid = zip(*(read_valid(picture) for picture in pictures), strict=True)
         guides: list[np.ndarray | None] = [None] * len(images)
         if config.rule is not None:
             guides = [rough_mask(picture, config.rule) for picture in pictures]
@@ -159,7 +161,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             for i, image in enumerate(images):
                 full = restore(logits[i], image.shape[:2], frame.image_size, frame.geometry)
                 sums[i] = sums[i] + full.flip([axis + 1 for axis in axes]) / len(mirrors)
-        return [torch.as_tensor(mean) for mean in sums]
+        pairs = zip(sums, valid, strict=True)
+        return [_without(torch.as_tensor(mean), known) for mean, known in pairs]
 
     def _mirrors(self) -> list[tuple[int, ...]]:
         """Axes of the picture along which it is mirrored, for each pass."""
@@ -204,6 +207,13 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Data, split, figures, SAM and how to use it, see `autosam.card`."""
         return model_card(self.loaded)
+
+
+def _without(logits: torch.Tensor, valid: np.ndarray | None) -> torch.Tensor:
+    """Logits K x H x W with nothing where there are no data."""
+    if valid is None:
+        return logits
+    return torch.where(torch.from_numpy(valid).to(logits.device), logits, NOTHING)
 
 
 def require_promptless(loaded: Loaded) -> None:

@@ -11,83 +11,33 @@ import numpy as np
 import torch
 from monai.inferers import PatchInferer, ZarrAvgMerger
 
-from autosam.data.images import Window, require_file
+from autosam.data.images import ImageFile, ImageReader
 from autosam.data.memory import MemoryImage
-from autosam.data.pairs import Pixels
-from autosam.errors import ConfigError, DataError
+from autosam.data.pairs import Pixels, read_valid
+from autosam.errors import ConfigError
 from autosam.predictor import Predictor
 
-TIFFS = (".tif", ".tiff")
 CELLS = 1024
 """Side of the pieces in which results lie on disk, pixels."""
 
 
-class TiledPixels:
-    """A TIFF of which only what is asked for is read.
-
-    Args:
-        path: with one picture of 1, 3 or 4 bands, 8 or 16 bits.
-        window: see `read_image`.
-
-    Raises:
-        DataError: unreadable, or of another kind.
-        ConfigError: tifffile or zarr are missing.
-    """
-
-    def __init__(self, path: Path, window: Window | None = None) -> None:
-        zarr, tifffile = require("zarr"), require("tifffile")
-        self.path = path
-        require_file(path)
-        try:
-            series = tifffile.TiffFile(path).series[0]
-            self.values: Any = zarr.open(series.levels[0].aszarr(), mode="r")
-        except Exception as error:  # of tifffile and zarr, many kinds
-            raise self._unreadable(error) from None
-        shape, axes = self.values.shape, series.levels[0].axes
-        if axes not in ("YX", "YXS") or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
-            raise DataError(f"{path}: axes {axes} {shape}; expected one picture, grey or RGB.")
-        if self.values.dtype not in (np.uint8, np.uint16):
-            raise DataError(f"{path}: {self.values.dtype} pixels; expected 8 or 16 bits.")
-        self.window = window
-        if self.values.dtype == np.uint16 and window is None:
-            try:
-                some = self.values[:: max(1, shape[0] // 512), :: max(1, shape[1] // 512)]
-            except Exception as error:  # see `part`
-                raise self._unreadable(error) from None
-            low, high = np.percentile(some, (0.1, 99.9))
-            self.window = (float(low), float(high))
-
-    def _unreadable(self, error: Exception) -> DataError:
-        return DataError(
-            f"{self.path}: cannot be read as a TIFF ({str(error)[:120]}). Replace or remove it."
-        )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """H, W."""
-        return self.values.shape[:2]
-
-    def part(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-        """uint8 height x width x 3 from row y and column x on."""
-        try:
-            values = np.asarray(self.values[y : y + height, x : x + width])
-        except Exception as error:  # of what unpacks it, many kinds
-            raise self._unreadable(error) from None
-        return MemoryImage(values, str(self.path), self.window).read()
-
-
 class WholePixels:
-    """A picture that is read at once, see `TiledPixels`."""
+    """An image that is read at once."""
 
     def __init__(self, picture: Pixels) -> None:
-        self.values = picture.read()
+        self.values, self.valid = read_valid(picture)
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.values.shape[:2]
 
-    def part(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return self.values[y : y + height, x : x + width]
+    def part(self, y: int, x: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `ImageReader.part`."""
+        where = (slice(y, y + height), slice(x, x + width))
+        return self.values[where], None if self.valid is None else self.valid[where]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def require(name: str) -> Any:
@@ -102,10 +52,11 @@ def require(name: str) -> Any:
         raise ConfigError(f"--window: needs {name}: pip install 'autosam[data]'") from None
 
 
-def open_pixels(picture: Pixels, window: Window | None = None) -> TiledPixels | WholePixels:
-    """A picture to read in pieces."""
-    if picture.path.suffix.lower() in TIFFS:
-        return TiledPixels(picture.path, window)
+def open_pixels(picture: Pixels) -> ImageReader | WholePixels:
+    """An image to read in pieces. Of a TIFF only what is asked for is read, so that it may be of
+    any size."""
+    if isinstance(picture, ImageFile):
+        return picture.open(limit=False)
     return WholePixels(picture)
 
 
@@ -118,7 +69,7 @@ def starts(length: int, size: int, overlap: float) -> list[int]:
 
 
 def segment_windows(
-    predictor: Predictor, pixels: TiledPixels | WholePixels, size: int, overlap: float, folder: Path
+    predictor: Predictor, pixels: ImageReader | WholePixels, size: int, overlap: float, folder: Path
 ) -> Any:
     """Segment a picture window by window; where windows overlap, their logits are averaged.
 
@@ -138,11 +89,13 @@ def segment_windows(
 
     def windows() -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
         for y, x in itertools.product(starts(height, size, overlap), starts(width, size, overlap)):
-            part = np.ascontiguousarray(pixels.part(y, x, high, wide))
-            yield torch.from_numpy(part.copy()).permute(2, 0, 1)[None], (y, x)
+            part, valid = pixels.part(y, x, high, wide)
+            fourth = np.ones(part.shape[:2], np.uint8) if valid is None else valid
+            yield torch.from_numpy(np.dstack([part, fourth])).permute(2, 0, 1)[None], (y, x)
 
     def network(parts: torch.Tensor) -> torch.Tensor:
-        pictures = [part.permute(1, 2, 0).numpy() for part in parts]
+        arrays = [np.ascontiguousarray(part.permute(1, 2, 0).numpy()) for part in parts]
+        pictures = [MemoryImage(a[..., :3], valid=a[..., 3] > 0) for a in arrays]
         return torch.stack([torch.from_numpy(found.logits) for found in predictor(pictures)])
 
     shape = (1, predictor.segmenter.num_classes, height, width)

@@ -85,7 +85,7 @@ def write_picture(
     picture = image_file(source.path, data)
     found = None
     if wanted.window is not None:
-        pixels = open_pixels(picture, data.window)
+        pixels = open_pixels(picture)
         if max(pixels.shape) > wanted.window:
             with tempfile.TemporaryDirectory(dir=files[0].parent) as folder:
                 logits = segment_windows(

@@ -35,7 +35,7 @@ def deep(width: int, height: int) -> bytes:
     """The head of a PNG of 16-bit colours, which another library decodes."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     body = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
-    return b"\x89PNG\r\n\x1a\n" + body + bytes(64)
+    return b"\x89PNG\r\n\x1a\n" + body + struct.pack(">I", 64) + b"IDAT" + bytes(64)
 
 
 BAD = {

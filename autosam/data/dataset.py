@@ -20,8 +20,8 @@ from autosam.data.geometry import (
     resize_image,
     resize_label,
 )
-from autosam.data.labels import known
-from autosam.data.pairs import Pair
+from autosam.data.labels import known, without
+from autosam.data.pairs import Pair, read_valid
 from autosam.data.prompts import draw_prompts
 from autosam.data.rough import rough_mask
 from autosam.errors import DataError
@@ -221,9 +221,10 @@ class PairDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
         pair = self.pairs[position]
-        image, label = pair.image.read(), self.reading.read(pair.mask)
+        (image, valid), label = read_valid(pair.image), self.reading.read(pair.mask)
         if image.shape[:2] != label.shape:  # of very many files only a sample was checked before
             raise DataError(size_mismatch(pair.image, image.shape, pair.mask, label.shape))
+        label = without(label, valid)
         seed = (self.seed, epoch, position)
         view = int(np.random.default_rng([*seed, 2]).integers(self.views)) if self.views else 0
         sample = make_sample(

@@ -31,7 +31,7 @@ ALIASES = {"validation": ("validation", "val", "valid"), "train": ("train",), "t
 
 def image_file(path: Path, config: DataConfig) -> ImageFile:
     """A picture, read as the settings say."""
-    return ImageFile(path, config.bands, config.window)
+    return ImageFile(path, config.bands, config.window, config.nodata)
 
 
 @dataclass(frozen=True)

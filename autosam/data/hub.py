@@ -7,16 +7,14 @@ splits (train, validation or val, test) are kept.
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.images import FORMATS, Window, rgb_of, values_of
+from autosam.data.images import ImageReader, Window, open_raster, read_mask_file, values_of
 from autosam.data.manifest import PART_OF
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
@@ -32,6 +30,8 @@ class Cell:
     where: str
     mask: bool
     window: Window | None = None
+    bands: tuple[int, int, int] | None = None
+    nodata: float | None = None
 
     @property
     def path(self) -> Path:
@@ -51,23 +51,22 @@ class Cell:
                 "the data set with its pictures."
             ) from None
 
+    def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of an image, see `autosam.data.images.ImageFile.read_valid`."""
+        raster = open_raster(self._bytes(), str(self), self.bands)
+        bands = self.bands is not None
+        return ImageReader(raster, str(self), bands, self.window, self.nodata).whole()
+
     def read(self) -> np.ndarray:
-        try:
-            picture = Image.open(io.BytesIO(self._bytes()), formats=FORMATS)
-            picture.load()
-        except DataError:
-            raise
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise DataError(
-                f"{self}: cannot be read as an image ({str(error)[:120]}). Replace or remove the "
-                "row."
-            ) from None
         if self.mask:
-            return values_of(picture, str(self))
-        return rgb_of(picture, str(self), self.window)
+            return values_of(read_mask_file(self._bytes(), str(self)), str(self))
+        return self.read_valid()[0]
 
     def digest(self) -> str:
-        return hashlib.sha256(self._bytes() + repr(self.window).encode()).hexdigest()
+        how = repr(self.window)
+        if self.bands is not None or self.nodata is not None:
+            how += f" {self.bands} {self.nodata}"
+        return hashlib.sha256(self._bytes() + how.encode()).hexdigest()
 
     def __str__(self) -> str:
         return f"{self.where} row {self.row} column {self.column}"
@@ -130,7 +129,9 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
         found += [
             Pair(
                 f"{i:0{width}d}",
-                Cell(image, i, columns[0], where, False, config.window),
+                Cell(
+                    image, i, columns[0], where, False, config.window, config.bands, config.nodata
+                ),
                 Cell(mask, i, columns[1], where, True),
                 PART_OF[split] if split and len(tables) > 1 else "",
             )

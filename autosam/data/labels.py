@@ -1,7 +1,7 @@
 """What a label is: the class of each pixel of a picture.
 
 A label is H x W. uint8: class numbers, 0 background, 1..K, `IGNORED` where nobody knows. int32: bit
-k - 1 says that class k is there, for classes that overlap.
+k - 1 says that class k is there, for classes that overlap; `IGNORED_BITS` where nobody knows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import numpy as np
 
 IGNORED = 255
 """Pixels without a known class: no loss, no score."""
+IGNORED_BITS = -(2**31)
+"""The same in a label of bits."""
 
 
 def class_masks(label: np.ndarray, num_classes: int) -> np.ndarray:
@@ -23,8 +25,16 @@ def class_masks(label: np.ndarray, num_classes: int) -> np.ndarray:
 def known(label: np.ndarray) -> np.ndarray:
     """bool H x W: where the class is known."""
     if label.dtype == np.int32:
-        return np.ones(label.shape, bool)
+        return label >= 0
     return label != IGNORED
+
+
+def without(label: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """The label, its class unknown where `valid` (bool H x W, or None) is False."""
+    if valid is None:
+        return label
+    unknown = IGNORED_BITS if label.dtype == np.int32 else IGNORED
+    return np.where(valid, label, np.array(unknown, label.dtype))
 
 
 def pack(masks: np.ndarray) -> np.ndarray:

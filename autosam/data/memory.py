@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from autosam.data.images import Window, rgb_of, stretch
+from autosam.data.images import ImageReader, Window
+from autosam.data.readers.images import PlainImage
+from autosam.data.readers.raster import equals
+from autosam.data.readers.stretch import finish, limits_of
 from autosam.errors import DataError
 
 
@@ -22,20 +25,44 @@ class MemoryImage:
     transparency), 3 (RGB) or 4 (RGB and transparency)."""
     name: str = "the picture"
     window: Window | None = None
+    nodata: float | None = None
+    """Value of pixels without data."""
+    valid: np.ndarray | None = None
+    """bool H x W: where an array holds data, if that is known otherwise."""
 
     @property
     def path(self) -> Path:
         raise DataError(f"{self.name}: is in memory; what reads bands needs a TIFF file.")
 
+    def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere).
+
+        Raises:
+            DataError: not an image, or of another number type.
+        """
+        if isinstance(self.values, Image.Image):
+            raster = PlainImage.of(self.values, self.name)
+            return ImageReader(raster, self.name, False, self.window, self.nodata).whole()
+        colors = self._colors(self.values)
+        missing = None if self.nodata is None else equals(colors, self.nodata)
+        if self.valid is not None:
+            hidden = np.broadcast_to(~self.valid[..., None], colors.shape)
+            missing = hidden if missing is None else missing | hidden
+        limits = self.window
+        if limits is None and colors.dtype != np.uint8:
+            limits = limits_of(colors, missing, self.name)
+        return finish(colors, missing, self.name, limits)
+
     def read(self) -> np.ndarray:
         """uint8 H x W x 3 RGB, see `autosam.data.images.read_image`.
 
         Raises:
-            DataError: not a picture, or of another number type.
+            DataError: see `read_valid`.
         """
-        if isinstance(self.values, Image.Image):
-            return rgb_of(ImageOps.exif_transpose(self.values), self.name, self.window)
-        values = self.values
+        return self.read_valid()[0]
+
+    def _colors(self, values: np.ndarray) -> np.ndarray:
+        """H x W x C, C 1 or 3."""
         if values.dtype not in (np.uint8, np.uint16):
             raise DataError(
                 f"{self.name}: an array of {values.dtype}; expected uint8 or uint16. Of values "
@@ -45,14 +72,9 @@ class MemoryImage:
             values = values[..., None]
         if values.ndim != 3 or values.shape[2] not in (1, 2, 3, 4) or 0 in values.shape:
             raise DataError(
-                f"{self.name}: an array of shape {self.values.shape}; expected H x W or H x W x 3."
+                f"{self.name}: an array of shape {values.shape}; expected H x W or H x W x 3."
             )
-        colours = values[..., :1] if values.shape[2] < 3 else values[..., :3]
-        if colours.shape[2] == 1:
-            colours = np.repeat(colours, 3, axis=2)
-        if colours.dtype == np.uint16 or self.window is not None:
-            return stretch(colours, self.name, self.window)
-        return np.ascontiguousarray(colours)
+        return values[..., :1] if values.shape[2] < 3 else values[..., :3]
 
     def digest(self) -> str:
         return hashlib.sha256(self.read().tobytes()).hexdigest()

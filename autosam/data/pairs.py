@@ -31,6 +31,12 @@ class Pixels(Protocol):
         """Hash of everything that `read` depends on."""
 
 
+def read_valid(pixels: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere)."""
+    read = getattr(pixels, "read_valid", None)
+    return (pixels.read(), None) if read is None else read()
+
+
 @dataclass(frozen=True)
 class Pair:
     """A picture and its mask."""

@@ -63,15 +63,19 @@ def _in_range(image: np.ndarray, rough: RoughConfig) -> np.ndarray:
 def _index(image: Pixels, rough: RoughConfig) -> np.ndarray:
     """The normalised difference of two bands above a threshold. With green and near infrared: the
     water index of McFeeters 1996 (NDWI, equation 2)."""
-    bands = read_bands(image.path)
+    bands, missing = read_bands(image.path, getattr(image, "nodata", None))
     if max(rough.bands) > bands.shape[2] or min(rough.bands) < 1:
         raise DataError(
             f"{image}: has {bands.shape[2]} bands, but --rough.bands asks for {list(rough.bands)}."
         )
     first, second = (bands[..., band - 1].astype(np.float64) for band in rough.bands)
+    absent = np.zeros(first.shape, bool)
+    if missing is not None:
+        absent = np.asarray(missing[..., [band - 1 for band in rough.bands]].any(2))
+        first[absent] = second[absent] = 0
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise DataError(f"{image}: holds NaN or infinite pixels. Repair or remove it.")
     total = first + second
     index = np.divide(first - second, total, out=np.zeros_like(total), where=total != 0)
     level = 0.0 if rough.threshold is None else rough.threshold
-    return np.asarray(index > level)
+    return np.asarray((index > level) & ~absent)

@@ -1,0 +1,144 @@
+"""PNG, JPEG, WebP and BMP, by content: Pillow, and libpng for PNG of 16 bits."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from autosam.data.readers.raster import (
+    Region,
+    StoredMask,
+    equals,
+    orientation_of,
+    refuse_large,
+    upright,
+)
+from autosam.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+"""Pillow knows others, of which one (EPS) is a program that it has run."""
+ORIENTATION = 0x0112
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit is an error, not Pillow's warning
+
+
+class PlainImage:
+    """A PNG, JPEG, WebP or BMP, decoded as a whole; see `Raster`.
+
+    Args:
+        source: the file, or its content.
+        name: for messages.
+
+    Raises:
+        DataError: of another format, damaged, too large, or animated.
+    """
+
+    def __init__(self, source: Path | bytes, name: str) -> None:
+        self.name = name
+        try:
+            content = source if isinstance(source, bytes) else source.read_bytes()
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            refuse_large(name, image.width, image.height)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # a photo with its preview or second eye
+                raise DataError(
+                    f"{name}: an animation of {frames} frames; expected one image. Save each frame "
+                    "as a file."
+                )
+            self._decode(image, content)
+        except DataError:
+            raise
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            unknown = isinstance(error, UnidentifiedImageError)
+            what = "it is no PNG, JPEG, WebP, BMP or TIFF" if unknown else str(error)[:120]
+            raise DataError(
+                f"{name}: cannot be read as an image ({what}). The file may be "
+                "truncated or of another kind; replace or remove it."
+            ) from None
+        self.shape: tuple[int, int] = self.values.shape[:2]
+
+    @classmethod
+    def of(cls, image: Image.Image, name: str) -> PlainImage:
+        """An image that Pillow has opened already."""
+        self = cls.__new__(cls)
+        self.name = name
+        self._decode(image, b"")
+        self.shape = self.values.shape[:2]
+        return self
+
+    def _decode(self, image: Image.Image, content: bytes) -> None:
+        self.palette: np.ndarray | None = None
+        alpha: np.ndarray | None = None
+        self.mode, self.grey_bits = image.mode, 8
+        bits, kind = (content[24], content[25]) if image.format == "PNG" and content else (8, 0)
+        steps = orientation_of(image.getexif().get(ORIENTATION))
+        if bits == 16:
+            image.load()  # which finds damage that libpng only warns of
+            values = imagecodecs.png_decode(content)
+            values = values[..., None] if values.ndim == 2 else values
+            self.mode = "deep"
+            if values.shape[2] in (2, 4):
+                values, alpha = values[..., :-1], values[..., -1]
+        else:
+            image.load()
+            if bits < 8 and kind == 0:
+                self.grey_bits = bits
+            if image.mode in ("P", "PA"):
+                self.palette = _palette(image)
+                bands = image.getchannel("P") if image.mode == "PA" else image
+                values = np.asarray(bands)[..., None]
+                if image.mode == "PA":
+                    alpha = np.asarray(image.getchannel("A"))
+                elif "transparency" in image.info:
+                    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+            else:
+                if image.mode == "1":
+                    image = image.convert("L")
+                if "transparency" in image.info and image.mode in ("L", "RGB"):
+                    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+                if image.mode in ("La", "RGBa"):
+                    image = image.convert(image.mode.upper())
+                if image.mode in ("HSV", "YCbCr", "LAB"):  # of images in memory alone
+                    image = image.convert("RGB")
+                values = np.asarray(image)
+                values = values[..., None] if values.ndim == 2 else values
+                if image.mode in ("LA", "RGBA"):
+                    values, alpha = values[..., :-1], values[..., -1]
+        self.values = upright(values, steps)
+        self.alpha = None if alpha is None else upright(alpha, steps)
+
+    def colors(self, region: Region, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
+        y, x, height, width = region
+        values = self.values[y : y + height, x : x + width]
+        missing: np.ndarray | None = None if nodata is None else equals(values, nodata)
+        if self.palette is not None:
+            values = self.palette[values[..., 0]]
+            missing = None if missing is None else np.repeat(missing, 3, axis=2)
+        elif self.mode == "CMYK":
+            picture = Image.fromarray(np.ascontiguousarray(values), mode="CMYK")
+            values = np.asarray(picture.convert("RGB"))
+            if missing is not None:
+                missing = np.repeat(missing.all(axis=2, keepdims=True), 3, axis=2)
+        elif self.mode == "F" or values.dtype.kind == "f":
+            missing = np.isnan(values) if missing is None else missing | np.isnan(values)
+        return values, missing
+
+    def mask(self) -> StoredMask:
+        if self.mode == "CMYK":
+            raise DataError(f"{self.name}: mode CMYK is not a mask; save it as 8-bit grey.")
+        values = self.values
+        if self.palette is None and self.grey_bits in (2, 4):
+            values = values // (255 // (2**self.grey_bits - 1))
+        if values.shape[2] == 1 or (values == values[..., :1]).all():
+            values = values[..., 0]
+        return StoredMask(values, self.palette, self.alpha)
+
+
+def _palette(image: Image.Image) -> np.ndarray:
+    """uint8 256 x 3; entries that the file lacks are black."""
+    colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    return np.pad(colors, ((0, 256 - len(colors)), (0, 0)))

@@ -1,0 +1,88 @@
+"""Pieces of a TIFF's page: only the strips or tiles that they touch are decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from autosam.data.readers.raster import MAX_VALUES, Region
+
+OLD_JPEG = 6
+JPEGS = (7, 33007, 34892)
+
+
+def read_stored(page: Any, region: Region) -> np.ndarray:
+    """A piece of a page as stored, not turned.
+
+    Args:
+        page: a `tifffile.TiffPage`.
+        region: the piece.
+
+    Returns:
+        h x w x samples; planes that are stored apart come together.
+
+    Raises:
+        Exception: of tifffile and its codecs, many kinds.
+    """
+    y, x, height, width = region
+    planes, _, rows, columns, samples = page.shaped
+    if page.compression == OLD_JPEG:
+        raise ValueError("JPEG as of before 1995, convert it")
+    if page.is_memmappable and page.fillorder == 1:
+        number = np.dtype(page.parent.byteorder + page.dtype.char)
+        whole = page.parent.filehandle.memmap_array(number, page.shaped, page.dataoffsets[0])
+        values = whole[:, 0, y : y + height, x : x + width]
+        return np.moveaxis(values, 0, 2).reshape(height, width, -1).astype(page.dtype)
+    result = np.empty((planes, height, width, samples), page.dtype)
+    for index in _touched(page, region):
+        data = _data(page, index)
+        arguments: dict[str, Any] = {}
+        if page.compression in JPEGS:
+            arguments = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        part, (plane, _, top, left, _), shape = page.decode(data, index, **arguments)
+        bottom, right = min(top + shape[1], rows), min(left + shape[2], columns)
+        y0, y1, x0, x1 = max(top, y), min(bottom, y + height), max(left, x), min(right, x + width)
+        if y0 >= y1 or x0 >= x1:
+            continue
+        to = result[plane, y0 - y : y1 - y, x0 - x : x1 - x]
+        if part is None:
+            to[...] = page.nodata
+        else:
+            to[...] = part[0, y0 - top : y1 - top, x0 - left : x1 - left]
+    return np.moveaxis(result, 0, 2).reshape(height, width, -1)
+
+
+def _touched(page: Any, region: Region) -> list[int]:
+    """Numbers of the strips or tiles that hold a part of the region."""
+    y, x, height, width = region
+    planes, _, rows, columns, samples = page.shaped
+    if page.is_tiled:
+        high, wide = page.tilelength, page.tilewidth
+    else:
+        high, wide = min(page.rowsperstrip, rows), columns
+    if high < 1 or wide < 1 or high * wide * samples > MAX_VALUES:
+        raise ValueError(f"strips or tiles of {wide} x {high} pixels")
+    down, across = -(-rows // high), -(-columns // wide)
+    return [
+        (plane * down + row) * across + column
+        for plane in range(planes)
+        for row in range(y // high, -(-(y + height) // high))
+        for column in range(x // wide, -(-(x + width) // wide))
+    ]
+
+
+def _data(page: Any, index: int) -> bytes | None:
+    """The bytes of a strip or tile; None for one that a sparse file leaves out."""
+    if index >= len(page.dataoffsets):
+        raise ValueError("strips or tiles are missing")
+    offset, count = page.dataoffsets[index], page.databytecounts[index]
+    if count == 0:
+        return None
+    handle = page.parent.filehandle
+    with handle.lock:
+        handle.seek(offset)
+        data = handle.read(count)
+    if len(data) != count:
+        raise ValueError(f"{len(data)} of {count} bytes of a strip or tile")
+    return bytes(data)

@@ -1,0 +1,133 @@
+"""Numbers of more than 8 bits to the 8 bits of a screen, and pixels without data to black."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from autosam.errors import DataError
+
+Window = tuple[float, float]
+"""Stored values that become 0 and 255; what lies outside is cut."""
+LIMIT_SIDE = 1024
+"""From twice as many rows or columns on, some are left out where percentiles are taken."""
+FILLS = (-9999.0, -99999.0, -32768.0, -32767.0, 1e20, -1e30, 9.96921e36, 3.4028235e38,
+         -3.4028235e38, -1.7976931348623157e308)  # fmt: skip
+"""What programs write where there are no data."""
+
+
+def sampled(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Every n-th row and column of a piece that begins at such a row, of an image H x W."""
+    down, across = (max(1, side // LIMIT_SIDE) for side in shape)
+    return values[::down, ::across]
+
+
+def limits_of(values: np.ndarray, missing: np.ndarray | None, name: Path | str) -> Window:
+    """The 0.1 and the 99.9 percentile of the values that are not missing.
+
+    Args:
+        values: numbers of any type and shape.
+        missing: bool of the same shape, or None.
+        name: for messages.
+
+    Raises:
+        DataError: infinite values, nothing but missing ones, or values that look like fillings.
+    """
+    known = values.ravel() if missing is None else values[~missing]
+    require_finite(known, name)
+    if not known.size:
+        raise DataError(f"{name}: no pixel holds data. Remove it.")
+    if fill := _filling(known):
+        value, count = fill
+        raise DataError(
+            f"{name}: {count} values are {value:g}, far from all others, as programs write where "
+            f"there are no data. Set --data.nodata {value:g}; if they are data, set --data.window."
+        )
+    low, high = np.percentile(known, (0.1, 99.9))
+    return float(low), float(high)
+
+
+def require_finite(known: np.ndarray, name: Path | str) -> None:
+    """
+    Raises:
+        DataError: NaN or infinite values.
+    """
+    if known.dtype.kind == "f" and not np.isfinite(known).all():
+        raise DataError(f"{name}: holds NaN or infinite pixels. Repair or remove it.")
+
+
+def _filling(known: np.ndarray) -> tuple[float, int] | None:
+    """A value that is likely to mean "no data", and how often it is there."""
+    low, high = known.min(), known.max()
+    if known.dtype == np.uint16:
+        if high < 65535:
+            return None
+        rest = known[known < 65535]
+        count = known.size - rest.size
+        few = count <= known.size / 1000 or not rest.size  # saturated spots, or all of it
+        return None if few or rest.max() >= 32768 or rest.max() == 0 else (65535.0, count)
+    if known.dtype.kind == "u":
+        return None
+    for edge in (low, high):
+        if not np.isclose(float(edge), FILLS, rtol=1e-6, atol=0).any():
+            continue
+        rest = known[known != edge]
+        if not rest.size:
+            continue
+        bottom, top = float(rest.min()), float(rest.max())
+        gap = bottom - float(edge) if edge == low else float(edge) - top
+        if gap > top - bottom:
+            return float(edge), known.size - rest.size
+    return None
+
+
+def stretch(
+    values: np.ndarray,
+    name: Path | str,
+    window: Window | None = None,
+    missing: np.ndarray | None = None,
+) -> np.ndarray:
+    """Any numbers -> uint8, linearly from a window; without one, from the 0.1 to the 99.9
+    percentile. Missing ones become 0.
+
+    Raises:
+        DataError: see `limits_of`.
+    """
+    if missing is None:
+        require_finite(values, name)
+    else:
+        require_finite(values[~missing], name)
+    low, high = window or limits_of(values, missing, name)
+    numbers = values.astype(np.float64)
+    if missing is not None:
+        numbers = np.where(missing, low, numbers)
+    return np.clip((numbers - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
+
+
+def finish(
+    values: np.ndarray, missing: np.ndarray | None, name: Path | str, window: Window | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours of an image, or of a piece, as they are shown.
+
+    Args:
+        values: h x w x C, C 1 or 3: uint8, or numbers to stretch.
+        missing: bool h x w x C, or None.
+        name: for messages.
+        window: where to stretch from; None: uint8 as they are.
+
+    Returns:
+        uint8 h x w x 3 RGB, and where there are data, bool h x w (None: everywhere). A pixel holds
+        data if any of its colours does.
+    """
+    if window is not None:
+        values = stretch(values, name, window, missing)
+    valid: np.ndarray | None = None
+    if missing is not None:
+        hidden = np.asarray(missing.all(axis=2))
+        valid = ~hidden if hidden.any() else None
+    if values.shape[2] == 1:
+        values = np.repeat(values, 3, axis=2)
+    if valid is not None:
+        values = np.where(valid[..., None], values, 0)
+    return np.array(values, np.uint8, order="C"), valid

@@ -1,0 +1,349 @@
+"""TIFF of every kind, whole or in pieces, through tifffile.
+
+Everything that a TIFF's tags say about its pixels is applied here and nowhere else: which of its
+pages is the image, orientation, planes, white is zero, palette, inks, CIELab, opacity, nodata.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from autosam.data.readers import colors
+from autosam.data.readers.raster import (
+    Region,
+    StoredMask,
+    equals,
+    orientation_of,
+    refuse_large,
+    stored_region,
+    upright,
+)
+from autosam.data.readers.segments import read_stored
+from autosam.errors import DataError
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF and BigTIFF begin."""
+GREY_WHITE_0, GREY, RGB, PALETTE, INKS, YCBCR, LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9
+"""Photometric interpretations that are read."""
+COLORS = {GREY_WHITE_0: 1, GREY: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3, LAB: 3, ICC_LAB: 3}
+"""How many samples of a pixel are colours; others are opacity and the like."""
+OPACITY = (1, 2)
+"""Kinds of extra samples that are opacity; colours are multiplied with the first kind."""
+WIDE = ("svs", "scn", "bif", "ndpi", "philips", "qpi", "avs")
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised here
+
+
+class TiffImage:
+    """The one image of a TIFF; see `Raster`. Close it, or use it in a `with`.
+
+    Args:
+        source: the file, or its content.
+        name: for messages.
+        bands: bands, from 1, that stand for red, green and blue: the pages of a stack count too.
+        limit: whether images beyond the limits are refused.
+
+    Raises:
+        DataError: not a TIFF, damaged, too large, of several images, or of a kind that is not read.
+    """
+
+    def __init__(
+        self,
+        source: Path | bytes,
+        name: str,
+        bands: tuple[int, ...] | None = None,
+        limit: bool = True,
+    ) -> None:
+        self.name, self.bands = name, bands
+        try:
+            self.file = tifffile.TiffFile(
+                io.BytesIO(source) if isinstance(source, bytes) else source
+            )
+            try:
+                self.pages, self.mask_page = _image_pages(self.file, name, bands is not None)
+                self._look(limit)
+            except BaseException:
+                self.file.close()
+                raise
+        except DataError:
+            raise
+        except Exception as error:  # of tifffile and of what it unpacks with, many kinds
+            raise self._unreadable(error) from None
+
+    def _look(self, limit: bool) -> None:
+        page = self.pages[0]
+        shaped = page.shaped
+        height, width = shaped[2], shaped[3]
+        self.samples = shaped[0] * shaped[4] * len(self.pages)
+        if limit:
+            refuse_large(self.name, width, height, self.samples)
+        if shaped[1] != 1:
+            raise self._refusal(f"{shaped[1]} layers in depth", "Save each as a file")
+        if page.dtype is None or page.dtype.kind not in "uifb":
+            raise self._refusal(f"pixels of type {page.dtype}", "Save it as whole or real numbers")
+        if 0 in shaped:
+            raise ValueError("no pixels")
+        self.steps = orientation_of(getattr(page.tags.get(274), "value", 1))
+        self.shape = (width, height) if self.steps[0] else (height, width)
+        self.bits = int(np.max(page.bitspersample))
+        self.photometric = int(page.photometric)
+        if self.photometric not in COLORS:
+            raise self._refusal(
+                f"photometric interpretation {getattr(page.photometric, 'name', page.photometric)}",
+                "Save it as RGB or grey",
+            )
+        if self.photometric == YCBCR and page.compression in (6, 7, 33007, 34892):
+            self.photometric = RGB  # the decoder has converted it
+        self.nodata = _nodata(page)
+
+    def _unreadable(self, error: Exception) -> DataError:
+        kind = "an image" if self.bands is None else "a TIFF"
+        return DataError(
+            f"{self.name}: cannot be read as {kind} ({str(error)[:120]}). The file may be "
+            "truncated or of another kind; replace or remove it."
+        )
+
+    def _refusal(self, found: str, remedy: str) -> DataError:
+        return DataError(f"{self.name}: a TIFF with {found}, which is not read. {remedy}.")
+
+    def __enter__(self) -> TiffImage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def stored(self, region: Region) -> np.ndarray:
+        """Numbers as stored, h x w x samples, upright."""
+        try:
+            where = stored_region(region, self.shape, self.steps)
+            parts = [read_stored(page, where) for page in self.pages]
+        except DataError:
+            raise
+        except Exception as error:  # of what unpacks it, many kinds
+            raise self._unreadable(error) from None
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        return upright(values, self.steps)
+
+    def missing(
+        self, values: np.ndarray, region: Region, nodata: float | None
+    ) -> np.ndarray | None:
+        """bool h x w x samples: where stored numbers are none; None where nothing says so."""
+        found = [equals(values, value) for value in (self.nodata, nodata) if value is not None]
+        if values.dtype.kind == "f":
+            found.append(np.isnan(values))
+        if self.mask_page is not None:
+            where = stored_region(region, self.shape, self.steps)
+            hidden = upright(read_stored(self.mask_page, where), self.steps) == 0
+            found.append(np.broadcast_to(hidden[..., :1], values.shape))
+        return np.logical_or.reduce(found) if found else None
+
+    def colors(self, region: Region, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
+        values = self.stored(region)
+        missing = self.missing(values, region, nodata)
+        if self.bands is not None:
+            return self._bands(values, missing)
+        count, total = self._count(), values.shape[2]
+        extra = [int(kind) for kind in self.pages[0].extrasamples]
+        if not count:
+            raise DataError(
+                f"{self.name}: has {total} bands, and nothing says which are red, green and blue. "
+                f"Set --data.bands, for example [1,{min(2, total)},{min(3, total)}]."
+            )
+        shown = self._shown(values[..., :count])
+        if 1 in extra and self.photometric in (GREY, GREY_WHITE_0, RGB):
+            alpha = values[..., total - len(extra) + extra.index(1)]
+            shown = colors.straight(shown, self._full(alpha), self._top(shown))
+        if missing is not None:
+            missing = missing[..., :count]
+            if missing.shape[2] != shown.shape[2]:
+                missing = np.repeat(missing.all(2, keepdims=True), shown.shape[2], axis=2)
+        return shown, missing
+
+    def _count(self) -> int:
+        """How many samples of a pixel are its colours, the first ones; 0: nothing says so."""
+        count = COLORS[self.photometric]
+        if self.photometric in (GREY, GREY_WHITE_0):
+            extra = [int(kind) for kind in self.pages[0].extrasamples]
+            opaque = [i for i, kind in enumerate(extra) if kind in OPACITY]
+            plain = self.samples - len(opaque)
+            last = opaque == list(range(len(extra) - len(opaque), len(extra)))
+            if plain == 3 and last and self.photometric == GREY:
+                return 3  # how GDAL writes colours of more than 8 bits
+            return 1 if plain == 1 and last else 0
+        return count if self.samples >= count else 0
+
+    def _top(self, values: np.ndarray) -> float:
+        if values.dtype.kind == "f":
+            return 1.0
+        return 255.0 if self.bits <= 8 else float(2**self.bits - 1)
+
+    def _full(self, values: np.ndarray) -> np.ndarray:
+        """Numbers of fewer than 8 bits over the range of 8."""
+        return colors.to_bits(values, self.bits) if self.bits < 8 else values
+
+    def _shown(self, values: np.ndarray) -> np.ndarray:
+        """Stored colours h x w x C -> 1 or 3 channels that are light."""
+        if self.photometric == PALETTE:
+            return self.palette[np.minimum(values[..., 0], len(self.palette) - 1)]
+        if self.photometric in (GREY, GREY_WHITE_0, RGB):
+            if self.photometric == GREY_WHITE_0:
+                values = colors.invert(values, self.bits)
+            return self._full(values)
+        if values.dtype not in (np.uint8, np.uint16) or self.bits not in (8, 16):
+            raise self._refusal(f"{self.bits}-bit {values.dtype} inks or CIELab", "Save it as RGB")
+        if self.photometric == INKS:
+            if getattr(self.pages[0].tags.get(332), "value", 1) != 1 or values.shape[2] != 4:
+                raise self._refusal("inks other than CMYK", "Save it as RGB, or set --data.bands")
+            return colors.cmyk_to_rgb(values)
+        if self.photometric == YCBCR:
+            if values.dtype != np.uint8:
+                raise self._refusal("YCbCr of 16 bits", "Save it as RGB")
+            return colors.ycbcr_to_rgb(values)
+        return colors.lab_to_rgb(np.ascontiguousarray(values), self.photometric == LAB)
+
+    def _bands(
+        self, values: np.ndarray, missing: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        assert self.bands is not None
+        values, missing = self.all_bands(values, missing)
+        if max(self.bands) > values.shape[2] or min(self.bands) < 1:
+            raise DataError(
+                f"{self.name}: has {values.shape[2]} bands, but --data.bands asks for "
+                f"{list(self.bands)}: choose from 1 to {values.shape[2]}."
+            )
+        chosen = [band - 1 for band in self.bands]
+        return values[..., chosen], None if missing is None else missing[..., chosen]
+
+    def all_bands(
+        self, values: np.ndarray, missing: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Bands by number: samples as stored, but light where the photometric interpretation makes
+        them something else (palette, YCbCr, CIELab: red, green, blue; white is zero: inverted)."""
+        if self.photometric in (GREY, RGB, INKS):
+            return self._full(values), missing
+        count = COLORS[self.photometric]
+        shown, rest = self._shown(values[..., :count]), self._full(values[..., count:])
+        if missing is not None:
+            first = missing[..., :count]
+            if shown.shape[2] != count:
+                first = np.repeat(first.all(2, keepdims=True), shown.shape[2], axis=2)
+            missing = np.concatenate([first, missing[..., count:]], axis=2)
+        return np.concatenate([shown, rest.astype(shown.dtype)], axis=2), missing
+
+    @property
+    def palette(self) -> np.ndarray:
+        """uint8 N x 3."""
+        table = self.pages[0].colormap
+        if table is None:
+            raise self._refusal("a palette that is missing", "Save it as RGB")
+        if table.dtype == np.uint8 or table.max(initial=0) < 256:
+            return np.ascontiguousarray(table.T.astype(np.uint8))
+        return np.ascontiguousarray((table >> 8).T.astype(np.uint8))
+
+    def mask(self) -> StoredMask:
+        region = (0, 0, *self.shape)
+        stored = self.stored(region)
+        kept = self.nodata
+        if kept == 0:  # in a mask it is the background
+            self.nodata = None
+        missing = self.missing(stored, region, None)
+        self.nodata = kept
+        extra = [int(kind) for kind in self.pages[0].extrasamples]
+        if self.photometric not in (GREY_WHITE_0, GREY, RGB, PALETTE):
+            raise DataError(
+                f"{self.name}: a TIFF in {self.pages[0].photometric.name} is not a mask; save it "
+                "as 8-bit grey."
+            )
+        count = self._count()
+        if not count:
+            raise DataError(
+                f"{self.name}: {self.samples} bands are not a mask; save it as 8-bit grey."
+            )
+        values = stored[..., :count]
+        if self.photometric == GREY_WHITE_0:
+            values = colors.invert(values, self.bits)
+        if self.bits == 1:
+            values = values.astype(np.uint8) * 255
+        first = stored.shape[2] - len(extra)
+        opaque = [first + i for i, kind in enumerate(extra) if kind in OPACITY]
+        alpha = stored[..., opaque[0]] if opaque else None
+        if count == 1 or (values == values[..., :1]).all():
+            values = values[..., 0]
+        hidden = None
+        if missing is not None:
+            hidden = np.asarray(missing[..., :count].all(2))
+        palette = self.palette if self.photometric == PALETTE else None
+        return StoredMask(values, palette, alpha, hidden)
+
+
+def _nodata(page: Any) -> float | None:
+    """GDAL's tag."""
+    text = getattr(page.tags.get(42113), "value", None)
+    if text is None:
+        return None
+    try:
+        return float(str(text).strip("\0 ").replace(",", "."))
+    except ValueError:
+        return None
+
+
+def _image_pages(file: Any, name: str, stack: bool) -> tuple[list[Any], Any]:
+    """The pages of the one image, and the page of its mask, if any.
+
+    Reduced images (pyramids, thumbnails) and masks are no images of their own.
+    """
+    pages = list(file.pages)
+    first = pages[0]
+    if any(getattr(file, f"is_{kind}", False) for kind in WIDE):
+        return [file.series[0].levels[0].pages[0].aspage()], None
+    full = [page for page in pages if not page.subfiletype & 0b101 and _old_type(page) != 2]
+    if not full and first.tags.get(330) is not None:
+        raise DataError(
+            f"{name}: only a thumbnail and images below it, as in raw files of cameras, which are "
+            "not read. Save it as RGB."
+        )
+    full = [page.aspage() for page in full or [first]]
+    first = full[0]
+    masks = [
+        page.aspage()
+        for page in pages
+        if page.subfiletype & 0b101 == 0b100 and page.shaped[2:4] == first.shaped[2:4]
+    ]
+    count = max(len(full), _planes(file, len(full)))
+    alike = len(full) == count and all(page.shaped == first.shaped for page in full)
+    if count > 1 and not stack:
+        raise DataError(f"{name}: holds {count} pages. Save each as a file.")
+    if count > 1 and not (alike and first.shaped[0] * first.shaped[4] == 1):
+        raise DataError(
+            f"{name}: a stack of {count} pages {first.shaped[2]} x {first.shaped[3]} x "
+            f"{first.shaped[0] * first.shaped[4]}; expected one image, or pages of one band each. "
+            "Save each as a file."
+        )
+    return full, masks[0] if masks and count == 1 else None
+
+
+def _old_type(page: Any) -> int:
+    return int(getattr(page.tags.get(255), "value", 0) or 0) if hasattr(page, "tags") else 0
+
+
+def _planes(file: Any, pages: int) -> int:
+    """Images in the file, of which some formats keep several on one page."""
+    first = file.pages[0]
+    if pages != 1:
+        return pages
+    if file.is_imagej:
+        return int((file.imagej_metadata or {}).get("images", 1))
+    if file.is_stk or file.is_shaped:
+        size = file.series[0].size
+        return max(1, size // max(1, first.size))
+    return 1
