@@ -22,6 +22,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from autosam.config import Config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
+from autosam.launcher import check_alone, check_launcher
 from autosam.shipped import asset_folder
 
 T = TypeVar("T")
@@ -257,21 +258,35 @@ def _require_set(config: Any, section: str = "") -> None:
 
 
 def run_command(
-    kind: type[T], function: Callable[[T], Any], argv: Sequence[str] | None = None
+    kind: type[T],
+    function: Callable[[T], Any],
+    argv: Sequence[str] | None = None,
+    shared: bool = False,
 ) -> None:
     """Parse, run, and end with exit code 2 and one message for an error a user can mend; with 128
-    and the number of the signal that stopped it, as shells count."""
+    and the number of the signal that stopped it, as shells count.
+
+    Args:
+        kind: the settings.
+        function: what to run with them.
+        argv: the words of the command line; None: those of this process.
+        shared: several processes that were launched together share the work; otherwise they are
+            refused.
+    """
     # Modules, and lists of 100,000 files, live as long as the process: walking over them again and
     # again costs the garbage collector seconds.
     gc.set_threshold(100_000, 20, 20)
-    with one_message():
+    with one_message(shared):
         function(parse(kind, argv))
 
 
 @contextlib.contextmanager
-def one_message() -> Iterator[None]:
-    """What `run_command` does with errors."""
+def one_message(shared: bool = False) -> Iterator[None]:
+    """What `run_command` does with the launcher and with errors."""
     try:
+        check_launcher()
+        if not shared:
+            check_alone()
         yield
     except Stopped as stop:
         print(stop, file=sys.stderr)

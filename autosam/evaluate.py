@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, cast
 
@@ -22,10 +23,12 @@ from autosam.data.sources import load_pairs, load_split
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
 from autosam.files import make_folder, require_new
+from autosam.launcher import check_alone
 from autosam.limits import LARGEST_BATCH, check_data, check_number
 from autosam.metrics import METRICS, by_subset, mean_scores, require_all
 from autosam.models.sam import load_sam
 from autosam.precision import choose_device
+from autosam.processes import of_all, processes
 from autosam.report import print_scores, print_zero_shot
 from autosam.tracking import write_scores
 from autosam.types import Batch
@@ -75,18 +78,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         require_new("output", config.output)
     if config.zero_shot:
         return zero_shot(config)
+    process = processes()
     if not config.checkpoint:
         raise ConfigError(
             "--checkpoint RUN is needed: a run folder or a checkpoint file. (Or --zero-shot.)"
         )
     if config.sam:
         raise ConfigError(f"--sam {config.sam}: a checkpoint brings its own; only for --zero-shot.")
-    device = choose_device()
+    device = process.device
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint, config.fast)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
     title, pairs = find_part(config, trained)
     report = check_pairs(pairs, classes_of(config.data, trained))
-    for warning in report.warnings:
+    for warning in report.warnings if process.is_main_process else ():
         print(f"warning: {warning}")
     dataset = PairDataset(
         pairs,
@@ -96,18 +100,24 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         rough=loaded.config.rule,
         shuffled=loaded.config.embedding == "shuffled",
     )
+    keys = list(EpochSampler(len(dataset), shuffle=False))
     loader = DataLoader(
         dataset,
         config.batch_size,
-        sampler=EpochSampler(len(dataset), shuffle=False),
+        sampler=keys[process.process_index :: process.num_processes],
         collate_fn=Batch.collate,
     )
-    batches = (batch.to(device) for batch in track(loader, "scoring"))
+    shown = track(loader, "scoring", disable=not process.is_main_process)
+    batches = (batch.to(device) for batch in shown)
     rows = score_loader(
         segmenter, batches, trained.exclusive, tuple(METRICS), classes=trained.class_names
     )
+    shares = of_all([list(rows.items())])  # one of each process, who take turns
+    rows = dict(row for turn in zip_longest(*shares) for row in turn if row is not None)
     require_all(rows, pairs)
     scores = mean_scores(list(rows.values()))
+    if not process.is_main_process:
+        return scores
     facts = {"checkpoint": str(loaded.path), "images": str(len(rows))}
     if config.output:
         make_folder(Path(config.output).parent)
@@ -123,6 +133,7 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
+    check_alone()
     if config.fast:
         raise ConfigError("--fast: a SAM by itself has no surrogate decoder.")
     if config.checkpoint:
@@ -205,7 +216,7 @@ def _folders(data: DataConfig) -> list[Path | None]:
 
 
 def main() -> None:
-    run_command(EvaluateConfig, evaluate)
+    run_command(EvaluateConfig, evaluate, shared=True)
 
 
 if __name__ == "__main__":

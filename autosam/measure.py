@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 import cv2
 import numpy as np
 import torch
-from accelerate import Accelerator
 from segment_anything import sam_model_registry
 from torch import nn
 from torch.utils.data import DataLoader
@@ -37,6 +36,7 @@ from autosam.models.surrogate import SurrogateDecoder
 from autosam.optim import parameter_groups, warmup_cosine
 from autosam.precision import choose_device
 from autosam.predictor import Predictor
+from autosam.processes import make_accelerator
 from autosam.store import Layout, Store
 from autosam.timing import Stopwatch, peak_gib, wait
 from autosam.types import Batch, ImageEmbedding
@@ -166,7 +166,7 @@ def draw(folder: Path, count: int) -> None:
 
 def training(case: Case, device: torch.device) -> dict[str, Any]:
     """Epochs of one step each, by the function that trains."""
-    accelerator = Accelerator()
+    accelerator = make_accelerator()
     segmenter = build_segmenter(case)
     optimizer = torch.optim.AdamW(parameter_groups(segmenter, 0.01), lr=1e-4)
     scheduler = warmup_cosine(optimizer, 1, 1000)

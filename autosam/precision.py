@@ -6,13 +6,33 @@ from typing import Any
 
 import torch
 
+from autosam.errors import ConfigError
+from autosam.launcher import forbids_gpu, local_rank
+
 FAST = ("avx512_bf16", "amx_bf16")
 """Instructions for bfloat16, as torch names the capabilities of x86 processors."""
 
 
 def choose_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process where there is one: of several processes each has its own, which
+    becomes torch's current one.
+
+    Raises:
+        ConfigError: more processes than GPUs on this machine.
+    """
+    if forbids_gpu() or not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank, count = local_rank(), torch.cuda.device_count()
+    if rank is None:
+        return torch.device("cuda")
+    if rank >= count:
+        raise ConfigError(
+            f"Process {rank + 1} of this machine has no GPU of its own: there are {count}. "
+            f"Launch {count} processes (--num_processes, --nproc_per_node)."
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def gains_from_bf16(device: torch.device) -> bool:

@@ -63,6 +63,7 @@ def predict(config: PredictConfig) -> list[Path]:
         ConfigError, DataError, CheckpointError: before anything is written; DataError at the end
             when some sources failed, naming them.
     """
+    process = processes()
     output = check(config)
     sources = find_sources(config.input, config.recursive, output)
     predictor = load(
@@ -80,7 +81,7 @@ def predict(config: PredictConfig) -> list[Path]:
     needs = ["rows", *["objects"] * (config.coco != "no")]
     made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
     made_by |= {name: getattr(config, name) for name in DECISIVE}
-    journal, process = Journal(output, made_by, needs, config.overwrite), processes()
+    journal = Journal(output, made_by, needs, config.overwrite)
     left = same_for_all(
         [
             source
@@ -164,7 +165,7 @@ def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: boo
 
 
 def main() -> None:
-    run_command(PredictConfig, predict)
+    run_command(PredictConfig, predict, shared=True)
 
 
 if __name__ == "__main__":

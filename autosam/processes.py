@@ -4,18 +4,53 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object, is_torch_xla_available
 
+from autosam.errors import ConfigError
+from autosam.launcher import check_launcher
 from autosam.precision import choose_device
 
 T = TypeVar("T")
 
 
 def processes() -> PartialState:
-    """Which of how many this one is; a single one where none were launched together."""
+    """Which of how many this one is; a single one where none were launched together.
+
+    Raises:
+        ConfigError: they were launched for what this package does not do.
+    """
+    check_launcher()
+    if is_torch_xla_available():
+        raise ConfigError(
+            "torch_xla is installed, and accelerate would compute with it; autosam uses CPUs and "
+            "CUDA alone. Set USE_TORCH_XLA=0, or uninstall torch_xla."
+        )
     # Without being told so, accelerate takes several processes on CPUs for so many single ones.
     return PartialState(cpu=choose_device().type == "cpu")
+
+
+def make_accelerator(accumulate: int = 1) -> Accelerator:
+    """The device and the processes to train with.
+
+    Args:
+        accumulate: batches per optimiser step.
+
+    Returns:
+        An accelerator that computes in float32 whatever the launcher says: `--train.precision`
+        alone decides.
+
+    Raises:
+        ConfigError: see `processes`; or this program made an accelerator of another precision.
+    """
+    on_cpu = processes().device.type == "cpu"
+    try:
+        accelerator = Accelerator(mixed_precision="no", cpu=on_cpu)
+    except ValueError as error:  # accelerate keeps one state for the whole program
+        raise ConfigError(f"This program already made an Accelerator of its own: {error}") from None
+    # Not as an argument, which a variable of the launcher would override.
+    accelerator.gradient_accumulation_steps = accumulate
+    return accelerator
 
 
 def same_for_all(value: T) -> T:

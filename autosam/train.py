@@ -35,9 +35,11 @@ from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.files import LOCK, claim, make_folder
 from autosam.interrupt import Interrupt
+from autosam.launcher import check_launcher, launcher_precision
 from autosam.limits import check_settings
 from autosam.models.segmenter import Segmenter, build_segmenter
-from autosam.precision import choose_device, gains_from_bf16
+from autosam.precision import gains_from_bf16
+from autosam.processes import make_accelerator
 from autosam.run import Data, Run, worker_count
 from autosam.timing import PeakMemory
 from autosam.tracking import flatten, log
@@ -64,13 +66,15 @@ def train(config: Config) -> TrainResult:
             written; during it: a loss that is no longer finite, the last good checkpoint kept.
     """
     started = time.perf_counter()
+    check_launcher()
     config, saved = resolve(config)
     check_settings(config)
-    # Without being told so, accelerate takes several processes on CPUs for so many single ones.
-    on_cpu = choose_device().type == "cpu"
-    accelerator = Accelerator(cpu=on_cpu, gradient_accumulation_steps=config.train.accumulate)
+    accelerator = make_accelerator(config.train.accumulate)
     main = accelerator.is_main_process
     set_up_log(main)
+    if launcher_precision() != "no":
+        log.info("the launcher's precision %s is not used: --train.precision %s decides",
+                 launcher_precision(), config.train.precision)  # fmt: skip
     # Every process has its own clock, and so its own idea of the folder's name.
     folder = Path(broadcast_object_list([config.output])[0])
     config.output = str(folder)
@@ -296,7 +300,7 @@ def default_epochs(images: int) -> int:
 
 
 def main() -> None:
-    run_command(Config, train)
+    run_command(Config, train, shared=True)
 
 
 if __name__ == "__main__":
