@@ -167,12 +167,17 @@ def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], pictures: int = 100)
     looks, labels, seen = [], [], 0
     for batch in loader:
         assert batch.targets is not None
-        for target, (masks, found) in zip(batch.targets, segmenter.propose(batch), strict=True):
-            target = F.interpolate(target[None], masks.shape[-2:], mode="area")[0]
-            shares = torch.cat([1 - target.sum(0, keepdim=True).clamp(max=1), target])
+        assert batch.weights is not None
+        proposed = segmenter.propose(batch)
+        for target, weight, (masks, found) in zip(
+            batch.targets, batch.weights, proposed, strict=True
+        ):
+            shares = torch.cat([1 - target.sum(0, keepdim=True).clamp(max=1), target]) * weight
+            shares = F.interpolate(shares[None], masks.shape[-2:], mode="area")[0]
             covered = masks.flatten(1).to(shares) @ shares.flatten(1).T
-            looks.append(found)
-            labels.append(covered.argmax(1))
+            seen_there = covered.sum(1) > 0  # a mask of unlabelled pixels is of no known class
+            looks.append(found[seen_there])
+            labels.append(covered[seen_there].argmax(1))
         seen += len(batch)
         if seen >= pictures:
             break

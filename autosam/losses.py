@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import FocalLoss, MaskedDiceLoss
+from monai.losses import FocalLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,15 +45,13 @@ class SegmentationLoss(torch.nn.Module):
             raise ValueError("loss: all of bce, mse, focal and dice are 0")
         self.config, self.exclusive, self.everywhere = config, exclusive, everywhere
         self._focal = FocalLoss(gamma=2.0, reduction="none")
-        # smooth 1: an empty mask still pulls at a prediction that should be empty
-        self._dice = MaskedDiceLoss(smooth_nr=1.0, smooth_dr=1.0)
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """
         Args:
             logits: float B x K x m x m; interpolated where the targets are of another size.
             targets: float B x K x m' x m' in [0, 1].
-            weights: float B x 1 x m' x m', 0 on padding.
+            weights: float B x 1 x m' x m' in [0, 1]: what each cell counts, 0 on padding.
 
         Returns:
             Each part that has a weight (unweighted), and `loss`, their weighted sum; scalars.
@@ -72,8 +70,7 @@ class SegmentationLoss(torch.nn.Module):
         if self.config.focal:
             parts["focal"] = _mean(self._focal(logits, targets), weights)
         if self.config.dice:
-            # MONAI masks its input before a sigmoid of its own, so it is given probabilities.
-            parts["dice"] = self._dice(probabilities(logits, self.exclusive), targets, weights)
+            parts["dice"] = _dice(probabilities(logits, self.exclusive), targets, weights)
         total = sum(getattr(self.config, name) * value for name, value in parts.items())
         return parts | {"loss": torch.as_tensor(total)}
 
@@ -85,5 +82,14 @@ class SegmentationLoss(torch.nn.Module):
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the cells where the weight is 1, whatever the number of channels."""
-    return (values * weights).sum() / (weights.sum() * values.shape[1]).clamp(min=1)
+    """Mean over the cells by their weights, whatever the number of channels; 0 without any."""
+    return (values * weights).sum() / (weights.sum() * values.shape[1]).clamp(min=1e-6)
+
+
+def _dice(found: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Soft Dice loss over weighted cells, a mean over images and classes. (MONAI's MaskedDiceLoss
+    would square the weights in the numerator alone.)"""
+    both = (weights * found * targets).sum((2, 3))
+    each = (weights * (found + targets)).sum((2, 3))
+    # + 1: an empty mask still pulls at a prediction that should be empty
+    return (1 - (2 * both + 1) / (each + 1)).mean()

@@ -325,7 +325,7 @@ class Run:
 
         def seed() -> None:
             # Each step has its own, so that a resumed run draws what an unbroken one does.
-            words = np.random.SeedSequence([self.config.train.seed, epoch, self.sums.batches])
+            words = np.random.SeedSequence([self.config.train.seed, epoch, self.sums.batches, 5])
             set_seed(int(words.generate_state(1)[0]), device_specific=True)
 
         def on_step(images: int, loss: float) -> None:

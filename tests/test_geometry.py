@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hypothesis.extra.numpy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from autosam.data.geometry import (
@@ -16,6 +19,7 @@ from autosam.data.geometry import (
     resize_label,
     restore,
 )
+from autosam.data.labels import known
 
 SHAPES = [(1, 1), (64, 64), (37, 211), (500, 3), (480, 640), (641, 479), (1080, 1920), (255, 257)]
 
@@ -61,17 +65,60 @@ def test_restore_of_a_linear_ramp_is_exact_inside() -> None:
 def test_class_shares_by_hand() -> None:
     label = np.array([[1, 1, 2], [0, 1, 2]], np.uint8)
     shares = class_shares(label, 2, image_size=4, mask_size=2)
-    assert shares.tolist() == [[[0.75, 0.0], [0.0, 0.0]], [[0.0, 0.5], [0.0, 0.0]]]
+    # The right cell is half padding: class 2 covers all of what is image.
+    assert shares.tolist() == [[[0.75, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]]
+    label[0, :2], label[1, 2] = 255, 0  # pixels of unknown class
+    shares = class_shares(label, 2, image_size=4, mask_size=2)
+    assert shares.tolist() == [[[0.5, 0.0], [0.0, 0.0]], [[0.0, 0.5], [0.0, 0.0]]]
+
+
+def test_a_column_without_labels_leaves_the_target_as_it_is() -> None:
+    label = np.ones((8, 8), np.uint8)
+    label[:, 3] = 255
+    assert torch.equal(class_shares(label, 1, 8, 2), torch.ones(1, 2, 2))
+    assert cell_weight(known(label), 8, 2).tolist() == [[[0.75, 1], [0.75, 1]]]
+    assert torch.equal(class_shares(label, 1, 8, 8)[0, :, 3], torch.zeros(8))  # full resolution
+    assert cell_weight(known(label), 8, 8).sum() == 56
+
+
+LABELS = hypothesis.extra.numpy.arrays
+CELLS = st.integers(1, 12).flatmap(
+    lambda height: st.integers(1, 12).flatmap(
+        lambda width: st.one_of(
+            LABELS(np.uint8, (height, width), elements=st.sampled_from([0, 1, 2, 3, 255])),
+            LABELS(np.int32, (height, width), elements=st.integers(0, 7)),  # classes overlap
+        )
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(CELLS, st.sampled_from([3, 4, 6, 12]))
+def test_targets_and_weights_are_those_counted_pixel_by_pixel(label: np.ndarray, m: int) -> None:
+    side = 12 // m
+    shares, weight = class_shares(label, 3, 12, m), cell_weight(known(label), 12, m)
+    assert shares.min() >= 0
+    assert shares.max() <= 1
+    for row, column in np.ndindex(m, m):
+        cell = label[row * side : (row + 1) * side, column * side : (column + 1) * side].ravel()
+        pixels = [int(v) for v in cell if label.dtype == np.int32 or v != 255]
+        assert weight[0, row, column].item() == pytest.approx(len(pixels) / side**2, abs=1e-6)
+        for k in (1, 2, 3):
+            bits = label.dtype == np.int32
+            inside = sum((v >> (k - 1)) & 1 if bits else v == k for v in pixels)
+            expected = inside / len(pixels) if pixels else 0.0
+            assert shares[k - 1, row, column].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_cell_weight_by_hand() -> None:
-    # 3 of 4 rows and all 4 columns hold picture: the lower cells are half full and count.
-    assert cell_weight(np.ones((3, 4), bool), 4, 2).tolist() == [[[1, 1], [1, 1]]]
-    assert cell_weight(np.ones((2, 3), bool), 4, 2).tolist() == [[[1, 1], [0, 0]]]
-    assert cell_weight(np.ones((1, 1), bool), 4, 2).tolist() == [[[0, 0], [0, 0]]]
+    # 3 of 4 rows and all 4 columns hold image: the lower cells are half full and count half.
+    assert cell_weight(np.ones((3, 4), bool), 4, 2).tolist() == [[[1, 1], [0.5, 0.5]]]
+    assert cell_weight(np.ones((2, 3), bool), 4, 2).tolist() == [[[1, 0.5], [0, 0]]]
+    # An image narrower than half a cell is learned from, too.
+    assert cell_weight(np.ones((1, 1), bool), 4, 2).tolist() == [[[0.25, 0], [0, 0]]]
     hole = np.ones((4, 4), bool)
     hole[:2, 2:] = False  # pixels of unknown class
-    assert cell_weight(hole, 4, 2).tolist() == [[[1, 0], [1, 1]]]
+    assert cell_weight(hole, 4, 2).tolist() == [[[1, 0], [1, 1]]]  # no padding
 
 
 def test_pad_is_at_the_bottom_and_right() -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.losses import MaskedDiceLoss
 from torch.nn import functional as F
 
 from autosam.config import LossConfig
+from autosam.data.geometry import cell_weight, class_shares
+from autosam.data.labels import known
 from autosam.losses import SegmentationLoss, probabilities
 
 ALL = torch.ones(1, 1, 1, 2)
@@ -73,6 +79,50 @@ def test_padding_changes_nothing() -> None:
     other = loss([0.3, -7.0], [1.0, 1.0], weights, bce=1.0, dice=1.0, focal=1.0)
     for name in one:
         assert one[name].item() == pytest.approx(other[name].item(), abs=1e-7)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_loss_over_cells_is_that_over_their_known_pixels(exclusive: bool) -> None:
+    """Cells that are partly padding or unlabelled count as many pixels as are known, and those
+    pixels alone: the same logits, repeated for each pixel, have the same cross entropy and Dice."""
+    rng = np.random.default_rng(0)
+    full = {"bce": 1.0, "dice": 1.0, "mse": 0.0}
+    for height, width in ((12, 12), (7, 12), (12, 5), (1, 12), (3, 3)):
+        label = rng.choice([0, 1, 255], (height, width), p=[0.4, 0.4, 0.2]).astype(np.uint8)
+        label[0, 0] = 1
+        shares, weight = class_shares(label, 1, 12, 3), cell_weight(known(label), 12, 3)
+        pixels, valid = class_shares(label, 1, 12, 12), cell_weight(known(label), 12, 12)
+        logits = torch.randn(1, 1, 3, 3)
+        criterion = SegmentationLoss(LossConfig(**full), exclusive)
+        cells = criterion(logits, shares[None], weight[None])
+        each = criterion(logits.repeat_interleave(4, 2).repeat_interleave(4, 3), pixels[None],
+                         valid[None])  # fmt: skip
+        assert cells["bce"].item() == pytest.approx(each["bce"].item(), abs=1e-5)
+        # Of the 1 that smooths Dice a cell's share counts as one of its 16 pixels.
+        probability = logits.sigmoid()
+        both = (weight * probability * shares).sum().item()
+        whole = (weight * (probability + shares)).sum().item()
+        assert cells["dice"].item() == pytest.approx(1 - (2 * both + 1) / (whole + 1), abs=1e-5)
+        assert each["dice"].item() == pytest.approx(
+            1 - (2 * 16 * both + 1) / (16 * whole + 1), abs=1e-5
+        )
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3]))
+@settings(max_examples=25, deadline=None)
+def test_dice_is_monai_s_where_weights_are_0_or_1(seed: int, hidden: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 3, 5, 5, generator=generator)
+    targets = torch.rand(2, 3, 5, 5, generator=generator)
+    weights = (torch.rand(2, 1, 5, 5, generator=generator) >= hidden).float()
+    ours = SegmentationLoss(LossConfig(bce=0, dice=1), exclusive=False)(logits, targets, weights)
+    theirs = MaskedDiceLoss(smooth_nr=1.0, smooth_dr=1.0)(logits.sigmoid(), targets, weights)
+    assert ours["dice"].item() == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_an_image_without_a_known_pixel_has_no_cross_entropy() -> None:
+    parts = loss([0.3, 5.0], [0.0, 0.0], torch.zeros(1, 1, 1, 2), bce=1.0, dice=1.0, focal=1.0)
+    assert [parts[name].item() for name in ("bce", "focal", "dice", "loss")] == [0, 0, 0, 0]
 
 
 def test_probabilities() -> None:

@@ -12,6 +12,9 @@ from torchvision.transforms import v2
 from autosam.config import AugmentConfig
 
 Seed = tuple[int, ...]
+COLOURS = 4
+"""Seed word that keeps changes of colour apart from every other draw; `make_sample` and
+`PairDataset` have 1, 2 and 3."""
 
 
 class QuarterTurn(v2.Transform):
@@ -37,8 +40,8 @@ class Augment:
         return _apply(self.geometric, array, seed)
 
     def recolour(self, image: np.ndarray, seed: Seed) -> np.ndarray:
-        """Change the colours of an image uint8 h x w x 3."""
-        return _apply(self.photometric, image, seed)
+        """Change the colours of an image uint8 h x w x 3, independently of what `move` does."""
+        return _apply(self.photometric, image, (*seed, COLOURS))
 
 
 def build_augment(config: AugmentConfig) -> Augment:

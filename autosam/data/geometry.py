@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from autosam.data.labels import class_masks
+from autosam.data.labels import class_masks, known
 
 PILLOW = 2.0**22
 """Steps between 0 and 1 of the weights by which Pillow resizes 8-bit pictures."""
@@ -67,7 +67,8 @@ def restore(
 
 
 def class_shares(label: np.ndarray, num_classes: int, image_size: int, mask_size: int) -> Tensor:
-    """The share of each mask cell that each class covers.
+    """The share that each class has of the known pixels of each mask cell. Padding and pixels
+    without a known class are no background: nothing is said of them.
 
     Args:
         label: h x w inside the S x S square (before padding), see `autosam.data.labels`.
@@ -76,22 +77,24 @@ def class_shares(label: np.ndarray, num_classes: int, image_size: int, mask_size
         mask_size: m.
 
     Returns:
-        float32 K x m x m in [0, 1].
+        float32 K x m x m in [0, 1]; 0 in cells without a known pixel, whose weight is 0.
     """
-    return _cells(class_masks(label, num_classes), image_size, mask_size)
+    covered = _cells(class_masks(label, num_classes), image_size, mask_size)
+    return covered / cell_weight(known(label), image_size, mask_size).clamp(min=1e-9)
 
 
 def cell_weight(known: np.ndarray, image_size: int, mask_size: int) -> Tensor:
-    """Which cells count in a loss.
+    """What each cell counts in a loss: as much as it holds known pixels, so that each pixel of the
+    image counts the same.
 
     Args:
         known: bool h x w inside the S x S square: where the class of a pixel is known.
         image_size, mask_size: as in `class_shares`.
 
     Returns:
-        float32 1 x m x m: 1 for cells at least half of which hold picture of known class, else 0.
+        float32 1 x m x m: the share of each cell that is image of known class.
     """
-    return (_cells(known[None], image_size, mask_size) >= 0.5).float()
+    return _cells(known[None], image_size, mask_size)
 
 
 def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:
