@@ -11,11 +11,14 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from autosam.data.images import EXTENSIONS, MAX_PIXELS
-from autosam.data.volumes import is_volume, name_of
+from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window
+from autosam.data.readers import dicom
+from autosam.data.volumes import is_nifti, name_of
 from autosam.errors import DataError
+from autosam.files import is_hidden, list_folder
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+Kind = Literal["picture", "volume", "video"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,21 @@ class Source:
 
     path: Path
     name: str
-    """Where its masks go under the output folder, without extension: sub-folders are kept."""
-    kind: Literal["picture", "volume", "video"]
+    """Where its masks go under the output folder, without extension, with "/" between folders:
+    sub-folders are kept."""
+    kind: Kind
 
     @property
     def key(self) -> str:
-        """Its name with the extension, by which the journal knows it."""
-        return str(Path(self.name).with_name(self.path.name))
+        """Its name with the extension, by which the progress log knows it."""
+        return Path(self.name).with_name(self.path.name).as_posix()
 
 
 def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input") -> list[Source]:
     """What a file, a folder or a pattern such as `scans/*/*.png` names, in order.
+
+    A folder with DICOM slices is one volume; other DICOM files are images, volumes or videos of
+    their own. Hidden and system files are ignored.
 
     Args:
         where: path or pattern.
@@ -46,28 +53,34 @@ def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input
         DataError: there is nothing, or a file is of no kind that can be segmented.
     """
     path = Path(where)
-    if path.is_file() or is_volume(path):
-        kind = _kind(path)
-        if kind is None:
+    if path.is_file():
+        if (kind := _kind(path)) is None:
             raise DataError(
                 f"{flag} {where}: not a picture, a volume or a video by its extension "
-                f"({', '.join(sorted(EXTENSIONS | VIDEOS))}, .nii, .nii.gz, a folder of .dcm)."
+                f"({', '.join(sorted(EXTENSIONS | VIDEOS))}, .nii, .nii.gz, .dcm, a folder of "
+                "DICOM slices)."
             )
-        return [Source(path, _stem(path, kind), kind)]
+        return [Source(path, _stem(path), kind)]
     if path.is_dir():
-        base, found = path, path.rglob("*") if recursive else path.iterdir()
+        base, found = path, [path, *list_folder(path, "**/*" if recursive else "*")]
     elif glob.has_magic(where):
         base = Path(*path.parts[: _first_magic(path)])
-        found = (Path(name) for name in glob.iglob(where, recursive=True))
+        matches = sorted(Path(name) for name in glob.iglob(where, recursive=True))
+        found = [match for match in matches if not is_hidden(match, base)]
     else:
-        raise DataError(f"{flag} {where}: no such file or folder. Mend the path.")
-    sources = []
-    for file in sorted(found):
-        kind = _kind(file)
+        raise DataError(f"{flag} {where}: no such file or folder. Fix the path.")
+    sources, series = [], set()
+    for file in found:
+        if file.is_dir() and _holds_slices(file):
+            series.add(file)
+    for file in found:
+        if file.parent in series and dicom.is_dicom(file):
+            continue
+        kind = "volume" if file in series else _kind(file)
         if kind is None or output.resolve() in (file.resolve(), *file.resolve().parents):
             continue
-        folder = file.parent.relative_to(base)
-        sources.append(Source(file, str(folder / _stem(file, kind)), kind))
+        folder = file.parent.relative_to(base) if file != base else Path()
+        sources.append(Source(file, (folder / _stem(file)).as_posix(), kind))
     if not sources:
         further = flag == "--input" and not recursive and path.is_dir()
         deeper = " --recursive true looks deeper." if further else ""
@@ -78,17 +91,49 @@ def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input
     return sources
 
 
-def _kind(path: Path) -> Literal["picture", "volume", "video"] | None:
-    if is_volume(path):
-        return "volume"
+def _kind(path: Path) -> Kind | None:
     suffix = path.suffix.lower()
+    if is_nifti(path):
+        return "volume"
+    if dicom.is_dicom(path):
+        return _kind_of_dicom(path)
     if not path.is_file():
         return None
     return "picture" if suffix in EXTENSIONS else "video" if suffix in VIDEOS else None
 
 
-def _stem(path: Path, kind: str) -> str:
-    return name_of(path) if kind == "volume" else path.stem
+def _kind_of_dicom(path: Path) -> Kind | None:
+    """By its header; one that cannot be read counts as an image, and is named when it is read."""
+    try:
+        header = dicom.read_header(path)
+    except DataError:
+        return "picture"
+    if header is None:
+        return None
+    if len(header.frames) == 1:
+        return "picture"
+    return "volume" if header.is_placed else "video"
+
+
+def _holds_slices(folder: Path) -> bool:
+    """Whether DICOM files of one image each lie in a folder, and some say where in space."""
+    for path in dicom.files_of(folder):
+        try:
+            header = dicom.read_header(path)
+        except DataError:
+            continue
+        if header is not None and len(header.frames) == 1 and header.is_placed:
+            return True
+    return False
+
+
+def _stem(path: Path) -> str:
+    """A name without its extension; of DICOM files without one it may hold dots."""
+    if path.is_dir():
+        return path.name or path.resolve().name
+    if is_nifti(path) or dicom.is_dicom(path):
+        return name_of(path)
+    return path.stem
 
 
 def _first_magic(path: Path) -> int:
@@ -96,12 +141,19 @@ def _first_magic(path: Path) -> int:
     return next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
 
 
-def frames_of(path: Path) -> Iterator[np.ndarray]:
-    """The pictures of a video, uint8 H x W x 3 RGB.
+def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
+    """The images of a video or of a DICOM file, uint8 H x W x 3 RGB.
+
+    Args:
+        path: the file.
+        window: see `autosam.data.images.read_image`; of DICOM alone.
 
     Raises:
         DataError: it cannot be read, or its frames are larger than the limit on pictures.
     """
+    if dicom.is_dicom(path):
+        yield from dicom.frames_of(path, window)
+        return
     video = cv2.VideoCapture(str(path))
     try:
         width, height = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
@@ -125,6 +177,8 @@ def frames_of(path: Path) -> Iterator[np.ndarray]:
 
 def rate_of(path: Path) -> float:
     """Frames per second of a video; 25 where it does not say."""
+    if dicom.is_dicom(path):
+        return dicom.rate_of(path) or 25.0
     video = cv2.VideoCapture(str(path))
     rate = float(video.get(cv2.CAP_PROP_FPS))
     video.release()

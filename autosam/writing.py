@@ -186,7 +186,7 @@ def write_video(
     data = predictor.loaded.config.data
     folder, colours, rows = files[0], palette(data), []
     drawn: cv2.VideoWriter | None = None
-    held, kept = itertools.tee(frames_of(source.path))
+    held, kept = itertools.tee(frames_of(source.path, data.window))
     for i, (frame, found) in enumerate(
         zip(held, predictor.stream(kept, smooth=wanted.smooth), strict=True)
     ):

@@ -22,6 +22,7 @@ from autosam.config import DataConfig
 from autosam.data.images import EXTENSIONS, ImageFile, MaskFile
 from autosam.data.labels import pack
 from autosam.data.pairs import PARTS, Pair, Pixels
+from autosam.data.readers.dicom import DicomImage, is_dicom
 from autosam.data.synthetic import synthetic_root
 from autosam.errors import DataError
 from autosam.files import is_hidden
@@ -29,8 +30,10 @@ from autosam.files import is_hidden
 ALIASES = {"validation": ("validation", "val", "valid"), "train": ("train",), "test": ("test",)}
 
 
-def image_file(path: Path, config: DataConfig) -> ImageFile:
-    """A picture, read as the settings say."""
+def image_file(path: Path, config: DataConfig) -> Pixels:
+    """An image, read as the settings say."""
+    if is_dicom(path):
+        return DicomImage(path, config.window)
     return ImageFile(path, config.bands, config.window, config.nodata)
 
 

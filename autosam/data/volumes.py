@@ -2,11 +2,13 @@
 
 ```
 root[/{train,validation,test}]/{images,masks}/NAME.nii.gz      NIfTI (.nii, .nii.gz)
-root[/{train,validation,test}]/images/NAME/*.dcm               DICOM, a folder for each series
+root[/{train,validation,test}]/images/NAME/*                   DICOM, a folder for each series
+root[/{train,validation,test}]/images/NAME.dcm                 DICOM, a file of many frames
 ```
 
 Masks are NIfTI, of the same size as their volume. A split is drawn by volume, never by slice. An
-uncompressed .nii is read slice by slice; .nii.gz and DICOM are read whole, and a few of them kept.
+uncompressed .nii, and DICOM along its third axis, are read slice by slice; others are read whole,
+and a few of them kept.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import warnings
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +26,32 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.folders import ALIASES
-from autosam.data.images import MAX_PIXELS, Window, digest, stretch
+from autosam.data.images import MAX_PIXELS, Window, digest
 from autosam.data.layouts import root_of
 from autosam.data.pairs import PARTS, Pair
+from autosam.data.readers import dicom
+from autosam.data.readers.dicom import is_dicom
+from autosam.data.readers.dicom_series import Series, read_series
 from autosam.errors import DataError
+from autosam.files import is_hidden
 
 T = TypeVar("T")
+log = logging.getLogger("autosam")
 KEPT = 4
 """Volumes held in memory by each process that reads."""
 SUFFIXES = (".nii.gz", ".nii")
+Values = tuple[np.ndarray, np.ndarray | None]
+"""Values, and where padding lies (bool), if there is any."""
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file's name is that of a NIfTI volume."""
+    return path.name.lower().endswith(SUFFIXES) and path.is_file() and not is_hidden(path)
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a file's name is that of a volume, or a folder holds DICOM files."""
-    if path.is_dir():
-        return any(path.glob("*.dcm"))
-    return path.name.lower().endswith(SUFFIXES)
+    """Whether a path is a NIfTI or DICOM file, or a folder with DICOM files directly in it."""
+    return bool(dicom.files_of(path)) if path.is_dir() else is_nifti(path) or is_dicom(path)
 
 
 def kept(most: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
@@ -54,7 +66,7 @@ def kept(most: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
             try:
                 return remembered(path, path.stat().st_mtime_ns)
             except FileNotFoundError:
-                raise DataError(f"{path}: no such file. Mend the path.") from None
+                raise DataError(f"{path}: no such file. Fix the path.") from None
 
         return functools.wraps(function)(call)
 
@@ -65,9 +77,9 @@ def kept(most: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
 def _open(path: Path) -> Any:
     """A NIfTI image of which nothing but the header is read."""
     try:
-        from monai.data import NibabelReader
+        import nibabel
 
-        image = NibabelReader().read(str(path))
+        image: Any = nibabel.load(path)
     except Exception as error:  # nibabel's own errors descend from Exception alone
         raise _unreadable(path, error) from None
     header = image.header
@@ -75,6 +87,12 @@ def _open(path: Path) -> Any:
         raise DataError(
             f"{path}: holds no orientation (sform and qform codes are 0), so nobody knows which "
             "axis is which. Write it again with its affine."
+        )
+    affine = np.asarray(image.affine)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise DataError(
+            f"{path}: its affine is not finite or flat, so nobody knows where its voxels lie. "
+            "Write it again with its affine."
         )
     if image.get_data_dtype().kind not in "biuf":
         raise DataError(
@@ -84,39 +102,34 @@ def _open(path: Path) -> Any:
     return image
 
 
-@kept(KEPT)
-def _series(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A DICOM series: its values along NIfTI's axes, and the affine 4 x 4 in NIfTI's frame."""
-    try:
-        from monai.data import PydicomReader
-
-        reader = PydicomReader(swap_ij=True, affine_lps_to_ras=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Failed to read")  # it would go on without that slice
-            values, meta = reader.get_data(reader.read(str(path)))
-    except Exception as error:  # of pydicom and of MONAI, many kinds
-        raise _unreadable(path, error) from None
-    return np.asarray(values), np.asarray(meta["affine"])
+@kept(64)
+def _series(path: Path) -> Series:
+    """A DICOM volume of which nothing but the headers are read."""
+    return read_series(path)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    missing = isinstance(error, ImportError) or "is not installed" in str(error)
-    hint = "pip install 'autosam[data]'" if missing else "Replace or remove it."
+    hint = "Replace or remove it."
+    if isinstance(error, ImportError):
+        hint = "pip install 'autosam[data]'"
     return DataError(f"{path}: cannot be read as a volume ({str(error)[:120]}). {hint}")
 
 
 def affine_of(path: Path) -> np.ndarray:
     """4 x 4, from indices to millimetres in NIfTI's frame."""
-    return _series(path)[1] if path.is_dir() else _open(path).affine
+    return _open(path).affine if is_nifti(path) else _series(path).affine
 
 
 def shape_of(path: Path) -> tuple[int, int, int]:
-    """Sizes along the three axes.
+    """Sizes along the three axes (DICOM: columns, rows, slices).
 
     Raises:
         DataError: not a volume, or not of three axes.
     """
-    shape = _series(path)[0].shape if path.is_dir() else _open(path).shape
+    if not is_nifti(path):
+        series = _series(path)
+        return series.size[1], series.size[0], len(series.frames)
+    shape = _open(path).shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or 0 in shape:
@@ -126,17 +139,31 @@ def shape_of(path: Path) -> tuple[int, int, int]:
     return shape
 
 
+def is_inverted(path: Path) -> bool:
+    """Whether the lowest value of a volume is white."""
+    return not is_nifti(path) and _series(path).inverted
+
+
 @kept(KEPT)
-def _array(path: Path) -> np.ndarray:
-    """A whole volume."""
-    return _series(path)[0] if path.is_dir() else np.asanyarray(_open(path).dataobj)
+def _array(path: Path) -> Values:
+    """A whole volume in its own axes."""
+    if is_nifti(path):
+        return np.asanyarray(_open(path).dataobj), None
+    slices = [dicom.read_values(frame)[:2] for frame in _series(path).frames]
+    values = np.stack([values.T for values, _ in slices], 2)
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32)
+    if all(padded is None for _, padded in slices):
+        return values, None
+    nowhere = np.zeros(slices[0][0].shape, bool)
+    return values, np.stack([(nowhere if pad is None else pad).T for _, pad in slices], 2)
 
 
-def read_slice(path: Path, axis: int, index: int) -> np.ndarray:
-    """One slice as stored values, rows along the later of the two axes left: H x W.
+def read_slice(path: Path, axis: int, index: int) -> Values:
+    """One slice, rows along the later of the two axes left: H x W.
 
     Raises:
-        DataError: unreadable, or larger than the limit on pictures.
+        DataError: unreadable, or larger than the limit on images.
     """
     shape = shape_of(path)
     height, width = [size for i, size in enumerate(shape) if i != axis][::-1]
@@ -145,28 +172,38 @@ def read_slice(path: Path, axis: int, index: int) -> np.ndarray:
             f"{path}: slices of {width} x {height}, limit {MAX_PIXELS} pixels. "
             "Cut it into smaller volumes."
         )
+    if not is_nifti(path) and axis == 2:
+        return dicom.read_values(_series(path).frames[index])[:2]
     place = tuple(index if i == axis else slice(None) for i in range(3))
     try:
-        whole = _open(path).dataobj if path.name.lower().endswith(".nii") else _array(path)
-        return np.asarray(whole[place]).reshape(width, height).T
+        in_pieces = path.name.lower().endswith(".nii")
+        whole, padded = (_open(path).dataobj, None) if in_pieces else _array(path)
+        values = np.asarray(whole[place]).reshape(width, height).T
+        return values, None if padded is None else padded[place].T
+    except DataError:
+        raise
     except Exception as error:  # of nibabel and of what it unpacks with, many kinds
         raise _unreadable(path, error) from None
 
 
 @kept(1024)
 def window_of(path: Path) -> Window:
-    """The 0.1 and 99.9 percentile of a volume (of every fourth voxel along each axis): all of its
-    slices are stretched alike."""
-    shape_of(path)
+    """The 0.1 and 99.9 percentile of a volume (of every fourth voxel along each axis, padding left
+    out): all of its slices are stretched alike."""
+    depth = shape_of(path)[2]
+    if not is_nifti(path):
+        slices = (read_slice(path, 2, i) for i in range(0, depth, 4))
+        some = [(v[::4, ::4], None if p is None else p[::4, ::4]) for v, p in slices]
+        return dicom.window_of(some, str(path))
     try:
-        whole = _array(path) if path.is_dir() else _open(path).dataobj
-        some = np.asarray(whole[::4, ::4, ::4], np.float64)
+        whole = _open(path).dataobj
+        part = np.asarray(whole[::4, ::4, ::4], np.float64)
     except Exception as error:  # see `read_slice`
         raise _unreadable(path, error) from None
-    some = some[np.isfinite(some)]
-    if not len(some):
+    part = part[np.isfinite(part)]
+    if not len(part):
         raise DataError(f"{path}: holds NaN or infinite pixels. Repair or remove it.")
-    low, high = np.percentile(some, (0.1, 99.9))
+    low, high = np.percentile(part, (0.1, 99.9))
     return float(low), float(high)
 
 
@@ -181,10 +218,10 @@ class Slice:
     window: Window | None = None
 
     def read(self) -> np.ndarray:
-        values = read_slice(self.path, self.axis, self.index)
+        values, padded = read_slice(self.path, self.axis, self.index)
         if not self.mask:
             window = self.window or window_of(self.path)
-            return np.repeat(stretch(values, str(self), window)[..., None], 3, axis=2)
+            return dicom.as_image(values, padded, is_inverted(self.path), window, str(self))
         if not (values.min() >= 0 and values.max() < 2**16 and not (values % 1).any()):
             raise DataError(
                 f"{self}: mask values must be whole numbers from 0 to 65535. Save it as such."
@@ -201,7 +238,7 @@ class Slice:
 
 @kept(1024)
 def _digest(path: Path) -> str:
-    files = sorted(path.glob("*.dcm")) if path.is_dir() else [path]
+    files = dicom.files_of(path) if path.is_dir() else [path]
     return "".join(map(digest, files))
 
 
@@ -219,7 +256,35 @@ def pairs_of_volumes(config: DataConfig) -> list[Pair]:
                 pairs = _pairs(root / alias, config)
                 found += [dataclasses.replace(pair, part=part) for pair in pairs]
                 break
-    return found or _pairs(root, config)
+    found = found or _pairs(root, config)
+    _compare_orientations(found, config.axis)
+    return found
+
+
+def _compare_orientations(pairs: list[Pair], axis: int) -> None:
+    """Say that some volumes are stored mirrored.
+
+    Raises:
+        DataError: slices along the axis would be other planes of the body in some volumes.
+    """
+    from nibabel.orientations import aff2axcodes
+
+    stored: dict[str, list[str]] = {}
+    for path, name in {pair.image.path: pair.group for pair in pairs}.items():
+        codes = "".join(str(code) for code in aff2axcodes(affine_of(path)))
+        stored.setdefault(codes, []).append(name)
+    if len(stored) == 1:
+        return
+    listed = ", ".join(f"{len(names)} {codes} ({names[0]} ..)" for codes, names in stored.items())
+    planes = {"LRAPSI".index(codes[axis]) // 2 for codes in stored}
+    if len(planes) > 1:
+        raise DataError(
+            f"Volumes are stored in different orientations: {listed}. Slices along --data.axis "
+            f"{axis} would be different planes of the body. Reorient them (nibabel.as_closest_"
+            "canonical), masks too."
+        )
+    log.warning("Volumes are stored in different orientations: %s. Slices of some are mirrored.",
+                listed)  # fmt: skip
 
 
 def _pairs(folder: Path, config: DataConfig) -> list[Pair]:
@@ -258,7 +323,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder}: no such folder. Mend the path, or make it.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if not is_volume(path):
+        if is_hidden(path) or not is_volume(path):
             continue
         name = name_of(path)
         if name in found:
@@ -266,15 +331,16 @@ def _by_name(folder: Path) -> dict[str, Path]:
         found[name] = path
     if not found:
         raise DataError(
-            f"{folder}: holds no volume (.nii, .nii.gz, or folders of .dcm). Mend the path."
+            f"{folder}: holds no volume (.nii, .nii.gz, DICOM files, or folders of DICOM files). "
+            "Fix the path."
         )
     return found
 
 
 def name_of(path: Path) -> str:
     """A volume's name without its extensions."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
+    for suffix in (*SUFFIXES, *dicom.SUFFIXES):
+        if not path.is_dir() and path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
 
@@ -285,13 +351,26 @@ def stack(slices: list[np.ndarray], axis: int) -> np.ndarray:
 
 
 def write_volume(path: Path, label: np.ndarray, like: Path) -> None:
-    """Write a label as NIfTI with the orientation of the volume it was made from.
+    """Write a label as NIfTI, in the geometry of the volume it was made from: both of NIfTI's
+    transforms with their codes, and single axes beyond the third.
 
     Args:
         path: .nii.gz or .nii.
-        label: uint8, of the volume's own shape.
+        label: uint8 or uint16, of the volume's own shape.
         like: that volume.
     """
     import nibabel
 
-    nibabel.save(nibabel.Nifti1Image(label, affine_of(like)), path)
+    if is_nifti(like):
+        source = _open(like)
+        header = nibabel.Nifti1Header.from_header(source.header, check=False)
+        header.set_data_dtype(label.dtype)
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0
+        written = nibabel.Nifti1Image(label.reshape(source.shape), None, header)
+    else:
+        written = nibabel.Nifti1Image(label, None)
+        written.header.set_xyzt_units("mm")
+        written.set_qform(affine_of(like), 1)
+        written.set_sform(affine_of(like), 1)
+    nibabel.save(written, path)

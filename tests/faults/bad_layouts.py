@@ -358,6 +358,54 @@ def a_series_that_is_no_dicom(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, "volumes", series.name)
 
 
+def dicom_series(rng: Random, folder: Path) -> tuple[Path, Path]:
+    """The root of volumes of which one is a DICOM series, and that series."""
+    import dicom_files
+
+    root = volumes(folder)
+    path = rng.choice(sorted((root / "images").iterdir()))
+    path.unlink()
+    series = root / "images" / path.name.split(".")[0]
+    dicom_files.series(series, np.zeros((3, 40, 56), np.int16))
+    return root, series
+
+
+@cause("volumes", DataError, r"holds 2 series: .*SCOUT.*Move each into a folder of its own")
+def two_series_in_a_folder(rng: Random, folder: Path, good: Good) -> Bad:
+    import dicom_files
+
+    root, series = dicom_series(rng, folder)
+    scout = dicom_files.make(np.zeros((40, 56), np.int16), SeriesInstanceUID="1.2.3",
+                             SeriesDescription="SCOUT")  # fmt: skip
+    dicom_files.save(scout, series / "scout")
+    return of(rng, good, root, "volumes", series.name)
+
+
+@cause("volumes", DataError, r"lie at one position.*Keep one|slices are missing.*Add them")
+def slices_that_are_no_even_stack(rng: Random, folder: Path, good: Good) -> Bad:
+    import dicom_files
+
+    root, series = dicom_series(rng, folder)
+    place = [-12.5, 20.0, 7.0 + rng.choice([0, 2.5, 9, 13])]
+    extra = dicom_files.make(np.zeros((40, 56), np.int16), ImagePositionPatient=place,
+                             ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+                             PixelSpacing=[0.7, 0.9])  # fmt: skip
+    dicom_files.save(extra, series / "extra.dcm")
+    return of(rng, good, root, "volumes", series.name)
+
+
+@cause("volumes", DataError, r"different orientations: .*--data\.axis 2 would be.*Reorient them")
+def volumes_of_different_planes(rng: Random, folder: Path, good: Good) -> Bad:
+    import nibabel
+
+    root = volumes(folder)
+    for path in sorted(root.rglob("case1*")):
+        turned = np.array([[0, 0, 2.5, 0], [0.7, 0, 0, 0], [0, 0.9, 0, 0], [0, 0, 0, 1]])
+        values = np.asarray(nibabel.load(path).dataobj)
+        nibabel.save(nibabel.Nifti1Image(values, turned), path)
+    return of(rng, good, root, "volumes", "case1")
+
+
 @cause("volumes", ConfigError, r"--data\.axis -?\d: must be 0 to 2")
 def an_axis_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     root, axis = volumes(folder), rng.choice([3, -1, 7])

@@ -1,1 +1,1 @@
-"""Image files as numbers: one reader for each family of formats."""
+"""Files as numbers: one reader for each family of formats."""
