@@ -6,7 +6,14 @@ function of the same name: `from autosam.train import train`.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads of torch that wait give their core away: spinning ones make every other load on the
+# machine cost many times its share. OpenMP reads this when torch is loaded; the user's own stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; Intel's and LLVM's OpenMP
 
 from autosam.config import Config
 from autosam.errors import AutosamError
