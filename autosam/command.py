@@ -5,25 +5,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import errno
 import functools
 import gc
 import json
+import math
 import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
-from autosam.config import Config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.launcher import check_alone, check_launcher
-from autosam.shipped import asset_folder
+from autosam.settings_file import near, read_config
 
 T = TypeVar("T")
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
@@ -32,106 +30,9 @@ MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 """Troubles of a disk that its owner can mend."""
 WRONG = (ArgumentError, TypeError, ValueError, RecursionError)
 """What jsonargparse raises for values of another kind than it expects."""
-MOST = 10_000
-"""Values in a config, at most: a YAML file of a few lines can unfold into billions."""
+PROTECTED = "\ue000"
+"""Stands before a text while jsonargparse, which reads every text as YAML once more, has it."""
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-
-def config_path(name: str) -> Path:
-    """A config by path, or a shipped one by name (`kvasir`, `kvasir.yaml`, `configs/kvasir.yaml`).
-
-    Raises:
-        ConfigError: neither exists; the message lists the shipped ones.
-    """
-    folder = asset_folder("configs")
-    shipped = folder / f"{Path(name).stem}.yaml"
-    if Path(name).is_file():
-        return Path(name)
-    if shipped.is_file() and Path(name).parent in (Path("."), Path("configs")):
-        return shipped
-    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-    raise ConfigError(f"--config {name}: no such file, and not a shipped config ({known}).")
-
-
-def read_config(name: str, kind: type) -> dict[str, Any]:
-    """The part of a YAML file that the dataclass `kind` has fields for.
-
-    One file serves every verb: `evaluate` takes its `data`, `train` all of it. A key that no verb
-    knows is an error.
-    """
-    path = config_path(name)
-    content = read_yaml(path)
-    own = {f.name for f in dataclasses.fields(kind)}
-    known = own | {f.name for f in dataclasses.fields(Config)}
-    for key in content:
-        if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}.{_near(str(key), known)}")
-    used = {key: value for key, value in content.items() if key in own}
-    if content and not used and "data" not in own:
-        raise ConfigError(f"{path}: has nothing for this command, which reads {', '.join(own)}.")
-    return used
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A file of settings.
-
-    Raises:
-        ConfigError: not YAML, a key twice, or anything but plain values and sections.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Strict) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, brackets
-        raise ConfigError(f"{path}: not valid YAML: {error}. Mend it.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {type(content).__name__}, expected `key: value` lines.")
-    _require_plain(content, path)
-    for field in dataclasses.fields(Config):
-        section = content.get(field.name, {})
-        if dataclasses.is_dataclass(field.default_factory) and not isinstance(section, dict):
-            raise ConfigError(
-                f"{path}: {field.name} holds {section!r}, expected `key: value` lines indented "
-                "below it. Write them, or remove it."
-            )
-    return content
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML whose keys stand once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]!r} stands twice",
-                                       problem_mark=node.start_mark)  # fmt: skip
-        return super().construct_mapping(node, deep)
-
-
-def _require_plain(content: Any, path: Path) -> None:
-    """
-    Raises:
-        ConfigError: dates and other objects, or more values than any config has.
-    """
-    left, count = [content], 0
-    while left:
-        value, count = left.pop(), count + 1
-        if count > MOST:
-            raise ConfigError(f"{path}: unfolds into more than {MOST} values. Write it without *.")
-        if isinstance(value, dict):
-            left += [*value, *value.values()]
-        elif isinstance(value, list):
-            left += value
-        elif value is not None and not isinstance(value, str | int | float):
-            raise ConfigError(
-                f"{path}: holds {value!r}, a {type(value).__name__}; expected text or numbers. Put "
-                "text in quotes."
-            )
-
-
-def _near(name: str, known: Sequence[str] | set[str]) -> str:
-    """ " Did you mean X?" for the nearest known name, or nothing."""
-    tails = {k.rsplit(".", 1)[-1]: k for k in known} | {k: k for k in known}
-    found = difflib.get_close_matches(name, list(tails), n=1, cutoff=0.5)
-    return f" Did you mean {tails[found[0]]}?" if found else ""
 
 
 def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
@@ -142,17 +43,31 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         SystemExit: `--help`.
     """
     parser = _parser(kind)  # type: ignore[arg-type]  # a class is hashable
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = _gather_lists(
+        kind, _spell_out_switches(kind, [*(sys.argv[1:] if argv is None else argv)])
+    )
+    structures = {
+        option
+        for action in parser._actions
+        if str not in (hint := getattr(action, "_typehint", str), *get_args(hint))
+        for option in action.option_strings
+    }
     sources: list[str] = []
     for i, arg in enumerate(args):
-        name = arg.removeprefix("--config=") if arg.startswith("--config=") else None
-        if arg == "--config" and i + 1 < len(args):
-            sources.append(args[i + 1])
-            args[i + 1] = json.dumps(read_config(args[i + 1], kind))
-        elif name is not None:
-            sources.append(name)
-            args[i] = "--config=" + json.dumps(read_config(name, kind))
-    args = _gather_lists(kind, _spell_out_switches(kind, args))
+        option, equals, value = arg.partition("=")
+        joined = arg.startswith("--")
+        if not joined:
+            option, value = args[i - 1] if i else "", arg
+        elif not equals:
+            continue
+        if option == "--config":
+            sources.append(value)
+            value = _as_yaml(_protect(read_config(value, kind)))
+        elif option in structures:
+            value = _protect_within(value)
+        elif value != "null":  # which unsets
+            value = _protect(value)
+        args[i] = f"{option}={value}" if joined else value
     where = f" (in {', '.join(sources)} or the flags)" if sources else ""
     try:
         return _build(kind, parser, parser.parse_args(args))
@@ -163,9 +78,58 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         words = re.findall(r"--([\w.-]+)|'([\w.]+)'", str(error))
         unknown = re.search(r"unrecognized|not accept", str(error))
         hint = (
-            _near(words[-1][0] or words[-1][1], [f[2:] for f in flags]) if unknown and words else ""
+            near(words[-1][0] or words[-1][1], [f[2:] for f in flags]) if unknown and words else ""
         )
-        raise ConfigError(f"{error}{where}.{hint}") from None
+        raise ConfigError(_restore(f"{error}{where}.{hint}")) from None
+
+
+def _protect(value: Any) -> Any:
+    """Values that YAML reads as they are: `PROTECTED` before a text that it would take for null."""
+    if isinstance(value, dict):
+        return {key: _protect(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_protect(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value).replace("inf", ".inf").replace("nan", ".nan")
+    if not isinstance(value, str) or not value.strip():
+        return value
+    try:
+        misread = value.startswith(PROTECTED) or yaml.safe_load(value) is None
+    except yaml.YAMLError:
+        misread = False
+    except Exception:  # "!!int x"
+        misread = True
+    return PROTECTED + value if misread else value
+
+
+def _protect_within(text: str) -> str:
+    """The same for the texts in a list or section that stands on the command line."""
+    try:
+        value = yaml.safe_load(text)
+    except Exception:  # the parser says what is wrong with it
+        return text
+    if not isinstance(value, dict | list) or (protected := _protect(value)) == value:
+        return text
+    return _as_yaml(protected)
+
+
+def _as_yaml(values: Any) -> str:
+    """One line of YAML, of ASCII alone: YAML's reader refuses some characters, and has no pairs of
+    surrogates."""
+    text = json.dumps(values, ensure_ascii=False)
+    return re.sub(r"[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", text)
+
+
+def _restore(value: Any) -> Any:
+    """The inverse of `_protect`, also for dataclasses (in place) and messages."""
+    if isinstance(value, str):
+        return value.replace(PROTECTED, "", 1)
+    if isinstance(value, list):
+        return [_restore(entry) for entry in value]
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            setattr(value, field.name, _restore(getattr(value, field.name)))
+    return value
 
 
 @functools.cache  # made in a tenth of a second
@@ -227,14 +191,15 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """The inverse of `to_dict`, checked like a YAML file."""
     parser = _parser(kind)  # type: ignore[arg-type]  # a class is hashable
     try:
-        return _build(kind, parser, parser.parse_object(values))
+        return _build(kind, parser, parser.parse_object(_protect(values)))
     except WRONG as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(_restore(str(error))) from None
 
 
 def _build(kind: type[T], parser: ArgumentParser, parsed: Any) -> T:
     values = vars(parser.instantiate(parsed))
     config = kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    _restore(config)
     _require_set(config)
     return config
 

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosam import checkpoint, origin, state
 from autosam.auto_batch import fit_batch
-from autosam.command import from_dict, read_yaml, run_command, to_dict
+from autosam.command import from_dict, run_command, to_dict
 from autosam.config import RUNS, Config, DataConfig
 from autosam.data.augment import Augment, build_augment
 from autosam.data.check import check_split
@@ -41,6 +41,7 @@ from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.processes import make_accelerator
 from autosam.run import Data, Run, worker_count
+from autosam.settings_file import read_yaml
 from autosam.timing import PeakMemory
 from autosam.tracking import flatten, log
 from autosam.types import Frame

@@ -1,0 +1,159 @@
+"""Files of settings: YAML, strict about keys, and every text as it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autosam.config import Config
+from autosam.errors import ConfigError
+from autosam.shipped import asset_folder
+
+MOST = 10_000
+"""Values in a config, at most: a YAML file of a few lines can unfold into billions."""
+
+
+def config_path(name: str) -> Path:
+    """A config by path, or a shipped one by name (`kvasir`, `kvasir.yaml`, `configs/kvasir.yaml`).
+
+    Raises:
+        ConfigError: neither exists; the message lists the shipped ones.
+    """
+    folder = asset_folder("configs")
+    shipped = folder / f"{Path(name).stem}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    if shipped.is_file() and Path(name).parent in (Path("."), Path("configs")):
+        return shipped
+    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+    raise ConfigError(f"--config {name}: no such file, and not a shipped config ({known}).")
+
+
+def read_config(name: str, kind: type) -> dict[str, Any]:
+    """The part of a YAML file that the dataclass `kind` has fields for.
+
+    One file serves every verb: `evaluate` takes its `data`, `train` all of it. A key that no verb
+    knows is an error.
+    """
+    path = config_path(name)
+    content = read_yaml(path, kind)
+    own = {f.name for f in dataclasses.fields(kind)}
+    known = own | {f.name for f in dataclasses.fields(Config)}
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}.{near(str(key), known)}")
+    used = {key: value for key, value in content.items() if key in own}
+    if content and not used and "data" not in own:
+        raise ConfigError(f"{path}: has nothing for this command, which reads {', '.join(own)}.")
+    return used
+
+
+def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
+    """A file of settings.
+
+    Args:
+        path: the file.
+        kind: the dataclass of the settings. Where it expects text, the file's text is taken as it
+            is written: `name: 007` and `precision: no` are no number and no truth value.
+
+    Raises:
+        ConfigError: not YAML, a duplicate key, or anything but plain values and sections.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, _Strict) or {}
+        if isinstance(content, dict):
+            content = _as_written(content, yaml.load(text, yaml.BaseLoader), kind)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, brackets
+        raise ConfigError(f"{path}: not valid YAML: {error}. Mend it.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds {type(content).__name__}, expected `key: value` lines.")
+    _require_plain(content, path)
+    for field in dataclasses.fields(Config):
+        section = content.get(field.name, {})
+        if dataclasses.is_dataclass(field.default_factory) and not isinstance(section, dict):
+            raise ConfigError(
+                f"{path}: {field.name} holds {section!r}, expected `key: value` lines indented "
+                "below it. Write them, or remove it."
+            )
+    return content
+
+
+def _as_written(value: Any, written: Any, hint: Any) -> Any:
+    """Values in which each that should be a text is the text of the file.
+
+    Args:
+        value: what YAML makes of a file, or a part of it.
+        written: the same with every scalar as text.
+        hint: the type that is expected.
+    """
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint) and isinstance(written, dict):
+        types = typing.get_type_hints(hint)
+        return {
+            key: _as_written(entry, written[str(key)], types.get(key))
+            if str(key) in written
+            else entry
+            for key, entry in value.items()
+        }
+    hints = [hint, *typing.get_args(hint)]
+    if isinstance(value, list) and isinstance(written, list):
+        [entry] = [typing.get_args(h)[0] for h in hints if typing.get_origin(h) is list] or [None]
+        return [_as_written(*pair, entry) for pair in zip(value, written, strict=True)]
+    if isinstance(value, dict | list) or value is None or not isinstance(written, str):
+        return value
+    wants_text = str in hints or (typing.get_origin(hint) is typing.Literal)
+    return written if wants_text else value
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML without duplicate keys, and without a comment where a text was meant."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]!r} stands twice",
+                                       problem_mark=node.start_mark)  # fmt: skip
+        for key, value in node.value:
+            if isinstance(value, yaml.ScalarNode) and value.value == "" and key.end_mark.buffer:
+                rest = key.end_mark.buffer[key.end_mark.pointer :]
+                if found := re.match(r"[ \t]*:[ \t]+(#[^\s#]\S*)", rest):
+                    raise yaml.MarkedYAMLError(
+                        problem=f'{found[1]} is a comment; a text is written "{found[1]}"',
+                        problem_mark=key.end_mark,
+                    )
+        return super().construct_mapping(node, deep)
+
+
+def _require_plain(content: Any, path: Path) -> None:
+    """
+    Raises:
+        ConfigError: dates and other objects, or more values than any config has.
+    """
+    left, count = [content], 0
+    while left:
+        value, count = left.pop(), count + 1
+        if count > MOST:
+            raise ConfigError(f"{path}: unfolds into more than {MOST} values. Write it without *.")
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+        elif value is not None and not isinstance(value, str | int | float):
+            raise ConfigError(
+                f"{path}: holds {value!r}, a {type(value).__name__}; expected text or numbers. Put "
+                "text in quotes."
+            )
+
+
+def near(name: str, known: Sequence[str] | set[str]) -> str:
+    """ " Did you mean X?" for the nearest known name, or nothing."""
+    tails = {k.rsplit(".", 1)[-1]: k for k in known} | {k: k for k in known}
+    found = difflib.get_close_matches(name, list(tails), n=1, cutoff=0.5)
+    return f" Did you mean {tails[found[0]]}?" if found else ""
