@@ -92,6 +92,9 @@ class DataConfig:
     values are 0 for background and 1..K."""
     classes: list[ClassConfig] | None = None
     """Names, colours and mask values of the K classes; sets `num_classes`."""
+    values: int | list[int] | str | None = None
+    """Mask values that are foreground, for one class: 2 or 1,3 or 128-255; others are background.
+    Unset: by what the masks hold, refused where that is not clear (docs/data.md)."""
     ignore: int | None = None
     """Mask value of pixels that nobody labelled: no loss, no score."""
     instances: bool = False

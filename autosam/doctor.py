@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.check import MaskReading, Seen, choose, decide_reading, examples, look_at
+from autosam.data.check import Seen, choose, judge, look_at
 from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
 from autosam.data.pairs import Pair, distinct
 from autosam.data.prompts import objects_of
+from autosam.data.reading import MaskReading
 from autosam.data.sources import load_pairs
 from autosam.data.splits import draw_split
 from autosam.data.twins import scenes, torn
@@ -55,7 +56,7 @@ class Examination:
     """Name -> scene, where scenes of several pictures were found."""
     pairs: list[Pair] = field(default_factory=list)
     """Those that can be shown."""
-    reading: MaskReading = field(default_factory=lambda: MaskReading(0))
+    reading: MaskReading = field(default_factory=MaskReading)
 
 
 def examine(config: DataConfig, sam: str, views: int) -> Examination:
@@ -72,36 +73,37 @@ def examine(config: DataConfig, sam: str, views: int) -> Examination:
     except AutosamError as error:
         found.errors.append(str(error))
         return found
-    chosen = choose(pairs)
-    seen = look_at(chosen)
-    found.errors += [s.problem for s in seen if s.problem]
-    good = [(pair, s) for pair, s in zip(chosen, seen, strict=True) if not s.problem]
     found.facts["pairs"] = len(pairs)
-    if len(chosen) < len(pairs):
-        found.warnings.append(f"{len(chosen)} of {len(pairs)} pairs were decoded, drawn by a seed.")
+    parts = _parts(found, pairs, config)
+    if parts:  # with --data.limit not all of them
+        pairs = [pair for pair in pairs if id(pair.image) in parts]
+    chosen = choose(pairs)
+    seen = look_at(chosen, config)
+    good = [(pair, s) for pair, s in zip(chosen, seen, strict=True) if not s.problem]
+    named = [parts.get(id(pair.image), "") for pair in chosen]
+    report = judge(chosen, seen, config, len(pairs), named)
+    found.errors += [error for error in report.errors if error not in found.errors]
+    found.warnings += report.warnings
     if not good:
         return found
     found.facts["pictures"] = _pictures(good)
-    counts = Counter(value for _, s in good for value in s.values)
+    counts = Counter(value for _, s in good for value in {v for f in s.facts for v in f.values})
     found.facts["mask values"] = {str(v): f"in {counts[v]} masks" for v in sorted(counts)[:20]}
     if len(counts) > 20:
         found.facts["mask values"]["..."] = f"{len(counts)} values in all"
-    _parts(found, pairs, good, config)
-    try:
-        reading = decide_reading(examples([p for p, _ in good], [s for _, s in good]), config)
-    except DataError as error:
-        found.errors.append(str(error))
+    _scenes(found, pairs, good, parts)
+    found.reading = report.reading
+    if found.errors:
         return found
-    found.facts["read as"] = _how(reading.threshold, config)
+    found.facts["read as"] = report.reading.how or _plainly(config)
     tally = Tally(config, sam)
     for pair, _ in good:
         try:
-            tally.add(reading.read(pair.mask))
+            tally.add(report.reading.read(pair.mask))
             found.pairs.append(pair)
         except DataError as error:
             found.errors.append(str(error))
     tally.report(found)
-    found.reading = reading
     found.facts["cache"] = _cache(len(pairs), views)
     return found
 
@@ -125,19 +127,31 @@ def _pictures(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
     }
 
 
-def _how(threshold: int | None, config: DataConfig) -> str:
+def _plainly(config: DataConfig) -> str:
+    """The reading of masks that are plain."""
     ignored = "" if config.ignore is None else f"; {config.ignore} is left out"
-    if threshold is None:
-        names = [entry.name for entry in config.classes or []]
-        of = ", ".join(names) or f"values 1 to {config.num_classes}"
-        return f"{config.num_classes} classes: {of}{ignored}"
-    return f"foreground where the value is above {threshold}{ignored}"
+    if config.num_classes == 1:
+        return f"0 is background, anything else foreground{ignored}"
+    of = ", ".join(entry.name for entry in config.classes or [])
+    return f"{config.num_classes} classes: {of or f'values 1 to {config.num_classes}'}{ignored}"
 
 
-def _parts(
-    found: Examination, pairs: list[Pair], good: list[tuple[Pair, Seen]], config: DataConfig
+def _parts(found: Examination, pairs: list[Pair], config: DataConfig) -> dict[int, str]:
+    """The split that each pair is in, by its image's `id`: a pair keeps its image while it gets a
+    group and another name. Nothing where no split can be drawn."""
+    try:
+        split = draw_split(pairs, config)
+    except AutosamError as error:
+        found.errors.append(str(error))
+        return {}
+    found.facts["parts"] = {part: len(part_pairs) for part, part_pairs in split.items()}
+    return {id(p.image): part for part, part_pairs in split.items() for p in part_pairs}
+
+
+def _scenes(
+    found: Examination, pairs: list[Pair], good: list[tuple[Pair, Seen]], parts: dict[int, str]
 ) -> None:
-    """The split, and scenes that it would tear."""
+    """Scenes of several pictures, and those that the split would tear."""
     numbers = scenes(np.stack([s.edges for _, s in good]), [s.size for _, s in good])
     members: dict[int, list[Pair]] = defaultdict(list)
     for number, (pair, _) in zip(numbers, good, strict=True):
@@ -148,16 +162,7 @@ def _parts(
         "with several pictures": len(several),
         "pictures in them": sum(map(len, several)),
     }
-    try:
-        split = draw_split(pairs, config)
-    except AutosamError as error:
-        found.errors.append(str(error))
-        return
-    found.facts["parts"] = {part: len(part_pairs) for part, part_pairs in split.items()}
-    # A pair keeps its image while it gets a group and another name; --data.limit leaves some out.
-    part_of = {id(p.image): part for part, part_pairs in split.items() for p in part_pairs}
-    inside = [i for i, (pair, _) in enumerate(good) if id(pair.image) in part_of]
-    leaks = torn(numbers[inside], [part_of[id(good[i][0].image)] for i in inside])
+    leaks = torn(numbers, [parts[id(pair.image)] for pair, _ in good]) if parts else []
     found.facts["scenes"]["in several parts"] = len(leaks)
     if leaks:
         shown = ", ".join(pair.name for pair in members[leaks[0]][:5])
@@ -211,12 +216,6 @@ class Tally:
             for name, share, count in zip(names, self.shares, self.holding, strict=True)
         }
         found.facts["empty masks"] = self.empty
-        if self.empty == len(self.counts):
-            found.errors.append("Every mask is empty: there is nothing to learn.")
-            return
-        lacking = [n for n, count in zip(names, self.holding, strict=True) if count == 0]
-        if lacking:
-            found.errors.append(f"No mask holds the class {', '.join(lacking)}.")
         if not self.areas:
             return
         total, sizes = len(self.areas), (min(self.areas), np.median(self.areas), max(self.areas))

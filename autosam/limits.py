@@ -131,9 +131,52 @@ def check_data(data: DataConfig) -> None:
     """
     check_ranges(data=data)
     check_classes(data)
+    check_values(data)
     if data.window is not None and not data.window[0] < data.window[1]:
         raise ConfigError(
             f"--data.window {list(data.window)}: the first value must be below the second."
+        )
+
+
+def value_ranges(values: str | int | list[int]) -> list[tuple[int, int]]:
+    """`--data.values` as ranges, least and most of each.
+
+    Raises:
+        ConfigError: not numbers or ranges of 0 to 65535.
+    """
+    words = values if isinstance(values, list) else str(values).strip("[] ").split(",")
+    found = [re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", str(word)) for word in words]
+    ranges = [(int(m[1]), int(m[2] or m[1])) for m in found if m]
+    if not ranges or None in found or any(not a <= b < 2**16 for a, b in ranges):
+        raise ConfigError(
+            f"--data.values {values}: expected mask values from 0 to 65535, such as 2 or 1,3 or "
+            "128-255."
+        )
+    return ranges
+
+
+def check_values(data: DataConfig) -> None:
+    """Refuse what contradicts `--data.values`.
+
+    Raises:
+        ConfigError: several classes or objects by number; or a value that is to be ignored, too.
+    """
+    if data.values is None:
+        return
+    ranges = value_ranges(data.values)
+    listed = any(entry.values for entry in data.classes or [])
+    if listed or (data.num_classes > 1 and data.exclusive):
+        raise ConfigError(
+            f"--data.values {data.values}: says what is foreground where there is one class. The "
+            "values of several stand in --data.classes."
+        )
+    if data.instances:
+        raise ConfigError("--data.values and --data.instances exclude each other. Leave one out.")
+    if data.layout in ("coco", "monuseg", "stamps"):
+        raise ConfigError(f"--data.values: layout {data.layout} has no mask values. Leave it out.")
+    if data.ignore is not None and any(a <= data.ignore <= b for a, b in ranges):
+        raise ConfigError(
+            f"--data.values {data.values}: holds {data.ignore}, which --data.ignore leaves out."
         )
 
 

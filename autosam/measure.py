@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 from autosam.checkpoint import Loaded
 from autosam.config import AugmentConfig, Config, LossConfig
 from autosam.data.augment import build_augment
-from autosam.data.check import MaskReading
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.folders import find_pairs
 from autosam.data.images import write_png
+from autosam.data.reading import MaskReading
 from autosam.embeddings import Cached
 from autosam.engine import train_one_epoch
 from autosam.losses import SegmentationLoss
@@ -213,7 +213,7 @@ def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     cached = case.embeddings != "encoder"
     augment = build_augment(AugmentConfig())
     views = VIEWS if cached else 0
-    dataset = PairDataset(pairs, segmenter.frame, MaskReading(127), augment, views=views)
+    dataset = PairDataset(pairs, segmenter.frame, MaskReading(), augment, views=views)
     if cached:
         sam = segmenter.sam
         assert sam is not None

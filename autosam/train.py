@@ -32,7 +32,7 @@ from autosam.data.dataset import PairDataset
 from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.ending import TrainResult, finish
-from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.errors import CheckpointError, ConfigError
 from autosam.files import LOCK, claim, make_folder
 from autosam.interrupt import Interrupt
 from autosam.launcher import check_launcher, launcher_precision
@@ -270,12 +270,8 @@ def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
     log.info("%s", ", ".join(f"{len(pairs)} {part}" for part, pairs in split.items()) + " images")
     for warning in report.warnings:
         log.warning(warning)
-    if report.empty == report.checked:
-        name = config.data.root or config.data.images or "the embedded set"
-        raise DataError(
-            f"{name}: every mask is empty: there is nothing to learn. Look at them with `python -m "
-            "autosam.check`."
-        )
+    if report.reading.how:
+        log.info("masks: %s", report.reading.how)
     if config.loss.resolution == "full":
         frame = dataclasses.replace(frame, target_size=frame.image_size)
     augment = build_augment(config.augment)

@@ -13,6 +13,7 @@ import pytest
 
 from autosam.check import CheckConfig, check
 from autosam.config import ClassConfig, DataConfig
+from autosam.data.check import check_split
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
 
@@ -79,7 +80,25 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
     for i in (3, 5, 6):
         for file in (tmp_path / "images" / f"{i:03d}.jpg", tmp_path / "masks" / f"{i:03d}.png"):
             file.unlink(missing_ok=True)
-    assert check(CheckConfig(named)).errors == ["No mask holds the class b."]
+    found = check(CheckConfig(named))
+    assert not found.errors
+    assert any("No mask holds the class b" in warning for warning in found.warnings)
+    assert not check_split(load_split(named), named).errors  # as train, which accepts it
+    for path in (tmp_path / "masks").iterdir():
+        miniature.write(path, np.zeros(miniature.SIZE, np.uint8))
+    assert check(CheckConfig(named)).errors == ["Every mask is empty: there is nothing to learn."]
+
+
+def test_a_broken_file_beyond_the_limit_is_seen_by_neither_check_nor_train(tmp_path: Path) -> None:
+    config = folder(tmp_path)
+    config.limit = 1
+    used = [pair for pairs in load_split(config).values() for pair in pairs]
+    for path in (tmp_path / "images").iterdir():
+        if path not in [pair.image.path for pair in used]:
+            path.write_bytes(path.name.encode())
+    found = check(CheckConfig(config))
+    assert not found.errors
+    assert sum(found.facts["parts"].values()) == len(found.pairs) == len(used) == 3
 
 
 def test_groups_are_proposed_and_mend_the_split(tmp_path: Path) -> None:

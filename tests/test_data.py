@@ -10,12 +10,13 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from autosam.config import AugmentConfig, Config, DataConfig
+from autosam.config import AugmentConfig, DataConfig
 from autosam.data.augment import build_augment
-from autosam.data.check import MaskReading, check_split, decide_reading
+from autosam.data.check import check_split
 from autosam.data.dataset import EpochSampler, PairDataset, make_sample
 from autosam.data.folders import find_pairs
-from autosam.data.images import MaskFile, read_image, read_mask
+from autosam.data.images import read_image, read_mask
+from autosam.data.reading import MaskReading
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, DataError
 from autosam.types import Frame
@@ -118,43 +119,6 @@ def test_palette_masks_give_indices_and_colours_are_refused(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"c\.png: a mask in colour"):
         read_mask(save(tmp_path / "c.png", equal))
     assert read_mask(save(tmp_path / "b.png", index > 0)).max() == 255
-
-
-F = MaskFile(Path("m.png"))
-
-
-@pytest.mark.parametrize(
-    ("values", "threshold"),
-    [
-        ([0, 255], 127),
-        ([0, 1], 0),
-        ([0, 7], 3),
-        ([0], 0),
-        (list(range(256)), 127),  # JPEG
-        ([0, 1, 2, 3, 253, 254, 255], 127),
-        ([0, 65535], 32767),
-        (list(range(0, 65536, 255)), 32767),  # 16-bit, anti-aliased
-    ],
-)
-def test_how_binary_masks_are_read(values: list[int], threshold: int) -> None:
-    assert decide_reading(dict.fromkeys(values, F), DataConfig()).threshold == threshold
-
-
-@pytest.mark.parametrize(
-    "values",
-    [[0, 1, 2], [0, 85, 170], [0, 128, 255], [0, 1, 255], list(range(201)), list(range(300))],
-)
-def test_masks_of_several_classes_ask_for_num_classes(values: list[int]) -> None:
-    with pytest.raises(DataError, match=r"m\.png: mask value.*--data.num_classes"):
-        decide_reading(dict.fromkeys(values, F), DataConfig())
-
-
-def test_class_masks() -> None:
-    assert decide_reading(dict.fromkeys([0, 1, 2], F), DataConfig(num_classes=2)) == MaskReading(
-        None, 2
-    )
-    with pytest.raises(DataError, match=r"m\.png: mask value 255, but --data.num_classes is 2"):
-        decide_reading(dict.fromkeys([0, 1, 255], F), DataConfig(num_classes=2))
 
 
 # ---- folders and splits -------------------------------------------------------------------------
@@ -293,23 +257,8 @@ def test_empty_masks_are_counted_and_all_empty_is_an_error(folders: Path) -> Non
     assert "4 of 12 masks are empty (nothing to segment)." in report.warnings
     for path in masks:
         save(path, np.zeros((40, 56), np.uint8))
-    report = check_split(load_split(config), config)
-    assert report.empty == report.checked == 12
-    from autosam.train import open_data
-
-    with pytest.raises(DataError, match="every mask is empty"):
-        open_data(Config(data=config), FRAME)
-
-
-def test_jpeg_masks_are_read_at_127(tmp_path: Path) -> None:
-    mask = np.zeros((48, 48), np.uint8)
-    mask[10:30, 12:33] = 255
-    path = save(tmp_path / "m.jpg", mask, quality=60)
-    values = read_mask(path)
-    assert len(np.unique(values)) > 2
-    mask_file = MaskFile(path)
-    reading = decide_reading(dict.fromkeys(np.unique(values).tolist(), mask_file), DataConfig())
-    assert np.array_equal(reading.read(mask_file), (mask > 0).astype(np.uint8))
+    with pytest.raises(DataError, match="Every mask is empty"):
+        check_split(load_split(config), config)
 
 
 # ---- samples ------------------------------------------------------------------------------------
@@ -379,7 +328,7 @@ def torch_equal(a, b) -> bool:
 def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     augment = build_augment(AugmentConfig())
-    dataset = PairDataset(pairs, FRAME, MaskReading(127), augment, seed=5)
+    dataset = PairDataset(pairs, FRAME, MaskReading(), augment, seed=5)
     first, other_epoch = dataset[1, 2], dataset[2, 2]
     _ = dataset[1, 0]
     assert torch_equal(first.view, dataset[1, 2].view)
@@ -387,7 +336,7 @@ def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None
     assert first.label is None  # the augmented picture is another one
     again = pickle.loads(pickle.dumps(dataset))  # as a worker process receives it
     assert torch_equal(first.view, again[1, 2].view)
-    plain = PairDataset(pairs, FRAME, MaskReading(127))[0, 2]
+    plain = PairDataset(pairs, FRAME, MaskReading())[0, 2]
     assert plain.label is not None
     assert plain.label.shape == (40, 56)
 
@@ -396,7 +345,7 @@ def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> No
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     augment = build_augment(AugmentConfig(quarter_turns=True))
     frame = Frame(image_size=64, view_size=32, mask_size=16)
-    dataset = PairDataset(pairs, frame, MaskReading(127), augment, seed=5, views=3)
+    dataset = PairDataset(pairs, frame, MaskReading(), augment, seed=5, views=3)
     drawn = {}
     for epoch in range(30):
         sample = dataset[epoch, 1]
@@ -410,18 +359,18 @@ def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> No
         assert len({s.target.numpy().tobytes() for s in samples}) == 1
         assert len({s.image_valid for s in samples}) == 1
         assert len({s.view.numpy().tobytes() for s in samples}) == len(samples)
-    clean = PairDataset(pairs, frame, MaskReading(127))[0, 1]
+    clean = PairDataset(pairs, frame, MaskReading())[0, 1]
     assert torch_equal(clean.image, dataset.sam_view(1, 0)[0])
     # Another seed of training draws other views of the same few.
-    other = PairDataset(pairs, frame, MaskReading(127), augment, seed=6, views=3)
+    other = PairDataset(pairs, frame, MaskReading(), augment, seed=6, views=3)
     assert all(other[e, 1].image.numpy().tobytes() in squares for e in range(5))
 
 
 def test_shuffled_sam_sees_another_picture_and_the_rest_stays(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     frame = Frame(image_size=64, view_size=64, mask_size=16)
-    plain = PairDataset(pairs, frame, MaskReading(127))
-    shuffled = PairDataset(pairs, frame, MaskReading(127), shuffled=True)
+    plain = PairDataset(pairs, frame, MaskReading())
+    shuffled = PairDataset(pairs, frame, MaskReading(), shuffled=True)
     others = [plain[0, i].image for i in range(len(pairs))]
     seen = []
     for epoch in range(40):
@@ -437,7 +386,7 @@ def test_a_size_mismatch_is_found_while_reading_too(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     save(folders / "train" / "masks" / "img03.png", np.zeros((41, 56), np.uint8))
     with pytest.raises(DataError, match=r"img03\.png is 40 x 56 but its mask"):
-        PairDataset(pairs, FRAME, MaskReading(127))[0, 3]
+        PairDataset(pairs, FRAME, MaskReading())[0, 3]
 
 
 def test_sampler() -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from autosam.config import ClassConfig, DataConfig
-from autosam.data.check import MaskReading, decide_reading
+from autosam.data.check import decide_reading
+from autosam.data.facts import facts_of
 from autosam.data.geometry import resize_label
-from autosam.data.images import MaskFile
 from autosam.data.labels import IGNORED, class_masks, known, pack
+from autosam.data.reading import MaskReading
 from autosam.errors import ConfigError, DataError
 from autosam.limits import check_classes
 from autosam.metrics import score
@@ -23,6 +24,17 @@ class Stored:
 
     def read(self) -> np.ndarray:
         return self.values
+
+    def __str__(self) -> str:
+        return "m.png"
+
+
+def decide(values: list[int] | np.ndarray, config: DataConfig) -> MaskReading:
+    """The reading of one mask that holds these values, as even areas."""
+    array = np.asarray(values, np.uint16)
+    array = array if array.ndim == 2 else array.repeat(9)[None].repeat(9, 0)
+    mask = Stored(array.astype(np.uint8 if array.max() < 256 else np.uint16))
+    return decide_reading([(mask, facts) for facts in facts_of(mask, config)[0]], config)
 
 
 def test_masks_of_numbers_and_of_bits() -> None:
@@ -59,10 +71,10 @@ def test_a_table_of_values() -> None:
     )
     assert config.num_classes == 2
     values = np.array([[0, 10, 20], [300, 255, 10]], np.uint16)
-    reading = decide_reading({int(v): MaskFile(None) for v in np.unique(values)}, config)
+    reading = decide(values, config)
     assert reading.read(Stored(values)).tolist() == [[0, 1, 1], [2, IGNORED, 1]]
     with pytest.raises(DataError, match=r"mask value 30, which --data.classes does not list"):
-        decide_reading({0: "m.png", 30: "m.png"}, config)
+        decide([0, 30], config)
     with pytest.raises(DataError, match=r"holds the value 30, which is no class"):
         reading.read(Stored(np.array([[30]], np.uint8)))
 
@@ -87,12 +99,12 @@ def test_classes_that_cannot_be(classes: list[ClassConfig], message: str) -> Non
 
 
 def test_instance_numbers_are_one_class() -> None:
-    reading = decide_reading(dict.fromkeys(range(40), "m.png"), DataConfig(instances=True))
+    reading = decide(list(range(40)), DataConfig(instances=True))
     assert reading.read(Stored(np.array([[0, 1, 39]], np.uint8))).tolist() == [[0, 1, 1]]
 
 
 def test_255_asks_for_ignore() -> None:
     with pytest.raises(DataError, match=r"--data.ignore 255"):
-        decide_reading({0: "m.png", 2: "m.png", 255: "m.png"}, DataConfig(num_classes=2))
-    reading = decide_reading({0: "m", 2: "m", 255: "m"}, DataConfig(num_classes=2, ignore=255))
-    assert reading == MaskReading(None, 2, 255)
+        decide([0, 2, 255], DataConfig(num_classes=2))
+    reading = decide([0, 2, 255], DataConfig(num_classes=2, ignore=255))
+    assert reading.read(Stored(np.array([[0, 2, 255]], np.uint8))).tolist() == [[0, 2, IGNORED]]

@@ -24,7 +24,7 @@ def test_kvasir_has_its_published_split_and_jpeg_masks(real_data: Path) -> None:
     split = load_split(config)
     assert [len(split[p]) for p in ("train", "validation", "test")] == [800, 100, 100]
     report = check_split({p: pairs[:40] for p, pairs in split.items()}, config)
-    assert report.reading.threshold == 127
+    assert "hold greys, split at half of white" in report.reading.how
 
 
 def test_rivers_are_two_folders_with_masks_of_0_and_1(real_data: Path) -> None:
@@ -33,7 +33,7 @@ def test_rivers_are_two_folders_with_masks_of_0_and_1(real_data: Path) -> None:
     split = load_split(config)
     assert sum(map(len, split.values())) == 292
     report = check_split({p: pairs[:10] for p, pairs in split.items()}, config)
-    assert report.reading.threshold == 0
+    assert report.reading.how == ""
 
 
 def test_a_few_steps_on_real_pictures_and_a_prediction(real_data: Path, tmp_path: Path) -> None:

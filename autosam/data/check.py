@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from autosam.config import MOST_OVERLAPPING, DataConfig
-from autosam.data.labels import IGNORED, class_masks
+from autosam.config import DataConfig
+from autosam.data.conventions import decide_reading
+from autosam.data.facts import Facts, facts_of
 from autosam.data.pairs import Pair, Pixels, Split
+from autosam.data.reading import MaskReading
 from autosam.data.twins import edges, scenes, torn
 from autosam.errors import DataError
 
@@ -17,47 +20,6 @@ FULL = 5000
 """Up to this many pairs every file is decoded."""
 SAMPLE = 500
 """Of more, so many, drawn by a seed."""
-
-
-@dataclass(frozen=True)
-class MaskReading:
-    """How mask values become classes; decided once for a whole data set."""
-
-    threshold: int | None
-    """Binary masks: values above it are foreground. None: values are class numbers."""
-    num_classes: int = 1
-    """K."""
-    ignore: int | None = None
-    """The value of pixels that nobody labelled."""
-    classes: tuple[tuple[int, int], ...] = ()
-    """(value, class) where values are not the classes' own numbers."""
-
-    def read(self, mask: Pixels) -> np.ndarray:
-        """A label, see `autosam.data.labels`.
-
-        Raises:
-            DataError: unreadable, or a value that is no class.
-        """
-        values = mask.read()
-        if values.dtype == np.int32:
-            return values
-        left_out = np.zeros(values.shape, bool) if self.ignore is None else values == self.ignore
-        if self.threshold is not None:
-            label = (values > self.threshold).astype(np.uint8)
-        else:
-            table = dict(self.classes) or {k: k for k in range(1, self.num_classes + 1)}
-            table.setdefault(0, 0)
-            found = np.unique(values[~left_out])
-            if odd := [int(value) for value in found if int(value) not in table]:
-                raise DataError(
-                    f"{mask}: holds the value {odd[0]}, which is no class: {sorted(table)} are."
-                )
-            lookup = np.zeros(int(values.max(initial=0)) + 1, np.uint8)
-            for value in found:
-                lookup[value] = table[int(value)]
-            label = lookup[values]
-        label[left_out] = IGNORED
-        return label
 
 
 @dataclass
@@ -68,30 +30,32 @@ class Seen:
     """Why it cannot be used, or nothing."""
     size: tuple[int, ...] = ()
     """H, W."""
-    values: tuple[int, ...] = ()
-    """The mask's distinct values; of a label of bits the classes that are there."""
+    facts: tuple[Facts, ...] = ()
+    """Of the mask, or of each of its layers."""
     edges: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """See `autosam.data.twins`."""
 
 
 @dataclass
 class Report:
-    """What the check found."""
+    """What was found. Whatever reads data decides by it what can be used."""
 
-    reading: MaskReading
-    checked: int
-    empty: int
+    reading: MaskReading = field(default_factory=MaskReading)
+    checked: int = 0
+    errors: list[str] = field(default_factory=list)
+    """What keeps the data from being used."""
     warnings: list[str] = field(default_factory=list)
 
 
 def check_split(split: Split, config: DataConfig) -> Report:
-    """`check_pairs` over all parts: masks are read in one way throughout; and scenes that stand in
-    several parts are a warning."""
+    """`check_pairs` for training, over all parts: masks are read in one way throughout, and there
+    must be something to learn; scenes that stand in several parts are a warning."""
     pairs = [pair for part in split.values() for pair in part]
     chosen = choose(pairs)
-    seen = look_at(chosen)
-    report = _report(chosen, seen, len(pairs), config)
+    seen = look_at(chosen, config)
     part_of = {id(pair): part for part, found in split.items() for pair in found}
+    report = judge(chosen, seen, config, len(pairs), [part_of[id(pair)] for pair in chosen])
+    _raise(report.errors)
     numbers = scenes(np.stack([s.edges for s in seen]), [s.size for s in seen])
     if leaks := torn(numbers, [part_of[id(pair)] for pair in chosen]):
         first = [pair.name for pair, n in zip(chosen, numbers, strict=True) if n == leaks[0]]
@@ -111,7 +75,76 @@ def check_pairs(pairs: list[Pair], config: DataConfig) -> Report:
             do not fit the settings.
     """
     chosen = choose(pairs)
-    return _report(chosen, look_at(chosen), len(pairs), config)
+    report = judge(chosen, look_at(chosen, config), config, len(pairs))
+    _raise(report.errors)
+    return report
+
+
+def _raise(errors: list[str]) -> None:
+    if errors:
+        more = f"\n... and {len(errors) - 5} more." if len(errors) > 5 else ""
+        raise DataError("\n".join(errors[:5]) + more)
+
+
+def judge(
+    pairs: list[Pair], seen: list[Seen], config: DataConfig, total: int, parts: Sequence[str] = ()
+) -> Report:
+    """The one decision about what can be used: `check`, `train`, `compare` and `evaluate` ask it.
+
+    Args:
+        pairs: those that were decoded.
+        seen: what they were found to be.
+        config: the data settings.
+        total: how many pairs there are.
+        parts: the part of each pair, where the data are for training.
+    """
+    report = Report(checked=len(pairs), errors=[s.problem for s in seen if s.problem])
+    good = [(pair, s.facts) for pair, s in zip(pairs, seen, strict=True) if not s.problem]
+    if not good:
+        return report
+    try:
+        report.reading = decide_reading(
+            [(mask, one) for pair, facts in good for mask, one in _layers(pair.mask, facts)], config
+        )
+    except DataError as error:
+        report.errors.append(str(error))
+        return report
+    held = [report.reading.holds(facts) for _, facts in good]
+    if len(pairs) < total:
+        report.warnings.append(
+            f"{len(pairs)} of {total} pairs were decoded to check them, drawn by a seed."
+        )
+    if empty := held.count(set()):
+        report.warnings.append(f"{empty} of {len(good)} masks are empty (nothing to segment).")
+    framed = sum(one.framed for _, facts in good for one in facts)
+    if report.reading.num_classes == 1 and framed > 0.5 * (len(good) - empty):
+        report.warnings.append(
+            f"In {framed} of {len(good)} masks the whole border is foreground: are they inverted? "
+            "--data.values 0 (of greys 0-127) makes what is dark foreground."
+        )
+    report.warnings += _lacking(held, config)
+    if parts:
+        of_part = [part for part, s in zip(parts, seen, strict=True) if not s.problem]
+        learned = [found for part, found in zip(of_part, held, strict=True) if part == "train"]
+        if not any(held) or (learned and not any(learned)):
+            where = "" if not any(held) else "Of the training part: "
+            said = "" if config.values is None else f" --data.values is {config.values}."
+            report.errors.append(f"{where}Every mask is empty: there is nothing to learn.{said}")
+    return report
+
+
+def _layers(mask: Pixels, facts: Sequence[Facts]) -> Iterable[tuple[Pixels, Facts]]:
+    return zip([mask] * len(facts), facts, strict=True)
+
+
+def _lacking(held: list[set[int]], config: DataConfig) -> list[str]:
+    """Classes that no mask holds, as a warning."""
+    names = dict(enumerate(config.class_names, 1))
+    missing = sorted(set(names) - set[int]().union(*held))
+    if not missing or len(missing) == len(names):
+        return []
+    what = ", ".join(names[k] for k in missing)
+    return [f"No mask holds the class {what}: nothing is learnt and no score is known of it."]
 
 
 def choose(pairs: list[Pair]) -> list[Pair]:
@@ -122,52 +155,21 @@ def choose(pairs: list[Pair]) -> list[Pair]:
     return [pairs[i] for i in sorted(index)]
 
 
-def look_at(pairs: list[Pair]) -> list[Seen]:
+def look_at(pairs: list[Pair], config: DataConfig) -> list[Seen]:
     """Decode pairs."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_inspect, pairs))
+        return list(pool.map(lambda pair: _inspect(pair, config), pairs))
 
 
-def examples(pairs: list[Pair], seen: list[Seen]) -> dict[int, Pixels]:
-    """Each mask value that occurs, with the first mask that holds it."""
-    values: dict[int, Pixels] = {}
-    for pair, s in zip(pairs, seen, strict=True):
-        for value in s.values:
-            values.setdefault(value, pair.mask)
-    return values
-
-
-def _report(pairs: list[Pair], seen: list[Seen], total: int, config: DataConfig) -> Report:
-    problems = [s.problem for s in seen if s.problem]
-    if problems:
-        more = f"\n... and {len(problems) - 5} more." if len(problems) > 5 else ""
-        raise DataError("\n".join(problems[:5]) + more)
-    reading = decide_reading(examples(pairs, seen), config)
-    background = 0 if reading.threshold is None else reading.threshold
-    empty = sum(max([0, *(v for v in s.values if v != config.ignore)]) <= background for s in seen)
-    report = Report(reading, len(pairs), empty)
-    if len(pairs) < total:
-        report.warnings.append(
-            f"{len(pairs)} of {total} pairs were decoded to check them, drawn by a seed."
-        )
-    if empty:
-        report.warnings.append(f"{empty} of {len(pairs)} masks are empty (nothing to segment).")
-    return report
-
-
-def _inspect(pair: Pair) -> Seen:
+def _inspect(pair: Pair, config: DataConfig) -> Seen:
     try:
-        image, mask = pair.image.read(), pair.mask.read()
+        image = pair.image.read()
+        facts, shape = facts_of(pair.mask, config)
     except DataError as error:
         return Seen(str(error))
-    if mask.shape != image.shape[:2]:
-        return Seen(size_mismatch(pair.image, image.shape, pair.mask, mask.shape))
-    if mask.dtype == np.int32:
-        present = class_masks(mask, MOST_OVERLAPPING).any((1, 2))
-        values = [0, *(np.flatnonzero(present) + 1).tolist()]
-    else:
-        values = np.unique(mask).tolist()
-    return Seen("", image.shape[:2], tuple(values), edges(image))
+    if shape != image.shape[:2]:
+        return Seen(size_mismatch(pair.image, image.shape, pair.mask, shape))
+    return Seen("", image.shape[:2], tuple(facts), edges(image))
 
 
 def size_mismatch(
@@ -178,62 +180,3 @@ def size_mismatch(
         f"{one} is {shape[0]} x {shape[1]} but its mask {other} is {other_shape[0]} x "
         f"{other_shape[1]} (height x width). Export both at one size."
     )
-
-
-def decide_reading(values: dict[int, Pixels], config: DataConfig) -> MaskReading:
-    """How to read masks that hold these values (each with a mask that holds it).
-
-    One class: 0 and 1 as they are; 0 and one other value split at half of it; many grey values, as
-    JPEG leaves them, at 127; with `instances` all above 0. More classes: values are class numbers,
-    or what `classes` says.
-
-    Raises:
-        DataError: the values look like several classes where one is configured, or the reverse.
-    """
-    values = {value: mask for value, mask in values.items() if value != config.ignore}
-    top = max(values, default=0)
-    num_classes, ignore = config.num_classes, config.ignore
-    listed = [
-        (value, k)
-        for k, entry in enumerate(config.classes or [], 1)
-        for value in (entry.values or [k])
-    ]
-    if any(entry.values for entry in config.classes or []):
-        allowed = {0, *(value for value, _ in listed)}
-        if unlisted := sorted(set(values) - allowed):
-            raise DataError(
-                f"{values[unlisted[0]]}: mask value {unlisted[0]}, which --data.classes does not "
-                f"list. Values found: {_some(values)}. List it, or set --data.ignore."
-            )
-        return MaskReading(None, num_classes, ignore, tuple(listed))
-    if num_classes > 1:
-        if top > num_classes:
-            hint = " (255 often marks what is to be left out: --data.ignore 255)" * (top == 255)
-            raise DataError(
-                f"{values[top]}: mask value {top}, but --data.num_classes is {num_classes}: values "
-                f"must be 0 (background) to {num_classes}. Values found: {_some(values)}. Set "
-                "--data.num_classes, or renumber; masks of several classes must not be JPEG." + hint
-            )
-        return MaskReading(None, num_classes, ignore)
-    if config.instances:
-        return MaskReading(0, ignore=ignore)
-    if len(values) <= 2:
-        return MaskReading(top // 2, ignore=ignore)
-    # JPEG and anti-aliasing leave many greys, some of them just below white. A few values, or none
-    # near white, are numbers of classes or objects, or mark what is to be ignored.
-    white = 255 if top < 256 else 65535
-    if top > 0.93 * white and (
-        len(values) >= 16 or any(0.93 * white < value < white for value in values)
-    ):
-        return MaskReading(white // 2, ignore=ignore)
-    odd = next((value for value in sorted(values) if value not in (0, 1, white)), top)
-    raise DataError(
-        f"{values[odd]}: mask values {_some(values)} look like several classes or objects, but "
-        "--data.num_classes is 1. Set --data.num_classes (values 0 to K); or --data.instances true "
-        "where values number objects; or save masks as 0 and 255."
-    )
-
-
-def _some(values: dict[int, Pixels]) -> str:
-    shown = sorted(values)
-    return ", ".join(map(str, shown[:10])) + (", ..." if len(shown) > 10 else "")

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from autosam.config import PromptConfig, RoughConfig
 from autosam.data.augment import Augment, Seed
-from autosam.data.check import MaskReading, size_mismatch
+from autosam.data.check import size_mismatch
 from autosam.data.geometry import (
     cell_weight,
     class_shares,
@@ -23,6 +23,7 @@ from autosam.data.geometry import (
 from autosam.data.labels import known, without
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.prompts import draw_prompts
+from autosam.data.reading import MaskReading
 from autosam.data.rough import rough_mask
 from autosam.errors import DataError
 from autosam.types import Frame, ImageEmbedding, Sample

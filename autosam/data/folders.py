@@ -13,15 +13,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.images import EXTENSIONS, ImageFile, MaskFile
-from autosam.data.labels import pack
-from autosam.data.pairs import PARTS, Pair, Pixels
+from autosam.data.pairs import PARTS, Layers, Pair, Pixels
 from autosam.data.readers.dicom import DicomImage, is_dicom
 from autosam.data.synthetic import synthetic_root
 from autosam.errors import DataError
@@ -35,34 +31,6 @@ def image_file(path: Path, config: DataConfig) -> Pixels:
     if is_dicom(path):
         return DicomImage(path, config.window)
     return ImageFile(path, config.bands, config.window, config.nodata)
-
-
-@dataclass(frozen=True)
-class MaskFiles:
-    """Masks of classes that overlap, a file for each class."""
-
-    files: tuple[Pixels, ...]
-
-    @property
-    def path(self) -> Path:
-        return self.files[0].path
-
-    def read(self) -> np.ndarray:
-        masks = [file.read() for file in self.files]
-        if len({mask.shape for mask in masks}) > 1:
-            sizes = ", ".join(
-                f"{file} {mask.shape}" for file, mask in zip(self.files, masks, strict=True)
-            )
-            raise DataError(
-                f"masks of one picture differ in size: {sizes}. Export all at one size."
-            )
-        return pack(np.stack([mask > mask.max(initial=1) // 2 for mask in masks]))
-
-    def digest(self) -> str:
-        return "".join(file.digest() for file in self.files)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 def pairs_of_folders(config: DataConfig) -> list[Pair]:
@@ -120,7 +88,7 @@ def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> l
     if not config.exclusive and names and all((masks / name).is_dir() for name in names):
         columns = [find_pairs(images, masks / name, _one_class(config)) for name in names]
         return [
-            dataclasses.replace(row[0], mask=MaskFiles(tuple(pair.mask for pair in row)))
+            dataclasses.replace(row[0], mask=Layers(tuple(pair.mask for pair in row)))
             for row in zip(*columns, strict=True)
         ]
     image_files, mask_files = by_stem(images), by_stem(masks)

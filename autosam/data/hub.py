@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from autosam.config import DataConfig
-from autosam.data.images import ImageReader, Window, open_raster, read_mask_file, values_of
+from autosam.data.images import (
+    ImageReader,
+    StoredMask,
+    Window,
+    open_raster,
+    read_mask_file,
+    values_of,
+)
 from autosam.data.manifest import PART_OF
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
@@ -61,6 +68,10 @@ class Cell:
         if self.mask:
             return values_of(read_mask_file(self._bytes(), str(self)), str(self))
         return self.read_valid()[0]
+
+    def stored(self) -> StoredMask:
+        """Of a mask."""
+        return read_mask_file(self._bytes(), str(self))
 
     def digest(self) -> str:
         how = repr(self.window)

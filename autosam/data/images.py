@@ -319,6 +319,9 @@ class MaskFile:
     def read(self) -> np.ndarray:
         return read_mask(self.path)
 
+    def stored(self) -> StoredMask:
+        return read_mask_file(self.path)
+
     def digest(self) -> str:
         return digest(self.path)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.folders import by_stem, find_pairs, image_file
-from autosam.data.images import MaskFile, read_mask
+from autosam.data.images import MaskFile, StoredMask, read_mask
 from autosam.data.manifest import csv_rows
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
@@ -157,6 +157,9 @@ class DarkMask(MaskFile):
     def read(self) -> np.ndarray:
         values = read_mask(self.path, grey=True)
         return (values == 0 if self.black else values < 255).astype(np.uint8)
+
+    def stored(self) -> StoredMask:
+        return StoredMask(self.read())
 
 
 def pairs_of_stamps(config: DataConfig) -> list[Pair]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from autosam.errors import DataError
 
 PARTS = ("train", "validation", "test")
 
@@ -35,6 +38,38 @@ def read_valid(pixels: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere)."""
     read = getattr(pixels, "read_valid", None)
     return (pixels.read(), None) if read is None else read()
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The mask of classes that overlap: a file for each class."""
+
+    files: tuple[Pixels, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path
+
+    def read(self) -> np.ndarray:
+        """Values are read layer by layer, see `autosam.data.reading`."""
+        raise TypeError("several files have no values in common")
+
+    def require_one_size(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """
+        Raises:
+            DataError: the files' shapes H, W differ.
+        """
+        if len(set(shapes)) > 1:
+            found = ", ".join(
+                f"{file} {shape}" for file, shape in zip(self.files, shapes, strict=True)
+            )
+            raise DataError(f"masks of one image differ in size: {found}. Export all at one size.")
+
+    def digest(self) -> str:
+        return "".join(file.digest() for file in self.files)
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,7 @@ def another_size(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("mask", DataError, r"masks of one picture differ in size.*Export all at one size")
+@cause("mask", DataError, r"masks of one image differ in size.*Export all at one size")
 def classes_of_several_sizes(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     masks = (root / "masks").rename(root / "drawn")

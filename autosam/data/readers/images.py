@@ -74,6 +74,8 @@ class PlainImage:
         self.palette: np.ndarray | None = None
         alpha: np.ndarray | None = None
         self.mode, self.grey_bits = image.mode, 8
+        lossless = image.format == "WEBP" and b"VP8L" in content[:64]
+        self.lossy = image.format in ("JPEG", "MPO", "WEBP") and not lossless
         bits, kind = (content[24], content[25]) if image.format == "PNG" and content else (8, 0)
         steps = orientation_of(image.getexif().get(ORIENTATION))
         if bits == 16:
@@ -135,7 +137,7 @@ class PlainImage:
             values = values // (255 // (2**self.grey_bits - 1))
         if values.shape[2] == 1 or (values == values[..., :1]).all():
             values = values[..., 0]
-        return StoredMask(values, self.palette, self.alpha)
+        return StoredMask(values, self.palette, self.alpha, lossy=self.lossy)
 
 
 def _palette(image: Image.Image) -> np.ndarray:

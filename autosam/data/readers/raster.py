@@ -33,6 +33,8 @@ class StoredMask:
     missing: np.ndarray | None = None
     """bool H x W: pixels that the file itself says hold no data (a TIFF's nodata value other than
     0, NaN, or its mask page); None: none."""
+    lossy: bool = False
+    """Whether values may have changed when it was saved, as in JPEG."""
 
 
 class Raster(Protocol):

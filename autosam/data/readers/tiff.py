@@ -33,6 +33,8 @@ GREY_WHITE_0, GREY, RGB, PALETTE, INKS, YCBCR, LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 
 """Photometric interpretations that are read."""
 COLORS = {GREY_WHITE_0: 1, GREY: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3, LAB: 3, ICC_LAB: 3}
 """How many samples of a pixel are colours; others are opacity and the like."""
+LOSSY = (6, 7, 34892)
+"""Compressions: JPEG, old and new, and lossy DNG."""
 OPACITY = (1, 2)
 """Kinds of extra samples that are opacity; colours are multiplied with the first kind."""
 WIDE = ("svs", "scn", "bif", "ndpi", "philips", "qpi", "avs")
@@ -283,7 +285,7 @@ class TiffImage:
         if missing is not None:
             hidden = np.asarray(missing[..., :count].all(2))
         palette = self.palette if self.photometric == PALETTE else None
-        return StoredMask(values, palette, alpha, hidden)
+        return StoredMask(values, palette, alpha, hidden, int(self.pages[0].compression) in LOSSY)
 
 
 def _nodata(page: Any) -> float | None:
