@@ -167,7 +167,7 @@ def write_of_volume(
     """The same for a volume, slice by slice."""
     data = predictor.loaded.config.data
     slices = [
-        Slice(source.path, data.axis, i, window=data.window)
+        Slice(source.path, data.axis, i, window=data.window, nodata=data.nodata)
         for i in range(shape_of(source.path)[data.axis])
     ]
     masks, rows = [], []

@@ -213,7 +213,10 @@ def test_grey_that_is_white_at_zero_padding_and_spare_bits(tmp_path: Path) -> No
     padded = volume()
     padded[:, :2] = -2000
     folder = series(tmp_path / "pad", padded, PixelPaddingValue=-2000)
-    seen = Slice(folder, 2, 3).read()[..., 0]
+    image, valid = Slice(folder, 2, 3).read_valid()
+    seen = image[..., 0]
+    assert valid is not None
+    assert np.array_equal(valid, padded[3] != -2000)
     assert (seen[:2] == 0).all()
     low, high = np.percentile(volume()[::4, 4::4, ::4], (0.1, 99.9))
     expected = ((volume()[3, 2:] - low) / (high - low) * 255).clip(0, 255).round()

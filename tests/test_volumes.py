@@ -102,6 +102,31 @@ def test_slices_of_a_volume_are_stretched_alike(tmp_path: Path) -> None:
     assert Slice(tmp_path / "a.nii", 2, 5).read().max() == 255
 
 
+def test_voxels_without_data(tmp_path: Path, trained: Path) -> None:
+    """NaN and `--data.nodata` are left out of the stretch, and are background in masks."""
+    nibabel = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(0)
+    values = rng.integers(100, 200, (56, 40, 4)).astype(np.float32)
+    values[:20] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "nan.nii")
+    filled = np.nan_to_num(values, nan=-9999).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(filled, np.eye(4)), tmp_path / "filled.nii")
+    low, high = np.percentile(values[20::4, ::4, ::4], (0.1, 99.9))
+    expected = ((values[20:, :, 1].T - low) / (high - low) * 255).clip(0, 255).round()
+    for one in (Slice(tmp_path / "nan.nii", 2, 1), Slice(tmp_path / "filled.nii", 2, 1, False,
+                                                          None, -9999)):  # fmt: skip
+        image, valid = one.read_valid()
+        assert valid is not None
+        assert np.array_equal(valid, np.isfinite(values[:, :, 1].T))
+        assert (image[~valid] == 0).all()
+        assert np.array_equal(image[:, 20:, 0], expected)
+    with pytest.raises(DataError, match=r"Set --data\.nodata -9999"):
+        Slice(tmp_path / "filled.nii", 2, 1).read()
+    predict(PredictConfig(str(trained), str(tmp_path / "nan.nii"), str(tmp_path / "out")))
+    mask = np.asarray(nibabel.load(tmp_path / "out/nan.nii.gz").dataobj)
+    assert not mask[:20].any()
+
+
 def test_a_truncated_volume(tmp_path: Path) -> None:
     pytest.importorskip("nibabel")
     miniature.volumes(tmp_path, 2)

@@ -29,7 +29,7 @@ ALIASES = {"validation": ("validation", "val", "valid"), "train": ("train",), "t
 def image_file(path: Path, config: DataConfig) -> Pixels:
     """An image, read as the settings say."""
     if is_dicom(path):
-        return DicomImage(path, config.window)
+        return DicomImage(path, config.window, config.nodata)
     return ImageFile(path, config.bands, config.window, config.nodata)
 
 

@@ -54,17 +54,17 @@ def is_volume(path: Path) -> bool:
     return bool(dicom.files_of(path)) if path.is_dir() else is_nifti(path) or is_dicom(path)
 
 
-def kept(most: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+def kept(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Keep what a function makes of the last `most` files, as long as they do not change."""
 
-    def decorate(function: Callable[[Path], T]) -> Callable[[Path], T]:
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
         @functools.lru_cache(maxsize=most)
-        def remembered(path: Path, changed: int) -> T:
-            return function(path)
+        def remembered(path: Path, changed: int, *rest: Any) -> T:
+            return function(path, *rest)
 
-        def call(path: Path) -> T:
+        def call(path: Path, *rest: Any) -> T:
             try:
-                return remembered(path, path.stat().st_mtime_ns)
+                return remembered(path, path.stat().st_mtime_ns, *rest)
             except FileNotFoundError:
                 raise DataError(f"{path}: no such file. Fix the path.") from None
 
@@ -187,41 +187,53 @@ def read_slice(path: Path, axis: int, index: int) -> Values:
 
 
 @kept(1024)
-def window_of(path: Path) -> Window:
-    """The 0.1 and 99.9 percentile of a volume (of every fourth voxel along each axis, padding left
-    out): all of its slices are stretched alike."""
-    depth = shape_of(path)[2]
-    if not is_nifti(path):
-        slices = (read_slice(path, 2, i) for i in range(0, depth, 4))
-        some = [(v[::4, ::4], None if p is None else p[::4, ::4]) for v, p in slices]
-        return dicom.window_of(some, str(path))
-    try:
-        whole = _open(path).dataobj
-        part = np.asarray(whole[::4, ::4, ::4], np.float64)
-    except Exception as error:  # see `read_slice`
-        raise _unreadable(path, error) from None
-    part = part[np.isfinite(part)]
-    if not len(part):
-        raise DataError(f"{path}: holds NaN or infinite pixels. Repair or remove it.")
-    low, high = np.percentile(part, (0.1, 99.9))
-    return float(low), float(high)
+def window_of(path: Path, nodata: float | None = None) -> Window:
+    """The 0.1 and 99.9 percentile of a volume (of every fourth voxel along each axis, where it
+    holds data): all of its slices are stretched alike.
+
+    Raises:
+        DataError: see `autosam.data.readers.stretch.limits_of`.
+    """
+    depth, some = shape_of(path)[2], []
+    if is_nifti(path):
+        try:
+            part = np.asarray(_open(path).dataobj[::4, ::4, ::4])
+        except Exception as error:  # see `read_slice`
+            raise _unreadable(path, error) from None
+        some.append((part, dicom.without_data(part, None, nodata)))
+    else:
+        for index in range(0, depth, 4):
+            values, padded = read_slice(path, 2, index)
+            missing = dicom.without_data(values, padded, nodata)
+            some.append((values[::4, ::4], None if missing is None else missing[::4, ::4]))
+    return dicom.joint_limits(some, str(path))
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A picture, or with `mask` a mask, out of a volume."""
+    """An image, or with `mask` a mask, out of a volume."""
 
     path: Path
     axis: int
     index: int
     mask: bool = False
     window: Window | None = None
+    nodata: float | None = None
+    """Stored value of voxels without data, besides padding and NaN."""
+
+    def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of an image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None:
+        everywhere)."""
+        values, padded = read_slice(self.path, self.axis, self.index)
+        missing = dicom.without_data(values, padded, self.nodata)
+        window = self.window or window_of(self.path, self.nodata)
+        return dicom.as_image(values, missing, is_inverted(self.path), window, str(self))
 
     def read(self) -> np.ndarray:
-        values, padded = read_slice(self.path, self.axis, self.index)
+        """An image, uint8 H x W x 3 RGB; or a mask's values, uint8 or uint16 H x W."""
         if not self.mask:
-            window = self.window or window_of(self.path)
-            return dicom.as_image(values, padded, is_inverted(self.path), window, str(self))
+            return self.read_valid()[0]
+        values, _ = read_slice(self.path, self.axis, self.index)
         if not (values.min() >= 0 and values.max() < 2**16 and not (values % 1).any()):
             raise DataError(
                 f"{self}: mask values must be whole numbers from 0 to 65535. Save it as such."
@@ -229,7 +241,7 @@ class Slice:
         return values.astype(np.uint16 if values.max() > 255 else np.uint8)
 
     def digest(self) -> str:
-        how = f"{_digest(self.path)} {self.axis} {self.index} {self.window}"
+        how = f"{_digest(self.path)} {self.axis} {self.index} {self.window} {self.nodata}"
         return hashlib.sha256(how.encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -309,7 +321,7 @@ def _pairs(folder: Path, config: DataConfig) -> list[Pair]:
         found += [
             Pair(
                 f"{name}-{i:0{width}d}",
-                Slice(path, config.axis, i, window=config.window),
+                Slice(path, config.axis, i, window=config.window, nodata=config.nodata),
                 Slice(mask, config.axis, i, mask=True),
                 group=name,
             )

@@ -319,10 +319,14 @@ def a_mask_of_other_numbers(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, "volumes", path.name)
 
 
-@cause("volumes", DataError, r"holds NaN or infinite pixels\. Repair or remove it")
+@cause(
+    "volumes",
+    DataError,
+    r"holds NaN or infinite pixels\. Repair or remove it|no pixel holds data\. Remove it",
+)
 def a_volume_that_is_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     values = np.ones((56, 40, 3), np.float32)
-    values[3, 4, 1] = rng.choice([np.nan, np.inf])
+    values[3, 4, 1] = np.inf
     if rng.random() < 0.5:
         values[:] = np.nan
     root, path = rewritten(rng, folder, "images", values)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window, digest, stretch
+from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window, digest
+from autosam.data.readers.raster import equals
+from autosam.data.readers.stretch import finish, limits_of
 from autosam.errors import DataError
 from autosam.files import list_folder
 
@@ -282,10 +284,11 @@ def _padding(stored: np.ndarray, data: Any) -> np.ndarray | None:
 
 
 def as_image(
-    values: np.ndarray, padded: np.ndarray | None, inverted: bool, window: Window | None, name: str
-) -> np.ndarray:
-    """Values of `read_values` as an image, uint8 H x W x 3 RGB. Grey ones are stretched, unless
-    they have 8 bits and there is no window; MONOCHROME1 is inverted; padding is black.
+    values: np.ndarray, missing: np.ndarray | None, inverted: bool, window: Window | None, name: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values of `read_values` as an image, uint8 H x W x 3 RGB, and where it holds data, bool H x W
+    (None: everywhere). Grey ones are stretched, unless they have 8 bits and there is no window;
+    MONOCHROME1 is inverted.
 
     Raises:
         DataError: a window for colours; values that are not finite.
@@ -293,31 +296,36 @@ def as_image(
     if values.ndim == 3:
         if window is not None:
             raise DataError(f"{name}: --data.window is for grey values. Leave it out.")
-        return values
-    if values.dtype != np.uint8 or window is not None:
-        values = stretch(values, name, window or window_of([(values, padded)], name))
+        return values, None
+    grey, holes = values[..., None], None if missing is None else missing[..., None]
+    if window is None and values.dtype != np.uint8:
+        window = limits_of(grey, holes, name)
+    rgb, valid = finish(grey, holes, name, window)
     if inverted:
-        values = 255 - values
-    if padded is not None:
-        values = np.where(padded, np.uint8(0), values)
-    return np.repeat(values[..., None], 3, axis=2)
+        rgb = 255 - rgb if valid is None else np.where(valid[..., None], 255 - rgb, 0)
+    return rgb.astype(np.uint8), valid
 
 
-def window_of(images: Iterable[tuple[np.ndarray, np.ndarray | None]], name: str) -> Window:
-    """The 0.1 and 99.9 percentile of grey values, padding left out.
+def without_data(
+    values: np.ndarray, padded: np.ndarray | None, nodata: float | None = None
+) -> np.ndarray | None:
+    """bool of the same shape: padding, NaN and what `--data.nodata` names; None: there is none."""
+    missing = np.zeros(values.shape, bool) if padded is None else padded
+    if nodata is not None:
+        missing = missing | equals(values, nodata)
+    if values.dtype.kind == "f":
+        missing = missing | np.isnan(values)
+    return missing if missing.any() else None
+
+
+def joint_limits(images: Iterable[tuple[np.ndarray, np.ndarray | None]], name: str) -> Window:
+    """The 0.1 and 99.9 percentile of several grey images, where they hold data.
 
     Raises:
-        DataError: there is no finite value.
+        DataError: see `limits_of`.
     """
-    parts = []
-    for values, padded in images:
-        known = np.isfinite(values) if padded is None else np.isfinite(values) & ~padded
-        parts.append(values[known].astype(np.float64))
-    some = np.concatenate(parts) if parts else np.zeros(0)
-    if not len(some):
-        raise DataError(f"{name}: holds no pixels but NaN, infinite ones or padding. Remove it.")
-    low, high = np.percentile(some, (0.1, 99.9))
-    return float(low), float(high)
+    known = [values.ravel() if missing is None else values[~missing] for values, missing in images]
+    return limits_of(np.concatenate(known), None, name)
 
 
 @dataclass(frozen=True)
@@ -326,8 +334,10 @@ class DicomImage:
 
     path: Path
     window: Window | None = None
+    nodata: float | None = None
 
-    def read(self) -> np.ndarray:
+    def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere)."""
         header = _one(self.path)
         if len(header.frames) > 1:
             raise DataError(
@@ -335,10 +345,15 @@ class DicomImage:
                 "`predict --input FILE` goes through them."
             )
         values, padded, meaning = read_values(header.frames[0])
-        return as_image(values, padded, meaning == "MONOCHROME1", self.window, str(self.path))
+        missing = without_data(values, padded, self.nodata) if values.ndim == 2 else None
+        return as_image(values, missing, meaning == "MONOCHROME1", self.window, str(self.path))
+
+    def read(self) -> np.ndarray:
+        """uint8 H x W x 3 RGB."""
+        return self.read_valid()[0]
 
     def digest(self) -> str:
-        return digest(self.path, f"{self.window}")
+        return digest(self.path, f"{self.window} {self.nodata}")
 
     def __str__(self) -> str:
         return str(self.path)
@@ -365,10 +380,10 @@ def frames_of(path: Path, window: Window | None) -> Iterator[np.ndarray]:
         values, _, _ = read_values(frames[0])
         if values.ndim == 2 and values.dtype != np.uint8:
             some = (read_values(frame)[:2] for frame in frames[:: max(1, len(frames) // 16)])
-            window = window_of(some, str(path))
+            window = joint_limits(some, str(path))
     for frame in frames:
         values, padded, meaning = read_values(frame)
-        yield as_image(values, padded, meaning == "MONOCHROME1", window, str(path))
+        yield as_image(values, padded, meaning == "MONOCHROME1", window, str(path))[0]
 
 
 def rate_of(path: Path) -> float:
