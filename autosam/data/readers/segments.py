@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from autosam.data.readers.codestreams import JPEG, pixels_in
 from autosam.data.readers.raster import MAX_VALUES, Region
-
-OLD_JPEG = 6
-JPEGS = (7, 33007, 34892)
 
 
 def read_stored(page: Any, region: Region) -> np.ndarray:
@@ -27,8 +25,6 @@ def read_stored(page: Any, region: Region) -> np.ndarray:
     """
     y, x, height, width = region
     planes, _, rows, columns, samples = page.shaped
-    if page.compression == OLD_JPEG:
-        raise ValueError("JPEG as of before 1995, convert it")
     if page.is_memmappable and page.fillorder == 1:
         number = np.dtype(page.parent.byteorder + page.dtype.char)
         whole = page.parent.filehandle.memmap_array(number, page.shaped, page.dataoffsets[0])
@@ -37,8 +33,10 @@ def read_stored(page: Any, region: Region) -> np.ndarray:
     result = np.empty((planes, height, width, samples), page.dtype)
     for index in _touched(page, region):
         data = _data(page, index)
+        if data is not None and (pixels_in(data, page.compression) or 0) > 4 * _area(page):
+            raise ValueError("a strip or tile that holds a larger image")
         arguments: dict[str, Any] = {}
-        if page.compression in JPEGS:
+        if page.compression in JPEG:
             arguments = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         part, (plane, _, top, left, _), shape = page.decode(data, index, **arguments)
         bottom, right = min(top + shape[1], rows), min(left + shape[2], columns)
@@ -53,14 +51,23 @@ def read_stored(page: Any, region: Region) -> np.ndarray:
     return np.moveaxis(result, 0, 2).reshape(height, width, -1)
 
 
+def _size(page: Any) -> tuple[int, int]:
+    """Rows and columns of a strip or tile."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.shaped[2]), page.shaped[3]
+
+
+def _area(page: Any) -> int:
+    high, wide = _size(page)
+    return high * wide
+
+
 def _touched(page: Any, region: Region) -> list[int]:
     """Numbers of the strips or tiles that hold a part of the region."""
     y, x, height, width = region
     planes, _, rows, columns, samples = page.shaped
-    if page.is_tiled:
-        high, wide = page.tilelength, page.tilewidth
-    else:
-        high, wide = min(page.rowsperstrip, rows), columns
+    high, wide = _size(page)
     if high < 1 or wide < 1 or high * wide * samples > MAX_VALUES:
         raise ValueError(f"strips or tiles of {wide} x {high} pixels")
     down, across = -(-rows // high), -(-columns // wide)

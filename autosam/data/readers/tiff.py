@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 
 from autosam.data.readers import colors
+from autosam.data.readers.codestreams import READ
 from autosam.data.readers.raster import (
     Region,
     StoredMask,
@@ -102,6 +103,9 @@ class TiffImage:
             )
         if self.photometric == YCBCR and page.compression in (6, 7, 33007, 34892):
             self.photometric = RGB  # the decoder has converted it
+        if page.compression not in READ:
+            name = getattr(page.compression, "name", page.compression)
+            raise self._refusal(f"compression {name}", "Save it with LZW or Deflate")
         self.nodata = _nodata(page)
 
     def _unreadable(self, error: Exception) -> DataError:
@@ -278,6 +282,8 @@ class TiffImage:
             values = values.astype(np.uint8) * 255
         first = stored.shape[2] - len(extra)
         opaque = [first + i for i, kind in enumerate(extra) if kind in OPACITY]
+        if self.photometric == RGB and not opaque and stored.shape[2] == 4:
+            opaque = [3]  # as several programs write it, without saying so
         alpha = stored[..., opaque[0]] if opaque else None
         if count == 1 or (values == values[..., :1]).all():
             values = values[..., 0]

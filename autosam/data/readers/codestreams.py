@@ -1,0 +1,59 @@
+"""How large the image in a compressed strip or tile is, before it is decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+from PIL import Image
+
+JPEG = (7, 33007, 34892)
+"""Compressions of a TIFF whose data say their size themselves, by format."""
+WAVELET = (33003, 33005, 34712)
+WEBP, PNG, LERC = 50001, 34933, 34887
+PLAIN = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
+"""Compressions whose data are cut at the size that the TIFF names: none, CCITT, LZW, Deflate,
+PackBits, LZMA, Zstandard."""
+READ = (*PLAIN, *JPEG, *WAVELET, WEBP, PNG, LERC)
+FORMATS = dict.fromkeys(WAVELET, "JPEG2000") | {WEBP: "WEBP", PNG: "PNG"}
+
+
+def pixels_in(data: bytes, compression: int) -> int | None:
+    """Pixels in a strip or tile, as its own header says; None where it has none.
+
+    Raises:
+        Exception: damaged data, many kinds.
+    """
+    if compression in JPEG:
+        return _jpeg(data)
+    if compression == LERC:
+        return _lerc(data)
+    if compression in FORMATS:
+        with Image.open(io.BytesIO(data), formats=(FORMATS[compression],)) as image:
+            return image.width * image.height
+    return None
+
+
+def _jpeg(data: bytes) -> int:
+    """Of the frame header (SOF)."""
+    at = data.find(b"\xff\xd8") + 2
+    while at + 9 <= len(data):
+        if data[at] != 0xFF:
+            raise ValueError("a damaged JPEG")
+        kind = data[at + 1]
+        if kind == 0xFF or 0xD0 <= kind <= 0xD8 or kind == 1:
+            at += 1 if kind == 0xFF else 2
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return int(height * width)
+        else:
+            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    raise ValueError("a JPEG without a frame")
+
+
+def _lerc(data: bytes) -> int:
+    if data[:6] != b"Lerc2 ":
+        raise ValueError("LERC of an old or compressed kind")
+    at = 14 if struct.unpack("<i", data[6:10])[0] >= 3 else 10
+    rows, columns = struct.unpack("<ii", data[at : at + 8])
+    return int(rows * columns)
