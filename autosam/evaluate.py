@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from autosam import checkpoint
 from autosam.command import run_command
 from autosam.config import DataConfig
-from autosam.data.check import check_pairs
+from autosam.data.check import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Pair
 from autosam.data.sources import load_pairs, load_split
+from autosam.data.splits import limited
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
 from autosam.files import make_folder, require_new
@@ -34,7 +35,7 @@ from autosam.tracking import write_scores
 from autosam.types import Batch
 from autosam.zero_shot import ZeroShot
 
-SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold", "limit")
+SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold")
 """Settings that a checkpoint's own data keep, so that no picture trained on is a test picture."""
 
 
@@ -88,10 +89,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     device = process.device
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint, config.fast)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
-    title, pairs = find_part(config, trained)
-    report = check_pairs(pairs, classes_of(config.data, trained))
-    for warning in report.warnings if process.is_main_process else ():
-        print(f"warning: {warning}")
+    title, pairs, data = find_part(config, trained)
+    report = check_pairs(pairs, data)
+    if process.is_main_process:
+        tell(report)
     dataset = PairDataset(
         pairs,
         segmenter.frame,
@@ -142,14 +143,13 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     name = config.sam or "lite"
     sam = load_sam(name, config.sam_checkpoint)
     cast(nn.Module, sam).to(device)
-    title, pairs = find_part(config, DataConfig(num_classes=config.data.num_classes))
-    report = check_pairs(pairs, config.data)
-    for warning in report.warnings:
-        print(f"warning: {warning}")
+    title, pairs, data = find_part(config)
+    report = check_pairs(pairs, data)
+    tell(report)
     scores = ZeroShot(sam)
     for pair in track(pairs, "scoring"):
         label = report.reading.read(pair.mask)
-        masks = class_masks(label, config.data.num_classes)
+        masks = class_masks(label, data.num_classes)
         scores.add(pair.name, pair.image.read(), masks, device)
     if not scores.rows:
         raise DataError(
@@ -166,45 +166,69 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     return {prompt: iou for prompt, (iou, _) in table.items()}
 
 
-def find_part(config: EvaluateConfig, trained: DataConfig) -> tuple[str, list[Pair]]:
-    """The pairs to score and what to call them.
+def tell(report: Report) -> None:
+    """Print how masks were read, where that is not plain, and warnings."""
+    if report.reading.how:
+        print(f"masks: {report.reading.how}")
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+
+
+def find_part(
+    config: EvaluateConfig, trained: DataConfig | None = None
+) -> tuple[str, list[Pair], DataConfig]:
+    """The pairs to score, what to call them, and the settings by which they are read.
 
     Without data settings: the data of the training. The training's own folder keeps its split, so
     that no picture trained on is called a test picture.
+
+    Args:
+        config: what is asked for.
+        trained: the data settings of the checkpoint, where there is one.
 
     Raises:
         ConfigError: settings that contradict each other or the checkpoint.
     """
     data = config.data
-    if data.num_classes not in (1, trained.num_classes):
-        raise ConfigError(
-            f"--data.num_classes {data.num_classes}: the checkpoint has {trained.num_classes}."
-        )
-    named = any((data.root, data.images, data.masks, data.annotations))
-    if not named or _folders(data) == _folders(trained):
-        # How the training was split and read, but for what is said anew.
-        said = {
-            f.name: getattr(data, f.name)
-            for f in dataclasses.fields(DataConfig)
-            if f.name not in SPLIT and getattr(data, f.name) != f.default
-        }
-        data = dataclasses.replace(trained, **said)
-    elif data.images:
-        return f"all of {data.images}", load_pairs(data)
-    split = load_split(data)
+    if trained is not None:
+        if data.num_classes not in (1, trained.num_classes):
+            raise ConfigError(
+                f"--data.num_classes {data.num_classes}: the checkpoint has {trained.num_classes}."
+            )
+        data = _as_trained(data, trained)
     name = data.root or data.images or "the embedded set"
+    foreign = trained is None or _folders(data) != _folders(trained)
+    if foreign and data.images:
+        pairs = load_pairs(data)
+        if data.limit is None:
+            return f"all of {name}", pairs, data
+        return f"some of {name}", limited(pairs, data.limit, data.split_seed), data
+    split = load_split(data)
     if config.part != "all":
-        return f"{config.part} of {name}", split[config.part]
+        return f"{config.part} of {name}", split[config.part], data
     pairs = [
         dataclasses.replace(pair, subset=f"{part}/{pair.subset}".rstrip("/"))
         for part, found in split.items()
         for pair in found
     ]
-    return f"all of {name}", pairs
+    return f"all of {name}", pairs, data
 
 
-def classes_of(data: DataConfig, trained: DataConfig) -> DataConfig:
-    """Where the data are, with the classes that the checkpoint was trained on."""
+def _as_trained(data: DataConfig, trained: DataConfig) -> DataConfig:
+    """Of other data the classes, of the training's own all that is not said otherwise."""
+    said = {
+        f.name: getattr(data, f.name)
+        for f in dataclasses.fields(DataConfig)
+        if getattr(data, f.name) != f.default
+    }
+    named = any((data.root, data.images, data.masks, data.annotations))
+    if not named or _folders(data) == _folders(trained):
+        for key in SPLIT:
+            if key in said and said[key] != getattr(trained, key):
+                print(f"warning: --data.{key}: not used; the training's own data keep their split.")
+            said.pop(key, None)
+        classes = {"num_classes": trained.num_classes, "exclusive": trained.exclusive}
+        return dataclasses.replace(trained, **said | classes)
     if data.classes is None:
         data = dataclasses.replace(data, classes=trained.classes)
     return dataclasses.replace(data, num_classes=trained.num_classes, exclusive=trained.exclusive)

@@ -71,10 +71,10 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     refuse_copies(split)
     if config.limit is None:
         return split
-    return {part: _some(found, config.limit, config.split_seed) for part, found in split.items()}
+    return {part: limited(found, config.limit, config.split_seed) for part, found in split.items()}
 
 
-def _some(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
+def limited(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
     """At most `limit` of the pairs, in their order."""
     if len(pairs) <= limit:
         return pairs

@@ -219,7 +219,7 @@ def a_split_of_another_name(rng: Random, folder: Path, good: Good) -> Bad:
 @cause(
     "huggingface",
     DataError,
-    r"row \d column (image|mask): (empty|cannot be read).*(Fill|Replace)",
+    r"row \d column (image|mask): (empty|cannot be read).*(Fill|[Rr]eplace)",
     3,
 )
 def a_cell_without_picture(rng: Random, folder: Path, good: Good) -> Bad:

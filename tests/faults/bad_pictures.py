@@ -232,7 +232,7 @@ def rewritten(good: Good, folder: Path, rng: Random, *values: float) -> Path:
     return path
 
 
-@cause("mask", DataError, r"a mask in colour\. Save it as one channel")
+@cause("mask", DataError, r"a mask in colour.* Save it as one channel")
 def in_colour(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".png", "masks")
     Image.fromarray(noise(rng, *SIZE, rng.choice([3, 4]))).save(path)
