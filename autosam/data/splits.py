@@ -13,6 +13,7 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.check import check_pairs
+from autosam.data.division import deal, divide
 from autosam.data.labels import known
 from autosam.data.manifest import csv_rows
 from autosam.data.pairs import PARTS, Pair, Split, distinct
@@ -26,7 +27,7 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     """Keep the parts that are given and take the missing ones out of the training part.
 
     Groups stay together; `stratify` spreads foreground shares; with `folds` the whole pool is
-    divided anew; of each part at most `limit` are kept.
+    divided again; of each part at most `limit` are kept. The order of `pairs` does not matter.
 
     Raises:
         ConfigError: shares or folds that cannot be.
@@ -49,7 +50,7 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     if config.folds is not None:
         if not config.fold < config.folds:
             raise ConfigError(f"--data.fold {config.fold}: must be below {config.folds} folds.")
-        folds = _divide(pairs, [1 / config.folds] * config.folds, config)
+        folds = _divide(pairs, config.folds, config)
         split = {"test": folds.pop(config.fold)}
         pool = [pair for fold in folds for pair in fold]
     elif config.fold:
@@ -61,8 +62,10 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     for part in PARTS:
         if not split.get(part):
             where = config.root or config.images or "the embedded set"
+            groups = len({pair.group for pair in pairs if pair.group})
             raise DataError(
-                f"{where}: the {part} part is empty: {len(pairs)} images are too few for shares of "
+                f"{where}: the {part} part is empty: {len(pairs)} images"
+                f"{f' in {groups} groups' if groups else ''} are too few for shares of "
                 f"{config.validation} validation and {config.test} test. Give more images, other "
                 "shares, or folders for each part."
             )
@@ -166,40 +169,45 @@ def _look_up(table: dict[str, str], pairs: list[Pair], groups: str) -> list[str 
     return found
 
 
-def _divide(pool: list[Pair], shares: list[float], config: DataConfig) -> list[list[Pair]]:
-    """Divide pairs, groups kept whole, into parts of these shares (their sum is 1).
+def _divide(pool: list[Pair], shares: list[float] | int, config: DataConfig) -> list[list[Pair]]:
+    """Divide pairs into parts of these shares (their sum is 1), or into so many folds; groups stay
+    together, and with `stratify` levels of foreground are spread: see `division`.
 
-    Each group goes, in seeded order (large ones first where they differ in size), to the part that
-    is furthest below its share; with `stratify`, of its level of foreground.
+    Raises:
+        DataError: fewer images, or groups of them, than folds.
     """
     members: dict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pool, key=lambda pair: pair.name):
         members[f"group {pair.group}" if pair.group else f"pair {pair.name}"].append(pair)
     keys = list(members)
-    order = np.random.default_rng(config.split_seed).permutation(len(keys))
-    keys = [keys[i] for i in order]
-    levels = _levels(members, config) if config.stratify else dict.fromkeys(keys, 0)
-    sizes = {key: len(members[key]) for key in keys}
-    total: dict[int, int] = defaultdict(int)
-    for key in keys:
-        total[levels[key]] += sizes[key]
-    parts: list[list[Pair]] = [[] for _ in shares]
-    # What each part still wants, of each level.
-    wanted = {level: _whole(shares, count) for level, count in total.items()}
-    alike = len(set(sizes.values())) == 1
-    for key in sorted(keys, key=lambda key: -sizes[key]):
-        want = wanted[levels[key]]
-        if alike:  # without groups: fill the last parts first
-            best = max(i for i, count in enumerate(want) if count > 0)
+    sizes = [len(members[key]) for key in keys]
+    rng = np.random.default_rng(config.split_seed)
+    if isinstance(shares, int) and len(keys) < shares:
+        what = "images" if len(keys) == len(pool) else f"groups (of {len(pool)} images)"
+        raise DataError(
+            f"--data.folds {shares}: {len(keys)} {what} are fewer than folds. Give fewer folds, or "
+            "more data."
+        )
+    if config.stratify or max(sizes) > 1:
+        by_key = _levels(members, config) if config.stratify else dict.fromkeys(keys, 0)
+        levels = [by_key[key] for key in keys]
+        if isinstance(shares, int):
+            divided = deal(sizes, levels, shares, rng)
         else:
-            best = want.index(max(want))
-        parts[best] += members[key]
-        want[best] -= sizes[key]
-    return parts
+            divided = divide(sizes, levels, shares, rng)
+    else:
+        order = [int(i) for i in rng.permutation(len(keys))]
+        divided = []
+        for count in reversed(_whole(shares, len(keys))):  # from the last part on
+            divided.insert(0, order[:count])
+            order = order[count:]
+    return [[pair for thing in part for pair in members[keys[thing]]] for part in divided]
 
 
-def _whole(shares: list[float], count: int) -> list[int]:
-    """Whole numbers near share * count, which add up to count."""
+def _whole(shares: list[float] | int, count: int) -> list[int]:
+    """Whole numbers next to share * count, which add up to count."""
+    if isinstance(shares, int):
+        return [count // shares + (i < count % shares) for i in range(shares)]
     numbers = [round(share * count) for share in shares]
     numbers[0] += count - sum(numbers)
     return numbers
