@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autosam import hub
 from autosam.command import from_dict, to_dict
 from autosam.config import Config
 from autosam.errors import CheckpointError, ConfigError
@@ -92,18 +92,21 @@ def find(path: str | Path, **download: Any) -> Path:
     for file in (folder / BEST, folder / PUBLISHED, folder):
         if file.is_file():
             return file
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
-        try:
-            return Path(hf_hub_download(str(path), str(PUBLISHED), **download))
-        except (OSError, HFValidationError) as error:  # offline, no such repository, no access
-            reason = str(error).splitlines()[0][:150]
-            raise CheckpointError(
-                f"{path}: no such folder here, and the hub has no checkpoint of autosam by that "
-                f"name that can be read ({reason})."
-            ) from None
+    name = str(path)
+    asking: dict[str, Any] = {key: download.get(key) for key in ("endpoint", "revision", "token")}
+    if isinstance(path, str) and hub.is_name(name):
+        with hub.asked_once(name, str(PUBLISHED), **asking) as trouble:
+            try:
+                return Path(hf_hub_download(name, str(PUBLISHED), **download))
+            except (OSError, HFValidationError) as error:  # offline, no such repository, no access
+                reason = trouble or str(error).splitlines()[0][:150]
+                raise CheckpointError(
+                    f"{path}: no such folder here, and no checkpoint of autosam on the hub that "
+                    f"can be read ({reason}). Fix the name, or copy the run here."
+                ) from None
     raise CheckpointError(
         f"{path}: no checkpoint there. Give a run folder (with {BEST}), a .safetensors file, or a "
-        "name on the hub (owner/name)."
+        f"name on the hub (owner/name).{hub.nearest(folder)}"
     )
 
 
@@ -214,7 +217,7 @@ def without_paths(config: Config) -> Config:
         return None if path is None else Path(path).name
 
     data: dict[str, Any] = {name: last(getattr(config.data, name)) for name in DATA_PATHS}
-    if config.data.groups and not config.data.groups.endswith(".csv"):
+    if config.data.groups and not config.data.groups.lower().endswith(".csv"):
         data["groups"] = config.data.groups  # a regular expression
     return replace(
         config,

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import sys
 import tempfile
 import time
 import warnings
@@ -104,12 +105,8 @@ def export(config: ExportConfig) -> Exported:
             "prompts from a rule on colours, which is no part of a graph. Export autosam, decoder, "
             "hybrid or head."
         )
-    pictures = find_pictures(config, predictor)
-    if min((first := pictures[0].read()).shape[:2]) < 2 * SMALLEST:
-        raise DataError(
-            f"{pictures[0]}: {first.shape[1]} x {first.shape[0]} pixels, too small to compare on. "
-            "Give others as --images DIR."
-        )
+    pictures = readable(find_pictures(config, predictor), config.count)
+    first = pictures[0].read()
     make_folder(output.parent)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         file = Path(folder) / output.name
@@ -160,7 +157,7 @@ def check(config: ExportConfig) -> tuple[Path, str]:
 
 
 def find_pictures(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
-    """Pictures to compare on, spread over those that there are."""
+    """Pictures to compare on: first those spread over all, then the others."""
     data = predictor.loaded.config.data
     if config.images is not None:
         sources = find_sources(config.images, False, Path(config.output), "--images")
@@ -178,7 +175,39 @@ def find_pictures(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
     if not found:
         raise ConfigError(f"--images {config.images}: holds no picture to compare on. Give some.")
     step = max(1, len(found) // config.count)
-    return found[::step][: config.count]
+    first = found[::step]
+    return first + [picture for i, picture in enumerate(found) if i % step]
+
+
+def readable(pictures: list[Pixels], count: int) -> list[Pixels]:
+    """The first `count` pictures that can be read and are large enough; a warning names those that
+    are left out for it. Read before the graph is made, which takes minutes.
+
+    Raises:
+        DataError: there is none.
+    """
+    kept: list[Pixels] = []
+    troubles: list[str] = []
+    for picture in pictures:
+        if len(kept) == count:
+            break
+        try:
+            height, width = picture.read().shape[:2]
+        except AutosamError as error:
+            troubles.append(str(error))
+            continue
+        if min(height, width) < 2 * SMALLEST:
+            troubles.append(f"{picture}: {width} x {height} pixels, too small to compare on.")
+        else:
+            kept.append(picture)
+    if not kept:
+        raise DataError(
+            f"no image to compare on, of {len(pictures)}: {troubles[0]} Give others as --images "
+            "DIR."
+        )
+    for trouble in troubles:
+        print(f"warning: not compared on: {trouble}", file=sys.stderr)
+    return kept
 
 
 def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgram:

@@ -22,13 +22,14 @@ MOST = 10_000
 
 def config_path(name: str) -> Path:
     """A config by path, or a shipped one by name (`kvasir`, `kvasir.yaml`, `configs/kvasir.yaml`).
+    A bare name is always the shipped one: a file of that name is written ./kvasir.
 
     Raises:
         ConfigError: neither exists; the message lists the shipped ones.
     """
     folder = asset_folder("configs")
     shipped = folder / f"{Path(name).stem}.yaml"
-    if Path(name).is_file():
+    if Path(name).is_file() and not (shipped.is_file() and name == shipped.stem):
         return Path(name)
     if shipped.is_file() and Path(name).parent in (Path("."), Path("configs")):
         return shipped

@@ -37,6 +37,7 @@ from autosam.files import LOCK, claim, make_folder
 from autosam.interrupt import Interrupt
 from autosam.launcher import check_launcher, launcher_precision
 from autosam.limits import check_settings
+from autosam.models.backbone import WEIGHTS_BY_WORD
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.processes import make_accelerator
@@ -209,16 +210,20 @@ def with_whole_paths(config: Config) -> Config:
     def whole(path: str | None, certain: bool = True) -> str | None:
         return str(Path(path).resolve()) if path and (certain or Path(path).exists()) else path
 
+    groups = config.data.groups  # a table, or an expression
     data: DataConfig = dataclasses.replace(
         config.data,
         root=whole(config.data.root, certain=False),  # or a name on the hub
         images=whole(config.data.images),
         masks=whole(config.data.masks),
         annotations=whole(config.data.annotations),
-        groups=whole(config.data.groups, certain=False),  # or an expression
+        groups=whole(groups) if groups and groups.lower().endswith(".csv") else groups,
     )
-    backbone = whole(config.model.backbone_weights, certain=False) or "auto"
-    model = dataclasses.replace(config.model, backbone_weights=backbone)
+    # A word of the settings is never a path: a folder of that name is written ./auto.
+    weights = config.model.backbone_weights
+    if weights not in WEIGHTS_BY_WORD:
+        weights = str(Path(weights).resolve())
+    model = dataclasses.replace(config.model, backbone_weights=weights)
     return dataclasses.replace(
         config,
         data=data,

@@ -17,6 +17,8 @@ from conftest import TINY, draw, tiny_config
 from PIL import Image
 
 import autosam
+from autosam.config import DataConfig
+from autosam.data.folders import image_file
 from autosam.data.geometry import (
     content_size,
     content_sizes,
@@ -26,8 +28,8 @@ from autosam.data.geometry import (
     restore,
     restore_matrix,
 )
-from autosam.errors import CheckpointError, ConfigError
-from autosam.export import ExportConfig, Runner, export
+from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.export import ExportConfig, Runner, export, readable
 from autosam.models.sam import SAMS
 from autosam.train import train
 
@@ -207,3 +209,29 @@ def test_the_example_of_the_docs(runs: dict[str, Path], model: Path, tmp_path: P
     mask = np.asarray(Image.open(tmp_path / "mask.png"))
     expected = autosam.load(runs["autosam"])(picture).masks[0]
     assert np.mean((mask == 255) == expected) > 0.999
+
+
+def test_broken_images_are_left_out_before_the_work_begins(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(0)
+    for name, side in (("c", 40), ("d", 2), ("e", 40), ("f", 40)):
+        Image.fromarray(rng.integers(0, 256, (side, 50, 3), dtype=np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "b.png").write_bytes((tmp_path / "c.png").read_bytes()[:200])
+    images = [image_file(path, DataConfig()) for path in sorted(tmp_path.glob("*.png"))]
+    kept = readable(images, 2)
+    assert [picture.path.name for picture in kept] == ["c.png", "e.png"]
+    warned = capsys.readouterr().err
+    assert warned.count("warning: not compared on") == 3
+    assert all(f"{name}.png" in warned for name in "abd")
+
+    monkeypatch.setattr("autosam.export.trace", lambda *args: pytest.fail("the work began"))
+    for name in "cef":
+        (tmp_path / f"{name}.png").unlink()
+    config = ExportConfig(str(runs["head"]), str(tmp_path / "m.onnx"), images=str(tmp_path))
+    with pytest.raises(DataError, match="no image to compare on, of 3"):
+        export(config)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from autosam import hub
 from autosam.config import DataConfig
 from autosam.data.images import (
     ImageReader,
@@ -99,17 +100,24 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
     name = config.root
     if not name:
         raise DataError("--data.layout huggingface needs --data.root NAME_OR_DIR.")
+    trouble = ""
     try:
         if Path(name).is_dir() and any(
             (Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json")
         ):
             loaded = datasets.load_from_disk(name)
-        else:
+        elif Path(name).exists():
             loaded = datasets.load_dataset(name)
+        elif hub.is_name(name, owner=False):
+            with hub.asked_once(name, "README.md", "dataset") as trouble:
+                loaded = datasets.load_dataset(name)
+        else:
+            trouble = f"no such folder here, and no name on the hub.{hub.nearest(Path(name))}"
+            raise FileNotFoundError(trouble)
     except Exception as error:  # of datasets, the hub and Arrow, many kinds
         raise DataError(
-            f"--data.root {name}: cannot be read as a data set ({str(error)[:300]}). Mend the "
-            "name, or load it with `datasets` and save it again with `save_to_disk`."
+            f"--data.root {name}: cannot be read as a data set ({trouble or str(error)[:300]}). "
+            "Fix the name, or load it with `datasets` and save it again with `save_to_disk`."
         ) from None
     tables = loaded if isinstance(loaded, dict) else {"": loaded}
     found = []

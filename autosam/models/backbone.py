@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import autosam.models.hardnet  # noqa: F401  registers HarDNet in timm
+from autosam import hub
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.loading import read_weights
 from autosam.models.pixels import normalise
 
 BUNDLED = "tf_efficientnet_lite0"
+WEIGHTS_BY_WORD = ("auto", "none")
+"""What `--model.backbone_weights` may be besides a file; a file of that name is written ./auto."""
 
 
 class Backbone(nn.Module):
@@ -72,12 +76,16 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
     if published is not None and published.fixed_input_size:
         options["img_size"] = size
     if weights == "auto" and name != BUNDLED:
+        source = getattr(published, "hf_hub_id", None)
+        on_hub = hub.asked_once(source.split("@")[0], "model.safetensors") if source else None
         try:
-            return timm.create_model(name, pretrained=True, **options)
+            with on_hub or contextlib.nullcontext("") as trouble:
+                return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # timm and the hub raise many kinds
             _build(name, options)  # says so, if it is the network that cannot be built
             raise CheckpointError(
-                f"No pretrained weights for backbone {name} ({str(error).splitlines()[0][:150]}). "
+                f"No pretrained weights for backbone {name} "
+                f"({trouble or str(error).splitlines()[0][:150]}). "
                 "Pass --model.backbone_weights FILE, or --model.backbone_weights none to train "
                 "from scratch."
             ) from None

@@ -1,0 +1,98 @@
+"""The Hugging Face hub: asked once, and only by what can be no path."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+TIMEOUT = 5.0
+"""Seconds that the hub has for its first answer."""
+FILES = (".safetensors", ".pt", ".pth", ".pkl", ".bin", ".ckpt", ".onnx", ".yaml", ".yml", ".json",
+         ".jsonl", ".csv", ".txt", ".zip", ".tar", ".gz")  # fmt: skip
+"""How no name on the hub ends that is meant as one."""
+
+
+def is_name(text: str, owner: bool = True) -> bool:
+    """Whether a text can only be a name on the hub: `owner/name` by its characters, of which no
+    beginning is a path here.
+
+    Args:
+        text: a setting, which may also be a path.
+        owner: whether a name needs its owner; some data sets have none.
+    """
+    pattern = r"[\w-][\w.-]*/[\w-][\w.-]*" if owner else r"([\w-][\w.-]*/)?[\w-][\w.-]*"
+    if not re.fullmatch(pattern, text, re.ASCII) or text.lower().endswith(FILES):
+        return False
+    return not Path(text.split("/")[0]).exists()
+
+
+def nearest(path: Path) -> str:
+    """ " Did you mean X?" for the nearest one beside a path that is missing, or nothing."""
+    with contextlib.suppress(OSError):
+        names = [found.name for found in path.parent.iterdir()]
+        if near := difflib.get_close_matches(path.name, names, n=1, cutoff=0.6):
+            return f" Did you mean {path.parent / near[0]}?"
+    return ""
+
+
+@contextlib.contextmanager
+def asked_once(
+    name: str,
+    file: str,
+    kind: str = "model",
+    endpoint: str | None = None,
+    revision: str | None = None,
+    token: Any = None,
+) -> Iterator[str]:
+    """Ask the hub for a file, once, before a library does: libraries ask again and again where
+    there is no network. Where the hub does not answer, they take within this context what is on
+    this machine, or fail at once.
+
+    Args:
+        name: `owner/name`.
+        file: one of its files.
+        kind: `model` or `dataset`.
+        endpoint: the hub's address; None: $HF_ENDPOINT or the usual one.
+        revision: of the repository.
+        token: the user's.
+
+    Yields:
+        What is wrong, in words; nothing if the hub has an answer for the libraries.
+    """
+    try:
+        url = hf_hub_url(name, file, repo_type=kind, revision=revision, endpoint=endpoint)
+        get_hf_file_metadata(url, token=token, timeout=TIMEOUT)
+        trouble = ""
+    except EntryNotFoundError:  # the repository is there
+        trouble = ""
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        missing = "the hub has none of that name that may be read"
+        trouble = missing if status in (401, 403, 404) else f"the hub answers HTTP {status}"
+    except Exception as error:  # of several libraries for networks, and names that cannot be
+        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
+        trouble = f"the hub cannot be reached: {reason}"
+    with _offline() if trouble else contextlib.nullcontext():
+        yield trouble
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let the hub's libraries ask for nothing."""
+    modules: list[Any] = [constants, sys.modules.get("datasets.config")]
+    changed = [(m, m.HF_HUB_OFFLINE) for m in modules if hasattr(m, "HF_HUB_OFFLINE")]
+    for module, _ in changed:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for module, before in changed:
+            module.HF_HUB_OFFLINE = before
