@@ -129,7 +129,7 @@ def show(
             rows.append([found.name, found.run, name, round(100 * float(mask.mean()), 2), score])
         stem = folder / f"{Path(found.name).stem}-{found.run}"
         ends = mask_names(data.num_classes, data.exclusive)
-        for end, pixels in zip(ends, mask_files(result, data.exclusive), strict=True):
+        for end, pixels in zip(ends, mask_files(result, data), strict=True):
             files.append(f"{stem}{end}.png")
             write_png(Path(files[-1]), pixels)
         files.append(f"{stem}_overlay.png")

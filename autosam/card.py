@@ -41,7 +41,9 @@ def model_card(loaded: Loaded) -> ModelCard:
         facts["paper of that SAM"] = spec.paper or "-"
     facts["backbone"] = f"{config.model.backbone} at {config.model.view_size} px"
     facts["data"] = Path(data.root or data.images or "autosam's embedded data set").name
-    facts["classes"] = ", ".join(data.class_names) if data.num_classes > 1 else "one"
+    facts["classes"] = (
+        ", ".join(data.class_names) if data.num_classes > 1 or data.classes else "one"
+    )
     images = header.get("images")
     if images:
         facts["pictures"] = ", ".join(f"{count} {part}" for part, count in images.items())

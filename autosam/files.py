@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,31 @@ def is_hidden(path: str | Path, base: Path | None = None) -> bool:
     path = Path(path)
     names = path.relative_to(base).parts if base is not None else (path.name,)
     return any(name.startswith(".") or name.lower() in SYSTEM_NAMES for name in names)
+
+
+def require_text(names: Iterable[str]) -> None:
+    """Refuse names of files that no table could hold, before any work is done.
+
+    Raises:
+        DataError: a name is not UTF-8, or the system does not read names as UTF-8.
+    """
+    encoding = sys.getfilesystemencoding().lower().replace("_", "-")
+    for name in names:
+        if name.isascii():
+            continue
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+        if encoding != "utf-8":
+            raise DataError(
+                f"{shown}: a file name beyond ASCII, and this system reads names as {encoding}. "
+                "Set PYTHONUTF8=1 (or LC_ALL=C.UTF-8), and run again."
+            )
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{shown}: a file name that is not UTF-8. Rename it (convmv does it for a whole "
+                "folder), and run again."
+            ) from None
 
 
 def list_folder(folder: Path, pattern: str = "*") -> list[Path]:

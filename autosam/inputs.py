@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from autosam.data.readers import dicom
 from autosam.data.volumes import is_nifti, name_of
 from autosam.errors import DataError
 from autosam.files import is_hidden, list_folder
+from autosam.models.loading import file_hash
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 Kind = Literal["picture", "volume", "video"]
@@ -35,6 +38,27 @@ class Source:
     def key(self) -> str:
         """Its name with the extension, by which the progress log knows it."""
         return Path(self.name).with_name(self.path.name).as_posix()
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it is read from."""
+        return dicom.files_of(self.path) if self.path.is_dir() else [self.path]
+
+    def stamp(self) -> str:
+        """What changes when a file is replaced, as far as a glance shows: path, size and times."""
+        facts = []
+        for path in self.files:
+            seen = path.stat()
+            facts.append([str(path.absolute()), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns,
+                          seen.st_ino])  # fmt: skip
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    def digest(self) -> str:
+        """SHA-256 of the content of all its files, whatever they are called."""
+        whole = hashlib.sha256()
+        for path in self.files:
+            whole.update(f"{path.suffix} {file_hash(path)}\n".encode())
+        return whole.hexdigest()
 
 
 def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input") -> list[Source]:

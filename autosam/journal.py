@@ -1,4 +1,4 @@
-"""What `predict` has done: a line for each source, and the table and COCO file made of them."""
+"""The progress log of `predict`: a line for each source; and the table and COCO file made of it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autosam.errors import DataError
 from autosam.files import write_atomically
+from autosam.inputs import Source
 from autosam.processes import processes, same_for_all
 
 JOURNAL = "predictions.jsonl"
 PART = "predictions.{}.jsonl"
 TABLE = "areas.csv"
 COCO = "coco.json"
-COLUMNS = ("file", "class", "pixels", "share", "objects", "score")
+COLUMNS = ("file", "class", "value", "pixels", "share", "objects", "score")
+"""`value` only where the user named mask values."""
+
+
+State = Literal["done", "new", "replaced", "unknown"]
+"""`replaced`: what was noted under this name was made from other content. `unknown`: the line does
+not say from what, as those of earlier versions."""
 
 
 class Journal:
@@ -30,7 +37,7 @@ class Journal:
     Args:
         folder: the output folder.
         made_by: the checkpoint and the settings that masks depend on.
-        needs: what a line must hold to count as done.
+        needs: what a line must hold to count as done, each with its value (None: any).
         fresh: forget what was done.
 
     Raises:
@@ -38,7 +45,7 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, made_by: dict[str, Any], needs: Sequence[str], fresh: bool
+        self, folder: Path, made_by: dict[str, Any], needs: dict[str, Any], fresh: bool
     ) -> None:
         self.folder, self.made_by = folder, made_by
         self.done: dict[str, dict[str, Any]] = {}
@@ -54,13 +61,13 @@ class Journal:
             self._write()
         self.done = same_for_all(self.done)
 
-    def _take(self, needs: Sequence[str] = ()) -> None:
+    def _take(self, needs: dict[str, Any] | None = None) -> None:
         """Everything that is noted in the folder."""
         path = self.folder / JOURNAL
         if path.exists() and not any("made_by" in entry for entry in self._read(path)):
             raise DataError(
-                f"{path}: is no journal of autosam, or damaged. Choose another --output, or pass "
-                "--overwrite true to do everything anew."
+                f"{path}: is no progress log of autosam, or damaged. Choose another --output, or "
+                "pass --overwrite true to do everything again."
             )
         for entry in itertools.chain(*map(self._read, [path, *self._parts()])):
             if other := entry.get("made_by"):
@@ -68,9 +75,12 @@ class Journal:
                 if differs:
                     raise DataError(
                         f"{self.folder}: holds masks made with another {' and '.join(differs)}. "
-                        "Choose another --output, or pass --overwrite true to do everything anew."
+                        "Choose another --output, or pass --overwrite true to do everything again."
                     )
-            elif _is_whole(entry) and all(name in entry for name in needs):
+            elif _is_whole(entry) and all(
+                name in entry and (value is None or entry[name] == value)
+                for name, value in (needs or {}).items()
+            ):
                 self.done[entry["name"]] = entry
 
     def _parts(self) -> list[Path]:
@@ -106,20 +116,36 @@ class Journal:
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
+    def state_of(self, source: Source) -> State:
+        """Whether a source is done, and if not, why."""
+        noted = self.done.get(source.key, {}).get("source", "" if source.key in self.done else None)
+        if noted is None:
+            return "new"
+        if not isinstance(noted, dict) or "stamp" not in noted or "sha256" not in noted:
+            return "unknown"
+        same = noted["stamp"] == source.stamp() or noted["sha256"] == source.digest()
+        return "done" if same else "replaced"
+
     def table(self) -> None:
         """Write the areas of everything that is done."""
 
         def write(path: Path) -> None:
             with open(path, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
+                rows = [row for _, entry in sorted(self.done.items()) for row in entry["rows"]]
+                valued = any("value" in row for row in rows)
+                columns = [name for name in COLUMNS if valued or name != "value"]
+                writer = csv.DictWriter(file, columns)
                 writer.writeheader()
-                for _, entry in sorted(self.done.items()):
-                    writer.writerows(entry["rows"])
+                writer.writerows(rows)
 
         write_atomically(self.folder / TABLE, write)
 
-    def coco(self, classes: Sequence[str]) -> None:
-        """Write the objects of every picture that is done as one COCO file."""
+    def coco(self, classes: Sequence[dict[str, Any]]) -> None:
+        """Write the objects of every image that is done as one COCO file.
+
+        Args:
+            classes: `class`, the name, of each, and `value` where the user named mask values.
+        """
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number, (_, entry) in enumerate(sorted(self.done.items()), 1):
@@ -131,7 +157,10 @@ class Journal:
         content = {
             "images": images,
             "annotations": annotations,
-            "categories": [{"id": k, "name": name} for k, name in enumerate(classes, 1)],
+            "categories": [
+                {"id": k, "name": named["class"]} | {n: v for n, v in named.items() if n == "value"}
+                for k, named in enumerate(classes, 1)
+            ],
         }
         write_atomically(
             self.folder / COCO, lambda to: to.write_text(json.dumps(content), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from rich.progress import track
 
 from autosam.command import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
-from autosam.files import make_folder
+from autosam.files import make_folder, require_text
 from autosam.inputs import Source, find_sources
 from autosam.journal import JOURNAL, Journal
 from autosam.models.loading import file_hash
-from autosam.outputs import mask_names
+from autosam.outputs import mask_names, named_classes
 from autosam.predictor import load
 from autosam.processes import of_all, processes, same_for_all
 from autosam.writing import WRITERS, Wanted, files_of
@@ -42,7 +43,8 @@ class PredictConfig(Wanted):
     recursive: bool = False
     """Search folders to the bottom; the output has the same sub-folders."""
     overwrite: bool = False
-    """Do again what is done already."""
+    """Do again what is done already. Without it, only what is missing, or was made from other
+    content, is done."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training."""
     fast: bool = False
@@ -66,6 +68,7 @@ def predict(config: PredictConfig) -> list[Path]:
     process = processes()
     output = check(config)
     sources = find_sources(config.input, config.recursive, output)
+    require_text([str(output), *(source.key for source in sources)])
     predictor = load(
         config.checkpoint, config.sam_checkpoint, None, config.fast, config.flips, config.threshold
     )
@@ -78,36 +81,29 @@ def predict(config: PredictConfig) -> list[Path]:
     files = {source: files_of(source, output, config, data) for source in sources}
     refuse_clashes(files, output, config.overwrite)
     make_folder(output)
-    needs = ["rows", *["objects"] * (config.coco != "no")]
+    needs = {"rows": None} | ({"objects_as": config.coco} if config.coco != "no" else {})
     made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
     made_by |= {name: getattr(config, name) for name in DECISIVE}
-    journal = Journal(output, made_by, needs, config.overwrite)
-    left = same_for_all(
-        [
-            source
-            for source, paths in files.items()
-            if source.key not in journal.done or not all(path.exists() for path in paths)
-        ]
-    )
+    journal, process = Journal(output, made_by, needs, config.overwrite), processes()
     main = process.is_main_process
-    if main and len(left) < len(sources):
-        print(f"{len(sources) - len(left)} of {len(sources)} are done already")
+    left = same_for_all(remaining(files, journal) if main else [])
     failed = []
     share = left[process.process_index :: process.num_processes]
     for source in track(share, "segmenting", disable=not main):
         make_folder(files[source][0].parent)
         try:
+            noted = {"path": str(source.path.absolute()), **fingerprint(source)}
             entry = WRITERS[source.kind](source, files[source], predictor, config)
         except AutosamError as error:
             failed.append(source.key)
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        journal.add({"name": source.key, **entry})
+        journal.add({"name": source.key, "source": noted, **entry})
     journal.gather()
     if main:
         journal.table()
     if main and config.coco != "no":
-        journal.coco(data.class_names)
+        journal.coco(named_classes(data))
     count = len(mask_names(data.num_classes, data.exclusive))
     written = [
         file
@@ -120,6 +116,42 @@ def predict(config: PredictConfig) -> list[Path]:
     if failed := of_all(failed):
         raise DataError(f"{len(failed)} of {len(sources)} could not be read (see above).")
     return written
+
+
+def remaining(files: dict[Source, list[Path]], journal: Journal) -> list[Source]:
+    """What is not done, of all sources with their files; says what is done again, and why."""
+    left, states = [], Counter[str]()
+    for source, paths in files.items():
+        state = journal.state_of(source)
+        masks = journal.done.get(source.key, {}).get("masks", [])
+        whole = [*paths, *(paths[0] / name for name in masks)]  # of a video: in its folder
+        if state == "done" and all(path.exists() for path in whole):
+            states["done"] += 1
+            continue
+        states[state] += state != "done"
+        left.append(source)
+    if states["done"]:
+        print(f"{states['done']} of {len(files)} are done already")
+    if states["replaced"]:
+        print(f"{states['replaced']} were made from other files of the same names: done again")
+    if states["unknown"]:
+        print(f"{states['unknown']} were noted by an earlier version of autosam, which did not "
+              "note from which files: done again")  # fmt: skip
+    return left
+
+
+def fingerprint(source: Source) -> dict[str, str]:
+    """What tells a source from others of its name.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return {"stamp": source.stamp(), "sha256": source.digest()}
+    except OSError as error:
+        raise DataError(
+            f"{source.path}: cannot be read ({error.strerror}). Replace or remove it."
+        ) from None
 
 
 def check(config: PredictConfig) -> Path:

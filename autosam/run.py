@@ -303,13 +303,13 @@ class Run:
             checkpoint.save(self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0)
         total = self.epochs * len(self.loader)
         done = self.epoch * len(self.loader) + self.sums.batches
-        bar = progress.add_task("", total=total, completed=done, loss=float("nan"), dice="-",
-                                speed=0.0)  # fmt: skip
+        bar = progress.add_task("", total=total, completed=done, loss="-", dice="-", speed=0.0)
         part = "test" if self.config.paper.select_on_test else "validation"
         while self.epoch < self.epochs and self.stale < config.patience:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
             values = self._train_epoch(progress, bar)
             self.save_state()  # a signal during the evaluation loses no training
+            progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs} scoring")
             scores = mean_scores(list(self.evaluate(part).values()))
             self.epoch, self.sums = self.epoch + 1, Sums()
             self.stale += 1
@@ -330,7 +330,7 @@ class Run:
 
         def on_step(images: int, loss: float) -> None:
             speed = (self.sums.images - seen) / (time.perf_counter() - clock)
-            progress.update(bar, advance=1, loss=loss, speed=speed)
+            progress.update(bar, advance=1, loss=f"{loss:.3f}", speed=speed)
             if self.accelerator.sync_gradients:
                 stop = self._asked_to_stop()
                 due = time.perf_counter() - self._saved > 60 * self.config.train.save_minutes

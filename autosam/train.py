@@ -117,12 +117,13 @@ def train(config: Config) -> TrainResult:
         with PeakMemory() as peak, Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  loss {task.fields[loss]:.3f}  val Dice "
+            TextColumn("{task.percentage:>3.0f} %  loss {task.fields[loss]}  val Dice "
                        "{task.fields[dice]}  {task.fields[speed]:.1f} images/s  left"),
             TimeRemainingColumn(),
             disable=not main,
         ) as progress:  # fmt: skip
             run.fit(progress)
+        log.info("scoring validation and test by the checkpoint that validation chose")
         return finish(run, peak.gib)
 
 

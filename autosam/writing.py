@@ -24,6 +24,7 @@ from autosam.outputs import (
     geojson,
     mask_files,
     mask_names,
+    named_classes,
     objects_of,
     probability_names,
     rows_of,
@@ -103,13 +104,14 @@ def write_picture(
     if wanted.overlay:
         write_png(rest[0], overlay(picture.read(), found.masks, palette(data)))
     if wanted.geojson:
-        text = json.dumps(geojson(found, data.class_names))
+        text = json.dumps(geojson(found, data))
         write_atomically(rest[-1], lambda to: to.write_text(text, encoding="utf-8"))
     height, width = found.masks.shape[1:]
     entry: dict[str, Any] = {"size": {"height": height, "width": width}}
-    entry["rows"] = rows_of(source.name, found, data.class_names)
+    entry["rows"] = rows_of(source.name, found, data)
     if wanted.coco != "no":
         entry["objects"] = objects_of(found, wanted.coco == "rle")
+        entry["objects_as"] = wanted.coco
     return entry
 
 
@@ -129,11 +131,13 @@ def write_large(
             f"{source.path}: {width} x {height} pixels: of pictures this large only masks and "
             "areas are written. Leave --overlay, --probabilities, --coco and --geojson out."
         )
-    masks = [np.zeros((height, width), np.uint8) for _ in names]
+    masks: list[np.ndarray] = []
     pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
     for top in range(0, height, CELLS):
         found = predictor.decide(torch.from_numpy(logits[0, :, top : top + CELLS]))
-        for mask, part in zip(masks, mask_files(found, data.exclusive), strict=True):
+        parts = list(mask_files(found, data))
+        masks = masks or [np.zeros((height, width), part.dtype) for part in parts]
+        for mask, part in zip(masks, parts, strict=True):
             mask[top : top + CELLS] = part
         pixels += found.masks.sum((1, 2))
         sums += (found.probabilities * found.masks).sum((1, 2), dtype=np.float64)
@@ -142,20 +146,20 @@ def write_large(
     rows = [
         {
             "file": source.name,
-            "class": name,
+            **named,
             "pixels": int(count),
             "share": round(int(count) / (height * width), 6),
             "objects": "",
             "score": round(float(total / count), 4) if count else "",
         }
-        for name, count, total in zip(data.class_names, pixels, sums, strict=True)
+        for named, count, total in zip(named_classes(data), pixels, sums, strict=True)
     ]
     return {"size": {"height": height, "width": width}, "rows": rows, "objects": []}
 
 
 def write_masks(files: list[Path], found: Prediction, data: DataConfig) -> list[Path]:
     """Write the masks; returns the files that are left."""
-    masks = list(mask_files(found, data.exclusive))
+    masks = list(mask_files(found, data))
     for file, pixels in zip(files, masks, strict=False):
         write_png(file, pixels)
     return files[len(masks) :]
@@ -172,11 +176,11 @@ def write_of_volume(
     ]
     masks, rows = [], []
     for i, found in enumerate(predictor.stream(slices)):
-        masks.append(list(mask_files(found, data.exclusive)))
-        rows += rows_of(f"{source.name} slice {i}", found, data.class_names)
+        masks.append(list(mask_files(found, data)))
+        rows += rows_of(f"{source.name} slice {i}", found, data)
     for file, pixels in zip(files, zip(*masks, strict=True), strict=True):
         write_volume(file, stack(list(pixels), data.axis), source.path)
-    return {"rows": rows, "objects": []}
+    return {"rows": rows, "objects": [], "objects_as": wanted.coco}
 
 
 def write_video(
@@ -184,7 +188,7 @@ def write_video(
 ) -> dict[str, Any]:
     """The same for a video, frame by frame: masks in a folder, numbered from 0."""
     data = predictor.loaded.config.data
-    folder, colours, rows = files[0], palette(data), []
+    folder, colours, rows, written = files[0], palette(data), [], []
     drawn: cv2.VideoWriter | None = None
     held, kept = itertools.tee(frames_of(source.path, data.window))
     for i, (frame, found) in enumerate(
@@ -193,17 +197,21 @@ def write_video(
         make_folder(folder)
         names = [f"{i:06d}{name}.png" for name in mask_names(data.num_classes, data.exclusive)]
         write_masks([folder / name for name in names], found, data)
-        rows += rows_of(f"{source.name} frame {i}", found, data.class_names)
+        written += names
+        rows += rows_of(f"{source.name} frame {i}", found, data)
         if wanted.overlay:
             if drawn is None:
                 code = cv2.VideoWriter.fourcc(*"mp4v")
                 size = (frame.shape[1], frame.shape[0])
                 drawn = cv2.VideoWriter(str(files[1]), code, rate_of(source.path), size)
+                if not drawn.isOpened():
+                    raise DataError(f"{files[1]}: cannot be written as a video of {size[0]} x "
+                                    f"{size[1]} pixels. Leave --overlay out.")  # fmt: skip
             picture = overlay(frame, found.masks, colours)
             drawn.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if drawn is not None:
         drawn.release()
-    return {"rows": rows, "objects": []}
+    return {"rows": rows, "masks": written, "objects": [], "objects_as": wanted.coco}
 
 
 WRITERS = {"picture": write_picture, "volume": write_of_volume, "video": write_video}

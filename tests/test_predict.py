@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import autosam
+from autosam.config import ClassConfig, DataConfig
 from autosam.data.images import read_image
 from autosam.errors import ConfigError, DataError
 from autosam.inputs import find_sources, frames_of
@@ -96,11 +97,11 @@ RING[5, 7] = True
 
 
 def test_outlines_objects_and_areas_by_hand() -> None:
-    found = prediction(RING)
-    assert rows_of("x", found, ["cell"]) == [
+    found, data = prediction(RING), DataConfig(classes=[ClassConfig("cell")])
+    assert rows_of("x", found, data) == [
         {"file": "x", "class": "cell", "pixels": 15, "share": 0.3125, "objects": 2, "score": 0.75}
     ]
-    first, second = geojson(found, ["cell"])["features"]
+    first, second = geojson(found, data)["features"]
     assert first["properties"] == {"class": "cell", "pixels": 14, "score": 0.75}
     outer, hole = first["geometry"]["coordinates"]
     assert sorted(map(tuple, outer[:-1])) == [(1, 1), (1, 5), (6, 1), (6, 5)]

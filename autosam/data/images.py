@@ -249,7 +249,7 @@ def values_of(stored: StoredMask, name: Path | str) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 H x W (grey) or H x W x 3 (RGB) as PNG.
+    """Write uint8 or uint16 H x W (grey), or uint8 H x W x 3 (RGB), as PNG.
 
     Raises:
         StorageError: it cannot be written.

@@ -15,6 +15,7 @@ from autosam.data.pairs import Pair, Split
 from autosam.data.splits import draw_split
 from autosam.data.volumes import pairs_of_volumes
 from autosam.errors import ConfigError, DataError
+from autosam.files import require_text
 from autosam.limits import check_data
 
 LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
@@ -58,6 +59,7 @@ def load_pairs(config: DataConfig) -> list[Pair]:
             "choose another layout."
         )
     found = LAYOUTS[config.layout](config)
+    require_text(pair.name for pair in found)
     names: dict[tuple[str, str], Pair] = {}
     for pair in found:
         other = names.setdefault((pair.given, pair.name), pair)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -522,7 +523,7 @@ def numbers_out_of_range(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause(
-    "predict", DataError, r"no such file or folder\. Mend|holds no picture|not a picture, a volume"
+    "predict", DataError, r"no such file or folder\. Fix|holds no picture|not a picture, a volume"
 )
 def an_input_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     (folder / "notes.txt").write_text("x")
@@ -561,13 +562,21 @@ def masks_of_another_run(rng: Random, folder: Path, good: Good) -> Bad:
     return predicting(good, folder, f"--input={good.pictures / 'images'}"), str(folder / "out")
 
 
-@cause("predict", DataError, r"is no journal of autosam, or damaged\. Choose another --output")
-def a_journal_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
+@cause("predict", DataError, r"is no progress log of autosam, or damaged\. Choose another --output")
+def a_progress_log_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     (folder / "out").mkdir()
     text = rng.choice([b"", b"{", b"5\n[1]\n", b"\xff\xfe\x00", b'{"name": "a"}\n', b"[" * 9000])
     (folder / "out/predictions.jsonl").write_bytes(text)
     line = predicting(good, folder, f"--input={good.pictures / 'images'}")
     return line, "predictions.jsonl"
+
+
+@cause("predict", DataError, r"a file name that is not UTF-8\. Rename it")
+def a_name_that_is_no_text(rng: Random, folder: Path, good: Good) -> Bad:
+    root = copied(good, folder)
+    odd = os.fsencode(root / "images") + b"/gr\xf6\xdfe.png"
+    os.rename(os.fsencode(root / f"images/{some(rng)}.png"), odd)
+    return predicting(good, folder, f"--input={root / 'images'}"), r"gr\xf6\xdfe.png"
 
 
 @cause("predict", DataError, r"skipped: .*cannot be read.*1 of 8 could not be read", 2, 2,
