@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from autosam.command import run_command
 from autosam.data.folders import image_file
-from autosam.data.images import FORMATS, write_png
+from autosam.data.images import image_size, write_png
+from autosam.data.memory import MemoryImage
+from autosam.data.pairs import read_valid
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.limits import check_number
 from autosam.outputs import mask_files, mask_names
@@ -67,23 +68,20 @@ class Seen:
     """uint8 H x W x 3, what a learned prompt highlights."""
 
 
-def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> np.ndarray:
+def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> MemoryImage:
     """An uploaded picture, its size looked at before its pixels.
 
     Raises:
         DataError: no picture, or too large.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise DataError(f"{path.name}: is not a picture that can be read.") from None
+    height, width = image_size(path)
     if width * height > max_megapixels * 1e6:
         raise DataError(
             f"{path.name}: {width} x {height} pixels, more than the {max_megapixels} million that "
             "are taken here."
         )
-    return image_file(path, predictor.loaded.config.data).read()
+    image, valid = read_valid(image_file(path, predictor.loaded.config.data))
+    return MemoryImage(image, path.name, valid=valid)
 
 
 def segment(
@@ -99,7 +97,7 @@ def segment(
                 image = read_upload(path, predictor, max_megapixels)
                 found = predictor.look(image)
                 logits = found.logits.cpu().numpy()
-                seen.append(Seen(path.name, run, image, logits, found.heat))
+                seen.append(Seen(path.name, run, image.read(), logits, found.heat))
         except AutosamError as error:
             refused.append(str(error).replace(f"{path.parent}{os.sep}", ""))
     return seen, refused

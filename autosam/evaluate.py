@@ -17,8 +17,8 @@ from autosam.command import run_command
 from autosam.config import DataConfig
 from autosam.data.check import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
-from autosam.data.labels import class_masks
-from autosam.data.pairs import Pair
+from autosam.data.labels import class_masks, without
+from autosam.data.pairs import Pair, read_valid
 from autosam.data.sources import load_pairs, load_split
 from autosam.data.splits import limited
 from autosam.engine import evaluate as score_loader
@@ -148,9 +148,10 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     tell(report)
     scores = ZeroShot(sam)
     for pair in track(pairs, "scoring"):
-        label = report.reading.read(pair.mask)
+        image, valid = read_valid(pair.image)
+        label = without(report.reading.read(pair.mask), valid)
         masks = class_masks(label, data.num_classes)
-        scores.add(pair.name, pair.image.read(), masks, device)
+        scores.add(pair.name, image, masks, device)
     if not scores.rows:
         raise DataError(
             f"{title}: every mask is empty: there is no object to prompt. Give data with masks."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -175,8 +176,10 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     def look(self, image: Picture) -> Look:
         """Logits of a picture and what its prompt highlights, by one pass of the encoder."""
         pixels = self._pixels(image)
-        sample = make_sample(str(pixels), pixels.read(), self.segmenter.frame)
-        return look(self.segmenter, Batch.collate([sample]).to(self.device))
+        colors, valid = read_valid(pixels)
+        sample = make_sample(str(pixels), colors, self.segmenter.frame)
+        found = look(self.segmenter, Batch.collate([sample]).to(self.device))
+        return dataclasses.replace(found, logits=_without(found.logits, valid))
 
     def decide(self, logits: torch.Tensor, threshold: float | None = None) -> Prediction:
         """Logits float K x H x W at the picture's own size -> masks, by class or by a threshold,

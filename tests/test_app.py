@@ -148,7 +148,7 @@ def test_what_is_no_picture_is_refused_with_a_message(
     drop(tab, tmp_path / "bomb.png", tmp_path / "text.png", good)
     said = tab.locator("#said")
     expect(said).to_contain_text("20000 x 10000 pixels, more than the 20 million", timeout=180_000)
-    expect(said).to_contain_text("text.png: is not a picture that can be read")
+    expect(said).to_contain_text("text.png: cannot be read as an image")
     expect(tab.locator("#masks .grid-wrap img")).to_have_count(4)
 
 

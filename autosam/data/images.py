@@ -10,8 +10,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from autosam.data.readers.images import FORMATS as PLAIN
-from autosam.data.readers.images import PlainImage
+from autosam.data.readers.images import PlainImage, plain_size
 from autosam.data.readers.raster import MAX_PIXELS, Raster, Region, StoredMask
 from autosam.data.readers.stretch import (
     LIMIT_SIDE,
@@ -28,8 +27,6 @@ from autosam.files import write_atomically
 __all__ = ["MAX_PIXELS", "StoredMask", "Window", "stretch"]
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-FORMATS = (*PLAIN, "TIFF")
-"""What an image's content may be, whatever its name."""
 BLOCK = 2**24
 """Pixels that are read at a time to look at a whole image."""
 
@@ -61,18 +58,7 @@ def open_raster(
     Raises:
         DataError: it cannot be read.
     """
-    if isinstance(source, bytes):
-        head = source[:4]
-    else:
-        require_file(source)
-        try:
-            with open(source, "rb") as file:
-                head = file.read(4)
-        except OSError as error:
-            raise DataError(
-                f"{name}: cannot be read ({error.strerror}). Replace or remove it."
-            ) from None
-    if head in MAGIC:
+    if _is_tiff(source, name):
         return TiffImage(source, name, bands, limit)
     if bands is not None:
         raise DataError(
@@ -80,6 +66,31 @@ def open_raster(
             "--rough.method index are for TIFFs."
         )
     return PlainImage(source, name)
+
+
+def _is_tiff(source: Path | bytes, name: str) -> bool:
+    if isinstance(source, bytes):
+        return source[:4] in MAGIC
+    require_file(source)
+    try:
+        with open(source, "rb") as file:
+            return file.read(4) in MAGIC
+    except OSError as error:
+        raise DataError(
+            f"{name}: cannot be read ({error.strerror}). Replace or remove it."
+        ) from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """H, W of an image file, or W, H where it is stored turned; its pixels are not read.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not _is_tiff(path, str(path)):
+        return plain_size(path, str(path))
+    with TiffImage(path, str(path), limit=False) as image:
+        return image.shape
 
 
 class ImageReader:
@@ -257,6 +268,13 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     write_atomically(path, lambda to: Image.fromarray(pixels).save(to, "PNG"), lasting=False)
 
 
+def _rules(content: bytes) -> str:
+    """A word for files that are read otherwise than when embeddings of them may have been kept:
+    TIFF, and PNG of 16 bits."""
+    deep = content[1:4] == b"PNG" and content[24:25] == b"\x10"
+    return " read 2" if deep or content[:4] in MAGIC else ""
+
+
 def digest(path: Path, how: str = "") -> str:
     """Hash of a file and of how it is read.
 
@@ -265,7 +283,8 @@ def digest(path: Path, how: str = "") -> str:
     """
     require_file(path)
     try:
-        return hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()
+        content = path.read_bytes()
+        return hashlib.sha256(content + (how + _rules(content)).encode()).hexdigest()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Replace or remove it."

@@ -138,6 +138,55 @@ def several_pages(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
+@cause("picture", DataError, r"has \d bands, and nothing says which are red.*--data\.bands")
+def bands_without_a_name(rng: Random, folder: Path, good: Good) -> Bad:
+    import tifffile
+
+    path = replaced(good, folder, rng, ".tif")
+    tifffile.imwrite(path, noise(rng, *SIZE, rng.choice([2, 4, 5, 8])), **BANDS)
+    return met(rng, good, path)
+
+
+@cause("picture", DataError, r"far from all others.*--data\.nodata -9999")
+def fillings_that_nobody_named(rng: Random, folder: Path, good: Good) -> Bad:
+    path = replaced(good, folder, rng, ".tif")
+    values = noise(rng, *SIZE).astype(rng.choice([np.float32, np.int32]))
+    values[rng.randrange(40), rng.randrange(56)] = -9999
+    Image.fromarray(values).save(path)
+    return met(rng, good, path)
+
+
+@cause("picture", DataError, r"no pixel holds data\. Remove it")
+def nothing_but_nan(rng: Random, folder: Path, good: Good) -> Bad:
+    path = replaced(good, folder, rng, ".tif")
+    Image.fromarray(np.full(SIZE, np.nan, np.float32)).save(path)
+    return met(rng, good, path)
+
+
+@cause("picture", DataError, r"an animation of \d frames; expected one image\. Save each frame")
+def animation(rng: Random, folder: Path, good: Good) -> Bad:
+    path = replaced(good, folder, rng, rng.choice([".png", ".webp"]))
+    first, *others = (Image.fromarray(noise(rng, *SIZE, 3)) for _ in range(rng.randrange(2, 5)))
+    first.save(path, save_all=True, append_images=others)
+    return met(rng, good, path)
+
+
+@cause("picture", DataError, r"a TIFF with .*which is not read\. Save it")
+def tiff_of_a_kind_that_is_not_read(rng: Random, folder: Path, good: Good) -> Bad:
+    import tifffile
+
+    path = replaced(good, folder, rng, ".tif")
+    tifffile.imwrite(path, noise(rng, *SIZE), photometric="minisblack")
+    tag, value = rng.choice([(259, 6), (259, 32771), (262, 32803), (262, 34892), (339, 6)])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        tags = file.pages[0].tags
+        if tag in tags:
+            tags[tag].overwrite(value)
+        else:
+            tags[259].overwrite(6)
+    return met(rng, good, path)
+
+
 @cause("picture", DataError, r"holds NaN or infinite pixels\. Repair or remove it")
 def pixels_that_are_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".tif")

@@ -41,24 +41,11 @@ class PlainImage:
         self.name = name
         try:
             content = source if isinstance(source, bytes) else source.read_bytes()
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            refuse_large(name, image.width, image.height)
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # a photo with its preview or second eye
-                raise DataError(
-                    f"{name}: an animation of {frames} frames; expected one image. Save each frame "
-                    "as a file."
-                )
-            self._decode(image, content)
+            self._decode(_opened(content, name), content)
         except DataError:
             raise
         except Exception as error:  # Pillow raises many kinds for damaged files
-            unknown = isinstance(error, UnidentifiedImageError)
-            what = "it is no PNG, JPEG, WebP, BMP or TIFF" if unknown else str(error)[:120]
-            raise DataError(
-                f"{name}: cannot be read as an image ({what}). The file may be "
-                "truncated or of another kind; replace or remove it."
-            ) from None
+            raise _unreadable(name, error) from None
         self.shape: tuple[int, int] = self.values.shape[:2]
 
     @classmethod
@@ -138,6 +125,43 @@ class PlainImage:
         if values.shape[2] == 1 or (values == values[..., :1]).all():
             values = values[..., 0]
         return StoredMask(values, self.palette, self.alpha, lossy=self.lossy)
+
+
+def plain_size(path: Path, name: str) -> tuple[int, int]:
+    """H, W, as stored, of an image that is not decoded.
+
+    Raises:
+        DataError: see `PlainImage`.
+    """
+    try:
+        image = _opened(path.read_bytes(), name)
+        return image.height, image.width
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise _unreadable(name, error) from None
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    """Its header is read, its pixels are not."""
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    refuse_large(name, image.width, image.height)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a photo with its preview or second eye
+        raise DataError(
+            f"{name}: an animation of {frames} frames; expected one image. Save each frame as a "
+            "file."
+        )
+    return image
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    unknown = isinstance(error, UnidentifiedImageError)
+    what = "it is no PNG, JPEG, WebP, BMP or TIFF" if unknown else str(error)[:120]
+    return DataError(
+        f"{name}: cannot be read as an image ({what}). The file may be truncated or of another "
+        "kind; replace or remove it."
+    )
 
 
 def _palette(image: Image.Image) -> np.ndarray:

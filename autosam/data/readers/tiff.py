@@ -329,6 +329,10 @@ def _image_pages(file: Any, name: str, stack: bool) -> tuple[list[Any], Any]:
     ]
     count = max(len(full), _planes(file, len(full)))
     alike = len(full) == count and all(page.shaped == first.shaped for page in full)
+    series = file.series[0] if count > 1 and stack else None
+    if series is not None:
+        sides = zip(series.axes, series.shape, strict=True)
+        alike &= sum(side > 1 for axis, side in sides if axis not in "YX") == 1
     if count > 1 and not stack:
         raise DataError(f"{name}: holds {count} pages. Save each as a file.")
     if count > 1 and not (alike and first.shaped[0] * first.shaped[4] == 1):
@@ -351,7 +355,7 @@ def _planes(file: Any, pages: int) -> int:
         return pages
     if file.is_imagej:
         return int((file.imagej_metadata or {}).get("images", 1))
-    if file.is_stk or file.is_shaped:
+    if file.is_stk or file.is_shaped or file.is_ome:
         size = file.series[0].size
         return max(1, size // max(1, first.size))
     return 1
