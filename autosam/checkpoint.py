@@ -240,7 +240,9 @@ def read_trained(file: Path) -> dict[str, Tensor]:
     """
     header = read_header(file)
     with safe_open(file, "pt") as tensors:
-        found = read_weights(file) if tensors.keys() else {}
+        names = list(tensors.keys())
+    # Copied, because Windows replaces no file that is mapped.
+    found = {key: value.clone() for key, value in read_weights(file).items()} if names else {}
     for key, value in found.items():
         # Minus infinity is a rule's way of saying never.
         if value.is_floating_point() and not (value.float() < math.inf).all():

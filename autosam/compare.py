@@ -191,7 +191,7 @@ def passing_on(number: int) -> Iterator[None]:
 def _begin(threads: int) -> None:
     """A process that trains beside others: few threads, and nothing printed (log.txt has it)."""
     torch.set_num_threads(threads)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends: the log holds on to it
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends: the log holds on to it
 
 
 _stopped: Stopped | None = None

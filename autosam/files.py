@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -85,7 +86,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = T
     temporary = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = (
+            temporary.stat().st_mode
+        )  # by the umask; safetensors makes files for their owner alone
         write(temporary)
+        os.chmod(temporary, stat.S_IMODE(mode))
         if lasting:
             to_disk(temporary)
         os.replace(temporary, path)

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from segment_anything import sam_model_registry
 from torch import nn
 from torch.utils.data import DataLoader
@@ -160,7 +161,7 @@ def draw(folder: Path, count: int) -> None:
         cv2.ellipse(mask, (320, 256), (150, 60 + i), 30, 0, 360, 255, -1)
         noise = cv2.resize(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8), SIDES[::-1])
         noise[mask > 0] = noise[mask > 0] // 2 + 100
-        cv2.imwrite(str(folder / "images" / f"{i:03d}.jpg"), noise)
+        Image.fromarray(noise).save(folder / "images" / f"{i:03d}.jpg", quality=95)
         write_png(folder / "masks" / f"{i:03d}.png", mask)
 
 

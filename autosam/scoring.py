@@ -124,7 +124,7 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
     predict(0)
     seconds = [predict(i) for i in range(min(TIMED, len(dataset)))]
     speed = len(seconds) / sum(seconds)
-    write_atomically(file, lambda to: to.write_text(f"images_per_second: {speed:.4g}\n"))
+    write_atomically(file, lambda to: to.write_text(f"images_per_second: {speed:.4g}\n", "utf-8"))
     return speed
 
 

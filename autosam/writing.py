@@ -203,6 +203,7 @@ def write_video(
             if drawn is None:
                 code = cv2.VideoWriter.fourcc(*"mp4v")
                 size = (frame.shape[1], frame.shape[0])
+                make_folder(files[1].parent)
                 drawn = cv2.VideoWriter(str(files[1]), code, rate_of(source.path), size)
                 if not drawn.isOpened():
                     raise DataError(f"{files[1]}: cannot be written as a video of {size[0]} x "

@@ -158,7 +158,7 @@ def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> 
 def _is_complete(root: Path, recipe: dict[str, int]) -> bool:
     """Whether ``root`` holds the set of this recipe with none of its files missing."""
     try:
-        if json.loads((root / MARKER).read_text()) != recipe:
+        if json.loads((root / MARKER).read_text(encoding="utf-8")) != recipe:
             return False
     except (OSError, ValueError):
         return False
@@ -217,7 +217,7 @@ def write_synthetic(
         fresh = Path(work, "new")  # not the temporary folder itself: that one is private (0700)
         for split in SPLITS:
             _write_split(fresh, split, recipe[split], size, seed)
-        (fresh / MARKER).write_text(json.dumps(recipe))
+        (fresh / MARKER).write_text(json.dumps(recipe), encoding="utf-8")
         try:
             if root.exists():
                 root.rename(Path(work, "old"))
