@@ -104,9 +104,13 @@ def segment(
 
 
 def show(
-    seen: list[Seen], predictors: dict[str, Predictor], threshold: float, folder: Path
+    seen: list[Seen],
+    predictors: dict[str, Predictor],
+    thresholds: dict[str, float],
+    folder: Path,
 ) -> tuple[list[tuple[np.ndarray, str]], list[list[Any]], list[str]]:
-    """Pictures with captions, rows of the table, and files to take along."""
+    """Images with captions, rows of the table, and files to take along; each run at its own
+    threshold."""
     pictures: list[tuple[np.ndarray, str]] = []
     rows, files, before = [], [], None
     for found in seen:
@@ -115,7 +119,7 @@ def show(
         if found.name != before:
             pictures.append((found.image, found.name))
             before = found.name
-        result = predictor.decide(torch.from_numpy(found.logits), threshold)
+        result = predictor.decide(torch.from_numpy(found.logits), thresholds[found.run])
         drawn = overlay(found.image, result.masks, palette(data))
         pictures.append((drawn, f"{found.run}: mask"))
         if found.heat is not None:
@@ -135,25 +139,29 @@ def show(
     return pictures, rows, files
 
 
+def is_exclusive(predictor: Predictor) -> bool:
+    """Whether the most probable of several classes wins."""
+    data = predictor.loaded.config.data
+    return data.exclusive and data.num_classes > 1
+
+
 def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
     """The page, as gradio.Blocks."""
     import gradio as gr
 
-    first = next(iter(predictors.values()))
-    several = first.loaded.config.data.exclusive and first.loaded.config.data.num_classes > 1
-
     written = tempfile.TemporaryDirectory(prefix="autosam-")  # until the process ends
 
-    def draw(seen: list[Seen], threshold: float) -> Any:
+    def draw(seen: list[Seen], *values: float) -> Any:
         for old in Path(written.name).iterdir():
             if old.stat().st_mtime < time.time() - KEPT:
                 shutil.rmtree(old, ignore_errors=True)
-        return show(seen, predictors, threshold, Path(tempfile.mkdtemp(dir=written.name)))
+        thresholds = dict(zip(predictors, values, strict=True))
+        return show(seen, predictors, thresholds, Path(tempfile.mkdtemp(dir=written.name)))
 
-    def upload(paths: list[str] | None, threshold: float) -> Any:
+    def upload(paths: list[str] | None, *values: float) -> Any:
         seen, refused = segment(paths or [], predictors, max_megapixels)
         message = "\n".join(f"- **{reason}**" for reason in refused)
-        return seen, message, *draw(seen, threshold)
+        return seen, message, *draw(seen, *values)
 
     caches = (KEPT, KEPT)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=caches) as page:
@@ -162,10 +170,15 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
         chosen = gr.File(
             label="Pictures", file_count="multiple", type="filepath", elem_id="pictures"
         )
-        threshold = gr.Slider(
-            0.02, 0.98, first.threshold, step=0.01, elem_id="threshold", visible=not several,
-            label="Threshold: probability from which on a pixel is foreground",
-        )  # fmt: skip
+        # Of several exclusive classes the most probable wins: a threshold has no say.
+        sliders = [
+            gr.Slider(
+                0.02, 0.98, predictor.threshold, step=0.01, elem_id=f"threshold-{i}",
+                visible=not is_exclusive(predictor), label=f"Threshold of {name}: probability from "
+                f"which on a pixel is foreground (chosen on validation: {predictor.threshold:g})",
+            )
+            for i, (name, predictor) in enumerate(predictors.items())
+        ]  # fmt: skip
         said = gr.Markdown(elem_id="said")
         # A row for each picture: itself, then a mask and maybe a prompt of each run.
         wide = 1 + sum(1 + (p.segmenter.generator is not None) for p in predictors.values())
@@ -176,8 +189,9 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
         table = gr.Dataframe(headers=list(COLUMNS), elem_id="areas", interactive=False)
         files = gr.Files(label="Masks and overlays to take along", elem_id="files")
         results = [gallery, table, files]
-        chosen.change(upload, [chosen, threshold], [seen, said, *results])
-        threshold.release(draw, [seen, threshold], results)
+        chosen.change(upload, [chosen, *sliders], [seen, said, *results])
+        for slider in sliders:
+            slider.release(draw, [seen, *sliders], results)
     return page
 
 

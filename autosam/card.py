@@ -48,6 +48,8 @@ def model_card(loaded: Loaded) -> ModelCard:
     if images:
         facts["pictures"] = ", ".join(f"{count} {part}" for part, count in images.items())
     facts["threshold"] = f"{loaded.segmenter.threshold:g}"
+    if loaded.segmenter.min_area:
+        facts["smallest area"] = f"{loaded.segmenter.min_area:.2%} of the image"
     scores = {
         part: [f"{header[part][name]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
         for part in ("validation", "test")

@@ -136,6 +136,8 @@ def read_header(file: Path) -> dict[str, Any]:
         whole = whole and (header["sam"] is None or isinstance(header["sam"]["name"], str))
         chosen = [header.get(name, 0.5) for name in ("threshold", "fast_threshold")]
         whole = whole and all(0 < value < 1 for value in chosen)
+        chosen = [header.get(name, 0.0) for name in ("min_area", "fast_min_area")]
+        whole = whole and all(0 <= value < 1 for value in chosen)
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
@@ -184,9 +186,25 @@ def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False
     elif header["sam"] is not None:
         _require_same_sam(file, header, config)
     restore_trainable(segmenter, state, str(file))
-    threshold = header.get("threshold", 0.5)
-    segmenter.threshold = float(header.get("fast_threshold", threshold) if fast else threshold)
+    set_decision(segmenter, header)
     return Loaded(segmenter.eval(), config, file, header)
+
+
+def set_decision(segmenter: Segmenter, facts: dict[str, Any]) -> None:
+    """Set from which probability on, and from which area on, a class counts as found.
+
+    Args:
+        segmenter: whose `fast` says which of its masks are used.
+        facts: `threshold`, `min_area` and the same of the surrogate decoder (`fast_threshold`,
+            `fast_min_area`), as far as they were chosen.
+    """
+    threshold = float(facts.get("threshold", 0.5))
+    segmenter.fast_threshold = float(facts.get("fast_threshold", threshold))
+    segmenter.fast_min_area = float(facts.get("fast_min_area", 0.0))
+    segmenter.threshold, segmenter.min_area = threshold, float(facts.get("min_area", 0.0))
+    if segmenter.fast:
+        segmenter.threshold = segmenter.fast_threshold
+        segmenter.min_area = segmenter.fast_min_area
 
 
 def annotate(file: Path, **facts: Any) -> None:

@@ -22,6 +22,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from autosam import origin, page
+from autosam.cautions import NOTHING, cautions, contents_of
 from autosam.command import run_command
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
@@ -29,17 +30,17 @@ from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped
 from autosam.files import make_folder, write_atomically
 from autosam.limits import check_number, check_ranges, check_settings
+from autosam.metrics import mean_scores
 from autosam.page import picked
 from autosam.pictures import palette
-from autosam.report import COLUMNS
 from autosam.scoring import (
     Predicted,
-    empty_pictures,
     gather,
     images_per_second,
     predict_some,
     scores_of,
     swapped_scores,
+    trivial_scores,
 )
 from autosam.standings import Row, Standings
 from autosam.tracking import quiet
@@ -121,9 +122,18 @@ def compare(config: CompareConfig) -> Standings:
     with quiet():  # the trainings have said what there is to say of the data
         rows = [make_row(name, line) for name, line in lines.items()]
         groups = {pair.name: pair.group for pairs in split.values() for pair in pairs}
-        standings = Standings(rows, base, facts(settings, split, seeds), groups)
-        standings.facts["verdict"] = verdict(standings)
-        report = make_page(standings, lines, split)
+        trivial = trivial_rows(lines[base][0])
+        means = {name: mean_scores(list(found.values()))["dice"] for name, found in trivial.items()}
+        said = facts(settings, split, seeds)
+        standings = Standings(rows, base, said, groups, means)
+        said |= contents_of(rows[0].scores[0], settings.data.class_names)
+        said["Dice without a network"] = ", ".join(f"{n} {m:.3f}" for n, m in means.items())
+        for row in rows:
+            for caution in cautions(row.scores[0], settings.data.num_classes > 1):
+                said[f"warning, {row.name}"] = caution
+        said["verdict"] = verdict(standings)
+        empty = [name for name, row in trivial[NOTHING].items() if row["truth_share"] == 0]
+        report = make_page(standings, lines, split, empty)
     write(standings, report, folder)
     return standings
 
@@ -247,7 +257,17 @@ def make_row(name: str, line: Line) -> Row:
     )
 
 
-def make_page(standings: Standings, lines: dict[str, Line], split: Split) -> str:
+def trivial_rows(trials: list[Trial]) -> dict[str, dict[str, dict[str, float]]]:
+    """See `trivial_scores`, of the first seed's folds together."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for trial in trials:
+        if trial.seed == 0:
+            for name, rows in trivial_scores(trial).items():
+                found.setdefault(name, {}).update(rows)
+    return found
+
+
+def make_page(standings: Standings, lines: dict[str, Line], split: Split, empty: list[str]) -> str:
     """The report; pictures are those of the first seed."""
     names = [name for _, name in picked(standings)]
     predictions: dict[str, dict[str, Predicted]] = {}
@@ -261,7 +281,6 @@ def make_page(standings: Standings, lines: dict[str, Line], split: Split) -> str
         }
     curves = {row.name: row.curves for row in standings.rows if row.curves}
     first = [trial for trial in lines[standings.base][0] if trial.seed == 0]
-    empty = [name for trial in first for name in empty_pictures(trial)]
     return page.build(standings, curves, predictions, empty, split, palette(first[0].config.data))
 
 
@@ -302,7 +321,7 @@ def write(standings: Standings, report: str, folder: Path) -> None:
                 writer.add_scalar(f"{metric}/{row.name}", mean)
     console = Console(soft_wrap=True)
     header, cells = standings.header(), standings.cells()
-    scores = 1 + len(COLUMNS)
+    scores = 1 + len(standings.columns)
     # One table would be too wide.
     for columns in (slice(1, scores), slice(scores, scores + 3), slice(scores + 3, None)):
         table = Table(header[0], *header[columns])

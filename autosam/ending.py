@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from autosam import checkpoint, state
+from autosam.cautions import cautions, contents_of
 from autosam.config import RUNS, Config
 from autosam.data.images import write_png
 from autosam.data.pairs import PARTS
@@ -18,7 +19,7 @@ from autosam.files import write_atomically
 from autosam.metrics import by_subset, mean_scores
 from autosam.report import print_scores
 from autosam.run import Run
-from autosam.tracking import count_parameters, write_scores
+from autosam.tracking import count_parameters, log, write_scores
 
 Scores = dict[str, dict[str, float]]
 """Means by part and metric, or metrics by picture."""
@@ -55,7 +56,7 @@ def finish(run: Run, peak_gib: float) -> TrainResult:
         raise CheckpointError(f"{best}: missing; nothing to score. Bring it back.")
     checkpoint.restore_trainable(segmenter, checkpoint.read_trained(best), str(best))
     thresholds = choose_thresholds(run) if is_calibrated(run.config) else {}
-    segmenter.threshold = thresholds.get("threshold", 0.5)
+    checkpoint.set_decision(segmenter, thresholds)
     rows = {part: run.evaluate(part, final=True) for part in ("validation", "test")}
     scores = {part: mean_scores(list(table.values())) for part, table in rows.items()}
     subsets = by_subset(rows["test"], run.data.test.pairs)
@@ -77,16 +78,20 @@ def is_calibrated(config: Config) -> bool:
 
 
 def choose_thresholds(run: Run) -> dict[str, float]:
-    """The threshold of the run, and of its surrogate decoder where it has one."""
-    segmenter, found = run.segmenter, {}
+    """The threshold and the smallest area of the run, and of its surrogate decoder where it has
+    one."""
+    segmenter = run.segmenter
+    found: dict[str, float] = {}
     for fast in (False, True) if segmenter.surrogate is not None else (False,):
         segmenter.fast = fast
-        found["fast_threshold" if fast else "threshold"] = calibrate(
+        chosen = calibrate(
             segmenter,
             run.watched("validation"),
             run.config.data.exclusive,
             run.accelerator,
         )
+        names = ("threshold", "min_area")
+        found |= dict(zip([f"fast_{n}" if fast else n for n in names], chosen, strict=True))
     segmenter.fast = False
     return found
 
@@ -111,10 +116,17 @@ def report(run: Run, scores: Scores, test_rows: Scores, peak_gib: float) -> None
         "use": f"python -m autosam.{verb} --checkpoint {folder} {target}",
     }
     if is_calibrated(config):
-        facts["threshold"] = f"{run.segmenter.threshold:g}, by Dice on validation"
+        area = run.segmenter.min_area
+        facts["threshold"] = f"{run.segmenter.threshold:g}, chosen on validation" + (
+            f"; masks of less than {area:.2%} of the image count as none" * (area > 0)
+        )
+    facts |= contents_of(test_rows, config.data.class_names)
     print_scores(scores, facts)
+    for caution in cautions(test_rows, config.data.num_classes > 1):
+        log.warning("on test, %s", caution)
     summary = {"epochs": run.epoch, "seconds": round(run.seconds, 1), "trainable": trainable,
                "frozen": total - trainable, "threshold": run.segmenter.threshold,
+               "min_area": run.segmenter.min_area,
                "peak_gib": round(peak_gib, 2)}  # fmt: skip
     text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
     # Last and at once: who finds it takes the run for finished.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -16,16 +17,16 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from autosam.calibration import THRESHOLDS, choose
 from autosam.data.geometry import restore
+from autosam.data.labels import class_masks, known
 from autosam.errors import TrainingError
 from autosam.losses import SegmentationLoss
-from autosam.metrics import predict_label, score
+from autosam.metrics import dice, predict_label, score
 from autosam.models.segmenter import Segmenter
 from autosam.precision import half_precision
 from autosam.types import Batch
 
-THRESHOLDS = tuple(step / 20 for step in range(2, 19))
-"""0.1 to 0.9."""
 OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
 
@@ -191,8 +192,8 @@ def calibrate(
     loader: Iterable[Batch],
     exclusive: bool,
     accelerator: Accelerator | None = None,
-) -> float:
-    """The threshold of `THRESHOLDS` with the best mean Dice; of equals the one next to 0.5.
+) -> tuple[float, float]:
+    """The threshold and the smallest area that `calibration.choose` makes of these images.
 
     Args:
         segmenter, loader, exclusive, accelerator: as for `evaluate`; of several exclusive classes
@@ -200,21 +201,29 @@ def calibrate(
     """
     segmenter.eval()
     frame = segmenter.frame
-    rows: list[tuple[str, list[float]]] = []
+    rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
     for batch in loader:
         logits = segmenter(batch).float()
         for i, name in enumerate(batch.names):
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]
             assert label is not None
-            masks = (predict_label(full, exclusive, threshold) for threshold in THRESHOLDS)
-            rows.append((name, [score(m, label, ("dice",))["dice"] for m in masks]))
+            truth, seen = class_masks(label, len(full)), known(label)
+            scores, areas = [], []
+            for threshold in THRESHOLDS:
+                masks = predict_label(full, exclusive, threshold)
+                areas.append(masks.mean((1, 2)))
+                scores.append([dice(m & seen, t) for m, t in zip(masks, truth, strict=True)])
+            if seen.any():
+                empty = np.asarray(~truth.any((1, 2)))
+                rows.append((name, np.transpose(scores), np.transpose(areas), empty))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
-    means = torch.tensor(list(dict(rows).values()), dtype=torch.float64).mean(0).tolist()
-    best = max(means)
-    near = [t for t, mean in zip(THRESHOLDS, means, strict=True) if mean >= best - 1e-9]
-    return min(near, key=lambda threshold: abs(threshold - 0.5))
+    found = {row[0]: row[1:] for row in rows}.values()
+    if not found:
+        return 0.5, 0.0
+    scores_of, areas_of, empty_of = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return choose(scores_of, areas_of, empty_of)
 
 
 @torch.no_grad()
@@ -254,7 +263,7 @@ def evaluate(
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]
             assert label is not None
-            predicted = predict_label(full, exclusive, segmenter.threshold)
+            predicted = predict_label(full, exclusive, segmenter.threshold, segmenter.min_area)
             scores = score(predicted, label, names, classes)
             if criterion is not None and batch.targets is not None and batch.weights is not None:
                 one = slice(i, i + 1)

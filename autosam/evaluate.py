@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from autosam import checkpoint
+from autosam.cautions import cautions, contents_of
 from autosam.command import run_command
 from autosam.config import DataConfig
 from autosam.data.check import Report, check_pairs
@@ -120,11 +121,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     if not process.is_main_process:
         return scores
     facts = {"checkpoint": str(loaded.path), "images": str(len(rows))}
+    facts |= contents_of(rows, trained.class_names)
     if config.output:
         make_folder(Path(config.output).parent)
         write_scores(Path(config.output), rows)
         facts["per image"] = config.output
     print_scores({title: scores} | by_subset(rows, pairs), facts)
+    for caution in cautions(rows, trained.num_classes > 1):
+        print(f"warning: {caution}")
     return scores
 
 

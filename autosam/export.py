@@ -64,6 +64,9 @@ class ExportConfig:
     the graph."""
     threshold: float | None = None
     """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
+    min_area: float | None = None
+    """Share of the image that a class covers at least, or it counts as not found; unset: the
+    checkpoint's own."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training."""
     overwrite: bool = False
@@ -97,8 +100,9 @@ def export(config: ExportConfig) -> Exported:
     """
     output, kind = check(config)
     predictor = load(
-        config.checkpoint, config.sam_checkpoint, "cpu", config.fast, False, config.threshold
-    )
+        config.checkpoint, config.sam_checkpoint, "cpu", config.fast, False, config.threshold,
+        config.min_area,
+    )  # fmt: skip
     if predictor.loaded.config.rule is not None:
         raise CheckpointError(
             f"--checkpoint {config.checkpoint}: the run {predictor.loaded.config.run} takes its "
@@ -212,7 +216,8 @@ def readable(pictures: list[Pixels], count: int) -> list[Pixels]:
 
 def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgram:
     """The run as a program that leaves the picture's sides open."""
-    graph = Graph(predictor.segmenter, predictor.loaded.config.data.exclusive, predictor.threshold)
+    graph = Graph(predictor.segmenter, predictor.loaded.config.data.exclusive, predictor.threshold,
+                  predictor.min_area)  # fmt: skip
     sides = {
         axis: torch.export.Dim(name, min=SMALLEST, max=LARGEST)
         for axis, name in enumerate(("height", "width"))

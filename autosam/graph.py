@@ -23,15 +23,17 @@ class Graph(nn.Module):
     Args:
         segmenter: one that needs no prompt; put into evaluation mode, float32.
         exclusive: see `predict_label`.
-        threshold: see `predict_label`.
+        threshold, min_area: see `predict_label`.
     """
 
-    def __init__(self, segmenter: Segmenter, exclusive: bool, threshold: float = 0.5) -> None:
+    def __init__(
+        self, segmenter: Segmenter, exclusive: bool, threshold: float = 0.5, min_area: float = 0.0
+    ) -> None:
         super().__init__()
         self.segmenter = segmenter.eval().requires_grad_(False)
         segmenter.half_encoder = False
         self.exclusive = exclusive
-        self.bound = math.log(threshold / (1 - threshold))
+        self.bound, self.min_area = math.log(threshold / (1 - threshold)), min_area
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -69,6 +71,16 @@ class Graph(nn.Module):
         right = restore_matrix(width, columns, frame.image_size, frame.mask_size)
         logits = up @ low @ right.T
         if self.exclusive and len(logits) > 1:
-            return with_background(logits[None])[0].argmax(0).to(torch.uint8), logits
-        masks = (logits > self.bound).to(torch.uint8) * 255
+            label = with_background(logits[None])[0].argmax(0)
+            if self.min_area:
+                classes = torch.arange(1, len(logits) + 1)[:, None, None]
+                label = (self._without_specks(label == classes) * classes).sum(0)
+            return label.to(torch.uint8), logits
+        masks = self._without_specks(logits > self.bound).to(torch.uint8) * 255
         return (masks[0] if self.exclusive or len(masks) == 1 else masks), logits
+
+    def _without_specks(self, masks: Tensor) -> Tensor:
+        """See `metrics.without_specks`."""
+        if not self.min_area:
+            return masks
+        return masks & (masks.double().mean((1, 2)) >= self.min_area)[:, None, None]

@@ -21,22 +21,34 @@ TOLERANCE = 0.01
 """How far apart outlines may lie and count as the same, as a share of the picture's diagonal."""
 
 
-def predict_label(logits: Tensor, exclusive: bool, threshold: float = 0.5) -> np.ndarray:
+def predict_label(
+    logits: Tensor, exclusive: bool, threshold: float = 0.5, min_area: float = 0.0
+) -> np.ndarray:
     """Logits at full size -> classes.
 
     Args:
         logits: float K x H x W.
         exclusive: arg-max with background, or each class against the threshold.
         threshold: of the probability, 0..1; several exclusive classes have none.
+        min_area: share of the image that a class covers at least; of less it counts as not found.
 
     Returns:
         bool K x H x W; with exclusive classes at most one is True per pixel.
     """
     if not exclusive or len(logits) == 1:  # one class wins against background's 0
-        return (logits > math.log(threshold / (1 - threshold))).cpu().numpy()
-    best = with_background(logits[None])[0].argmax(0)
-    classes = torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
-    return (best == classes).cpu().numpy()
+        masks = (logits > math.log(threshold / (1 - threshold))).cpu().numpy()
+    else:
+        best = with_background(logits[None])[0].argmax(0)
+        classes = torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
+        masks = (best == classes).cpu().numpy()
+    return without_specks(masks, min_area)
+
+
+def without_specks(masks: np.ndarray, min_area: float) -> np.ndarray:
+    """bool K x H x W -> the same, classes that cover less than this share of the image removed."""
+    if min_area:
+        masks &= (masks.mean((1, 2)) >= min_area)[:, None, None]
+    return masks
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -114,6 +126,9 @@ def score(
 ) -> dict[str, float]:
     """Score one image, averaged over classes.
 
+    Of several classes, one that is neither in the truth nor predicted is left out (NaN): it says
+    nothing of the others. An image with nothing in it, where nothing is predicted, is right: 1.
+
     Args:
         predicted: bool K x H x W.
         label: H x W, see `autosam.data.labels`; pixels of unknown class do not count.
@@ -121,17 +136,57 @@ def score(
         classes: names of the K classes; unset: 1..K.
 
     Returns:
-        The mean over classes by name; for several classes each as `name/class` too.
+        The mean over classes by name, and what `contents` says; for several classes each as
+        `name/class` too. All of it NaN where no pixel's class is known.
     """
     result: dict[str, float] = {}
-    truth, predicted = class_masks(label, len(predicted)), predicted & known(label)
+    seen = known(label)
+    truth, predicted = class_masks(label, len(predicted)), predicted & seen
+    titles = list(classes) or [str(k + 1) for k in range(len(truth))]
+    there = (truth | predicted).any((1, 2))
     for name in names:
         values = [METRICS[name](*masks) for masks in zip(predicted, truth, strict=True)]
-        result[name] = float(np.mean(values))
+        counted = np.where(there | (not there.any()), values, np.nan)
+        result[name] = float(np.nanmean(counted))
         if len(values) > 1:
-            titles = classes or [str(k + 1) for k in range(len(values))]
+            values = [v if k else math.nan for v, k in zip(values, there, strict=True)]
             result |= {f"{name}/{c}": value for c, value in zip(titles, values, strict=True)}
-    return result
+    result |= contents(predicted, truth, result.get("dice", math.nan), int(seen.sum()))
+    for k, title in enumerate(titles if len(titles) > 1 else []):
+        one = slice(k, k + 1)
+        own = contents(predicted[one], truth[one], result.get(f"dice/{title}", math.nan), 1)
+        result |= {f"{name}/{title}": own[name] for name in APART}
+    return result if seen.any() else dict.fromkeys(result, math.nan)
+
+
+APART = ("nonempty_dice", "miss", "false_alarm")
+"""Scores of images with something in them apart from those of the others."""
+
+
+def contents(
+    predicted: np.ndarray, truth: np.ndarray, dice: float, pixels: int
+) -> dict[str, float]:
+    """What an image's masks hold.
+
+    Args:
+        predicted, truth: bool K x H x W.
+        dice: the image's.
+        pixels: whose class is known.
+
+    Returns:
+        `nonempty_dice`: Dice, and `miss`: 1 where nothing of the truth is found, else 0; both NaN
+        where there is nothing in the truth. `false_alarm`: 1 where something is predicted, else 0;
+        NaN where there is something in the truth. `truth_share` and `predicted_share`: of the
+        pixels, those of any class.
+    """
+    full, any_truth, any_predicted = truth.any(), truth.any(0), predicted.any(0)
+    return {
+        "nonempty_dice": dice if full else math.nan,
+        "miss": float(not (predicted & truth).any()) if full else math.nan,
+        "false_alarm": math.nan if full else float(any_predicted.any()),
+        "truth_share": int(any_truth.sum()) / max(1, pixels),
+        "predicted_share": int(any_predicted.sum()) / max(1, pixels),
+    }
 
 
 def by_subset(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> dict[str, dict[str, float]]:
@@ -163,5 +218,13 @@ def require_all(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> None:
 
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each score over images."""
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    """Mean of each score over the images that have it, see `score`; scores that none has are left
+    out."""
+    means = {name: mean_known([row.get(name, math.nan) for row in rows]) for name in rows[0]}
+    return {name: mean for name, mean in means.items() if not math.isnan(mean)}
+
+
+def mean_known(values: Sequence[float]) -> float:
+    """The mean of what is not NaN; NaN where all is."""
+    found = [value for value in values if not math.isnan(value)]
+    return float(np.mean(found)) if found else math.nan

@@ -21,7 +21,7 @@ from autosam.predictor import load
 from autosam.processes import of_all, processes, same_for_all
 from autosam.writing import WRITERS, Wanted, files_of
 
-DECISIVE = ("fast", "flips", "threshold", "window", "overlap", "smooth")
+DECISIVE = ("fast", "flips", "threshold", "min_area", "window", "overlap", "smooth")
 """Settings that masks depend on."""
 
 
@@ -55,6 +55,9 @@ class PredictConfig(Wanted):
     work."""
     threshold: float | None = None
     """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
+    min_area: float | None = None
+    """Share of the image (with --window of a window, of a volume of a slice) that a class covers at
+    least, or it counts as not found, 0 to below 1; unset: the checkpoint's own."""
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -70,8 +73,9 @@ def predict(config: PredictConfig) -> list[Path]:
     sources = find_sources(config.input, config.recursive, output)
     require_text([str(output), *(source.key for source in sources)])
     predictor = load(
-        config.checkpoint, config.sam_checkpoint, None, config.fast, config.flips, config.threshold
-    )
+        config.checkpoint, config.sam_checkpoint, None, config.fast, config.flips, config.threshold,
+        config.min_area,
+    )  # fmt: skip
     data = predictor.loaded.config.data
     if config.window is not None and predictor.loaded.config.rule is not None:
         raise ConfigError(

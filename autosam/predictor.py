@@ -70,11 +70,13 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         flips: also segment the mirror images that training drew, and average the logits.
         threshold: probability from which on a pixel is foreground, 0..1; None: what the checkpoint
             says. Exclusive classes have none: the most probable one wins.
+        min_area: share of the image that a class covers at least, or it counts as not found, 0 to
+            below 1; None: what the checkpoint says.
 
     Raises:
         CheckpointError: a run that cannot segment by itself: its prompts come from true masks, or
             it is a control.
-        ConfigError: a threshold that is no probability.
+        ConfigError: a threshold that is no probability, or an area that is no share.
     """
 
     def __init__(
@@ -83,14 +85,20 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         device: str | torch.device | None = None,
         flips: bool = False,
         threshold: float | None = None,
+        min_area: float | None = None,
     ) -> None:
         require_promptless(loaded)
         if threshold is not None and not 0 < threshold < 1:
             raise ConfigError(f"threshold {threshold}: must lie between 0 and 1.")
+        if min_area is not None and not 0 <= min_area < 1:
+            raise ConfigError(
+                f"min_area {min_area}: a share of the image, must be at least 0 and below 1."
+            )
         self.loaded, self.flips = loaded, flips
         self.device = torch.device(device) if device is not None else choose_device()
         self.segmenter = loaded.segmenter.to(self.device).eval()
         self.threshold = self.segmenter.threshold if threshold is None else threshold
+        self.min_area = self.segmenter.min_area if min_area is None else min_area
         self._hub_mixin_config = None  # how it was loaded is not part of what is saved
 
     @overload
@@ -181,11 +189,17 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         found = look(self.segmenter, Batch.collate([sample]).to(self.device))
         return dataclasses.replace(found, logits=_without(found.logits, valid))
 
-    def decide(self, logits: torch.Tensor, threshold: float | None = None) -> Prediction:
-        """Logits float K x H x W at the picture's own size -> masks, by class or by a threshold,
-        which is the predictor's if not given."""
+    def decide(
+        self,
+        logits: torch.Tensor,
+        threshold: float | None = None,
+        min_area: float | None = None,
+    ) -> Prediction:
+        """Logits float K x H x W at the image's own size -> masks, by class or by a threshold;
+        threshold and smallest area are the predictor's if not given."""
         exclusive = self.loaded.config.data.exclusive
-        masks = predict_label(logits, exclusive, threshold or self.threshold)
+        area = self.min_area if min_area is None else min_area
+        masks = predict_label(logits, exclusive, threshold or self.threshold, area)
         likely = probabilities(logits[None], exclusive)[0]
         return Prediction(likely.cpu().numpy(), masks, logits.cpu().numpy())
 
@@ -243,6 +257,7 @@ def load(
     fast: bool = False,
     flips: bool = False,
     threshold: float | None = None,
+    min_area: float | None = None,
 ) -> Predictor:
     """A trained run, ready for pictures.
 
@@ -252,9 +267,10 @@ def load(
         fast: the mask comes from the surrogate decoder alone, SAM is not loaded.
         device: see `Predictor`.
         flips: see `Predictor`.
-        threshold: see `Predictor`.
+        threshold, min_area: see `Predictor`.
 
     Raises:
         CheckpointError: see `autosam.checkpoint.load` and `Predictor`.
     """
-    return Predictor(checkpoint.load(path, sam_checkpoint, fast), device, flips, threshold)
+    loaded = checkpoint.load(path, sam_checkpoint, fast)
+    return Predictor(loaded, device, flips, threshold, min_area)

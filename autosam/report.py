@@ -32,6 +32,15 @@ COLUMNS = {
 distance (see `autosam.metrics`)."""
 
 
+APART = {
+    "nonempty_dice": ("Dice, not empty", ".4f"),
+    "miss": ("missed", ".1%"),
+    "false_alarm": ("false alarms", ".1%"),
+}
+"""Title and format of what is known of images with something in them (Dice, and the share of them
+in which nothing is found) and of those with nothing (the share in which something is predicted)."""
+
+
 @dataclass
 class Look:
     """A picture, segmented, and its prompt."""
@@ -87,7 +96,7 @@ def contact_sheet(
         sample = dataset[0, position]
         batch = Batch.collate([sample]).to(device)
         seen = look(segmenter, batch)
-        predicted = predict_label(seen.logits, exclusive, segmenter.threshold)
+        predicted = predict_label(seen.logits, exclusive, segmenter.threshold, segmenter.min_area)
         assert sample.label is not None
         truth = class_masks(sample.label, segmenter.num_classes)
         image = dataset.pairs[position].image.read()
@@ -98,7 +107,10 @@ def contact_sheet(
         if seen.heat is not None:
             row.append(seen.heat)
         if seen.surrogate is not None:
-            row.append(pictures.overlay(image, predict_label(seen.surrogate, exclusive), colours))
+            alone = predict_label(
+                seen.surrogate, exclusive, segmenter.fast_threshold, segmenter.fast_min_area
+            )
+            row.append(pictures.overlay(image, alone, colours))
         rows.append([pictures.fit(picture, SIDE) for picture in row])  # large ones are not kept
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
@@ -113,18 +125,25 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> None:
-    """A table of scores by part, and lines of facts below it."""
-    table = Table()
-    table.add_column("part")
-    for title, _ in COLUMNS.values():
-        table.add_column(title, justify="right")
-    for part, row in scores.items():
-        classes = [name.removeprefix("dice") for name in row if name.startswith("dice")]
-        for end in classes:  # "" for the mean, then "/NAME" for each of several classes
-            cells = [f"{row[name + end]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
-            table.add_row(part + end.replace("/", ": "), *cells)
+    """A table of scores by part, one that tells images with nothing in them apart where there are
+    some, and lines of facts below."""
     console = Console(soft_wrap=True)
-    console.print(table)
+    columns = {name: (title, f".{digits}f") for name, (title, digits) in COLUMNS.items()}
+    for shown in (columns, APART):
+        if shown is APART and not any("false_alarm" in row for row in scores.values()):
+            continue
+        table = Table("part")
+        for title, _ in shown.values():
+            table.add_column(title, justify="right")
+        for part, row in scores.items():
+            classes = [name.removeprefix("dice") for name in row if name.startswith("dice")]
+            for end in classes:  # "" for the mean, then "/NAME" for each of several classes
+                cells = (
+                    f"{row[name + end]:{form}}" if name + end in row else ""
+                    for name, (_, form) in shown.items()
+                )
+                table.add_row(part + end.replace("/", ": "), *cells)
+        console.print(table)
     for name, value in facts.items():
         console.print(f"{name}: {value}", highlight=False)
 

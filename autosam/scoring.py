@@ -7,20 +7,23 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import yaml
 from torch.utils.data import DataLoader
 
 from autosam import checkpoint
+from autosam.cautions import COVER, NOTHING
 from autosam.config import Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
+from autosam.data.labels import class_masks
 from autosam.embeddings import use_cache, views_of
 from autosam.engine import evaluate
 from autosam.errors import CheckpointError
 from autosam.files import write_atomically
-from autosam.metrics import METRICS, predict_label, require_all
+from autosam.metrics import METRICS, predict_label, require_all, score
 from autosam.models.segmenter import Segmenter
 from autosam.precision import choose_device
 from autosam.timing import wait
@@ -118,7 +121,7 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
         wait(device)
         started = time.perf_counter()
         logits = restore(segmenter(batch)[0], batch.sizes[0], frame.image_size, frame.geometry)
-        predict_label(logits, trial.config.data.exclusive, segmenter.threshold)
+        predict_label(logits, trial.config.data.exclusive, segmenter.threshold, segmenter.min_area)
         return time.perf_counter() - started
 
     predict(0)
@@ -140,16 +143,45 @@ def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[s
             logits = segmenter(Batch.collate([sample]).to(device))[0].float()
             full = restore(logits, sample.size, frame.image_size, frame.geometry)
             assert sample.label is not None
-            masks = predict_label(full, config.data.exclusive, segmenter.threshold)
+            masks = predict_label(
+                full, config.data.exclusive, segmenter.threshold, segmenter.min_area
+            )
             found[pair.name] = Predicted(pair.image.read(), sample.label, masks)
     return found
 
 
-def empty_pictures(trial: Trial) -> list[str]:
-    """Names of its test pictures whose mask is empty."""
-    segmenter = load_swapped(trial, "")
-    dataset = open_test(trial.config, segmenter, cached=False)
-    return [pair.name for pair in dataset.pairs if not dataset.reading.read(pair.mask).any()]
+MEAN = "the mean mask of the training images"
+SHAPE = 64
+"""Side at which the mean mask of the training images is taken, pixels."""
+SHAPES = 500
+"""Training masks that it is taken of, at most."""
+
+
+def trivial_scores(trial: Trial) -> dict[str, Scores]:
+    """Dice of masks that need no network on the test images of a trial, by what they are; a mask
+    of several classes covers every image with the one that training images hold most of."""
+    config, segmenter = trial.config, load_swapped(trial, "")
+    data = open_data(config, segmenter.frame, 0)
+    count, train, test = config.data.num_classes, data.train, data.test
+    shape = np.zeros((count, SHAPE, SHAPE))
+    some = train.pairs[:: max(1, len(train.pairs) // SHAPES)]
+    for pair in some:
+        for k, mask in enumerate(class_masks(train.reading.read(pair.mask), count)):
+            mean = cv2.resize(mask.astype(np.float32), (SHAPE, SHAPE), interpolation=cv2.INTER_AREA)
+            shape[k] += mean / len(some)
+    most = int(shape.mean((1, 2)).argmax())
+    found: dict[str, Scores] = {name: {} for name in (COVER, NOTHING, MEAN)}
+    for pair in test.pairs:
+        label = test.reading.read(pair.mask)
+        masks = np.zeros((count, *label.shape), bool)
+        found[NOTHING][pair.name] = score(masks, label, ("dice",))
+        sized = [
+            cv2.resize(one, label.shape[::-1], interpolation=cv2.INTER_LINEAR) for one in shape
+        ]
+        found[MEAN][pair.name] = score(np.stack(sized) > 0.5, label, ("dice",))
+        masks[most] = True
+        found[COVER][pair.name] = score(masks, label, ("dice",))
+    return found
 
 
 def load_swapped(trial: Trial, swap: str) -> Segmenter:

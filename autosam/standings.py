@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from autosam.report import COLUMNS
+from autosam.metrics import mean_known
+from autosam.report import APART, COLUMNS
 from autosam.scoring import Scores
 from autosam.significance import FEWEST, Difference, compare, seed_margin
 
@@ -41,22 +43,25 @@ class Row:
     def metrics(self) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation over seeds, by metric; `metric/CLASS` where there are several
         classes."""
-        names = list(next(iter(self.scores[0].values())))
+        names = dict.fromkeys(name for seed in self.scores for row in seed.values() for name in row)
         found = {}
         for name in names:
-            means = self.means(name)
+            means = [mean for mean in self.means(name) if not math.isnan(mean)]
             spread = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
-            found[name] = (float(np.mean(means)), spread)
+            if means:
+                found[name] = (float(np.mean(means)), spread)
         return found
 
     def means(self, metric: str) -> list[float]:
-        """The mean over images, of each seed."""
-        return [float(np.mean([row[metric] for row in seed.values()])) for seed in self.scores]
+        """The mean over the images that have it, of each seed; NaN where none has."""
+        return [
+            mean_known([row.get(metric, math.nan) for row in seed.values()]) for seed in self.scores
+        ]
 
     def by_picture(self, metric: str = "dice") -> dict[str, float]:
         """The mean over seeds, of each picture."""
         return {
-            picture: float(np.mean([seed[picture][metric] for seed in self.scores]))
+            picture: float(np.mean([seed[picture].get(metric, math.nan) for seed in self.scores]))
             for picture in sorted(self.scores[0])
         }
 
@@ -101,11 +106,20 @@ class Standings:
         """What other seeds alone could do to the difference of two lines, see `seed_margin`."""
         return seed_margin(*(row.means("dice") for row in (one, other)))
 
+    @property
+    def columns(self) -> dict[str, tuple[str, str]]:
+        """Title and format of each metric that is shown; images with nothing in them are told apart
+        where there are some."""
+        shown = {name: (title, f".{max(1, n - 1)}f") for name, (title, n) in COLUMNS.items()}
+        if any("false_alarm" in row.metrics for row in self.rows):
+            shown |= APART | {"nonempty_dice": (APART["nonempty_dice"][0], ".3f")}
+        return shown
+
     def header(self) -> list[str]:
         """Titles of the columns."""
         return [
             "run",
-            *(title for title, _ in COLUMNS.values()),
+            *(title for title, _ in self.columns.values()),
             f"Dice - {self.base} [95 %]",
             "p",
             "prompt from the truth",
@@ -123,10 +137,10 @@ class Standings:
             ends = [name.removeprefix("dice") for name in metrics if name.startswith("dice")]
             for end in ends:
                 shown = []
-                for name, (_, digits) in COLUMNS.items():
-                    mean, spread = metrics[name + end]
-                    places = max(1, digits - 1)
-                    shown.append(f"{mean:.{places}f}" + f" ± {spread:.{places}f}" * several)
+                for name, (_, form) in self.columns.items():
+                    mean, spread = metrics.get(name + end, (math.nan, math.nan))
+                    text = f"{mean:{form}}" + f" ± {spread:{form}}" * several
+                    shown.append("" if math.isnan(mean) else text)
                 rest = [""] * 7 if end else self._rest(row)
                 lines.append([row.name + end.replace("/", ": "), *shown, *rest])
         return lines
@@ -153,7 +167,8 @@ class Standings:
 
     def table_csv(self) -> str:
         """One line for each run with every figure in full."""
-        metrics = list(self.rows[0].metrics)
+        metrics = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
+        none = (math.nan, math.nan)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
@@ -164,7 +179,8 @@ class Standings:
         for row in self.rows:
             d = row.difference
             writer.writerow(
-                [row.name, *(f"{v:.6g}" for name in metrics for v in row.metrics[name]),
+                [row.name, *("" if math.isnan(v) else f"{v:.6g}"
+                             for name in metrics for v in row.metrics.get(name, none)),
                  *(["", "", "", ""] if d is None else
                    [f"{v:.6g}" for v in (d.mean, d.low, d.high, d.p)]),
                  row.oracle, row.trainable, row.seconds, f"{row.speed:.4g}", row.peak_gib]

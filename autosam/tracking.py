@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -180,13 +181,18 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:
-    """Per-image scores as CSV: name and one column per metric."""
+    """Per-image scores as CSV: name and one column per metric; NaN (of a class that the image does
+    not hold) is an empty cell."""
     names = list(next(iter(scores.values())))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *names])
         for image, row in sorted(scores.items()):
-            writer.writerow([image, *(f"{row[name]:.6g}" for name in names)])
+            writer.writerow([image, *(_cell(row.get(name, math.nan)) for name in names)])
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def read_scores(path: Path) -> dict[str, dict[str, float]]:
@@ -202,7 +208,9 @@ def read_scores(path: Path) -> dict[str, dict[str, float]]:
             image = row.pop("image")
             if image in found:
                 raise ValueError(f"{path}: two rows for {image}")
-            found[image] = {name: float(value) for name, value in row.items()}
+            found[image] = {
+                name: float(value) if value else math.nan for name, value in row.items()
+            }
     return found
 
 

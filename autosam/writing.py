@@ -92,9 +92,12 @@ def write_picture(
                 logits = segment_windows(
                     predictor, pixels, wanted.window, wanted.overlap, Path(folder)
                 )
+                # The smallest area is a share of what the network sees at once.
+                share = min(1.0, wanted.window**2 / (logits.shape[-2] * logits.shape[-1]))
+                area = predictor.min_area * share
                 if logits.size > LARGE:
-                    return write_large(source, files, predictor, wanted, logits)
-                found = predictor.decide(torch.from_numpy(logits[0]))
+                    return write_large(source, files, predictor, wanted, logits, area)
+                found = predictor.decide(torch.from_numpy(logits[0]), min_area=area)
     if found is None:
         found = predictor(picture)
     rest = write_masks(files, found, data)
@@ -116,9 +119,15 @@ def write_picture(
 
 
 def write_large(
-    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted, logits: Any
+    source: Source,
+    files: list[Path],
+    predictor: Predictor,
+    wanted: Wanted,
+    logits: Any,
+    min_area: float,
 ) -> dict[str, Any]:
-    """The masks of a picture whose logits, float32 1 x K x H x W, are too many to hold.
+    """The masks of an image whose logits, float32 1 x K x H x W, are too many to hold; a class that
+    covers less than the share `min_area` of it counts as not found.
 
     Raises:
         DataError: more was asked for than masks.
@@ -131,10 +140,19 @@ def write_large(
             f"{source.path}: {width} x {height} pixels: of pictures this large only masks and "
             "areas are written. Leave --overlay, --probabilities, --coco and --geojson out."
         )
+
+    def strip(top: int) -> Prediction:
+        return predictor.decide(torch.from_numpy(logits[0, :, top : top + CELLS]), min_area=0.0)
+
+    small = np.zeros(classes, bool)
+    if min_area:  # all of it is known only after the last strip
+        counts = [strip(top).masks.sum((1, 2)) for top in range(0, height, CELLS)]
+        small = np.sum(counts, axis=0) < min_area * height * width
     masks: list[np.ndarray] = []
     pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
     for top in range(0, height, CELLS):
-        found = predictor.decide(torch.from_numpy(logits[0, :, top : top + CELLS]))
+        found = strip(top)
+        found.masks[small] = False
         parts = list(mask_files(found, data))
         masks = masks or [np.zeros((height, width), part.dtype) for part in parts]
         for mask, part in zip(masks, parts, strict=True):

@@ -17,7 +17,7 @@ from conftest import TINY, tiny_config
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from autosam.app import AppConfig, app, segment, show
+from autosam.app import AppConfig, app, build, segment, show
 from autosam.errors import ConfigError
 from autosam.models.sam import SAMS
 from autosam.predictor import load
@@ -113,7 +113,7 @@ def test_pictures_masks_threshold_and_download(tab: Page, trained: Path, tmp_pat
     mask = np.asarray(Image.open(tmp_path / "mask.png"))
     assert np.array_equal(mask > 0, load(trained)(test[0]).masks[0])
     before = shown(tab)
-    number = tab.locator("#threshold input[type=number]")
+    number = tab.locator("#threshold-0 input[type=number]")
     number.fill("0.9")
     number.press("Enter")
     number.blur()
@@ -166,7 +166,7 @@ def test_no_path_that_the_browser_names_is_read(page: Any, tmp_path: Path) -> No
         named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
         config = client.get(f"{url}/config").json()
         number = next(d["id"] for d in config["dependencies"] if d["targets"][0][1] == "change")
-        asked = {"data": [[named], 0.5], "fn_index": number, "session_hash": "x"}
+        asked = {"data": [[named], 0.5, 0.5], "fn_index": number, "session_hash": "x"}
         client.post(f"{url}/gradio_api/queue/join", json=asked)
         with client.stream("GET", f"{url}/gradio_api/queue/data?session_hash=x") as answer:
             text = "".join(answer.iter_text())
@@ -184,7 +184,9 @@ def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     seen, refused = segment([str(picture)] * 17, predictors, 50)
     assert len(seen) == 16
     assert refused == ["17 files: only the first 16 are taken at once."]
-    pictures, rows, files = show(seen[:1], predictors, predictors["one"].threshold, tmp_path)
+    pictures, rows, files = show(
+        seen[:1], predictors, {"one": predictors["one"].threshold}, tmp_path
+    )
     found = predictors["one"](picture)
     assert [caption for _, caption in pictures] == [
         picture.name, "one: mask", "one: prompt",
@@ -192,6 +194,23 @@ def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     assert rows == [[picture.name, "one", "1", pytest.approx(100 * found.masks.mean(), abs=0.01),
                      pytest.approx(found.score, abs=0.001)]]  # fmt: skip
     assert [Path(file).name for file in files] == ["img09-one.png", "img09-one_overlay.png"]
+
+
+def test_each_run_is_shown_at_its_own_threshold(trained: Path, tmp_path: Path) -> None:
+    predictors = {"one": load(trained, threshold=0.3), "two": load(trained, threshold=0.7)}
+    image = sorted((trained.parent / "data/test/images").iterdir())[0]
+    page = build(predictors, 50)
+    sliders = [block for block in page.blocks.values() if type(block).__name__ == "Slider"]
+    assert [slider.value for slider in sliders] == [0.3, 0.7]
+    assert [slider.label.split(":")[0] for slider in sliders] == [
+        "Threshold of one", "Threshold of two",
+    ]  # fmt: skip
+    seen, _ = segment([str(image)], predictors, 50)
+    own = {name: predictor.threshold for name, predictor in predictors.items()}
+    _, rows, _ = show(seen, predictors, own, tmp_path)
+    areas = {name: 100 * predictor(image).masks.mean() for name, predictor in predictors.items()}
+    assert areas["one"] > areas["two"]
+    assert [row[3] for row in rows] == pytest.approx(list(areas.values()), abs=0.01)
 
 
 def test_settings_that_cannot_work(trained: Path) -> None:

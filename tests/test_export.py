@@ -30,6 +30,8 @@ from autosam.data.geometry import (
 )
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.export import ExportConfig, Runner, export, readable
+from autosam.graph import Graph
+from autosam.metrics import predict_label
 from autosam.models.sam import SAMS
 from autosam.train import train
 
@@ -235,3 +237,21 @@ def test_broken_images_are_left_out_before_the_work_begins(
     config = ExportConfig(str(runs["head"]), str(tmp_path / "m.onnx"), images=str(tmp_path))
     with pytest.raises(DataError, match="no image to compare on, of 3"):
         export(config)
+
+
+@pytest.mark.parametrize("name", ["autosam", "decoder", "head"])
+def test_the_smallest_area_is_part_of_the_graph(runs: dict[str, Path], name: str) -> None:
+    predictor = autosam.load(runs[name], device="cpu")
+    exclusive = predictor.loaded.config.data.exclusive
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    shares = predictor(image).masks.mean((1, 2))
+    for area in sorted({0.0, *(float(share) for share in shares), float(shares.max()) + 0.01}):
+        graph = Graph(predictor.segmenter, exclusive, predictor.threshold, area)
+        mask, logits = graph(torch.from_numpy(image))
+        expected = predict_label(logits, exclusive, predictor.threshold, area)
+        several = exclusive and len(expected) > 1
+        numbers = np.arange(1, len(expected) + 1)[:, None, None]
+        drawn = mask.numpy()
+        own = drawn[None] == numbers if several else drawn.reshape(expected.shape) > 0
+        assert np.array_equal(own, expected)
+    assert not own.any()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from monai.metrics import compute_dice, compute_iou
 
+from autosam.cautions import cautions, contents_of, trivial_dice
+from autosam.data.labels import pack
 from autosam.metrics import (
     dice,
     hausdorff95,
@@ -19,6 +23,7 @@ from autosam.metrics import (
     score,
     surface_dice,
 )
+from autosam.tracking import read_scores, write_scores
 
 
 def mask(*cells: tuple[int, int], shape: tuple[int, int] = (6, 8)) -> np.ndarray:
@@ -92,3 +97,139 @@ def test_score_averages_classes_and_names_each() -> None:
     assert (row["dice/1"], row["dice/2"], row["dice"]) == (1, 0, 0.5)
     assert row["hd95/2"] == 1
     assert mean_scores([{"dice": 1.0}, {"dice": 0.5}]) == {"dice": 0.75}
+
+
+def labels(*values: list[int]) -> np.ndarray:
+    return np.array(values, np.uint8)
+
+
+def test_a_class_that_is_neither_there_nor_predicted_is_left_out() -> None:
+    """Of three classes: 1 is found in half, 2 is a false alarm, 3 is nowhere."""
+    label = labels([1, 1, 0, 0])
+    predicted = np.array([[[1, 0, 0, 0]], [[0, 0, 0, 1]], [[0, 0, 0, 0]]], bool)
+    row = score(predicted, label, ("dice", "iou"), ("one", "two", "three"))
+    assert row["dice/one"] == pytest.approx(2 / 3)
+    assert row["dice/two"] == 0
+    assert math.isnan(row["dice/three"])
+    assert row["dice"] == pytest.approx((2 / 3 + 0) / 2)  # before: 5/9
+    assert row["iou"] == pytest.approx((1 / 2 + 0) / 2)
+    assert (row["false_alarm/two"], row["miss/one"]) == (1, 0)
+    assert math.isnan(row["false_alarm"])  # there is something in the image
+    other = score(
+        predicted[[0, 2, 2]], labels([1, 0, 0, 0]), ("dice", "iou"), ("one", "two", "three")
+    )
+    means = mean_scores([row, other])
+    assert means["dice/one"] == pytest.approx((2 / 3 + 1) / 2)
+    assert means["dice/two"] == 0  # of one image
+    assert "dice/three" not in means
+    assert means["dice"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_an_image_with_nothing_in_it_is_right_or_wrong(classes: int) -> None:
+    nothing = np.zeros((classes, 2, 4), bool)
+    alarm = nothing.copy()
+    alarm[0, 0, 0] = True
+    empty = np.zeros((2, 4), np.uint8)
+    right, wrong = score(nothing, empty), score(alarm, empty)
+    assert (right["dice"], right["hd95"], right["false_alarm"]) == (1, 0, 0)
+    assert (wrong["dice"], wrong["hd95"], wrong["false_alarm"]) == (0, math.hypot(2, 4), 1)
+    full = empty.copy()
+    full[1] = 1
+    missed, elsewhere = score(nothing, full), score(alarm, full)
+    found = score(np.stack([full == k + 1 for k in range(classes)]), full)
+    assert [row["miss"] for row in (missed, elsewhere, found)] == [1, 1, 0]
+    means = mean_scores([right, wrong, wrong, missed, found])
+    assert means["false_alarm"] == pytest.approx(2 / 3)
+    assert means["miss"] == 1 / 2
+    assert means["nonempty_dice"] == 1 / 2
+    assert means["dice"] == pytest.approx(2 / 5)
+    assert means["truth_share"] == pytest.approx(2 * 0.5 / 5)
+    assert means["predicted_share"] == pytest.approx((1 / 8 + 1 / 8 + 1 / 2) / 5)
+
+
+def test_an_image_of_which_nothing_is_known_has_no_score() -> None:
+    label = np.full((2, 4), 255, np.uint8)
+    row = score(np.ones((1, 2, 4), bool), label)
+    assert all(math.isnan(value) for value in row.values())
+    other = score(np.ones((1, 2, 4), bool), np.ones((2, 4), np.uint8))
+    assert mean_scores([row, other])["dice"] == 1
+
+
+def test_dice_and_iou_are_those_of_monai_where_a_class_is_there_or_predicted() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        share = rng.choice([0.0, 0.02, 0.3], (2, 4, 1, 1))
+        truth, predicted = rng.random((2, 4, 5, 6)) < share
+        row = score(predicted, pack(truth), ("dice", "iou"))
+        ours, theirs = (torch.from_numpy(m)[None].float() for m in (predicted, truth))
+        for name, metric in (("dice", compute_dice), ("iou", compute_iou)):
+            values = metric(ours, theirs, ignore_empty=False)[0].numpy()
+            nowhere = ~(truth | predicted).any((1, 2))
+            if name == "iou":  # MONAI knows no IoU of two empty masks
+                values = np.where(nowhere, 1, values)
+            expected = np.where(nowhere, np.nan, values)
+            found = [row[f"{name}/{k + 1}"] for k in range(4)]
+            assert np.allclose(found, expected, equal_nan=True)
+            mean = 1.0 if nowhere.all() else np.nanmean(expected)
+            assert row[name] == pytest.approx(mean)
+
+
+def test_a_class_that_covers_less_than_the_smallest_area_is_not_found() -> None:
+    logits = torch.full((2, 10, 10), -1.0)
+    logits[0, 0, :4] = 1  # 4 % and 5 %
+    logits[1, 5, :5] = 1
+    for exclusive in (True, False):
+        for area, expected in ((0.0, [4, 5]), (0.04, [4, 5]), (0.045, [0, 5]), (0.06, [0, 0])):
+            found = predict_label(logits, exclusive, 0.5, area)
+            assert found.sum((1, 2)).tolist() == expected
+
+
+def rows_of(pairs: list[tuple[float, float, float]]) -> dict[str, dict[str, float]]:
+    """Scores of images by truth share, predicted share and Dice."""
+    return {
+        str(i): {"dice": dice, "truth_share": truth, "predicted_share": predicted,
+                 "miss": math.nan if truth == 0 else float(dice == 0)}
+        for i, (truth, predicted, dice) in enumerate(pairs)
+    }  # fmt: skip
+
+
+def test_what_means_hide_is_said() -> None:
+    # Recall 1.00, precision 0.40: everything is marked.
+    everything = cautions(rows_of([(0.4, 1.0, 0.571), (0.5, 0.99, 0.667)]), False)
+    assert everything[0].startswith("it marks nearly everything: 100% of all pixels, where 45%")
+    nothing = cautions(rows_of([(0.4, 0.0, 0.0), (0.2, 0.1, 0.0), (0.0, 0.0, 1.0)]), False)
+    assert nothing == ["it finds nothing in 100% of the images that hold something"]
+    # Dice 0.5 where a mask that covers every image has 2 * 0.4 / 1.4.
+    poor = cautions(rows_of([(0.4, 0.3, 0.5), (0.4, 0.5, 0.5)]), False)
+    assert poor == ["its Dice of 0.500 is not above that of a mask that covers every image (0.571)"]
+    mostly_empty = cautions(rows_of([(0.1, 0.1, 0.9), *[(0.0, 0.1, 0.0)] * 3]), False)
+    assert mostly_empty == ["its Dice of 0.225 is not above that of no mask at all (0.750)"]
+    assert cautions(rows_of([(0.4, 0.4, 0.9), (0.3, 0.3, 0.8)]), False) == []
+    # Objects that do fill the images, and scores of earlier versions.
+    assert cautions(rows_of([(0.97, 0.98, 0.99)]), False) == []
+    assert cautions({"a": {"dice": 0.1}}, False) == []
+    assert trivial_dice(rows_of([(0.4, 1.0, 0.5), (0.0, 0.0, 1.0)])) == pytest.approx(
+        {"a mask that covers every image": (0.8 / 1.4 + 0) / 2, "no mask at all": 0.5}
+    )
+
+
+def test_which_images_hold_what_is_said() -> None:
+    nan = math.nan
+    rows = {"a": {"miss": 0.0, "false_alarm": nan, "dice/one": 1.0, "dice/two": nan},
+            "b": {"miss": nan, "false_alarm": 1.0, "dice/one": 0.0, "dice/two": nan}}  # fmt: skip
+    facts = contents_of(rows, ["one", "two"])
+    assert facts["images scored"] == "1 with something in them, 1 with nothing"
+    assert "one 2, two 0 of 2" in facts["means by class"]
+    assert contents_of({"a": rows["a"]}, ["one"]) == {}
+
+
+def test_scores_without_a_value_are_empty_cells(tmp_path: Path) -> None:
+    rows = {"a": {"dice": 0.5, "dice/two": math.nan}, "b": {"dice": 1.0, "dice/two": 0.25}}
+    write_scores(tmp_path / "scores.csv", rows)
+    assert (tmp_path / "scores.csv").read_text().splitlines() == [
+        "image,dice,dice/two", "a,0.5,", "b,1,0.25",
+    ]  # fmt: skip
+    again = read_scores(tmp_path / "scores.csv")
+    assert math.isnan(again["a"]["dice/two"])
+    assert again["b"] == rows["b"]

@@ -28,10 +28,21 @@ DICE = {
 }
 
 
+def contents(i: int, dice: float) -> dict[str, float]:
+    """p6 is empty; p5 is missed by all, say."""
+    nan = float("nan")
+    if i == 6:
+        return {"nonempty_dice": nan, "miss": nan, "false_alarm": 1 - dice}
+    return {"nonempty_dice": dice, "miss": float(i == 5), "false_alarm": nan}
+
+
 def standings() -> Standings:
     rows = []
     for name, values in DICE.items():
-        scores = {f"p{i}": dict.fromkeys(METRICS, value) for i, value in enumerate(values)}
+        scores = {
+            f"p{i}": dict.fromkeys(METRICS, value) | contents(i, value)
+            for i, value in enumerate(values)
+        }
         rows.append(
             Row(name, [scores, scores], oracle=name.startswith("sam"), speed=10.0 / len(name))
         )
@@ -68,6 +79,9 @@ def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
     assert "<b>" not in text
     assert "sam-&lt;box&gt;" in text
     assert "<td>0.700 ± 0.000</td>" in text
+    # Of the head: Dice of the six images with something in them, and what is wrong with which.
+    shown = "<td>0.592 ± 0.000</td><td>16.7% ± 0.0%</td><td>100.0% ± 0.0%</td>"
+    assert shown in text
     # Of the one empty picture: left empty by autosam and the oracle, not by the head.
     assert re.findall(r"<td>([^<]*)</td><td>(\d+%)</td>", text) == [
         ("autosam", "100%"), ("head", "0%"), ("sam-&lt;box&gt;", "100%"),

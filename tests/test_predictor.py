@@ -22,9 +22,8 @@ from autosam import checkpoint
 from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
 from autosam.data.memory import MemoryImage
-from autosam.engine import THRESHOLDS, calibrate
+from autosam.engine import calibrate
 from autosam.errors import CheckpointError, ConfigError, DataError
-from autosam.metrics import dice
 from autosam.predictor import Prediction, Predictor
 from autosam.train import train
 from autosam.types import Batch, Frame
@@ -102,48 +101,65 @@ def sam_of(trained: Path) -> Path:
     return Path(str(checkpoint.load(trained).config.sam_checkpoint))
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_the_threshold_is_the_best_on_validation(trained: Path, fast: bool) -> None:
-    predictor = autosam.load(trained, fast=fast)
-    folder = trained.parent / "data/validation"
-    pairs = []
-    for path in sorted((folder / "images").iterdir()):
-        truth = np.asarray(Image.open(folder / "masks" / path.name)) > 0
-        pairs.append((predictor(path).probabilities[0], truth))
-    means = {
-        threshold: np.mean([dice(likely > threshold, truth) for likely, truth in pairs])
-        for threshold in THRESHOLDS
-    }
-    assert means[predictor.threshold] == pytest.approx(max(means.values()), abs=1e-6)
+def test_the_checkpoint_holds_threshold_and_smallest_area_of_both_ways(
+    trained: Path, picture: Path, tmp_path: Path
+) -> None:
+    written = yaml.safe_load((trained / "scores.yaml").read_text())
     header = checkpoint.load(trained).header
-    if fast:
-        assert predictor.threshold == header["fast_threshold"]
-        return
-    assert header["validation"]["dice"] == pytest.approx(max(means.values()), abs=1e-6)
-    assert yaml.safe_load((trained / "scores.yaml").read_text())["threshold"] == header["threshold"]
+    assert (written["threshold"], written["min_area"]) == (header["threshold"], header["min_area"])
+    autosam.load(trained).save_pretrained(tmp_path)
+    file, sam = checkpoint.find(tmp_path), str(sam_of(trained))
+    area = autosam.load(trained)(picture).masks.mean()
+    changes = {"threshold": 0.4, "min_area": 0.25, "fast_threshold": 0.7, "fast_min_area": 0.125}
+    checkpoint.annotate(file, **changes)
+    for fast in (False, True):
+        predictor = autosam.load(tmp_path, sam, fast=fast)
+        prefix = "fast_" * fast
+        assert predictor.threshold == changes[f"{prefix}threshold"]
+        assert predictor.min_area == changes[f"{prefix}min_area"]
+    segmenter = autosam.load(tmp_path, sam).segmenter
+    assert (segmenter.fast_threshold, segmenter.fast_min_area) == (0.7, 0.125)
+    # A class that covers less counts as not found; what is said holds against the checkpoint.
+    assert 0 < area < 0.9
+    assert not autosam.load(trained, min_area=area + 0.01)(picture).masks.any()
+    assert autosam.load(trained, min_area=area - 0.01)(picture).masks.mean() == area
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match=r"min_area \S+: a share of the image"):
+            autosam.load(trained, min_area=wrong)
 
 
-def test_of_equal_thresholds_the_middle_one() -> None:
-    """A network that is sure of everything: all thresholds are as good."""
+class Sure:
+    """A network that is sure of everything."""
 
-    class Sure:
-        num_classes, threshold = 1, 0.5
-        frame = Frame(8, 8, 8)
+    num_classes, threshold, min_area = 1, 0.5, 0.0
+    frame = Frame(8, 8, 8)
 
-        def eval(self) -> None:
-            pass
+    def eval(self) -> None:
+        pass
 
-        def __call__(self, batch: Batch) -> torch.Tensor:
-            return batch.targets * 40 - 20
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        assert batch.targets is not None
+        return batch.targets * 40 - 20
 
+
+def batch_of(count: int) -> Batch:
     label = np.zeros((8, 8), np.uint8)
     label[2:5, 2:7] = 1
-    batch = Batch.collate([make_sample("x", np.zeros((8, 8, 3), np.uint8), Sure.frame, label)])
-    assert calibrate(Sure(), [batch], True) == 0.5  # type: ignore[arg-type]
-    # Background is likely to sigmoid(1) = 0.731, so the first threshold above is the best.
-    Sure.__call__ = lambda self, batch: batch.targets * 2.1 + 1  # type: ignore[method-assign]
-    found = calibrate(Sure(), [batch], True)  # type: ignore[arg-type]
-    assert found == pytest.approx(0.75)
+    image = np.zeros((8, 8, 3), np.uint8)
+    return Batch.collate([make_sample(str(i), image, Sure.frame, label) for i in range(count)])
+
+
+def test_thresholds_that_are_as_good_give_the_middle_one() -> None:
+    assert calibrate(Sure(), [batch_of(10)], True) == (0.5, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_threshold_that_all_images_ask_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Background is likely to sigmoid(1) = 0.731, so the first threshold above is the best."""
+    monkeypatch.setattr(Sure, "__call__", lambda self, batch: batch.targets * 2.1 + 1)
+    found, area = calibrate(Sure(), [batch_of(10)], True)  # type: ignore[arg-type]
+    assert (found, area) == (pytest.approx(0.75), 0.0)
+    # Of few images nobody knows.
+    assert calibrate(Sure(), [batch_of(7)], True) == (0.5, 0.0)  # type: ignore[arg-type]
 
 
 def test_the_fast_path_loads_no_sam(

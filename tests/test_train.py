@@ -22,9 +22,12 @@ from autosam.errors import CheckpointError, ConfigError, DataError, TrainingErro
 from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.losses import SegmentationLoss
 from autosam.metrics import score
+from autosam.models.head import PlainHead
 from autosam.models.loading import read_weights
 from autosam.predict import PredictConfig, predict
-from autosam.train import TrainResult, default_epochs, train
+from autosam.report import contact_sheet
+from autosam.tracking import read_scores
+from autosam.train import TrainResult, default_epochs, open_data, train
 
 
 def run(tiny_file: Path, folders: Path, output: Path, *flags: str) -> TrainResult:
@@ -337,3 +340,58 @@ def test_evaluate_gives_the_test_scores_again(trained: Path, folders: Path, tmp_
         masks=str(tmp_path / "other/masks"),
     )
     assert 0 <= evaluate(other)["dice"] <= 1
+
+
+def test_the_contact_sheet_shows_the_surrogate_at_its_own_threshold(trained: Path) -> None:
+    loaded = checkpoint.load(trained)
+    config, segmenter = loaded.config, loaded.segmenter
+    test = open_data(config, segmenter.frame, 0).test
+
+    def columns(threshold: float, fast_threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """The prediction, and the prompt without SAM."""
+        segmenter.threshold, segmenter.fast_threshold = threshold, fast_threshold
+        sheet = contact_sheet(segmenter, test, [0], True, torch.device("cpu"))
+        return sheet[:, 466:690], sheet[:, 926:1150]
+
+    first, other = columns(0.5, 0.5), columns(0.5, 0.02)
+    assert np.array_equal(first[0], other[0])
+    assert not np.array_equal(first[1], other[1])
+    third = columns(0.02, 0.5)
+    assert not np.array_equal(first[0], third[0])
+    assert np.array_equal(first[1], third[1])
+
+
+def test_images_with_nothing_in_them_are_scored_apart(
+    tiny_file: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (56, 40)).save(folders / "test/masks/img09.png")
+    result = run(tiny_file, folders, tmp_path / "r", "--run=head", "--train.epochs=1")
+    table = read_scores(tmp_path / "r/test_scores.csv")
+    alarm = table["img09"]["false_alarm"]
+    full = [table[name]["dice"] for name in ("img10", "img11")]
+    assert np.isnan(table["img09"]["miss"])
+    assert np.isnan(table["img10"]["false_alarm"])
+    saved = yaml.safe_load((tmp_path / "r/scores.yaml").read_text())["test"]
+    assert saved["false_alarm"] == result.test["false_alarm"] == alarm
+    assert saved["nonempty_dice"] == pytest.approx(np.mean(full), abs=1e-5)
+    assert saved["dice"] == pytest.approx((1 - alarm + sum(full)) / 3, abs=1e-5)
+    said = capsys.readouterr().out
+    assert "false alarms" in said
+    assert "images scored: 2 with something in them, 1 with nothing" in said
+    assert evaluate(EvaluateConfig(str(tmp_path / "r"))) == pytest.approx(result.test)
+    assert "images scored: 2 with something in them, 1 with nothing" in capsys.readouterr().out
+
+
+def test_a_run_that_marks_everything_is_warned_of(
+    tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(PlainHead, "forward", lambda self, *args: 5 + 0 * original(self, *args))
+    run(tiny_file, folders, tmp_path / "r", "--run=head", "--train.epochs=1")
+    log = (tmp_path / "r/log.txt").read_text()
+    assert "on test, it marks nearly everything: 100% of all pixels" in log
+    evaluate(EvaluateConfig(str(tmp_path / "r")))
+    assert "warning: it marks nearly everything" in capfd.readouterr().out
+
+
+original = PlainHead.forward

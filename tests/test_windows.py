@@ -129,3 +129,31 @@ def test_windows_that_cannot_be(trained: Path, large: Path, tmp_path: Path) -> N
     ):
         with pytest.raises(ConfigError, match=message):
             predict(PredictConfig(str(trained), str(large), str(tmp_path / "o"), **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("most", [10, 10**9])
+def test_the_smallest_area_is_a_share_of_a_window(
+    trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Whether the mask is made at once or piece by piece: all of it, or none."""
+    monkeypatch.setattr("autosam.writing.LARGE", most)
+
+    def found(name: str, **settings: float) -> np.ndarray:
+        out = tmp_path / name
+        config = PredictConfig(str(trained), str(large), str(out), window=60, **settings)  # type: ignore[arg-type]
+        predict(config)
+        with open(out / "areas.csv") as file:
+            (row,) = csv.DictReader(file)
+        mask = np.asarray(Image.open(out / "large.png"))
+        assert int(row["pixels"]) == (mask > 0).sum()
+        return mask
+
+    whole = found("whole", min_area=0.0)
+    share = float((whole > 0).sum()) / 60**2  # of a window
+    area = min(share * 0.99, 0.99)
+    assert np.array_equal(found("kept", min_area=area), whole)
+    threshold = 0.98  # few pixels are as sure
+    sure = found("sure", threshold=threshold, min_area=0.0)
+    share = float((sure > 0).sum()) / 60**2
+    assert share < 0.9
+    assert not found("none", threshold=threshold, min_area=share + 0.01).any()

@@ -75,6 +75,8 @@ class Segmenter(nn.Module):
         fast: masks come from the surrogate decoder, SAM takes no part.
         threshold: probability from which on a pixel is foreground; the checkpoint's, chosen on
             validation.
+        min_area: share of the image below which a class counts as not found; likewise.
+        fast_threshold, fast_min_area: those of the surrogate decoder's masks.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class Segmenter(nn.Module):
         super().__init__()
         self.rule, self.grid, self.stretch = rule, grid, stretch
         self.surrogate, self.blank, self.fast = surrogate, blank, False
-        self.threshold = 0.5
+        self.threshold, self.min_area = 0.5, 0.0
+        self.fast_threshold, self.fast_min_area = 0.5, 0.0
         self.prompts, self.multimask, self.half_encoder = prompts, multimask, half_encoder
         self.num_classes = num_classes
         self.sam = cast("Sam | None", sam)

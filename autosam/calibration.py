@@ -1,0 +1,63 @@
+"""From which probability on a pixel counts, and how small a mask counts as none: chosen on
+validation by rules that a handful of images cannot move."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+THRESHOLDS = tuple(step / 20 for step in range(2, 19))
+"""0.1 to 0.9."""
+MIDDLE = THRESHOLDS.index(0.5)
+FEWEST = 8
+"""Masks with something in them that a choice needs, at least: below, 0.5 and no smallest area."""
+
+
+def choose(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> tuple[float, float]:
+    """The threshold and the smallest area.
+
+    The threshold is the one next to 0.5 whose mean Dice, over masks with something in them, is
+    within one standard error (of the paired difference) of the best one's. Empty masks take no
+    part: each of them is all or nothing, so that a few of many would decide. False alarms on them
+    are the business of the smallest area: the one with the best mean Dice of all masks, below half
+    of the smallest mask that found something; none if that gains less than one standard error,
+    which a single false alarm does.
+
+    Args:
+        dice: float N x T, of each true mask (of an image and class) at each of `THRESHOLDS`.
+        area: float N x T, share of the image that is predicted.
+        empty: bool N, whether there is nothing in the true mask.
+
+    Returns:
+        A threshold of `THRESHOLDS`, and a share of the image, 0 for none.
+    """
+    full = dice[~empty]
+    if len(full) < FEWEST:
+        return 0.5, 0.0
+    lost, error = _behind(full)
+    near = np.flatnonzero(lost <= error + 1e-9)
+    index = int(near[np.abs(near - MIDDLE).argmin()])
+    return THRESHOLDS[index], smallest_area(dice[:, index], area[:, index], empty)
+
+
+def smallest_area(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> float:
+    """See `choose`, at its threshold: float N, float N, bool N -> a share of the image."""
+    found = area[~empty & (dice > 0)]
+    if not len(found):
+        return 0.0
+    limit = float(found.min()) / 2
+    edges = [*np.unique(area[empty & (area > 0) & (area < limit)]), limit]
+    # Half way from what is removed to what comes next; a false alarm that is removed scores 1.
+    bounds = [0.0, *((one + other) / 2 for one, other in itertools.pairwise(edges))]
+    scores = np.stack([np.where(area < bound, empty, dice) for bound in bounds], 1)
+    lost, error = _behind(scores)
+    return 0.0 if lost[0] <= error[0] + 1e-9 else float(bounds[int(scores.mean(0).argmax())])
+
+
+def _behind(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float N x C -> by how much the mean of each column is behind the best one's, and the standard
+    error of that: float C each."""
+    best = int(scores.mean(0).argmax())
+    behind = scores[:, [best]] - scores
+    return behind.mean(0), behind.std(0, ddof=1) / np.sqrt(len(scores))

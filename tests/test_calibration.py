@@ -1,0 +1,115 @@
+"""The rule that chooses threshold and smallest area: by hand, and by resampling validation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autosam.calibration import FEWEST, THRESHOLDS, choose, smallest_area
+
+COUNT = len(THRESHOLDS)
+MIDDLE = THRESHOLDS.index(0.5)
+
+
+def test_a_handful_of_empty_images_does_not_move_the_threshold() -> None:
+    """As on the embedded set: of 40 images 4 are empty, and are left empty from 0.85 on."""
+    rng = np.random.default_rng(0)
+    full = 0.85 - 0.05 * np.abs(np.array(THRESHOLDS) - 0.5) + rng.normal(0, 0.02, (36, COUNT))
+    empty = np.zeros((4, COUNT))
+    empty[:, THRESHOLDS.index(0.85) :] = 1
+    dice = np.concatenate([full, empty])
+    area = np.full((40, COUNT), 0.1)
+    area[36:] = 0.2 * (empty == 0)  # false alarms larger than objects: no area removes them
+    assert dice.mean(0).argmax() >= THRESHOLDS.index(0.85)
+    assert choose(dice, area, np.arange(40) >= 36) == (0.5, 0.0)
+
+
+def test_a_threshold_is_moved_by_what_most_images_say_and_no_further() -> None:
+    best = 1 - np.abs(np.array(THRESHOLDS) - 0.3)
+    dice = np.stack([best + 0.1 * i for i in range(FEWEST)])
+    area, empty = np.full(dice.shape, 0.1), np.zeros(FEWEST, bool)
+    assert choose(dice, area, empty) == (0.3, 0.0)
+    assert choose(dice[1:], area[1:], empty[1:]) == (0.5, 0.0)  # too few
+    # One of them says otherwise: the mean is best at 0.3, by less than its error from 0.45 on.
+    dice[0] = 1 - 6 * np.abs(np.array(THRESHOLDS) - 0.6)
+    assert 0.3 < choose(dice, area, empty)[0] <= 0.6
+
+
+def test_the_smallest_area_by_hand() -> None:
+    """Ten images with something in them, of which the smallest mask that finds some has 0.08; so
+    the area stays below 0.04. Three false alarms: two specks and one as large as an object."""
+    area = np.array([0.08, 0.1, *[0.2] * 7, 0.02, 0.01, 0.02, 0.3, 0.0])
+    dice = np.array([0.5, 0.9, *[0.9] * 7, 0.0, 0.0, 0.0, 0.0, 1.0])
+    empty = np.arange(14) >= 10
+    # Both specks go, half way from the larger one to the limit; the missed object stays missed.
+    assert smallest_area(dice, area, empty) == pytest.approx(0.03)
+    # One false alarm is within one standard error: chance.
+    one = np.arange(14) != 10
+    assert smallest_area(dice[one], area[one], empty[one]) == 0
+    assert smallest_area(dice[:10], area[:10], empty[:10]) == 0
+    assert smallest_area(dice * 0, area, empty) == 0  # nothing is ever found
+
+
+def draw(rng: np.random.Generator, count: int, empty: int, bias: float) -> tuple[np.ndarray, ...]:
+    """Masks of a simulated network: disks whose probability falls off softly, with an error of the
+    radius; `bias` on the logits; on empty images specks, some of them strong.
+
+    Returns:
+        dice, area: float N x T; empty: bool N.
+    """
+    rows, columns = np.mgrid[:40, :40]
+    dice, area = [], []
+    levels = np.log(np.array(THRESHOLDS) / (1 - np.array(THRESHOLDS)))[:, None, None]
+    for i in range(count):
+        distance = np.hypot(rows - rng.uniform(12, 28), columns - rng.uniform(12, 28))
+        radius, truth = rng.uniform(3, 12), np.zeros((40, 40), bool)
+        if i < empty:
+            logits = np.clip((rng.uniform(1, 4) - distance) * 0.8, -6, rng.normal(-1.5, 2))
+        else:
+            truth = distance <= radius
+            soft = (radius + rng.normal(0, 1) - distance) * 0.6 + bias
+            logits = np.clip(soft, -6, rng.normal(3, 1.5))
+        masks = logits + rng.normal(0, 0.3, (40, 40)) > levels
+        total = masks.sum((1, 2)) + truth.sum()
+        both = 2 * (masks & truth).sum((1, 2))
+        dice.append(np.where(total, both / np.maximum(total, 1), 1.0))
+        area.append(masks.mean((1, 2)))
+    return np.array(dice), np.array(area), np.arange(count) < empty
+
+
+def test_resampled_validation_gives_a_choice_that_holds_on_test() -> None:
+    """Validation sets of 40 images, 5 of them empty, drawn from a pool, and what the choice scores
+    on others: by the best mean Dice of validation (as before), and by the rule."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for bias in (0.0, 0.8, -0.8):
+        pool, test = draw(rng, 1200, 150, bias), draw(rng, 800, 100, bias)
+
+        def score(threshold: float, smallest: float, test: tuple = test) -> float:
+            at = THRESHOLDS.index(threshold)
+            kept = test[1][:, at] >= smallest if smallest else True
+            return float(np.where(kept, test[0][:, at], test[2]).mean())
+
+        before, after = [], []
+        for _ in range(150):
+            some = np.r_[rng.choice(150, 5, False), 150 + rng.choice(1050, 35, False)]
+            dice, area, empty = (values[some] for values in pool)
+            means = dice.mean(0)
+            near = np.flatnonzero(means >= means.max() - 1e-9)
+            before.append(score(THRESHOLDS[near[np.abs(near - MIDDLE).argmin()]], 0.0))
+            after.append(score(*choose(dice, area, empty)))
+        half = score(0.5, 0.0)
+        lines.append(
+            f"bias {bias:+.1f}: at 0.5 {half:.4f}; best mean {np.mean(before):.4f} ± "
+            f"{np.std(before):.4f}, worst {min(before):.4f}; rule {np.mean(after):.4f} ± "
+            f"{np.std(after):.4f}, worst {min(after):.4f}"
+        )
+        print(lines[-1])
+        assert np.mean(after) > half - 0.002
+        if bias == 0:  # 0.5 is right: what the choice itself costs
+            assert np.std(after) < 0.5 * np.std(before)
+            assert np.mean(after) > np.mean(before)
+            assert min(after) > min(before)
+        else:  # and where 0.5 is wrong, most of what there is to gain is gained
+            best = max(score(threshold, 0.0) for threshold in THRESHOLDS)
+            assert np.mean(after) - half > 0.4 * (best - half)
