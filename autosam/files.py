@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import stat
@@ -152,14 +153,21 @@ def not_written(path: Path, error: Exception) -> StorageError:
     )
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, wide: bool = False) -> str:
     """A text file that others wrote.
+
+    Args:
+        path: the file.
+        wide: whether it may be UTF-16, as its first two bytes say.
 
     Raises:
         DataError: it cannot be read, or is no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        if wide and content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return content.decode("utf-16")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from None
     except OSError as error:

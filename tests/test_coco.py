@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import miniature
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autosam.config import ClassConfig, DataConfig
+from autosam.data.check import check_pairs
 from autosam.data.labels import class_masks
 from autosam.data.pairs import PARTS
 from autosam.data.polygons import rasterize
@@ -167,3 +175,177 @@ def test_run_length_codes_are_unrolled_as_pycocotools_does(size: tuple[int, int]
 def test_outlines_that_would_end_the_process(shape: object) -> None:
     with pytest.raises(DataError, match=r"^x: .*[Mm]end or remove"):
         rasterize(shape, 40, 56, "x")
+
+
+# ---- other ways to write it ----------------------------------------------------------------------
+
+
+def changed(tmp_path: Path, change: Callable[[dict], object]) -> DataConfig:
+    """A COCO file of two categories, changed."""
+    miniature.coco(tmp_path)
+    file = tmp_path / "annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    images = str(tmp_path / "train2017")
+    return DataConfig(layout="coco", images=images, annotations=str(file), num_classes=2)
+
+
+def masks_of(config: DataConfig) -> list[np.ndarray]:
+    return [pair.mask.read() for pair in load_pairs(config)]
+
+
+def set_ids(kind: Callable[[int], object], *keys: tuple[str, str]) -> Callable[[dict], None]:
+    def change(content: dict) -> None:
+        for what, key in keys:
+            for entry in content[what]:
+                entry[key] = kind(entry[key])
+
+    return change
+
+
+IMAGE, OF_IMAGE = ("images", "id"), ("annotations", "image_id")
+CATEGORY, OF_CATEGORY = ("categories", "id"), ("annotations", "category_id")
+
+
+@pytest.mark.parametrize("kind", [str, float, lambda i: f"{i:05d}", lambda i: f"{i}.0"])
+@pytest.mark.parametrize("keys", [[OF_IMAGE], [IMAGE], [OF_CATEGORY], [CATEGORY],
+                                  [IMAGE, OF_IMAGE, CATEGORY, OF_CATEGORY]])  # fmt: skip
+def test_ids_as_text_or_float(tmp_path: Path, kind: Callable, keys: list) -> None:
+    expected = masks_of(changed(tmp_path / "a", lambda content: None))
+    found = masks_of(changed(tmp_path / "b", set_ids(kind, *keys)))
+    assert all(np.array_equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_ids_that_are_words(tmp_path: Path) -> None:
+    expected = masks_of(changed(tmp_path / "a", lambda content: None))
+    named = changed(tmp_path / "b", set_ids(lambda i: f"image {i}", IMAGE, OF_IMAGE))
+    assert all(np.array_equal(x, y) for x, y in zip(masks_of(named), expected, strict=True))
+
+    def ambiguous(content: dict) -> None:
+        content["images"][0]["id"], content["images"][1]["id"] = "1", "01"
+        content["annotations"][0]["image_id"] = 1
+
+    with pytest.raises(DataError, match="annotation 1: its image 1 is not in the list"):
+        load_pairs(changed(tmp_path / "c", ambiguous))
+
+
+def test_categories_of_text_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    def change(content: dict) -> None:
+        names = {3: "9", 7: "10"}  # as text, 10 comes first
+        set_ids(names.__getitem__, CATEGORY, OF_CATEGORY)(content)
+
+    first = masks_of(changed(tmp_path / "b", change))[0]
+    assert first[5, 5] == 2  # the square of the second category
+    assert set(np.unique(first)) == {0, 1, 2}
+
+
+def test_polygons_of_two_points_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def some(content: dict) -> None:
+        content["annotations"][1]["segmentation"] = [[10, 10, 60, 60]]
+        content["annotations"][3]["segmentation"].append([1, 2])
+
+    config = changed(tmp_path / "a", some)
+    with caplog.at_level("WARNING", "autosam"):
+        masks = masks_of(config)
+    assert "2 of 14 annotations have polygons of fewer than three points" in caplog.text
+    assert "for example annotation 2. These polygons are left out" in caplog.text
+    assert set(np.unique(masks[0])) == {0, 1}
+    assert set(np.unique(masks[1])) == {0, 1, 2}
+
+    def every(content: dict) -> None:
+        for entry in content["annotations"]:
+            entry["segmentation"] = [[10, 10, 60, 60]]
+
+    with pytest.raises(DataError, match=r"14 of 14 annotations .* Export polygons of three points"):
+        load_pairs(changed(tmp_path / "b", every))
+
+
+def test_coordinates_from_0_to_1_are_refused(tmp_path: Path) -> None:
+    def change(content: dict) -> None:
+        for entry in content["annotations"]:
+            entry["segmentation"] = [[0.1, 0.1, 0.9, 0.1, 0.9, 0.8]]
+
+    with pytest.raises(DataError, match=r"coordinates .* are from 0 to 1.*Multiply x by the width"):
+        load_pairs(changed(tmp_path, change))
+
+
+@pytest.mark.parametrize("way", ["sub", "sub\\", "absolute"])
+def test_file_names_with_folders(tmp_path: Path, way: str) -> None:
+    def change(content: dict) -> None:
+        (tmp_path / "train2017" / "sub").mkdir()
+        for entry in content["images"]:
+            name = entry["file_name"]
+            path = tmp_path / "train2017" / "sub" / name
+            (tmp_path / "train2017" / name).rename(path)
+            new = {"sub": f"sub/{name}", "sub\\": f"sub\\{name}", "absolute": str(path)}
+            entry["file_name"] = new[way]
+
+    pairs = load_pairs(changed(tmp_path, change))
+    assert [pair.name for pair in pairs] == [f"sub-{i:012d}" for i in range(8)]
+    assert pairs[3].image.read().shape == (40, 56, 3)
+
+
+def test_an_image_twice_and_other_sizes_are_refused(tmp_path: Path) -> None:
+    def twice(content: dict) -> None:
+        content["images"].append(content["images"][0] | {"id": 99})
+
+    with pytest.raises(DataError, match="the same name twice"):
+        load_pairs(changed(tmp_path / "a", twice))
+
+    def size(content: dict) -> None:
+        content["images"][2] |= {"width": 40, "height": 56}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 12]
+
+    config = changed(tmp_path / "b", size)
+    with pytest.raises(DataError, match=r"2\.jpg is 40 x 56 but its mask .* is 56 x 40"):
+        check_pairs(load_pairs(config), config)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_masks_are_those_of_pycocotools(seed: int) -> None:
+    """Polygons of any form, inside and beyond the image, and run lengths, plain, packed and of
+    crowds, against annToMask."""
+    from pycocotools import mask as rle
+    from pycocotools.coco import COCO
+
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(3, 60, 2))
+    annotations = []
+    for i in range(1, int(rng.integers(2, 7))):
+        kind, crowd = rng.integers(4), 0
+        blob = np.kron(rng.random((height, width)) > 0.6, np.ones((1, 1), bool))
+        if kind < 2:
+            counts = [2 * int(n) for n in rng.integers(3, 9, 1 + kind)]
+            shape = [rng.uniform(-5, max(height, width) + 5, n).round(2).tolist() for n in counts]
+        elif kind == 2:
+            shape, crowd = {"size": [height, width], "counts": miniature.run_lengths(blob)}, 1
+        else:
+            shape = rle.encode(np.asfortranarray(blob.astype(np.uint8)))
+            shape["counts"] = shape["counts"].decode()
+        annotations.append({"id": i, "image_id": 1, "category_id": int(rng.integers(1, 3)),
+                            "iscrowd": crowd, "segmentation": shape})  # fmt: skip
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": height, "width": width}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        miniature.write(Path(folder) / "a.png", np.zeros((height, width, 3), np.uint8))
+        file = Path(folder) / "a.json"
+        file.write_text(json.dumps(content))
+        config = DataConfig(layout="coco", images=folder, annotations=str(file))
+        binary = load_pairs(config)[0].mask.read()
+        both = dataclasses.replace(config, num_classes=2, exclusive=False)
+        classes = class_masks(load_pairs(both)[0].mask.read(), 2)
+        with contextlib.redirect_stdout(io.StringIO()):
+            reference = COCO(str(file))
+    masks = [reference.annToMask(entry) > 0 for entry in reference.anns.values()]
+    assert np.array_equal(binary > 0, np.any(masks, 0))
+    for k in (1, 2):
+        of_class = [m for m, a in zip(masks, annotations, strict=True) if a["category_id"] == k]
+        expected = np.any(of_class, 0) if of_class else np.zeros((height, width), bool)
+        assert np.array_equal(classes[k - 1], expected)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import miniature
@@ -152,7 +155,7 @@ def test_names_with_spaces_and_umlauts(tmp_path: Path) -> None:
         ({"image": "/etc/passwd.png"}, r"list\.csv:3: /etc/passwd\.png leads out of"),
         ({"image": "../images/001.jpg"}, r"list\.csv:3: \.\./images/001\.jpg leads out of"),
         ({"image": "images/none.jpg"}, r"list\.csv:3: .*none\.jpg: no such file"),
-        ({"image": "images/001.h5"}, r"list\.csv:3: images/001\.h5 is no picture"),
+        ({"image": "images/001.h5"}, r"list\.csv:3: images/001\.h5 is no image"),
         ({"image": "images/000.jpg"}, r"list\.csv:3: .*000\.jpg stands in line 2 already"),
         ({"mask": ""}, r"list\.csv:3: no 'mask'; columns found: image, mask, split, group"),
         ({"split": "holdout"}, r"list\.csv:3: split 'holdout'; expected train, validation, test"),
@@ -176,7 +179,7 @@ def test_malformed_tables_name_the_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"list\.csv:4: expected 4 values \(image, mask"):
         load_split(config)
     path.write_text("\n".join([*lines[:3], '"images/x.jpg,masks']))
-    with pytest.raises(DataError, match=r"list\.csv:3: not CSV: unexpected end"):
+    with pytest.raises(DataError, match=r"list\.csv:4: not CSV: unexpected end"):
         load_split(config)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"list\.csv: not UTF-8"):
@@ -186,6 +189,102 @@ def test_malformed_tables_name_the_line(tmp_path: Path) -> None:
         file.write("{nonsense\n")
     with pytest.raises(DataError, match=r"list\.jsonl:9: not JSON"):
         load_split(config)
+
+
+TABLE = "image{0}mask{0}split\nimages/000.jpg{0}masks/000.png{0}train\n"
+COMMA = TABLE.format(",")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        COMMA,
+        TABLE.format(";"),
+        TABLE.format("\t"),
+        TABLE.format(", "),
+        TABLE.format(";").replace("\n", "\r\n"),
+        "sep=;\r\n" + TABLE.format(";"),
+        "\ufeff" + COMMA,
+        TABLE.format("\t").encode("utf-16"),
+        COMMA.replace("\n", ",\n"),
+        COMMA.replace("\n", ",,,\n"),
+        COMMA.replace("train\n", "train,,\n"),
+        COMMA.replace("\n", "\n\n,,\n"),
+        "\n" + COMMA,
+        COMMA.replace("images/000.jpg", '"images/000.jpg"'),
+        COMMA.replace("images/000.jpg,", '"images/000.jpg", '),
+        COMMA.replace("images/", "images\\").replace("masks/", "masks\\"),
+        COMMA.replace("images/", "./images/"),
+        COMMA.replace("images/", "ROOT/images/").replace("masks/", "ROOT/masks/"),
+    ],
+)
+def test_tables_as_programs_write_them(tmp_path: Path, text: str | bytes) -> None:
+    miniature.folders(tmp_path)
+    if isinstance(text, str):
+        text = text.replace("ROOT", str(tmp_path)).encode()
+    (tmp_path / "list.csv").write_bytes(text)
+    [pair] = load_pairs(DataConfig(layout="manifest", root=str(tmp_path / "list.csv")))
+    assert (pair.name, pair.part) == ("images-000", "train")
+    assert pair.image.read().shape == (40, 56, 3)
+    assert pair.mask.read().shape == (40, 56)
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.json"])
+def test_json_as_programs_write_it(tmp_path: Path, name: str) -> None:
+    miniature.folders(tmp_path)
+    rows = [{"image": f"images\\{i:03d}.jpg", "mask": str(tmp_path / f"masks/{i:03d}.png")}
+            for i in range(2)]  # fmt: skip
+    lines = "\ufeff" + "".join(json.dumps(row) + "\r\n\r\n" for row in rows)
+    text = json.dumps(rows, indent=1) if name == "list.json" else lines
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    pairs = load_pairs(DataConfig(layout="manifest", root=str(tmp_path / name)))
+    assert [pair.name for pair in pairs] == ["images-000", "images-001"]
+    assert pairs[1].mask.read().any()
+
+
+def test_an_image_under_two_spellings_is_one(tmp_path: Path) -> None:
+    miniature.folders(tmp_path)
+    rows = [ROWS[0], ROWS[1] | {"image": str(tmp_path / "images/000.jpg")}]
+    with pytest.raises(DataError, match=r"list\.csv:3: .*000\.jpg stands in line 2 already"):
+        load_pairs(manifest(tmp_path, rows))
+    linked = tmp_path / "link"
+    linked.symlink_to(tmp_path, target_is_directory=True)
+    rows = [ROWS[0] | {"image": str(linked / "images/000.jpg")}]
+    assert load_pairs(manifest(tmp_path, rows))[0].image.read().any()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_text_are_refused_before_work_starts(tmp_path: Path) -> None:
+    miniature.folders(tmp_path)
+    for folder, suffix in (("images", ".jpg"), ("masks", ".png")):
+        path = tmp_path / folder / f"003{suffix}"
+        path.rename(path.with_name(os.fsdecode(b"gr\xfcn" + suffix.encode())))
+    with pytest.raises(DataError, match=r"gr\\udcfcn.*the file name is not UTF-8"):
+        load_split(DataConfig(root=str(tmp_path)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such locale")
+@pytest.mark.parametrize("layout", ["folders", "manifest"])
+def test_an_ascii_locale_is_refused_before_work_starts(tmp_path: Path, layout: str) -> None:
+    miniature.folders(tmp_path)
+    for path in [*tmp_path.glob("*/003.*")]:
+        path.rename(path.with_name(f"gr\u00fcn{path.suffix}"))
+    root = str(tmp_path)
+    if layout == "manifest":
+        root = str(tmp_path / "list.csv")
+        text = "image,mask\nimages/gr\u00fcn.jpg,masks/gr\u00fcn.png\n"
+        Path(root).write_text(text, encoding="utf-8")
+    code = (
+        "import sys; from autosam.config import DataConfig\n"
+        "from autosam.data.sources import load_pairs; from autosam.errors import DataError\n"
+        "try: load_pairs(DataConfig(sys.argv[1], sys.argv[2]))\n"
+        "except DataError as error: print(error)"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, layout, root]
+    done = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True)
+    assert "PYTHONUTF8=1" in done.stdout
+    assert "list.csv:2: " in done.stdout or layout == "folders"
 
 
 def test_paths_outside_on_request(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +25,13 @@ from autosam.data.folders import ALIASES, image_file
 from autosam.data.images import MAX_PIXELS
 from autosam.data.labels import pack
 from autosam.data.layouts import root_of
-from autosam.data.manifest import resolve
+from autosam.data.manifest import resolve, stem_of
 from autosam.data.pairs import PARTS, Pair
 from autosam.data.polygons import rasterize
 from autosam.errors import DataError
 from autosam.files import list_folder, read_text
+
+log = logging.getLogger("autosam")
 
 
 @dataclass(frozen=True)
@@ -128,36 +131,41 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
 
 
 def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig) -> list[Pair]:
-    for name in ("images", "categories"):
-        counts = Counter(entry["id"] for entry in content[name])
-        if twice := [number for number, count in counts.items() if count > 1]:
-            raise DataError(f"{path}: two {name} have the id {twice[0]}. Number them anew.")
-    numbers = _classes(content["categories"], path, config)
-    pictures = {entry["id"]: entry for entry in content["images"]}
+    pictures = Numbered(content["images"], f"{path}: two images")
+    numbers = _classes(Numbered(content["categories"], f"{path}: two categories"), path, config)
+    _refuse_shares(content, pictures, path)
     objects: dict[Any, list[tuple[int, int, Any]]] = defaultdict(list)
-    for entry in content["annotations"]:
-        where = f"{path}: annotation {entry.get('id')}"
-        if entry["image_id"] not in pictures:
+    points: dict[Any, bool] = {}
+    for i, entry in enumerate(content["annotations"], 1):
+        number = entry.get("id", i)
+        where = f"{path}: annotation {number}"
+        if (image := pictures.find(entry["image_id"])) is None:
             raise DataError(
                 f"{where}: its image {entry['image_id']} is not in the list of images. "
                 "Add it, or remove the annotation."
             )
-        if entry["category_id"] not in numbers:
+        if (k := numbers.find(entry["category_id"])) is None:
             raise DataError(
                 f"{where}: its category {entry['category_id']} is not listed. Add it, or remove "
                 "the annotation."
             )
-        if not entry.get("segmentation"):
+        shape = entry.get("segmentation")
+        if not shape:
             raise DataError(
                 f"{where}: has no segmentation (a box alone is no mask). Add it, or remove the "
                 "annotation."
             )
-        k = numbers[entry["category_id"]]
+        if isinstance(shape, list):
+            short = [isinstance(polygon, list) and len(polygon) < 6 for polygon in shape]
+            if any(short):
+                points[number] = all(short)
         if k:
-            objects[entry["image_id"]].append((entry["id"], k, entry["segmentation"]))
+            objects[image["id"]].append((number, k, shape))
+    if points:
+        _tell_points(points, len(content["annotations"]), path)
     overlapping = 0 if config.exclusive or config.num_classes == 1 else config.num_classes
     found = []
-    for number, entry in pictures.items():
+    for number, entry in pictures.entries.items():
         file = resolve(images, entry["file_name"], config.outside, f"{path}: image {number}")
         shape = (int(entry["height"]), int(entry["width"]))
         if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
@@ -166,14 +174,93 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
                 f"and at most {MAX_PIXELS}."
             )
         mask = Outlines(path, shape, tuple(objects[number]), overlapping)
-        stem = str(Path(entry["file_name"]).with_suffix("")).replace("/", "-")
-        found.append(Pair(stem, image_file(file, config), mask))
+        found.append(Pair(stem_of(file, images), image_file(file, config), mask))
     return found
 
 
-def _classes(categories: list[dict[str, Any]], path: Path, config: DataConfig) -> dict[Any, int]:
+class Numbered:
+    """Entries of a COCO file by their id. A number may be text, or have a point, in one place and
+    not in another: "7", 7 and 7.0 are one.
+
+    Args:
+        entries: those of the file.
+        what: what to say of two with one id.
+
+    Raises:
+        DataError: two have one id.
+    """
+
+    def __init__(self, entries: list[dict[str, Any]], what: str) -> None:
+        self.entries: dict[Any, Any] = {}
+        for entry in entries:
+            if entry["id"] in self.entries:
+                raise DataError(f"{what} have the id {entry['id']}. Number them again.")
+            self.entries[entry["id"]] = entry
+        alike = Counter(map(_number, self.entries))
+        self.numbers = {_number(key): key for key in self.entries if alike[_number(key)] == 1}
+
+    def find(self, key: Any) -> Any:
+        """The entry of an id, or None."""
+        if key in self.entries:
+            return self.entries[key]
+        return self.entries.get(self.numbers.get(_number(key)))
+
+
+def _number(key: Any) -> Any:
+    """An id as a number where it is one in whatever way it is written."""
+    try:
+        number = float(key)
+    except (TypeError, ValueError):
+        return key
+    return int(number) if number.is_integer() else key
+
+
+def _refuse_shares(content: dict[str, Any], pictures: Numbered, path: Path) -> None:
+    """
+    Raises:
+        DataError: every coordinate of every polygon is from 0 to 1.
+    """
+    shapes = [e["segmentation"] for e in content["annotations"] if e.get("segmentation")]
+    values = [
+        value
+        for shape in shapes
+        if isinstance(shape, list)
+        for polygon in shape
+        if isinstance(polygon, list)
+        for value in polygon
+        if isinstance(value, int | float)
+    ]
+    large = any(int(entry["width"]) > 2 for entry in pictures.entries.values())
+    if values and large and min(values) >= 0 and max(values) <= 1:
+        raise DataError(
+            f"{path}: the coordinates of its polygons are from 0 to 1, shares of the image; COCO's "
+            "are pixels. Multiply x by the width and y by the height."
+        )
+
+
+def _tell_points(points: dict[Any, bool], total: int, path: Path) -> None:
+    """Warn of polygons that enclose nothing.
+
+    Args:
+        points: of each annotation with such polygons, whether all of its polygons are such.
+        total: how many annotations there are.
+        path: the file.
+
+    Raises:
+        DataError: no annotation encloses anything.
+    """
+    what = (
+        f"{path}: {len(points)} of {total} annotations have polygons of fewer than three points, "
+        f"which enclose nothing, for example annotation {next(iter(points))}"
+    )
+    if len(points) == total and all(points.values()):
+        raise DataError(f"{what}. Export polygons of three points or more, or masks.")
+    log.warning("%s. These polygons are left out.", what)
+
+
+def _classes(categories: Numbered, path: Path, config: DataConfig) -> Numbered:
     """Category -> class 1..K, or 0 where `--data.classes` leaves it out."""
-    names = {entry["id"]: entry["name"] for entry in categories}
+    names = {number: str(entry["name"]) for number, entry in categories.entries.items()}
     if config.classes:
         wanted = {entry.name: k for k, entry in enumerate(config.classes, 1)}
         if missing := sorted(set(wanted) - set(names.values())):
@@ -181,12 +268,14 @@ def _classes(categories: list[dict[str, Any]], path: Path, config: DataConfig) -
                 f"{path}: has no category {', '.join(missing)}, which --data.classes names; it has "
                 f"{', '.join(sorted(names.values()))}."
             )
-        return {number: wanted.get(name, 0) for number, name in names.items()}
-    if config.num_classes == 1:
-        return dict.fromkeys(names, 1)
-    if config.num_classes != len(names):
+        categories.entries = {number: wanted.get(name, 0) for number, name in names.items()}
+    elif config.num_classes == 1:
+        categories.entries = dict.fromkeys(names, 1)
+    elif config.num_classes != len(names):
         raise DataError(
             f"{path}: has {len(names)} categories ({', '.join(names.values())}), but "
             f"--data.num_classes is {config.num_classes}. Set it, or name some in --data.classes."
         )
-    return {number: k for k, number in enumerate(sorted(names), 1)}
+    else:
+        categories.entries = {number: k for k, number in enumerate(sorted(names, key=_number), 1)}
+    return categories

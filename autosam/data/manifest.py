@@ -14,8 +14,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
+import sys
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from autosam.config import DataConfig
 from autosam.data.folders import ALIASES, image_file
@@ -54,18 +58,18 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
                 )
             paths.append(resolve(table.parent, text, config.outside, f"{table}:{number}"))
         image, mask = paths
-        if image in seen:
+        whole = Path(os.path.abspath(image))
+        if whole in seen:
             raise DataError(
-                f"{table}:{number}: {image} stands in line {seen[image]} already. Keep one of them."
+                f"{table}:{number}: {image} stands in line {seen[whole]} already. Keep one of them."
             )
-        seen[image] = number
+        seen[whole] = number
         word = row.get("split", "")
         if word and word.lower() not in PART_OF:
             raise DataError(f"{table}:{number}: split {word!r}; expected train, validation, test.")
-        stem = str(PurePosixPath(row[config.image_column]).with_suffix("")).lstrip("./")
         found.append(
             Pair(
-                stem.replace("/", "-"),
+                stem_of(image, table.parent),
                 image_file(image, config),
                 MaskFile(mask),
                 PART_OF.get(word.lower(), ""),
@@ -87,30 +91,56 @@ def resolve(folder: Path, text: str, outside: bool, where: str) -> Path:
 
     Args:
         folder: of the file.
-        text: the path.
+        text: the path, with slashes or backslashes; an absolute one may lead into the folder.
         outside: whether it may lead out of the folder.
         where: file and line, for messages.
 
     Raises:
-        DataError: it leads out, or to no picture.
+        DataError: it leads out, or to no image.
     """
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: {text!a}: this system's file names are in {sys.getfilesystemencoding()}"
+            ", which lacks these letters. Set PYTHONUTF8=1, or a UTF-8 locale."
+        ) from None
     path = folder / text
-    if not outside and (Path(text).is_absolute() or ".." in Path(text).parts):
+    if "\\" in text and not _is_file(path):
+        text = text.replace("\\", "/")
+        path = folder / text
+    if not outside and (_below(path, folder) is None or ".." in Path(text).parts):
         raise DataError(
             f"{where}: {text} leads out of {folder}. --data.outside true allows that, for files "
             "that you trust."
         )
     if path.suffix.lower() not in EXTENSIONS:
         raise DataError(
-            f"{where}: {text} is no picture ({', '.join(sorted(EXTENSIONS))}). Mend the line."
+            f"{where}: {text} is no image ({', '.join(sorted(EXTENSIONS))}). Fix the line."
         )
-    try:
-        there = path.is_file()
-    except OSError:  # the name is too long
-        there = False
-    if not there:
-        raise DataError(f"{where}: {path}: no such file. Mend the line, or bring the file.")
+    if not _is_file(path):
+        raise DataError(f"{where}: {path}: no such file. Fix the line, or add the file.")
     return path
+
+
+def _below(path: Path, folder: Path) -> Path | None:
+    """The path from the folder; None where it does not lead into it."""
+    for whole in (os.path.abspath, os.path.realpath):
+        if Path(whole(path)).is_relative_to(whole(folder)):
+            return Path(whole(path)).relative_to(whole(folder))
+    return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
+
+
+def stem_of(path: Path, folder: Path) -> str:
+    """The name of an image without extension, with those of the folders below `folder`."""
+    return "-".join((_below(path, folder) or path).with_suffix("").parts).lstrip("./-")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -121,44 +151,77 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def csv_rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a CSV file.
+    """Line numbers and rows of a table whose values are separated by commas, semicolons or tabs, as
+    its first line is; UTF-8, or UTF-16 as Excel writes it. Empty lines, and empty values at the end
+    of lines, are left out.
 
     Raises:
-        DataError: naming the line: not CSV, more or fewer values than columns; or a column that
-            stands twice.
+        DataError: naming the line: not CSV, more or fewer values than columns; or a duplicate
+            column.
     """
-    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
+    text = read_text(table, wide=True)
+    first, _, rest = text.partition("\n")
+    skipped = 0
+    if said := re.fullmatch(r'"?sep=(.)"?\r?', first):  # a line of Excel's
+        text, skipped, separator = rest, 1, said[1]
+    else:
+        separator = max(",;\t", key=first.count)
+    lines = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    names: list[str] = []
     while True:
         try:
-            names = [name.strip() for name in reader.fieldnames or []]
-            row = next(reader)
+            values = [value.strip() for value in next(lines)]
         except StopIteration:
             return
         except csv.Error as error:
             raise DataError(
-                f"{table}:{reader.line_num}: not CSV: {error}. Mend the line."
+                f"{table}:{lines.line_num + skipped}: not CSV: {error}. Fix the line."
             ) from None
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(f"{table}: the column {twice[0]!r} stands twice. Rename one.")
-        if None in row or None in row.values():
+        number = lines.line_num + skipped
+        if not any(values):
+            continue
+        if not names:
+            names = _trimmed(values, 1)
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise DataError(f"{table}: duplicate column {twice[0]!r}. Rename one.")
+            continue
+        values = _trimmed(values, len(names))
+        if len(values) != len(names):
             raise DataError(
-                f"{table}:{reader.line_num}: expected {len(names)} values ({', '.join(names)}). "
-                "Mend the line."
+                f"{table}:{number}: expected {len(names)} values ({', '.join(names)}), found "
+                f"{len(values)}. Fix the line."
             )
-        yield reader.line_num, {key.strip(): value.strip() for key, value in row.items()}
+        yield number, dict(zip(names, values, strict=True))
+
+
+def _trimmed(values: list[str], least: int) -> list[str]:
+    """Without empty values at the end, down to so many."""
+    while len(values) > least and not values[-1]:
+        values = values[:-1]
+    return values
 
 
 def _json_rows(table: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    """An object a line, or one list of objects."""
+    lines: list[tuple[int, Any]] = [
+        (number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()
+    ]
+    whole = table.suffix.lower() == ".json" and text.lstrip().startswith("[")
+    if whole:
+        lines = [(1, text)]
+    for number, line in lines:
         try:
-            row = json.loads(line)
+            found = json.loads(line)
         except (ValueError, RecursionError) as error:  # numbers of 5000 digits are the former
-            raise DataError(f"{table}:{number}: not JSON: {error}. Mend the line.") from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{table}:{number}: expected an object, found {type(row).__name__}. Write "
-                '{"image": ..., "mask": ...}.'
-            )
-        yield number, {str(key): "" if value is None else str(value) for key, value in row.items()}
+            raise DataError(f"{table}:{number}: not JSON: {error}. Fix the line.") from None
+        rows = found if whole and isinstance(found, list) else [found]
+        for i, row in enumerate(rows, 1):
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"{table}:{number}: expected an object, found {type(row).__name__}. Write "
+                    '{"image": ..., "mask": ...}.'
+                )
+            values = {str(k): "" if v is None else str(v).strip() for k, v in row.items()}
+            yield i if whole else number, values

@@ -156,11 +156,11 @@ def other_columns(rng: Random, folder: Path, good: Good) -> Bad:
 def not_utf_8(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)
     rows[rng.randrange(1, 9)][1] = "Grün"
-    code = rng.choice(["latin-1", "utf-16"])
+    code = rng.choice(["latin-1", "utf-16-le"])
     return grouped(rng, good, folder / "groups.csv", text_of(rows).encode(code))
 
 
-@cause("groups", DataError, r":\d+: not CSV: field larger.*Mend the line")
+@cause("groups", DataError, r":\d+: not CSV: field larger.*Fix the line")
 def a_cell_without_end(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)
     rows[rng.randrange(1, 9)][1] = "x" * (csv.field_size_limit() + rng.randrange(1, 999))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -286,6 +287,63 @@ def in_colour(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".png", "masks")
     Image.fromarray(noise(rng, *SIZE, rng.choice([3, 4]))).save(path)
     return met(rng, good, path)
+
+
+def all_masks(
+    rng: Random, good: Good, folder: Path, make: Callable[[np.ndarray], Image.Image], *flags: str
+) -> Bad:
+    """Every mask, written again from where its foreground is."""
+    root = copied(good, folder)
+    for path in (root / "masks").iterdir():
+        make(np.asarray(Image.open(path)) > 0).save(path)
+    return met(rng, good, root / "masks" / "000.png", *flags)
+
+
+@cause("mask", DataError, r"masks hold the values \d+ and \d+, and no mask holds 0.*--data\.values")
+def two_values_without_0(rng: Random, folder: Path, good: Good) -> Bad:
+    low, high = rng.sample(range(1, 256), 2)
+    return all_masks(
+        rng, good, folder, lambda m: Image.fromarray(np.where(m, high, low).astype(np.uint8))
+    )
+
+
+@cause("mask", DataError, r"colour of its palette is black.*--data\.values INDEX")
+def a_palette_without_black(rng: Random, folder: Path, good: Good) -> Bad:
+    colors = [rng.randrange(60, 256) for _ in range(6)]
+
+    def make(mask: np.ndarray) -> Image.Image:
+        image = Image.fromarray(mask.astype(np.uint8), mode="P")
+        image.putpalette(colors)
+        return image
+
+    return all_masks(rng, good, folder, make)
+
+
+@cause("mask", DataError, r"values other than 0 where it is transparent.*Save it")
+def colour_and_alpha_that_differ(rng: Random, folder: Path, good: Good) -> Bad:
+    white = rng.choice([1, 255])
+
+    def make(mask: np.ndarray) -> Image.Image:
+        grey, alpha = mask * np.uint8(white), np.roll(mask, 9, 1) * np.uint8(255)
+        return Image.fromarray(np.dstack([grey, alpha]).astype(np.uint8))
+
+    return all_masks(rng, good, folder, make)
+
+
+@cause("mask", DataError, r"JPEG .*cannot hold numbers of classes or objects.*Save masks as PNG")
+def numbers_in_a_jpeg(rng: Random, folder: Path, good: Good) -> Bad:
+    path = replaced(good, folder, rng, ".jpg", "masks")
+    Image.fromarray(noise(rng, *SIZE)).save(path)
+    return met(rng, good, path, "--data.instances=true")
+
+
+@cause("mask", ConfigError, r"--data\.values .*(expected mask|exclude each other|leaves out)")
+def values_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
+    root = copied(good, folder)
+    flags = rng.choice([["--data.values=x"], ["--data.values=9-2"], ["--data.values=70000"],
+                        ["--data.values=1", "--data.instances=true"],
+                        ["--data.values=1-9", "--data.ignore=3"]])  # fmt: skip
+    return reading(rng, good, folder, f"--data.root={root}", *flags), "--data.values"
 
 
 @cause("mask", DataError, r"(CMYK|SEPARATED) is not a mask.*save it as 8-bit grey")

@@ -48,7 +48,7 @@ def an_empty_cell(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, rng.choice(["", "  "])))
 
 
-@cause("manifest", DataError, r":\d+: .*gone.*: no such file\. Mend the line")
+@cause("manifest", DataError, r":\d+: .*gone.*: no such file\. Fix the line")
 def a_file_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.randrange(1, 9), rng.randrange(2)
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, "images/gone.png"))
@@ -62,14 +62,14 @@ def a_path_out_of_the_folder(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, out))
 
 
-@cause("manifest", DataError, r":\d+: .* is no picture \(.*Mend the line")
+@cause("manifest", DataError, r":\d+: .* is no image \(.*Fix the line")
 def a_file_of_another_kind(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.randrange(1, 9), rng.randrange(2)
     name = f"images/000.{rng.choice(['npy', 'exe', 'png.gz', ''])}"
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, name))
 
 
-@cause("manifest", DataError, r":\d+: .*name is too long|:\d+: .*no such file\. Mend the line")
+@cause("manifest", DataError, r":\d+: .*name is too long|:\d+: .*no such file\. Fix the line")
 def a_name_too_long(rng: Random, folder: Path, good: Good) -> Bad:
     i, name = rng.randrange(1, 9), "x" * rng.randrange(300, 9000) + ".png"
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(0, name))
@@ -101,16 +101,16 @@ def lines_without_split(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, change)
 
 
-@cause("manifest", DataError, r":\d+: expected 2 values \(image, mask\).*Mend the line")
+@cause("manifest", DataError, r":\d+: expected 2 values \(image, mask\).*Fix the line")
 def lines_of_other_lengths(rng: Random, folder: Path, good: Good) -> Bad:
     def change(rows: Rows) -> None:
         row = rows[rng.randrange(1, 9)]
-        row[:] = rng.choice([[*row, "x"], row[:1], [*row, "", ""]])
+        row[:] = rng.choice([[*row, "x"], row[:1], [*row, "", "x"]])
 
     return listed(rng, good, folder, change)
 
 
-@cause("manifest", DataError, r"the column 'image' stands twice.*Rename one")
+@cause("manifest", DataError, r"duplicate column .image..*Rename one")
 def a_column_twice(rng: Random, folder: Path, good: Good) -> Bad:
     def change(rows: Rows) -> None:
         for row in rows:
@@ -123,7 +123,7 @@ def a_column_twice(rng: Random, folder: Path, good: Good) -> Bad:
 def text_of_another_code(rng: Random, folder: Path, good: Good) -> Bad:
     def change(rows: Rows) -> bytes:
         rows[rng.randrange(1, 9)][0] = "images/gr\u00fcn.png"
-        return "\n".join(map(",".join, rows)).encode(rng.choice(["latin-1", "utf-16"]))
+        return "\n".join(map(",".join, rows)).encode(rng.choice(["latin-1", "utf-16-le"]))
 
     return listed(rng, good, folder, change)
 
@@ -135,13 +135,13 @@ def a_table_without_lines(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
-@cause("manifest", DataError, r":\d+: not CSV: .*Mend the line")
+@cause("manifest", DataError, r":\d+: not CSV: .*Fix the line")
 def a_quote_that_never_ends(rng: Random, folder: Path, good: Good) -> Bad:
     i = rng.randrange(1, 9)
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(0, '"' + rows[i][0]))
 
 
-@cause("manifest", DataError, r":\d+: not CSV: field larger.*Mend the line")
+@cause("manifest", DataError, r":\d+: not CSV: field larger.*Fix the line")
 def a_cell_without_end_in_a_manifest(rng: Random, folder: Path, good: Good) -> Bad:
     i, long = rng.randrange(1, 9), "x" * (csv.field_size_limit() + 9)
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(rng.randrange(2), long))
@@ -164,7 +164,7 @@ def lines(rng: Random, good: Good, folder: Path, change: Callable[[list[str]], A
     return manifest(rng, good, folder, path)
 
 
-@cause("manifest", DataError, r":\d+: not JSON: .*Mend the line")
+@cause("manifest", DataError, r":\d+: not JSON: .*Fix the line")
 def a_line_that_is_not_json(rng: Random, folder: Path, good: Good) -> Bad:
     i = rng.randrange(8)
 
@@ -180,7 +180,7 @@ def a_line_that_is_no_object(rng: Random, folder: Path, good: Good) -> Bad:
     return lines(rng, good, folder, lambda rows: rows.__setitem__(i, text))
 
 
-@cause("manifest", DataError, r":\d+: not JSON: .*Mend the line")
+@cause("manifest", DataError, r":\d+: not JSON: .*Fix the line")
 def a_line_too_deep(rng: Random, folder: Path, good: Good) -> Bad:
     i, depth = rng.randrange(8), rng.randrange(20_000, 90_000)
     text = rng.choice(["[" * depth, '{"image": ' * depth, "1" * depth])
@@ -273,6 +273,24 @@ def a_box_alone(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
+@cause("coco", DataError, r"14 of 14 annotations have polygons of fewer than three points.*Export")
+def outlines_of_two_points(rng: Random, folder: Path, good: Good) -> Bad:
+    def change(content: dict[str, Any]) -> None:
+        for one in content["annotations"]:
+            one["segmentation"] = [[rng.uniform(1, 30) for _ in range(rng.choice([2, 4]))]]
+
+    return described(rng, good, folder, change)
+
+
+@cause("coco", DataError, r"coordinates of its polygons are from 0 to 1.*Multiply")
+def outlines_in_shares_of_the_picture(rng: Random, folder: Path, good: Good) -> Bad:
+    def change(content: dict[str, Any]) -> None:
+        for one in content["annotations"]:
+            one["segmentation"] = [[round(rng.random(), 4) for _ in range(8)]]
+
+    return described(rng, good, folder, change)
+
+
 @cause("coco", DataError, r"annotation \d+: expected polygons .*or a run-length code")
 def an_outline_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     value = rng.choice([[[1, 2, 3]], [["a", "b"]], [1, 2, 3, 4], "text", [[1, 2, [3], 4]],
@@ -316,7 +334,7 @@ def run_lengths_that_are_garbage(rng: Random, folder: Path, good: Good) -> Bad:
     return described(rng, good, folder, lambda c: code(rng, c).update(counts=counts))
 
 
-@cause("coco", DataError, r"gone\.jpg: no such file\. Mend")
+@cause("coco", DataError, r"gone\.jpg: no such file\. Fix")
 def a_picture_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     return described(
         rng, good, folder, lambda c: entry(rng, c, "images").update(file_name="gone.jpg")
@@ -335,7 +353,7 @@ def a_size_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     return described(rng, good, folder, lambda c: entry(rng, c, "images").update(height=height))
 
 
-@cause("coco", DataError, r"two (images|categories|annotations) have the id \d+.*Number them anew")
+@cause("coco", DataError, r"two (images|categories|annotations) have the id \d+.*Number them again")
 def one_number_twice(rng: Random, folder: Path, good: Good) -> Bad:
     what = rng.choice(["images", "categories"])
     return described(rng, good, folder, lambda c: c[what][0].update(id=c[what][1]["id"]))
