@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from sys import getfilesystemencoding as fs_encoding
 
 from autosam.config import DataConfig
 from autosam.data.aperio import pairs_of_monuseg
@@ -59,32 +58,16 @@ def load_pairs(config: DataConfig) -> list[Pair]:
             f"--data.{unread}: nothing that --data.layout {config.layout} reads. Leave it out, or "
             "choose another layout."
         )
-    for name in (config.root, config.images, config.masks, config.annotations):
-        require_text(name or "")
+    where = (config.root, config.images, config.masks, config.annotations)
+    require_text(name for name in where if name)
     found = LAYOUTS[config.layout](config)
     require_text(pair.name for pair in found)
     names: dict[tuple[str, str], Pair] = {}
     for pair in found:
-        require_text(pair.name)
         other = names.setdefault((pair.given, pair.name), pair)
         if other is not pair:
             raise DataError(f"{other.image} and {pair.image}: the same name twice; keep one.")
     return found
-
-
-def require_text(name: str) -> None:
-    """Refuse a file name that cannot be written into tables, before hours of work end there.
-
-    Raises:
-        DataError: it holds bytes that are no text.
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{name!a}: the file name is not UTF-8 (or the locale is not: {fs_encoding()}). "
-            "Rename it; or set PYTHONUTF8=1 where names are UTF-8."
-        ) from None
 
 
 def load_split(config: DataConfig) -> Split:
