@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from autosam import checkpoint, origin, pictures, state
 from autosam.config import RUNS, Config
-from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset
 from autosam.data.pairs import PARTS, Split, fingerprint, sizes
 from autosam.engine import Sums, evaluate, fit_rule, train_one_epoch
 from autosam.errors import (
@@ -66,22 +66,23 @@ def worker_count(wanted: int | None, processes: int) -> int:
 def make_loader(
     dataset: PairDataset, config: Config, processes: int, interrupt: Interrupt, shuffle: bool
 ) -> tuple[DataLoader[Any], EpochSampler]:
-    """A loader of batches and the sampler that orders it."""
+    """A loader of batches and the sampler that orders it: for training see `EpochBatches`; what is
+    scored comes once, or again where accelerate fills the last batches."""
     sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
     workers = worker_count(config.data.workers, processes)
     batch = config.train.batch_size
+    order: dict[str, Any] = {"batch_size": batch, "sampler": sampler}
+    if shuffle:
+        order = {"batch_sampler": EpochBatches(sampler, batch, processes)}
     loader = DataLoader(
         dataset,
-        batch,
-        sampler=sampler,
+        **order,
         num_workers=workers,
         collate_fn=Batch.collate,
         # The keys carry the epoch, so workers may live on.
         persistent_workers=workers > 0,
         worker_init_fn=interrupt.outlive,
         pin_memory=torch.cuda.is_available(),
-        # BatchNorm cannot learn from one image, which a last batch might hold.
-        drop_last=shuffle and len(dataset) >= 2 * batch * processes,
     )
     return loader, sampler
 

@@ -267,3 +267,36 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
         return ((self.epoch, int(i)) for i in order[self.start :])
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of an epoch in the order of a sampler, for processes that take turns: process p
+    of P takes batch p, p + P, ... Each image comes once; P batches in a row are of one size. A tail
+    of less than a whole round is left out where there are two rounds or more, and otherwise only
+    what P does not divide.
+
+    Without the first `sampler.start` images, which were seen before an interruption, the batches
+    are those that were left.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch: int, processes: int) -> None:
+        self.sampler, self.batch, self.processes = sampler, batch, processes
+
+    def rounds(self) -> list[tuple[int, int]]:
+        """The first image and the end of each round, in the order of the whole epoch."""
+        whole, length = self.batch * self.processes, self.sampler.length
+        used = length - length % (whole if length >= 2 * whole else self.processes)
+        return [(first, min(first + whole, used)) for first in range(0, used, whole)]
+
+    def __len__(self) -> int:
+        return len(self.rounds()) * self.processes
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start = self.sampler.start
+        left = list(self.sampler)
+        for first, end in self.rounds():
+            first = max(first, start)  # within a round: other processes began it
+            size = max(0, end - first) // self.processes
+            for process in range(self.processes if size else 0):
+                begin = first + process * size - start
+                yield left[begin : begin + size]
