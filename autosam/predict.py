@@ -33,12 +33,13 @@ class PredictConfig(Wanted):
     checkpoint: str = ""
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
     input: str = ""
-    """A picture, a volume (NIfTI, or a folder of DICOM slices), a video, a folder of such, or a
-    pattern in quotes ('scans/*/*.png')."""
+    """An image, a volume (NIfTI, or a folder of DICOM slices), a video, a DICOM file, a folder of
+    such, or a pattern in quotes ('scans/*/*.png'). Hidden and system files are ignored."""
     output: str = ""
     """Folder for the masks: NAME.png, 0 background; 255 foreground for one class, else the class
-    number. Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each. Of volumes: .nii.gz, with
-    the orientation of the volume. Of videos: a folder with a mask for each frame. Beside them
+    number; or the mask values that the data of the training named (--data.values, data.classes).
+    Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each. Of volumes: .nii.gz, in the
+    geometry of the volume. Of videos: a folder with a mask for each frame. Beside them
     areas.csv: area, objects and mean probability of each."""
     recursive: bool = False
     """Search folders to the bottom; the output has the same sub-folders."""

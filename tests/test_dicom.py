@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK as sitk
 from dicom_files import UPRIGHT, cine, enhanced, make, save, save_bare, series
@@ -266,8 +267,9 @@ def test_what_predict_finds(tmp_path: Path) -> None:
         save(radiograph, root / f"xray/{i}")
     save(cine(volume(3).astype(np.uint8)), root / "us/clip.dcm")
     (root / "ct/__MACOSX").mkdir()
+    PIL.Image.new("RGB", (8, 8)).save(root / "ct/photo.png")  # beside slices, and not lost
     found = find_sources(str(root), True, tmp_path / "out")
     assert [(source.name, source.kind) for source in found] == [
-        ("ct", "volume"), ("us/clip", "video"), ("xray/0", "picture"), ("xray/1", "picture"),
+        ("ct", "volume"), ("ct/photo", "picture"), ("us/clip", "video"), ("xray/0", "picture"), ("xray/1", "picture"),
     ]  # fmt: skip
     assert [s.name for s in find_sources(str(root), False, tmp_path / "out")] == ["ct"]
