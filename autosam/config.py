@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autosam.choices import check_choices
 from autosam.errors import ConfigError
 
 MOST_OVERLAPPING = 16
@@ -390,6 +391,9 @@ class Config(Settings):
     """Go on with this run from its last state, with its settings. Only where things lie may be said
     anew: data.root (and images, masks, annotations, groups), data.workers, cache.dir,
     cache.max_gb, sam_checkpoint."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def title(self) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from autosam import checkpoint
 from autosam.cautions import cautions, contents_of
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.config import DataConfig
 from autosam.data.check import Report, check_pairs
@@ -74,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
+    require_config(config, EvaluateConfig, "evaluate")
     check_number("batch_size", config.batch_size, 1, LARGEST_BATCH)
     check_data(config.data)
     if config.output:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.data.folders import image_file
 from autosam.data.pairs import Pixels
@@ -98,6 +99,7 @@ def export(config: ExportConfig) -> Exported:
         ConfigError, DataError, CheckpointError: before anything is written.
         CheckpointError: the file does not do what the run does; nothing is kept.
     """
+    require_config(config, ExportConfig, "export")
     output, kind = check(config)
     predictor = load(
         config.checkpoint, config.sam_checkpoint, "cpu", config.fast, False, config.threshold,

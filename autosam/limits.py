@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from autosam.choices import check_choices
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
 from autosam.errors import ConfigError
 
@@ -65,6 +66,7 @@ def check_settings(config: Config) -> None:
     Raises:
         ConfigError: naming the key, what was found and what is expected.
     """
+    check_choices(config)
     check_ranges(**vars(config))
     check_view_size("model.view_size", config.model.view_size)
     check_data(config.data)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.progress import track
 
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.files import make_folder, require_text
@@ -69,6 +70,7 @@ def predict(config: PredictConfig) -> list[Path]:
         ConfigError, DataError, CheckpointError: before anything is written; DataError at the end
             when some sources failed, naming them.
     """
+    require_config(config, PredictConfig, "predict")
     process = processes()
     output = check(config)
     sources = find_sources(config.input, config.recursive, output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,17 @@ from autosam.checkpoint import Loaded
 from autosam.data.dataset import make_sample
 from autosam.data.folders import image_file
 from autosam.data.geometry import restore
-from autosam.data.memory import MemoryImage
+from autosam.data.memory import MemoryImage, array_of
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.rough import rough_mask
-from autosam.errors import CheckpointError, ConfigError
+from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.losses import probabilities
 from autosam.metrics import predict_label
 from autosam.precision import choose_device
 from autosam.report import Look, look
 from autosam.types import Batch
 
-Picture = str | Path | np.ndarray | Image.Image | Pixels
+Picture = str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image | Pixels
 BATCH = 8
 """Pictures at a time."""
 NOTHING = -1e4
@@ -109,8 +110,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         """Segment a picture, or several.
 
         Args:
-            images: a path, a PIL picture or an array (see `MemoryImage`), of any size; or a list of
-                such.
+            images: a path, a PIL image, an array (see `MemoryImage`) or a tensor (see `array_of`),
+                of any size; or a list of such.
 
         Returns:
             Masks at the picture's own size; a list for a list.
@@ -141,9 +142,21 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
 
     def _pixels(self, image: Picture) -> Pixels:
         data = self.loaded.config.data
-        if isinstance(image, np.ndarray | Image.Image):
-            return MemoryImage(image, window=data.window, nodata=data.nodata)
-        return image_file(Path(image), data) if isinstance(image, str | Path) else image
+        if isinstance(image, np.ndarray | Image.Image | torch.Tensor):
+            return MemoryImage(array_of(image), window=data.window, nodata=data.nodata)
+        if isinstance(image, str | os.PathLike):
+            return image_file(Path(image), data)
+        if hasattr(image, "digest") and hasattr(image, "path"):
+            return image
+        hint = ""
+        if isinstance(image, bytes | bytearray | memoryview):
+            hint = " Of an encoded image in memory: PIL.Image.open(io.BytesIO(data))."
+        elif hasattr(image, "read"):
+            hint = " Of an open file: PIL.Image.open(file)."
+        raise DataError(
+            f"{type(image).__name__}: no image. Expected a path, a PIL image, an array H x W or "
+            f"H x W x 3, a tensor 3 x H x W, or a list of such.{hint}"
+        )
 
     @torch.no_grad()
     def _segment(self, pictures: list[Pixels]) -> list[torch.Tensor]:
@@ -272,5 +285,10 @@ def load(
     Raises:
         CheckpointError: see `autosam.checkpoint.load` and `Predictor`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(
+            f"autosam.load({path!r:.60}): expected the path of a run folder or checkpoint, or a "
+            "name on the hub."
+        )
     loaded = checkpoint.load(path, sam_checkpoint, fast)
     return Predictor(loaded, device, flips, threshold, min_area)

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosam import checkpoint, origin, state
 from autosam.auto_batch import fit_batch
+from autosam.choices import require_config
 from autosam.command import from_dict, run_command, to_dict
 from autosam.config import RUNS, Config, DataConfig
 from autosam.data.augment import Augment, build_augment
@@ -67,6 +68,7 @@ def train(config: Config) -> TrainResult:
         AutosamError: before training: settings, data or weights that cannot be used, nothing
             written; during it: a loss that is no longer finite, the last good checkpoint kept.
     """
+    require_config(config, Config, "train")
     started = time.perf_counter()
     check_launcher()
     config, saved = resolve(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,16 @@ from PIL import Image
 
 import autosam
 from autosam import checkpoint
+from autosam.config import Config
 from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
-from autosam.data.memory import MemoryImage
+from autosam.data.memory import MemoryImage, array_of
 from autosam.engine import calibrate
 from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.evaluate import evaluate
+from autosam.export import export
+from autosam.limits import check_settings
+from autosam.predict import predict
 from autosam.predictor import Prediction, Predictor
 from autosam.train import train
 from autosam.types import Batch, Frame
@@ -315,7 +321,11 @@ def test_a_name_on_the_hub(trained: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((4, 4, 3), np.float32), r"an array of float32; expected uint8 or uint16"),
+        (np.full((4, 4, 3), 255.0), r"fractions from 255 to 255; expected 0 to 1, or uint8"),
+        (np.full((4, 4, 3), np.nan), r"fractions from nan to nan; expected 0 to 1"),
+        (np.zeros((4, 4, 3), np.int64), r"an array of int64; expected uint8, uint16"),
+        (np.zeros((4, 4, 3), bool), r"an array of bool; expected uint8, uint16"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"several images\? Give a list of them"),
         (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\); expected H x W or H x W x 3"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
@@ -339,3 +349,45 @@ def test_arrays_of_every_kind() -> None:
     assert MemoryImage(grey).digest() != MemoryImage(grey + 1).digest()
     with pytest.raises(DataError, match="is in memory; what reads bands needs a TIFF file"):
         _ = MemoryImage(grey).path
+
+
+def test_fractions_and_tensors_are_the_same_image() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(rgb).permute(2, 0, 1)
+    for kind in (np.float16, np.float32, np.float64):
+        assert np.array_equal(MemoryImage((rgb / 255).astype(kind)).read(), rgb)
+    for same in (tensor, tensor / 255, (tensor / 255).requires_grad_()):
+        assert np.array_equal(MemoryImage(array_of(same)).read(), rgb)
+    assert np.array_equal(MemoryImage(array_of(tensor[0])).read()[..., 0], rgb[..., 0])
+    for shape in ((6, 9, 3), (3, 9, 3), (2, 3, 6, 9), (2, 6, 9), (6,)):
+        with pytest.raises(DataError, match="expected H x W or C x H x W"):
+            array_of(torch.zeros(shape, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(None, "NoneType: no image"), (3, "int: no image"), (b"abc", r"PIL.Image.open\(io.BytesIO"),
+     (io.BytesIO(b"abc"), r"PIL.Image.open\(file\)"), ({"image": 1}, "dict: no image"),
+     ([None], "NoneType: no image")],
+)  # fmt: skip
+def test_what_no_predictor_takes(trained: Path, given: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        autosam.load(trained)(given)
+
+
+def test_functions_say_what_they_take() -> None:
+    for config in ("kvasir", {"run": "head"}, None):
+        for function in (train, export, evaluate, predict):
+            with pytest.raises(ConfigError, match=f"{function.__name__}.*expected a .*Config"):
+                function(config)  # type: ignore[operator]
+    with pytest.raises(ConfigError, match=r"--run autosm: expected one of .* Did you mean autosam"):
+        Config(run="autosm")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"data: 'kvasir'; expected DataConfig"):
+        Config(data="kvasir")  # type: ignore[arg-type]
+    config = Config()
+    config.model.prompt = "dens"  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"--model.prompt dens: .* Did you mean dense"):
+        check_settings(config)
+    with pytest.raises(ConfigError, match=r"autosam.load\(3\): expected the path"):
+        autosam.load(3)  # type: ignore[arg-type]
+    assert {"load", "Predictor", "Prediction", "Config"} <= set(dir(autosam))

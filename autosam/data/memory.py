@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from autosam.data.images import ImageReader, Window
@@ -16,13 +17,35 @@ from autosam.data.readers.stretch import finish, limits_of
 from autosam.errors import DataError
 
 
+def array_of(image: np.ndarray | Image.Image | torch.Tensor) -> np.ndarray | Image.Image:
+    """What `MemoryImage` takes, of a tensor: H x W, or C x H x W as torch has it, C 1, 3 or 4.
+
+    Raises:
+        DataError: a tensor of another shape, or of which either axis could be the colors.
+    """
+    if not isinstance(image, torch.Tensor):
+        return image
+    values, shape = image.detach().cpu(), tuple(image.shape)
+    if values.dtype == torch.bfloat16:
+        values = values.float()
+    if values.ndim == 2:
+        return values.numpy()
+    first = values.ndim == 3 and shape[0] in (1, 3, 4)
+    if not first or shape[2] in (1, 3, 4):
+        raise DataError(
+            f"a tensor of shape {shape}: expected H x W or C x H x W with C 1, 3 or 4. Of "
+            "H x W x C give image.numpy(), of several images a list of them."
+        )
+    return values.permute(1, 2, 0).numpy()
+
+
 @dataclass(frozen=True, eq=False)
 class MemoryImage:
     """An array or a PIL picture as `Pixels`."""
 
     values: np.ndarray | Image.Image
-    """Array: uint8 or uint16, H x W (grey), or H x W x C with C 1 (grey), 2 (grey and
-    transparency), 3 (RGB) or 4 (RGB and transparency)."""
+    """Array: uint8, uint16 or fractions from 0 to 1; H x W (grey), or H x W x C with C 1 (grey), 2
+    (grey and transparency), 3 (RGB) or 4 (RGB and transparency)."""
     name: str = "the picture"
     window: Window | None = None
     nodata: float | None = None
@@ -63,10 +86,10 @@ class MemoryImage:
 
     def _colors(self, values: np.ndarray) -> np.ndarray:
         """H x W x C, C 1 or 3."""
-        if values.dtype not in (np.uint8, np.uint16):
+        if values.ndim == 4:
             raise DataError(
-                f"{self.name}: an array of {values.dtype}; expected uint8 or uint16. Of values "
-                "from 0 to 1: (255 * image).astype(np.uint8)."
+                f"{self.name}: an array of shape {values.shape}: several images? Give a list of "
+                "them: list(images)."
             )
         if values.ndim == 2:
             values = values[..., None]
@@ -74,7 +97,25 @@ class MemoryImage:
             raise DataError(
                 f"{self.name}: an array of shape {values.shape}; expected H x W or H x W x 3."
             )
-        return values[..., :1] if values.shape[2] < 3 else values[..., :3]
+        colors = values[..., :1] if values.shape[2] < 3 else values[..., :3]
+        return colors if colors.dtype in (np.uint8, np.uint16) else self._fractions(colors)
+
+    def _fractions(self, colors: np.ndarray) -> np.ndarray:
+        """Numbers of another type: from 0 to 1 as uint8; with a window as they are."""
+        if colors.dtype.kind != "f":
+            raise DataError(
+                f"{self.name}: an array of {colors.dtype}; expected uint8, uint16, or fractions "
+                "from 0 to 1. Of whole numbers from 0 to 255: image.astype(np.uint8)."
+            )
+        if self.window is not None:
+            return colors.astype(np.float32)
+        least, most = float(colors.min()), float(colors.max())
+        if not (least >= 0 and most <= 1):  # NaN is neither
+            raise DataError(
+                f"{self.name}: fractions from {least:g} to {most:g}; expected 0 to 1, or uint8 "
+                "from 0 to 255. Give the image before it is normalized."
+            )
+        return (colors.astype(np.float64) * 255).round().astype(np.uint8)
 
     def digest(self) -> str:
         return hashlib.sha256(self.read().tobytes()).hexdigest()
