@@ -653,7 +653,7 @@ def data_that_went_away(rng: Random, folder: Path, good: Good) -> Bad:
     return ["export", f"--checkpoint={path}", f"--output={folder / 'm.onnx'}"], "/nowhere"
 
 
-@cause("export", DataError, r"no such file or folder\. Mend|holds no picture|not a picture, a vol")
+@cause("export", DataError, r"no such file or folder\. Fix|holds no picture|not a picture, a vol")
 def pictures_that_are_none(rng: Random, folder: Path, good: Good) -> Bad:
     path = rng.choice([folder / "gone", folder, good.run / "config.yaml"])
     return ["export", f"--checkpoint={good.run}", f"--images={path}"], f"--images {path}"
