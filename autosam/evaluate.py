@@ -20,9 +20,9 @@ from autosam.config import DataConfig
 from autosam.data.check import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.labels import class_masks, without
-from autosam.data.pairs import Pair, read_valid
+from autosam.data.pairs import Pair, Split, read_valid
 from autosam.data.sources import load_pairs, load_split
-from autosam.data.splits import limited
+from autosam.data.splits import RULE, depends_on_rule, limited
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
 from autosam.files import make_folder, require_new
@@ -93,6 +93,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint, config.fast)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
     title, pairs, data = find_part(config, trained)
+    drawn: Split = {}
+    if _folders(data) == _folders(trained):
+        drawn[config.part] = pairs
+    old = loaded.header.get("split_rule") != RULE
+    if old and config.part in ("validation", "test") and depends_on_rule(drawn, trained):
+        raise DataError(
+            f"{title}: the checkpoint was trained by a version of autosam that drew other splits "
+            "with groups, strata or folds: images that it was trained on would be scored. Give "
+            "other data as --data.images and --data.masks, or train again."
+        )
     report = check_pairs(pairs, data)
     if process.is_main_process:
         tell(report)

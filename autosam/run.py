@@ -25,6 +25,7 @@ from autosam import checkpoint, origin, pictures, state
 from autosam.config import RUNS, Config
 from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset
 from autosam.data.pairs import PARTS, Split, fingerprint, sizes
+from autosam.data.splits import RULE, depends_on_rule
 from autosam.engine import Sums, evaluate, fit_rule, train_one_epoch
 from autosam.errors import (
     CheckpointError,
@@ -148,9 +149,10 @@ class Run:
         self.steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = build_schedule(optimizer, config.train, self.steps)
         self._sizes = sizes(self.split)
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "data": fingerprint(self.split),
             "sam": sam_hash(config.sam, config.sam_checkpoint) if segmenter.sam else "",
+            "split_rule": RULE,
         }
         if saved is not None:
             try:
@@ -203,6 +205,12 @@ class Run:
                     f"(hash {self.facts[name][:12]}, then {saved['facts'][name][:12]}). Bring "
                     "them back, or start a new run from its weights with --init."
                 )
+        other = saved["facts"].get("split_rule") != RULE
+        if other and depends_on_rule(self.split, self.config.data):
+            raise CheckpointError(
+                f"--resume {self.folder}: begun by a version of autosam that drew other splits "
+                "with groups, strata or folds. Start a new run with the same settings."
+            )
         checkpoint.restore_trainable(self.segmenter, saved["model"], str(self.folder))
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
@@ -301,7 +309,9 @@ class Run:
             count = fit_rule(self.segmenter, self.loader)
             log.info("%d masks of training pictures say which masks count", count)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
-            checkpoint.save(self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0)
+            checkpoint.save(
+                self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, split_rule=RULE
+            )
         total = self.epochs * len(self.loader)
         done = self.epoch * len(self.loader) + self.sums.batches
         bar = progress.add_task("", total=total, completed=done, loss="-", dice="-", speed=0.0)
@@ -406,6 +416,7 @@ class Run:
                 self.segmenter,
                 self.config,
                 epoch=self.epoch,
+                split_rule=RULE,
                 **{part: scores},
             )
         self.save_state()

@@ -17,6 +17,7 @@ from autosam import state
 from autosam.command import to_dict
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
+from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError
 from autosam.models.sam import sam_hash
 from autosam.tracking import flatten, read_metrics
@@ -115,6 +116,8 @@ def plan(
     """
     shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     data = fingerprint(split)
+    if depends_on_rule(split, settings.data):
+        data += f" split rule {RULE}"
     trials = []
     for row, variant in rows.items():
         for seed in range(seeds):

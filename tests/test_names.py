@@ -174,3 +174,25 @@ def test_seeds_that_tested_other_images_are_not_averaged(tmp_path: Path) -> None
     trials = [Trial("head", seed, Config(output=str(tmp_path / str(seed)))) for seed in (0, 1)]
     with pytest.raises(CheckpointError, match=r"did not test the same images \(a, b\)"):
         gather(trials, lambda trial: {"ab"[trial.seed]: {"dice": 1.0}})
+
+
+def test_a_split_that_an_earlier_version_drew_otherwise_is_not_called_test(
+    tiny_file: Path, tmp_path: Path
+) -> None:
+    from autosam import checkpoint
+    from autosam.train import train
+
+    draw(tmp_path / "data", 12)
+    flags = (f"--data.root={tmp_path / 'data'}", "--train.epochs=1", "--run=head")
+    for name, more in (("plain", ()), ("grouped", ("--data.groups=(.)$",))):
+        config = tiny_config(tiny_file, *flags, *more, f"--output={tmp_path / name}")
+        file = train(config).folder / checkpoint.BEST
+        evaluate(EvaluateConfig(checkpoint=str(tmp_path / name)))
+        header = checkpoint.read_header(file)
+        assert header.pop("split_rule") == 2
+        checkpoint._write(file, checkpoint.read_trained(file), header)  # as one of before
+        if name == "plain":
+            evaluate(EvaluateConfig(checkpoint=str(tmp_path / name)))
+            continue
+        with pytest.raises(DataError, match="images that it was trained on would be scored"):
+            evaluate(EvaluateConfig(checkpoint=str(tmp_path / name)))

@@ -23,6 +23,17 @@ LEVELS = 5
 """Classes of foreground share in a stratified split."""
 
 
+RULE = 2
+"""Raised when groups, strata or folds are divided otherwise than before for the same seed."""
+
+
+def depends_on_rule(split: Split, config: DataConfig) -> bool:
+    """Whether another `RULE` gives another split: it was drawn, with groups, strata or folds."""
+    drawn = [p for part, pairs in split.items() for p in pairs if p.given != part]
+    special = config.stratify or config.folds is not None
+    return bool(drawn) and (special or any(pair.group for pair in drawn))
+
+
 def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     """Keep the parts that are given and take the missing ones out of the training part.
 
