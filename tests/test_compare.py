@@ -141,9 +141,12 @@ def test_an_interrupted_comparison_goes_on(
 
 def test_quick_is_small_whatever_the_config_says(config: CompareConfig) -> None:
     config.train.epochs, config.data.limit = 30, None
+    config.data.groups = r"img(0\d|1)"  # of the test images img10 and img11 are of one
     found = compare(dataclasses.replace(config, runs="sam-box", seeds=3, quick=True))
     assert found.facts["budget of each run"].startswith("5 epochs of 6 pictures")
     assert len(found["sam-box"].scores) == 1
+    assert found.minus(found["sam-box"], found["sam-box"]).groups == 2
+    assert "test over groups" in found.facts["figures"]
 
 
 def test_folds_test_every_picture_once(config: CompareConfig) -> None:

@@ -513,11 +513,17 @@ def weights_of_nobody(rng: Random, folder: Path, good: Good) -> Bad:
 # --- predict
 
 
-@cause("predict", ConfigError, r"--\w+ \S+: must|threshold \S+: must lie between 0 and 1", 6)
+@cause(
+    "predict",
+    ConfigError,
+    r"--\w+ \S+: must|threshold \S+: must lie between 0 and 1|min_area \S+: a share",
+    6,
+)
 def numbers_out_of_range(rng: Random, folder: Path, good: Good) -> Bad:
     flag = rng.choice(["--smooth=1", "--smooth=-0.1", "--smooth=.nan", "--window=8", "--window=-1",
                        "--overlap=1", "--overlap=-0.5", "--overlap=.nan", "--threshold=0",
-                       "--threshold=1.5", "--threshold=.nan"])  # fmt: skip
+                       "--threshold=1.5", "--threshold=.nan", "--min_area=1", "--min_area=-0.1",
+                       "--min_area=.nan"])  # fmt: skip
     line = predicting(good, folder, f"--input={good.pictures / 'images'}", flag)
     return line, flag.split("=")[0][2:]
 

@@ -153,6 +153,14 @@ def a_threshold_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
+@cause("checkpoint", CheckpointError, r"its header is damaged\. Take another copy")
+def a_smallest_area_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
+    value = rng.choice(["half", None, 1.5, -0.1, [0.5], float("nan")])
+    return using(
+        rng, good, folder, changed(good, folder, lambda facts: facts.update(min_area=value))
+    )
+
+
 @cause("checkpoint", CheckpointError, r"written in format \d+, .*Update autosam")
 def a_later_format(rng: Random, folder: Path, good: Good) -> Bad:
     number = rng.randrange(2, 999)
