@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -360,3 +361,77 @@ def test_a_class_that_no_mask_holds_is_a_warning(tmp_path: Path) -> None:
     empty = {"train": pairs_of(tmp_path / "e", {"a.png": EMPTY}), "validation": pairs, "test": []}
     with pytest.raises(DataError, match="Of the training part: Every mask is empty"):
         check_split(empty, config)
+
+
+# ---- every way of writing one shape --------------------------------------------------------------
+
+
+def tiff(path: Path, values: np.ndarray, **how: object) -> None:
+    import tifffile
+
+    tifffile.imwrite(path, values, **how)
+
+
+def pillow(mode: str, **how: object) -> Callable[[Path, np.ndarray], None]:
+    def write(path: Path, shape: np.ndarray) -> None:
+        Image.fromarray((shape * 255).astype(np.uint8)).convert(mode).save(path, **how)
+
+    return write
+
+
+def few_colors(path: Path, shape: np.ndarray, first: tuple[int, int, int]) -> None:
+    other = BLACK if first == WHITE else WHITE
+    palette(shape if first == BLACK else ~shape, first, other).save(path)
+
+
+def quantized(path: Path, shape: np.ndarray) -> None:
+    """The order of the palette is what Pillow's quantiser makes of the picture."""
+    Image.fromarray(two(0, 255, shape)).convert("RGB").quantize(2).save(path)
+
+
+WAYS: dict[str, tuple[str, Callable[[Path, np.ndarray], object]]] = {
+    "one bit": (".png", pillow("1")),
+    "grey": (".png", pillow("L")),
+    "colour": (".png", pillow("RGB")),
+    "opaque": (".png", pillow("RGBA")),
+    "grey, opaque": (".png", pillow("LA")),
+    "16 bits": (".png", lambda p, s: Image.fromarray(two(0, 65535, s, np.uint16)).save(p)),
+    "16 bits, 0/1": (".png", lambda p, s: Image.fromarray(two(0, 1, s, np.uint16)).save(p)),
+    "web palette": (".png", pillow("P")),
+    "black first": (".png", lambda p, s: few_colors(p, s, BLACK)),
+    "white first": (".png", lambda p, s: few_colors(p, s, WHITE)),
+    "quantized": (".png", quantized),
+    "alpha": (".png", lambda p, s: Image.fromarray(rgba(~EMPTY, s)).save(p)),
+    "JPEG": (".jpg", pillow("L", quality=60)),
+    "JPEG in colour": (".jpg", pillow("RGB", quality=95)),
+    "progressive JPEG": (".jpg", pillow("L", quality=30, progressive=True)),
+    "BMP": (".bmp", pillow("L")),
+    "BMP of one bit": (".bmp", pillow("1")),
+    "BMP white first": (".bmp", lambda p, s: few_colors(p, s, WHITE)),
+    "WebP": (".webp", pillow("RGB", lossless=True)),
+    "lossy WebP": (".webp", pillow("RGB", quality=60)),
+    "TIFF": (".tif", lambda p, s: tiff(p, two(0, 255, s), compression="zlib")),
+    "TIFF of one bit": (".tif", lambda p, s: tiff(p, s, photometric="minisblack")),
+    "one bit, white is zero": (".tif", pillow("1", compression="group4")),
+    "white is zero": (".tif", lambda p, s: tiff(p, two(255, 0, s), photometric="miniswhite")),
+    "TIFF of 32 bits": (".tif", lambda p, s: tiff(p, two(0, 1, s, np.int32))),
+    "TIFF of floats": (".tif", lambda p, s: tiff(p, two(0, 1, s, np.float32))),
+    "TIFF palette": (".tif", lambda p, s: palette(~s, WHITE, BLACK).save(p)),
+    "TIFF in colour": (".tif", pillow("RGB", compression="tiff_lzw")),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_writing_one_shape(tmp_path: Path, way: str) -> None:
+    suffix, write = WAYS[way]
+    shapes = {"a": BOX, "b": DISK, "c": EMPTY, "d": ~EMPTY}
+    for name, shape in shapes.items():
+        pairs_of(tmp_path, {f"{name}.png": two(0, 255, shape)})
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        write(tmp_path / "masks" / f"{name}{suffix}", shape)
+    pairs = find_pairs(tmp_path / "images", tmp_path / "masks")
+    reading = check_pairs(pairs, DataConfig()).reading
+    for pair, shape in zip(pairs, shapes.values(), strict=True):
+        wrong = (reading.read(pair.mask) == 1) != shape
+        lossy = suffix == ".jpg" or way == "lossy WebP"
+        assert wrong.mean() <= (0.01 if lossy else 0)

@@ -58,6 +58,8 @@ def one_channel(stored: StoredMask, name: str, binary: bool) -> tuple[np.ndarray
                 f"only. {REMEDY}"
             )
         return _whole(alpha, name), "alpha", None
+    if values.ndim == 3 and stored.lossy and np.ptp(values, axis=2).max() <= DARK:
+        values = values[..., 1]  # greys whose channels were rounded apart
     if values.ndim == 3:
         colors = np.unique(values.reshape(-1, 3), axis=0)
         shown = ", ".join("#" + "".join(f"{v:02x}" for v in color) for color in colors[:4])
