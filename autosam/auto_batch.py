@@ -11,14 +11,13 @@ from accelerate.utils import release_memory
 
 from autosam import checkpoint
 from autosam.config import Config, TrainConfig
-from autosam.data.dataset import PairDataset
-from autosam.engine import losses_of
+from autosam.data.dataset import PairDataset, largest_batch
+from autosam.engine import ONE_VALUE, losses_of, one_value
 from autosam.errors import TrainingError, is_out_of_memory
 from autosam.losses import SegmentationLoss
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer
 from autosam.processes import of_all
-from autosam.types import Batch
 
 
 def fit_batch(
@@ -48,10 +47,11 @@ def fit_batch(
     criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
 
     def step(size: int) -> None:
-        batch = Batch.collate([dataset[0, i % len(dataset)] for i in range(size)]).to(device)
-        optimizer = build_optimizer(segmenter, config.train)  # its moments take room, too
-        losses_of(segmenter.train(), batch, criterion, device, bf16)[0].backward()
-        optimizer.step()
+        batch = largest_batch(dataset, size).to(device)
+        optimizer = build_optimizer(segmenter, config.train)
+        for _ in range(2):  # in the second, moments and gradients take room beside the activations
+            losses_of(segmenter.train(), batch, criterion, device, bf16)[0].backward()
+            optimizer.step()
 
     segmenter.to(device)
     before = {key: value.clone() for key, value in segmenter.trainable_state().items()}
@@ -75,7 +75,9 @@ def _fits(step: Callable[[int], None], size: int) -> bool:
     try:
         step(size)
         return True
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
+        if ONE_VALUE in str(error):
+            raise TrainingError(f"--auto-batch: {one_value(error)}") from None
         if not is_out_of_memory(error):
             raise
         return False

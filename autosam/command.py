@@ -20,6 +20,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
+from autosam.interrupt import ending_in_time, leave_now
 from autosam.launcher import check_alone, check_launcher
 from autosam.settings_file import near, read_config
 
@@ -241,18 +242,24 @@ def run_command(
     # Modules, and lists of 100,000 files, live as long as the process: walking over them again and
     # again costs the garbage collector seconds.
     gc.set_threshold(100_000, 20, 20)
-    with one_message(shared):
-        function(parse(kind, argv))
+    try:
+        with one_message(shared):
+            function(parse(kind, argv))
+    except SystemExit as end:
+        if argv is None and isinstance(end.code, int) and end.code > 128:
+            leave_now(end.code)
+        raise
 
 
 @contextlib.contextmanager
 def one_message(shared: bool = False) -> Iterator[None]:
-    """What `run_command` does with the launcher and with errors."""
+    """What `run_command` does with the launcher, with errors and with signals."""
     try:
         check_launcher()
         if not shared:
             check_alone()
-        yield
+        with ending_in_time():
+            yield
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
@@ -260,24 +267,31 @@ def one_message(shared: bool = False) -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        if is_out_of_memory(error):
+            _say_no_memory(error)
+            sys.exit(2)
         if error.errno not in MENDABLE:
             raise
         name = error.filename or "a file"
         remedy = "Mend the path or its rights, or make room."
         print(f"error: {name}: {error.strerror}. {remedy}", file=sys.stderr)
         sys.exit(2)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
-        print(
-            f"error: memory ran out ({error}). Take smaller batches (--train.batch_size, "
-            "--batch_size), fewer --data.workers, a smaller --sam, or --window for large pictures.",
-            file=sys.stderr,
-        )
+        _say_no_memory(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _say_no_memory(error: Exception) -> None:
+    print(
+        f"error: memory ran out ({error}). Take smaller batches (--train.batch_size, "
+        "--batch_size), fewer --data.workers, a smaller --sam, or --window for large pictures.",
+        file=sys.stderr,
+    )
 
 
 class Words(argparse.ArgumentParser):

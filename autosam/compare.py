@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -27,8 +28,9 @@ from autosam.command import run_command
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
-from autosam.errors import ConfigError, Stopped
+from autosam.errors import ConfigError, Stopped, TrainingError
 from autosam.files import make_folder, write_atomically
+from autosam.interrupt import die_with_parent, heeded
 from autosam.limits import check_number, check_ranges, check_settings
 from autosam.metrics import mean_scores
 from autosam.page import picked
@@ -176,30 +178,45 @@ def run_all(trials: list[Trial], jobs: int) -> None:
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with (
-        passing_on(signal.SIGTERM),
+        passing_on() as came,
         ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,)) as pool,
     ):
-        for i, name in enumerate(pool.map(_run, left), 1):
-            print(f"{i} of {len(left)}: {name}")
+        try:
+            for i, name in enumerate(pool.map(_run, left), 1):
+                print(f"{i} of {len(left)}: {name}")
+        except BrokenProcessPool:
+            if not came:
+                raise TrainingError(
+                    "a process that trained died, perhaps for lack of memory. The same command "
+                    "goes on, with a lower --jobs."
+                ) from None
+        if came:
+            stopped = Stopped("stopped; the same command goes on")
+            stopped.signal = came[0]
+            raise stopped
 
 
 @contextlib.contextmanager
-def passing_on(number: int) -> Iterator[None]:
-    """A signal to this process is for those that train."""
+def passing_on() -> Iterator[list[int]]:
+    """A signal to this process is for those that train; the list says which came."""
+    came: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         for child in active_children():
             child.terminate()
 
-    before = signal.signal(number, pass_on)
+    before = {number: signal.signal(number, pass_on) for number in heeded()}
     try:
-        yield
+        yield came
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _begin(threads: int) -> None:
     """A process that trains beside others: few threads, and nothing printed (log.txt has it)."""
+    die_with_parent()
     torch.set_num_threads(threads)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends: the log holds on to it
 

@@ -23,7 +23,7 @@ from autosam.data.sources import load_pairs
 from autosam.data.splits import draw_split
 from autosam.data.twins import scenes, torn
 from autosam.errors import AutosamError, DataError
-from autosam.models.sam import SAMS
+from autosam.models.sam import SAMS, SamSpec
 from autosam.precision import choose_device, gains_from_bf16
 from autosam.report import spread
 
@@ -246,13 +246,24 @@ def _cache(pictures: int, views: int) -> dict[str, str]:
             names[spec.architecture].append(name)
     table = {}
     for architecture, alike in names.items():
-        size = next(BYTES[word] for word in BYTES if architecture.startswith(word))
-        seconds = COST[architecture] / speed
-        table[", ".join(alike)] = (
-            f"{pictures * views * size / 1e9:.1f} GB, roughly "
-            f"{pictures * views * seconds / 60:.0f} min here ({seconds:.1f} s a view)"
-        )
+        size = record_bytes(SAMS[alike[0]])
+        text = f"{pictures * views * size / 1e9:.1f} GB"
+        if architecture in COST:
+            seconds = COST[architecture] / speed
+            text += f", roughly {pictures * views * seconds / 60:.0f} min here "
+            text += f"({seconds:.1f} s a view)"
+        table[", ".join(alike)] = text
     return table
+
+
+def record_bytes(spec: SamSpec) -> int:
+    """Of one cached embedding in bf16; of a SAM not in the tables, of its features alone."""
+    known = [size for word, size in BYTES.items() if spec.architecture.startswith(word)]
+    if spec.architecture in COST:
+        return known[0]
+    with torch.device("meta"):
+        sam = spec.build(spec)
+    return 2 * sam.width * sam.grid[0] * sam.grid[1]
 
 
 def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:

@@ -25,7 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 from autosam.command import Words, one_message
 from autosam.config import RUNS, CacheConfig, Config
 from autosam.data.dataset import PairDataset
+from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers, what_happened
 from autosam.errors import DataError
+from autosam.interrupt import Interrupt
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode, faster_in_half
 from autosam.processes import processes, same_for_all
@@ -78,7 +80,11 @@ class Squares(Dataset):
 
 
 def use_cache(
-    config: Config, parts: dict[str, PairDataset], device: torch.device, workers: int
+    config: Config,
+    parts: dict[str, PairDataset],
+    device: torch.device,
+    workers: int,
+    interrupt: Interrupt | None = None,
 ) -> None:
     """Give data sets their embeddings: those that are on disk, and the others made now.
 
@@ -91,8 +97,10 @@ def use_cache(
         parts: data sets with fixed views, by name.
         device: where to encode.
         workers: processes that read images.
+        interrupt: of the run that wants them, if one does.
 
     Raises:
+        TrainingError: a reading process died.
         DataError: no room for the cache, or it cannot be written; an embedding is not finite.
     """
     root, main = folder_of(config.cache), processes().is_main_process
@@ -127,7 +135,10 @@ def use_cache(
                         "folder that all machines share."
                     )
                 if missing:
-                    _encode(store, dataset, missing, sam(), f"embedding {title}", workers)
+                    _encode(
+                        store, dataset, missing, sam(), f"embedding {title}", workers,
+                        interrupt or Interrupt(),
+                    )  # fmt: skip
                     processes().wait_for_everyone()
         except OSError as error:
             raise disk_error(error, folder) from None
@@ -208,6 +219,7 @@ def _encode(
     sam: Sam,
     title: str,
     workers: int,
+    interrupt: Interrupt,
 ) -> None:
     """Make this process's share of the records that are missing.
 
@@ -220,18 +232,35 @@ def _encode(
         list(range(first, min(first + BATCH, store.count)))
         for first in firsts[process.process_index :: process.num_processes]
     ]
-    loader = DataLoader(Squares(dataset), batch_sampler=share, num_workers=workers)
+    side = sam.spec.image_size
+    workers, ahead, less = fit_workers(workers, BATCH * 3 * side**2, process.num_processes)
+    if less and process.is_main_process:
+        print(less, file=sys.stderr)
+    loader = DataLoader(
+        Squares(dataset),
+        batch_sampler=share,
+        num_workers=workers,
+        prefetch_factor=ahead,
+        collate_fn=collate_tensors,
+        worker_init_fn=interrupt.outlive,
+        timeout=PATIENCE if workers else 0,
+    )
     half = store.layout.dtype != "fp32"
-    for images, valid, records in track(loader, title, disable=not process.is_main_process):
-        embedding = encode(sam, images, valid, half)
-        for i, record in enumerate(records.tolist()):
-            if record not in wanted:
-                continue
-            try:
-                store.put(record, embedding.part(i))
-            except DataError as error:
-                path = dataset.pairs[record // dataset.views].image
-                raise DataError(f"{path}: {error}") from None
+    try:
+        for images, valid, records in track(loader, title, disable=not process.is_main_process):
+            embedding = encode(sam, images, valid, half)
+            for i, record in enumerate(records.tolist()):
+                if record not in wanted:
+                    continue
+                try:
+                    store.put(record, embedding.part(i))
+                except DataError as error:
+                    path = dataset.pairs[record // dataset.views].image
+                    raise DataError(f"{path}: {error}") from None
+    except RuntimeError as error:
+        if interrupt.signal is None and (died := what_happened(error, "Run it again")) is not None:
+            raise died from None
+        raise
 
 
 def require_room(cache: CacheConfig, folder: Path, size: int, title: str) -> None:

@@ -31,6 +31,19 @@ OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
 
 
+ONE_VALUE = "Expected more than 1 value per channel"
+"""What torch says where BatchNorm has one value to learn from."""
+
+
+def one_value(error: Exception) -> str:
+    """The sentence for it."""
+    return (
+        f"BatchNorm cannot learn from a single image whose last map is one cell ({error}). Take "
+        "--train.batch_size 2 or more (and as many images), a larger --model.view_size, or another "
+        "--model.backbone."
+    )
+
+
 @dataclass
 class Sums:
     """What an epoch has come to so far: its figures are means of these."""

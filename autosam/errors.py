@@ -1,5 +1,7 @@
 """Errors a user can act on. Each message says what was found, what was expected and what to do."""
 
+import re
+
 
 class AutosamError(Exception):
     """Base of every error raised on purpose; the command line prints it without a traceback."""
@@ -38,7 +40,16 @@ class TrainingError(AutosamError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+NO_MEMORY = re.compile(
+    r"out of memory|alloc\w*_failed|can't allocate|cannot allocate memory|not enough memory|"
+    r"failed to allocate memory|bad_alloc|insufficient memory|CUDNN_STATUS_NOT_SUPPORTED|"
+    r"NOT_INITIALIZED when calling `?cublasCreate",
+    re.IGNORECASE,
+)
+"""What allocators say when nothing is left: torch's (CUDA, HIP, MPS, XPU, CPU), cuBLAS's, cuDNN's,
+OpenCV's, the system's. The last two are what libraries without room for their own say."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a GPU or of the machine."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+    return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None

@@ -1,54 +1,122 @@
-"""SIGTERM and SIGINT as a wish that is met at the next good moment."""
+"""Signals: what a run that is asked to stop still does, and an end of every command in time."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from multiprocessing.sharedctypes import RawValue
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+import psutil
+
+from autosam.errors import Stopped
+
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+)
+"""Those that ask a process to end, as far as the system has them."""
+GRACE = 6.0
+"""Seconds after a signal within which a command ends by itself; then it is ended."""
+
+
+REMINDER = 0.3
+"""Seconds after which a signal that was met, but had no effect, is met again."""
+
+
+class AtOnce(BaseException):
+    """A signal came where nothing is lost by leaving there and then."""
 
 
 class Interrupt:
-    """While entered, notes the first signal instead of dying of it; a second SIGINT acts at once.
+    """While entered, notes the first signal instead of dying of it. Where `at_once` is set it
+    raises `AtOnce` (outside of this context: `Stopped`); elsewhere whoever trains looks at `signal`
+    at the next good moment. A second SIGINT after a first raises KeyboardInterrupt.
 
     In another thread than the main one it notes nothing: signals only go there.
 
     Attributes:
         signal: which one came, or None.
+        remedy: how to go on after it, for the message.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.remedy = "the same command and --overwrite true"
+        self._at_once = False
         self._before: dict[int, Any] = {}
-        self._done = RawValue("b", 0)
+        self._done = RawValue("b", 1)
 
     def __enter__(self) -> Interrupt:
+        self._done.value = 0
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in heeded()}
+            if hasattr(signal, "SIGALRM"):
+                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._remind)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._done.value = 1
+    def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
+        self._done.value, self._at_once = 1, False
+        self._remind_in(0.0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if isinstance(error, AtOnce):
+            raise self.stopped() from None
+
+    def stopped(self) -> Stopped:
+        """The exception to leave with."""
+        stopped = Stopped(f"stopped; go on with: {self.remedy}")
+        stopped.signal = self.signal or Stopped.signal
+        return stopped
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a signal is met at the very moment that it comes."""
+        return self._at_once
+
+    @at_once.setter
+    def at_once(self, value: bool) -> None:
+        self._at_once = value
+        if self.signal is not None:
+            self._remind_in(REMINDER if value else 0.0)
+            if value:
+                raise AtOnce
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self.signal == number == signal.SIGINT:
             raise KeyboardInterrupt
-        else:
+        if self.signal is None:
             self.signal = number
-            print("stopping after this step; Ctrl-C (again) leaves at once", file=sys.stderr)
+            _say("stopping; Ctrl-C (again) leaves at once")
+            self._remind()
+
+    def _remind(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Leave, if this is the place for it; and again later: Python drops what is raised in a
+        destructor, and around a fork."""
+        if self._at_once and self.signal is not None:
+            self._remind_in(REMINDER)
+            if not _forking:
+                raise AtOnce
+
+    def _remind_in(self, seconds: float) -> None:
+        if hasattr(signal, "SIGALRM") and signal.SIGALRM in self._before:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def outlive(self, worker: int) -> None:
         """In a process that reads for this one: a signal to the whole group does not end it before
-        this one, which it serves, is done (or dead: torch's loop notices)."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._end_if_done)
+        this one, which it serves, is done; nor does it outlive this one."""
+        for number in SIGNALS:
+            signal.signal(number, self._end_if_done if number == signal.SIGTERM else signal.SIG_IGN)
+        die_with_parent()
 
     def _end_if_done(self, number: int, frame: FrameType | None) -> None:
         if self._done.value:
@@ -56,3 +124,130 @@ class Interrupt:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_done": self._done}  # what a reading process is given
+
+
+def heeded() -> list[int]:
+    """The signals that are not ignored from the start, as nohup asks for; Ctrl-C never is."""
+    return [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+
+
+def _say(text: str) -> None:
+    """To the terminal from within a signal handler, where print may be in use already."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+def die_with_parent() -> None:
+    """End this process, a child by multiprocessing, when its parent is gone, however it went."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            kill_children()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def kill_children() -> None:
+    """End the processes that this one started by multiprocessing, and theirs; the process itself
+    is about to end, too."""
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would complain of each
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(child.pid)
+            for each in (*process.children(recursive=True), process):
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+
+
+@contextlib.contextmanager
+def ending_in_time() -> Iterator[None]:
+    """Around a command: a signal ends it with code 128 and the signal's number.
+
+    Where the command has no better way (`Interrupt`) it leaves at once, by SystemExit or, of
+    Ctrl-C, KeyboardInterrupt. If it has not left `GRACE` seconds later, whatever it waits for, the
+    process is ended, and those that it started. In another thread than the main one nothing is
+    done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        kill_children()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        _say(f"stopped by {signal.Signals(number).name}")
+        sys.exit(128 + number)
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    # The interpreter writes the number there at once, even where Python code has to wait.
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, leave) for number in heeded()}
+    threading.Thread(target=_end_after, args=(reader,), daemon=True).start()
+    try:
+        yield
+        if came:  # something took the exception for its own
+            sys.exit(128 + came[0])
+    except Stopped:
+        kill_children()  # what reads for nobody any more need not be waited for
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        writer.shutdown(socket.SHUT_RDWR)  # and so ends the thread, unless a signal came
+        writer.close()
+
+
+def leave_now(code: int) -> NoReturn:
+    """End the process without taking everything apart first, which on a busy machine takes
+    seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _end_after(reader: socket.socket) -> None:
+    """Wait for a signal, and then for `GRACE` seconds."""
+    with reader:
+        number = 0
+        while number not in SIGNALS:
+            read = reader.recv(1)
+            if not read:
+                return
+            number = read[0]
+    time.sleep(GRACE)
+    _say(f"did not end {GRACE:g} s after {signal.Signals(number).name}, so it was ended; what was "
+         "saved before is whole")  # fmt: skip
+    kill_children()
+    os._exit(128 + number)
+
+
+_forking = False
+
+
+def _fork(begins: bool) -> None:
+    global _forking
+    _forking = begins
+
+
+def _forget_parents_signals() -> None:
+    _fork(False)
+    with contextlib.suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _fork(True),
+        after_in_parent=lambda: _fork(False),
+        after_in_child=_forget_parents_signals,  # a signal to a child is none to its parent
+    )

@@ -11,6 +11,7 @@ once per scene and a step is cheap; then the whole network learns on scenes it n
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,10 +29,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from autosam.command import run_command
+from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers
 from autosam.data.photos import load_photos
 from autosam.data.scenes import draw_scene
 from autosam.errors import CheckpointError, ConfigError
 from autosam.files import make_folder, write_atomically
+from autosam.interrupt import Interrupt
 from autosam.limits import check_number
 from autosam.models.backbone import load_bundled_lite0
 from autosam.models.objects import iou_of
@@ -115,6 +118,22 @@ class Scenes(Dataset):
         return image, torch.from_numpy(scene.instances.astype(np.uint8))
 
 
+def loader_of(scenes: Scenes, batch_size: int, workers: int) -> DataLoader:
+    """Batches of scenes, drawn by processes of their own."""
+    workers, ahead, less = fit_workers(workers, batch_size * 4 * scenes.size**2)
+    if less:
+        print(less, file=sys.stderr)
+    return DataLoader(
+        scenes,
+        batch_size,
+        num_workers=workers,
+        prefetch_factor=ahead,
+        collate_fn=collate_tensors,
+        worker_init_fn=Interrupt().outlive,
+        timeout=PATIENCE if workers else 0,
+    )
+
+
 def trunk_features(sam: SegmentAnything, images: Tensor, device: torch.device) -> list[Tensor]:
     """Trunk features (strides 2 to 32) of uint8 B x 3 x S x S."""
     valid = torch.full((len(images), 2), images.shape[-1], device=device)
@@ -146,7 +165,7 @@ class Features:
         levels: list[Tensor] = []
         instances = np.zeros((len(scenes), scenes.size, scenes.size), np.uint8)
         start = 0
-        for images, ids in DataLoader(scenes, batch_size=32, num_workers=workers):
+        for images, ids in loader_of(scenes, 32, workers):
             batch = trunk_features(sam, images, device)
             if not levels:
                 levels = [level.new_empty(len(scenes), *level.shape[1:], dtype=torch.float16)
@@ -250,7 +269,7 @@ def zero_shot(
     of each scene."""
     rng = np.random.default_rng(scenes.seed)
     scores: dict[str, list[Tensor]] = {}
-    for images, ids in DataLoader(scenes, batch_size=16, num_workers=workers):
+    for images, ids in loader_of(scenes, 16, workers):
         valid = torch.full((len(images), 2), scenes.size, device=device)
         embedding = sam.encode(images.to(device), valid)
         masks, owners = choose_objects(ids.numpy(), 3, rng)
@@ -292,7 +311,7 @@ def batches(
         size,
         config.scenes + (first - config.frozen_steps) * config.batch_size,
     )
-    for images, ids in DataLoader(fresh, config.batch_size, num_workers=config.workers):
+    for images, ids in loader_of(fresh, config.batch_size, config.workers):
         yield embed(sam, trunk_features(sam, images, device)), ids.numpy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import os
@@ -23,19 +24,19 @@ from torch.utils.data import DataLoader
 
 from autosam import checkpoint, origin, pictures, state
 from autosam.config import RUNS, Config
-from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset
+from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset, largest_batch
+from autosam.data.loaders import PATIENCE, collate, fit_workers, tensors_of, what_happened
 from autosam.data.pairs import PARTS, Split, fingerprint, sizes
 from autosam.data.splits import RULE, depends_on_rule
-from autosam.engine import Sums, evaluate, fit_rule, train_one_epoch
+from autosam.engine import ONE_VALUE, Sums, evaluate, fit_rule, one_value, train_one_epoch
 from autosam.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    Stopped,
     TrainingError,
     is_out_of_memory,
 )
-from autosam.interrupt import Interrupt
+from autosam.interrupt import AtOnce, Interrupt
 from autosam.losses import SegmentationLoss
 from autosam.metrics import METRICS, mean_scores, require_all
 from autosam.models.sam import sam_hash
@@ -70,22 +71,34 @@ def make_loader(
     """A loader of batches and the sampler that orders it: for training see `EpochBatches`; what is
     scored comes once, or again where accelerate fills the last batches."""
     sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
-    workers = worker_count(config.data.workers, processes)
+    workers, ahead = worker_count(config.data.workers, processes), None
     batch = config.train.batch_size
     order: dict[str, Any] = {"batch_size": batch, "sampler": sampler}
     if shuffle:
         order = {"batch_sampler": EpochBatches(sampler, batch, processes)}
+    if workers:
+        size = sum(t.nbytes for t in tensors_of(largest_batch(dataset, 1))) * batch
+        workers, ahead, less = fit_workers(workers, size, processes)
+        if less and shuffle:
+            log.warning(less)
     loader = DataLoader(
         dataset,
         **order,
         num_workers=workers,
-        collate_fn=Batch.collate,
+        prefetch_factor=ahead,
+        collate_fn=collate,
         # The keys carry the epoch, so workers may live on.
         persistent_workers=workers > 0,
         worker_init_fn=interrupt.outlive,
+        timeout=PATIENCE if workers else 0,
         pin_memory=torch.cuda.is_available(),
     )
     return loader, sampler
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The command for a run that has a state."""
+    return f"python -m autosam.train --resume {shlex.quote(str(folder))}"
 
 
 class Run:
@@ -121,6 +134,7 @@ class Run:
         self.segmenter, self.accelerator, self.bf16 = segmenter, accelerator, bf16
         self.epoch, self.best, self.stale, self.sums = 0, -1.0, 0, Sums()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
+        self._let_go()
         self.criterion = SegmentationLoss(
             config.loss, config.data.exclusive, config.paper.loss_on_padding
         )
@@ -130,6 +144,7 @@ class Run:
         )
         optimizer = build_optimizer(segmenter, config.train)
         learns = bool(RUNS[config.run].trainable)
+        optimizer.register_step_pre_hook(self._hold)
         self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
         # Without anything to learn there is nothing to synchronise.
         self.model = accelerator.prepare(segmenter) if learns else segmenter.to(accelerator.device)
@@ -244,7 +259,29 @@ class Run:
                 "facts": self.facts,
             }
             state.save(self.folder, content)
+        self.interrupt.remedy = how_to_go_on(self.folder)
         self._saved = time.perf_counter()
+
+    def _hold(self, *_: object) -> None:
+        """From here to the end of the step the weights are no longer those of `_kept`."""
+        self.interrupt.at_once = False
+
+    def _keep(self) -> None:
+        """Between two optimiser steps: what the batches of the next one change before it."""
+        buffers = [(one, one.clone()) for one in self.segmenter.trainable_buffers()]
+        self._kept = copy.deepcopy(self.sums), buffers
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave at once when a signal comes; but of several processes, which would wait for each
+        other, none alone."""
+        self.interrupt.at_once = self.accelerator.num_processes == 1
+
+    def _bring_back(self) -> None:
+        """As it was after the last optimiser step."""
+        self.sums, buffers = self._kept
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was; all of them come to the same answer."""
@@ -256,12 +293,7 @@ class Run:
 
     def _stop(self) -> NoReturn:
         """Leave, everything being saved."""
-        how = f"python -m autosam.train --resume {shlex.quote(str(self.folder))}"
-        if not state.files(self.folder):
-            how = "the same command and --overwrite true"
-        stopped = Stopped(f"stopped; go on with: {how}")
-        stopped.signal = self.interrupt.signal or Stopped.signal
-        raise stopped
+        raise self.interrupt.stopped()
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
@@ -278,11 +310,8 @@ class Run:
             what = str(error)
             if self.interrupt.signal is not None:  # a reading process was only just starting
                 self._stop()
-            if what.startswith("DataLoader worker"):
-                raise TrainingError(
-                    f"a process that reads pictures died ({what}). Often the memory of the machine "
-                    f"is short. {again} and a lower --data.workers."
-                ) from None
+            if (readers := what_happened(error, again)) is not None:
+                raise readers from None
             if self.accelerator.num_processes > 1 and re.search("gloo|nccl|peer", what, re.I):
                 raise TrainingError(
                     f"another process of this run died or cannot be reached ({what}). What it said "
@@ -321,6 +350,7 @@ class Run:
             values = self._train_epoch(progress, bar)
             self.save_state()  # a signal during the evaluation loses no training
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs} scoring")
+            self._let_go()
             scores = mean_scores(list(self.evaluate(part).values()))
             self.epoch, self.sums = self.epoch + 1, Sums()
             self.stale += 1
@@ -349,18 +379,27 @@ class Run:
                     self.save_state()
                 if stop:
                     self._stop()
+                self._keep()
             seed()
 
         seed()
         self.sampler.epoch, self.sampler.start = epoch, self.sums.images
         try:
+            self._keep()
             return train_one_epoch(
                 self.model, self.loader, self.criterion, self.optimizer, self.scheduler,
                 self.accelerator, self.config.train.clip, self.bf16, on_step, self.sums,
             )  # fmt: skip
+        except AtOnce:
+            self.interrupt.at_once = False
+            self._bring_back()
+            self.save_state()
+            self._stop()
         except TrainingError as error:
             what = str(error)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
+            if ONE_VALUE in str(error):
+                raise TrainingError(f"epoch {epoch}: {one_value(error)}") from None
             if not is_out_of_memory(error):
                 raise
             what = (
@@ -368,6 +407,8 @@ class Run:
                 "--train.batch_size and double --train.accumulate, or let --auto-batch find what "
                 "fits."
             )
+        finally:
+            self.interrupt.at_once = False  # until the state is saved
         kept = self.folder / checkpoint.BEST
         message = f"epoch {epoch}: {what}" + (
             f" The last good checkpoint is kept: {kept}." if kept.is_file() else ""

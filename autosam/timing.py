@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
+from autosam.interrupt import die_with_parent
+
 T = TypeVar("T")
 
 
@@ -96,5 +98,5 @@ class PeakMemory:
 
 def in_own_process(function: Callable[..., T], *args: Any) -> T:
     """`function(*args)` in a fresh process, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), die_with_parent) as pool:
         return pool.submit(function, *args).result()

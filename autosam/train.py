@@ -42,7 +42,7 @@ from autosam.models.backbone import WEIGHTS_BY_WORD
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.processes import make_accelerator
-from autosam.run import Data, Run, worker_count
+from autosam.run import Data, Run, how_to_go_on, worker_count
 from autosam.settings_file import read_yaml
 from autosam.timing import PeakMemory
 from autosam.tracking import flatten, log
@@ -73,6 +73,17 @@ def train(config: Config) -> TrainResult:
     check_launcher()
     config, saved = resolve(config)
     check_settings(config)
+    with Interrupt() as interrupt:
+        interrupt.at_once = True
+        if saved is not None:
+            interrupt.remedy = how_to_go_on(Path(config.resume or ""))
+        return _train(config, saved, started, interrupt)
+
+
+def _train(
+    config: Config, saved: dict[str, Any] | None, started: float, interrupt: Interrupt
+) -> TrainResult:
+    """`train`, while signals are noted."""
     accelerator = make_accelerator(config.train.accumulate)
     main = accelerator.is_main_process
     set_up_log(main)
@@ -101,7 +112,7 @@ def train(config: Config) -> TrainResult:
             stack.enter_context(occupy(folder, empty=saved is None))
         accelerator.wait_for_everyone()
         if views:
-            embed(config, data, segmenter, accelerator)
+            embed(config, data, segmenter, accelerator, interrupt)
         bf16 = config.train.precision == "bf16" or (
             config.train.precision == "auto"
             and accelerator.device.type == "cuda"
@@ -112,7 +123,6 @@ def train(config: Config) -> TrainResult:
             accelerator.gradient_accumulation_steps = config.train.accumulate
             log.info("batches of %d, %d for each optimiser step",
                      config.train.batch_size, config.train.accumulate)  # fmt: skip
-        interrupt = stack.enter_context(Interrupt())
         run = Run(config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved)
         stack.callback(run.close)
         stack.enter_context(run.explaining())
@@ -150,13 +160,15 @@ def occupy(folder: Path, empty: bool) -> Iterator[None]:
         yield
 
 
-def embed(config: Config, data: Data, segmenter: Segmenter, accelerator: Accelerator) -> None:
+def embed(
+    config: Config, data: Data, segmenter: Segmenter, accelerator: Accelerator, interrupt: Interrupt
+) -> None:
     """Let the parts of the data take their embeddings from the cache."""
     workers = worker_count(config.data.workers, accelerator.num_processes)
     parts = {"validation": data.validation, "test": data.test}
     if RUNS[config.run].trainable or segmenter.rule is not None:
         parts = {"train": data.train, **parts}
-    use_cache(config, parts, accelerator.device, workers)
+    use_cache(config, parts, accelerator.device, workers, interrupt)
 
 
 def set_up_log(main: bool) -> None:

@@ -26,7 +26,7 @@ from autosam.data.prompts import draw_prompts
 from autosam.data.reading import MaskReading
 from autosam.data.rough import rough_mask
 from autosam.errors import DataError
-from autosam.types import Frame, ImageEmbedding, Sample
+from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Sample
 
 VIEWS = 0x7669657773
 """Seed word that keeps the geometry of fixed views apart from every other draw."""
@@ -251,6 +251,30 @@ class PairDataset(Dataset[Sample]):
         return sample
 
 
+def largest_batch(dataset: PairDataset, size: int) -> Batch:
+    """The first images of a data set as the batch that takes most memory in training: each with as
+    many objects as any may have.
+
+    Args:
+        dataset: of which images repeat where it has fewer.
+        size: B.
+    """
+    samples = [dataset[0, i % len(dataset)] for i in range(size)]
+    for sample in samples:
+        if sample.prompts is not None and dataset.prompting is not None:
+            sample.prompts = _repeated(sample.prompts, dataset.prompting.objects)
+    return Batch.collate(samples)
+
+
+def _repeated(prompts: ObjectPrompts, count: int) -> ObjectPrompts:
+    """The same objects again and again, or zeros where there is none, until they are `count`."""
+    if len(prompts) >= count:
+        return prompts
+    if len(prompts) == 0:
+        return prompts.map(lambda t: t.new_zeros((count, *t.shape[1:])))
+    return prompts.map(lambda t: t[torch.arange(count) % len(t)])
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position); shuffled by (seed, epoch) or in order; without the first `start`,
     which were seen before an interruption."""
@@ -272,8 +296,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The batches of an epoch in the order of a sampler, for processes that take turns: process p
     of P takes batch p, p + P, ... Each image comes once; P batches in a row are of one size. A tail
-    of less than a whole round is left out where there are two rounds or more, and otherwise only
-    what P does not divide.
+    of less than a whole round is left out where there are two rounds or more, or one and the tail
+    has batches of a single image (BatchNorm cannot learn from one); otherwise only what P does not
+    divide.
 
     Without the first `sampler.start` images, which were seen before an interruption, the batches
     are those that were left.
@@ -285,7 +310,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def rounds(self) -> list[tuple[int, int]]:
         """The first image and the end of each round, in the order of the whole epoch."""
         whole, length = self.batch * self.processes, self.sampler.length
-        used = length - length % (whole if length >= 2 * whole else self.processes)
+        single = length > whole and length % whole // self.processes == 1
+        used = length - length % (whole if length >= 2 * whole or single else self.processes)
         return [(first, min(first + whole, used)) for first in range(0, used, whole)]
 
     def __len__(self) -> int:

@@ -27,6 +27,7 @@ AT_ONCE = 64
 
 def min_max(logits: Tensor) -> Tensor:
     """Logits whose sigmoid runs from 0 to 1 within each B x K x m x m map, padding included."""
+    logits = logits.float()  # in bfloat16 1 - 1e-6 is 1, whose logit is infinite
     low, high = logits.amin((2, 3), keepdim=True), logits.amax((2, 3), keepdim=True)
     return torch.logit((logits - low) / (high - low).clamp(min=1e-6), eps=1e-6)
 
@@ -163,6 +164,10 @@ class Segmenter(nn.Module):
             for key, value in self.state_dict(keep_vars=True).items()
             if id(value) in kept
         }
+
+    def trainable_buffers(self) -> list[Tensor]:
+        """Of the trainable parts: what a forward pass in training mode changes."""
+        return [buffer for module in self._trainable for buffer in module.buffers()]
 
     def encode(self, batch: Batch) -> ImageEmbedding:
         """Frozen image embeddings, without gradient: the batch's own, or computed now."""
