@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import tempfile
@@ -86,9 +87,11 @@ def write_picture(
     picture = image_file(source.path, data)
     found = None
     if wanted.window is not None:
-        pixels = open_pixels(picture)
-        if max(pixels.shape) > wanted.window:
-            with tempfile.TemporaryDirectory(dir=files[0].parent) as folder:
+        with (
+            contextlib.closing(open_pixels(picture)) as pixels,
+            tempfile.TemporaryDirectory(dir=files[0].parent) as folder,
+        ):
+            if max(pixels.shape) > wanted.window:
                 logits = segment_windows(
                     predictor, pixels, wanted.window, wanted.overlap, Path(folder)
                 )

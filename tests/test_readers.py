@@ -313,3 +313,16 @@ def test_content_and_files_are_read_alike(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(content)  # whatever its name
     assert np.array_equal(read_image(tmp_path / "b.png")[..., 0], 255 - NOISE)
     assert torch.is_tensor(torch.from_numpy(read_image(tmp_path / "a.tif")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_of_pillow_are_turned_once(tmp_path: Path, orientation: int) -> None:
+    rgb = np.dstack([NOISE, NOISE // 2, NOISE // 3])
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", rgb, extratags=tags, photometric="rgb", metadata=None)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
+    for name in ("a.tif", "a.png"):
+        with Image.open(tmp_path / name) as image:
+            assert np.array_equal(MemoryImage(image).read(), read_image(tmp_path / name))

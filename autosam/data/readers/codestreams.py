@@ -9,7 +9,7 @@ from PIL import Image
 
 JPEG = (7, 33007, 34892)
 """Compressions of a TIFF whose data say their size themselves, by format."""
-WAVELET = (33003, 33005, 34712)
+WAVELET = (33005, 34712)
 WEBP, PNG, LERC = 50001, 34933, 34887
 PLAIN = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
 """Compressions whose data are cut at the size that the TIFF names: none, CCITT, LZW, Deflate,

@@ -64,16 +64,15 @@ class PlainImage:
         lossless = image.format == "WEBP" and b"VP8L" in content[:64]
         self.lossy = image.format in ("JPEG", "MPO", "WEBP") and not lossless
         bits, kind = (content[24], content[25]) if image.format == "PNG" and content else (8, 0)
+        image.load()  # which finds damage that libpng only warns of, and turns TIFFs itself
         steps = orientation_of(image.getexif().get(ORIENTATION))
         if bits == 16:
-            image.load()  # which finds damage that libpng only warns of
             values = imagecodecs.png_decode(content)
             values = values[..., None] if values.ndim == 2 else values
             self.mode = "deep"
             if values.shape[2] in (2, 4):
                 values, alpha = values[..., :-1], values[..., -1]
         else:
-            image.load()
             if bits < 8 and kind == 0:
                 self.grey_bits = bits
             if image.mode in ("P", "PA"):

@@ -33,7 +33,10 @@ def read_stored(page: Any, region: Region) -> np.ndarray:
     result = np.empty((planes, height, width, samples), page.dtype)
     for index in _touched(page, region):
         data = _data(page, index)
-        if data is not None and (pixels_in(data, page.compression) or 0) > 4 * _area(page):
+        inside = None
+        if data is not None and page.jpegheader is None:  # with one, it is cut at the tile's size
+            inside = pixels_in(data, page.compression)
+        if inside is not None and inside > 4 * _area(page):
             raise ValueError("a strip or tile that holds a larger image")
         arguments: dict[str, Any] = {}
         if page.compression in JPEG:

@@ -6,8 +6,10 @@ pages is the image, orientation, planes, white is zero, palette, inks, CIELab, o
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,8 @@ class TiffImage:
     def _look(self, limit: bool) -> None:
         page = self.pages[0]
         shaped = page.shaped
+        if not all(isinstance(side, int) for side in shaped):
+            raise ValueError("sizes that are no numbers")
         height, width = shaped[2], shaped[3]
         self.samples = shaped[0] * shaped[4] * len(self.pages)
         if limit:
@@ -94,7 +98,9 @@ class TiffImage:
             raise ValueError("no pixels")
         self.steps = orientation_of(getattr(page.tags.get(274), "value", 1))
         self.shape = (width, height) if self.steps[0] else (height, width)
-        self.bits = int(np.max(page.bitspersample))
+        if isinstance(page.bitspersample, tuple):
+            raise self._refusal(f"{page.bitspersample} bits", "Save it with as many bits each")
+        self.bits = int(page.bitspersample)
         self.photometric = int(page.photometric)
         if self.photometric not in COLORS:
             raise self._refusal(
@@ -128,15 +134,21 @@ class TiffImage:
         """Close the file."""
         self.file.close()
 
-    def stored(self, region: Region) -> np.ndarray:
-        """Numbers as stored, h x w x samples, upright."""
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Of damaged data and tags: many kinds become one."""
         try:
-            where = stored_region(region, self.shape, self.steps)
-            parts = [read_stored(page, where) for page in self.pages]
+            yield
         except DataError:
             raise
-        except Exception as error:  # of what unpacks it, many kinds
+        except Exception as error:
             raise self._unreadable(error) from None
+
+    def stored(self, region: Region) -> np.ndarray:
+        """Numbers as stored, h x w x samples, upright."""
+        where = stored_region(region, self.shape, self.steps)
+        with self._errors():
+            parts = [read_stored(page, where) for page in self.pages]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         return upright(values, self.steps)
 
@@ -149,11 +161,16 @@ class TiffImage:
             found.append(np.isnan(values))
         if self.mask_page is not None:
             where = stored_region(region, self.shape, self.steps)
-            hidden = upright(read_stored(self.mask_page, where), self.steps) == 0
+            with self._errors():
+                hidden = upright(read_stored(self.mask_page, where), self.steps) == 0
             found.append(np.broadcast_to(hidden[..., :1], values.shape))
         return np.logical_or.reduce(found) if found else None
 
     def colors(self, region: Region, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
+        with self._errors():
+            return self._colors(region, nodata)
+
+    def _colors(self, region: Region, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
         values = self.stored(region)
         missing = self.missing(values, region, nodata)
         if self.bands is not None:
@@ -257,6 +274,10 @@ class TiffImage:
         return np.ascontiguousarray((table >> 8).T.astype(np.uint8))
 
     def mask(self) -> StoredMask:
+        with self._errors():
+            return self._mask()
+
+    def _mask(self) -> StoredMask:
         region = (0, 0, *self.shape)
         stored = self.stored(region)
         kept = self.nodata
