@@ -146,7 +146,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             return MemoryImage(array_of(image), window=data.window, nodata=data.nodata)
         if isinstance(image, str | os.PathLike):
             return image_file(Path(image), data)
-        if hasattr(image, "digest") and hasattr(image, "path"):
+        if hasattr(image, "digest") and hasattr(image, "read"):
             return image
         hint = ""
         if isinstance(image, bytes | bytearray | memoryview):
