@@ -289,6 +289,7 @@ def restore_trainable(segmenter: Segmenter, state: dict[str, Tensor], source: st
             "another copy of the file, or the version of autosam that wrote it."
         )
     segmenter.load_state_dict(state, strict=False)
+    segmenter.train()  # some backbones drop by it what they keep of their weights in evaluation
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

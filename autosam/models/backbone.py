@@ -17,6 +17,7 @@ from autosam import hub
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.loading import read_weights
 from autosam.models.pixels import normalise
+from autosam.models.trial import require_fit
 
 BUNDLED = "tf_efficientnet_lite0"
 WEIGHTS_BY_WORD = ("auto", "none")
@@ -36,7 +37,7 @@ class Backbone(nn.Module):
         channels, strides: of the feature maps, finest first; one map per stride, strides 4 to 32.
 
     Raises:
-        ConfigError: timm knows no such name.
+        ConfigError: timm knows no such name, or the network does not work at this size.
         CheckpointError: the weights cannot be had or do not fit; the message says how to go on.
     """
 
@@ -44,6 +45,7 @@ class Backbone(nn.Module):
         super().__init__()
         net: Any = cast(Any, _create(name, weights, size))
         self.net = net
+        require_fit(name, net, size, lambda other: _build(name, _options(name, other)))
         info = net.feature_info
         # The last map of each stride: for a plain ViT all maps share one stride.
         last = {stride: i for i, stride in enumerate(info.reduction())}
@@ -71,10 +73,7 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
             f"--model.backbone {name}: timm has no such model"
             + (f"; near: {', '.join(near)}." if near else ".")
         )
-    options: dict = {"features_only": True}
-    published = timm.get_pretrained_cfg(name)
-    if published is not None and published.fixed_input_size:
-        options["img_size"] = size
+    options, published = _options(name, size), timm.get_pretrained_cfg(name)
     if weights == "auto" and name != BUNDLED:
         source = getattr(published, "hf_hub_id", None)
         on_hub = hub.asked_once(source.split("@")[0], "model.safetensors") if source else None
@@ -95,6 +94,12 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
     elif weights != "none":
         load_backbone_file(net, weights)
     return net
+
+
+def _options(name: str, size: int) -> dict[str, Any]:
+    published = timm.get_pretrained_cfg(name)
+    fixed = published is not None and published.fixed_input_size
+    return {"features_only": True} | ({"img_size": size} if fixed else {})
 
 
 def _build(name: str, options: dict) -> nn.Module:

@@ -1,0 +1,85 @@
+"""A trial of a backbone at the size it will see, before anything is built on it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from autosam.errors import ConfigError
+
+SIZES = (224, 256, 384, 448, 512)
+"""View sizes that are tried where the one asked for does not do."""
+
+SLACK = 0.3
+"""How far the side of a feature map may be from size / stride, as a share of it."""
+
+
+def require_fit(name: str, net: nn.Module, size: int, again: Callable[[int], nn.Module]) -> None:
+    """See that a network gives the feature maps that it announces.
+
+    Args:
+        name: of the timm model.
+        net: a `features_only` network; it is not changed.
+        size: G.
+        again: builds the same network for another size, to find one that works.
+
+    Raises:
+        ConfigError: it does not; the message names a view size or a backbone that does.
+    """
+    if (trouble := fault(net, size)) is None:
+        return
+    remedy = "Take another backbone, such as tf_efficientnet_lite0 or resnet50."
+    for other in sorted(SIZES, key=lambda other: abs(other - size)):
+        try:
+            works = other != size and fault(again(other), other) is None
+        except Exception:  # timm raises many kinds
+            works = False
+        if works:
+            remedy = f"It works at --model.view_size {other}; or take another backbone."
+            break
+    raise ConfigError(
+        f"--model.backbone {name}: does not work at --model.view_size {size} ({trouble}). {remedy}"
+    )
+
+
+def fault(net: nn.Module, size: int) -> str | None:
+    """What is wrong with the feature maps of a picture of size x size; None: nothing."""
+    try:
+        levels = _forward(net, size, "meta")
+    except Exception:  # not all of timm can do without values
+        try:
+            levels = _forward(net, size, None)
+        except Exception as error:  # of many kinds: every network has its own
+            return f"{type(error).__name__}: {error}".strip(": ").splitlines()[0][:150]
+    info = cast(Any, net).feature_info
+    strides, channels = info.reduction(), info.channels()
+    if not any(4 <= stride <= 32 for stride in strides):
+        return f"its feature maps have strides {strides}, none from 4 to 32"
+    last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+    for level, stride, count in zip(levels, strides, channels, strict=True):
+        shape = tuple(level.permute(0, 3, 1, 2).shape if last else level.shape)
+        # Without padding (as in Inception) a map ends up a few cells smaller.
+        alike = len(shape) == 4 and all(
+            abs(side * stride / size - 1) <= SLACK for side in shape[2:]
+        )
+        if 4 <= stride <= 32 and not (alike and shape[:2] == (1, count)):
+            return f"a feature map is {shape} where {count} channels of stride {stride} are said"
+    return None
+
+
+@torch.no_grad()
+def _forward(net: nn.Module, size: int, device: str | None) -> list[Tensor]:
+    """The feature maps of one blank picture.
+
+    On a copy that shares the tensors, or has tensors without values: some networks keep what they
+    compute from their weights, which may be loaded later.
+    """
+    tensors = chain(net.parameters(), net.buffers())
+    shared: dict[int, Any] = {id(t): t if device is None else t.to(device) for t in tensors}
+    twin = copy.deepcopy(net, shared).eval()
+    return twin(torch.zeros(1, 3, size, size, device=device))
