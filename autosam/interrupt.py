@@ -151,16 +151,14 @@ def die_with_parent() -> None:
 
 
 def kill_children() -> None:
-    """End the processes that this one started by multiprocessing, and theirs; the process itself
-    is about to end, too."""
+    """End the processes that this one started, and theirs; the process itself is about to end, too.
+    Only those that clear up after the others are left to do so."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would complain of each
-    for child in multiprocessing.active_children():
+    for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(child.pid)
-            for each in (*process.children(recursive=True), process):
-                with contextlib.suppress(psutil.Error):
-                    each.kill()
+            if not any("resource_tracker" in word for word in child.cmdline()):
+                child.kill()
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,12 @@ def collate(samples: list[Sample]) -> Batch:
     Raises:
         TrainingError: the shared memory is full.
     """
-    batch = Batch.collate(samples)
-    if get_worker_info() is not None:
-        share_tensors(batch)
+    with _sharing():
+        batch = Batch.collate(samples)
+        if get_worker_info() is not None:
+            for tensor in tensors_of(batch):
+                if tensor.numel():
+                    tensor.share_memory_()
     return batch
 
 
@@ -45,22 +50,18 @@ def collate_tensors(samples: list[tuple[Any, ...]]) -> list[Tensor]:
     Raises:
         TrainingError: the shared memory is full.
     """
-    batch = default_collate(samples)
-    if get_worker_info() is not None:
-        share_tensors(batch)
+    with _sharing():
+        batch = default_collate(samples)
+        if get_worker_info() is not None:
+            for tensor in batch:
+                tensor.share_memory_()
     return batch
 
 
-def share_tensors(batch: Any) -> None:
-    """Move a batch, or a list of tensors, into shared memory.
-
-    Raises:
-        TrainingError: it is full.
-    """
+@contextlib.contextmanager
+def _sharing() -> Iterator[None]:
     try:
-        for tensor in tensors_of(batch):
-            if tensor.numel():
-                tensor.share_memory_()
+        yield
     except RuntimeError as error:
         if "shared memory" not in str(error):
             raise
@@ -69,10 +70,8 @@ def share_tensors(batch: Any) -> None:
         ) from None
 
 
-def tensors_of(batch: Any) -> list[Tensor]:
-    """The tensors of a batch or of a list."""
-    if not isinstance(batch, Batch):
-        return [value for value in batch if isinstance(value, Tensor)]
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """All that a batch holds."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""What counts as lack of memory, and the batch that takes most of it; batches of one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config
+
+from autosam.data.dataset import EpochBatches, EpochSampler, largest_batch
+from autosam.doctor import record_bytes
+from autosam.errors import TrainingError, is_out_of_memory
+from autosam.models.sam import SAMS, SamSpec
+from autosam.models.sam.meta import SegmentAnything, prompt_parts
+from autosam.models.segmenter import build_segmenter, min_max
+from autosam.train import open_data, train
+
+SAID = [
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.1 GiB",
+    "CUDA error: out of memory",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    "HIP out of memory. Tried to allocate 2.00 GiB",
+    "MPS backend out of memory (MPS allocated: 5.05 GB, other allocations: 4.02 GB)",
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory",
+    "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried",
+    "unable to mmap 4096 bytes from file </tmp/x>: Cannot allocate memory (12)",
+    "OpenCV(4.10.0) error: (-4:Insufficient memory) Failed to allocate 4000000 bytes",
+    "std::bad_alloc",
+]
+OTHERWISE = [
+    "CUDA error: device-side assert triggered",
+    "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)",
+    "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+]
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_lack_of_memory(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+
+
+@pytest.mark.parametrize("text", OTHERWISE)
+def test_other_errors(text: str) -> None:
+    assert not is_out_of_memory(RuntimeError(text))
+
+
+@pytest.mark.parametrize("run", ["decoder-box", "decoder-points"])
+def test_the_trial_has_as_many_objects_as_any_image_may(
+    run: str, tiny_file: Path, folders: Path
+) -> None:
+    config = tiny_config(tiny_file, f"--data.root={folders}", f"--run={run}", "--prompt.objects=5")
+    segmenter = build_segmenter(config)
+    batch = largest_batch(open_data(config, segmenter.frame).train, 3)
+    assert batch.prompts is not None
+    assert torch.bincount(batch.prompts.images).tolist() == [5, 5, 5]
+    assert segmenter(batch).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "processes", "sizes"),
+    [
+        (5, 4, 1, [4]),
+        (6, 4, 1, [4, 2]),
+        (9, 4, 1, [4, 4]),
+        (1, 4, 1, [1]),
+        (3, 1, 1, [1, 1, 1]),
+        (10, 4, 2, [4, 4]),
+        (12, 4, 2, [4, 4, 2, 2]),
+    ],
+)
+def test_no_batch_of_one_beside_larger_ones(
+    images: int, batch: int, processes: int, sizes: list[int]
+) -> None:
+    batches = EpochBatches(EpochSampler(images, shuffle=True), batch, processes)
+    assert [len(found) for found in batches] == sizes
+    assert len(batches) == len(sizes)
+
+
+def test_one_value_for_batchnorm_is_said(tiny_file: Path, folders: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_file, f"--data.root={folders}", "--train.batch_size=1",
+                         "--model.view_size=32", f"--output={tmp_path / 'run'}")  # fmt: skip
+    with pytest.raises(TrainingError, match=r"BatchNorm cannot learn from a single image"):
+        train(config)
+
+
+def test_stretched_logits_in_bfloat16_are_finite() -> None:
+    logits = torch.tensor([[[[-3.0, 0.0], [1.0, 5.0]]]], dtype=torch.bfloat16, requires_grad=True)
+    stretched = min_max(logits)
+    stretched.sum().backward()
+    assert stretched.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert torch.allclose(stretched.sigmoid(), (logits.float() + 3) / 8, atol=1e-5)
+
+
+def test_the_cache_of_a_sam_of_ones_own() -> None:
+    """width 32, a grid of 128 x 128, 2 bytes each."""
+
+    def build(spec: SamSpec) -> SegmentAnything:
+        parts = prompt_parts(spec, 32, 8, mlp_dim=64, num_heads=2)
+        return SegmentAnything(spec, torch.nn.Identity(), *parts)
+
+    spec = SamSpec("own", build, image_size=1024, architecture="two convolutions")
+    assert record_bytes(spec) == 2 * 32 * 128 * 128
+    assert record_bytes(SAMS["vit_b"]) == 2 * 256 * 64 * 64
