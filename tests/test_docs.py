@@ -341,8 +341,8 @@ def words(text: str) -> int:
     return sum(bool(re.search(r"\w", word)) for word in prose.split())
 
 
-def test_all_of_it_is_read_in_half_an_hour() -> None:
-    assert sum(words(page.read_text(encoding="utf-8")) for page in PAGES) <= 7200  # 240 a minute
+def test_all_of_it_is_read_in_forty_minutes() -> None:
+    assert sum(words(page.read_text(encoding="utf-8")) for page in PAGES) <= 9600  # 240 a minute
 
 
 def anchors(page: Path) -> set[str]:
