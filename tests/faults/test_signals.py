@@ -44,9 +44,11 @@ def command(words: list[str]) -> None:
 
 
 def stuck(words: list[str]) -> None:
-    """A training that takes no notice of anything."""
+    """A training that takes no notice of anything, and makes a file when that begins."""
+    marker = Path(words[-1].partition("=")[2]).parent / "stuck"
 
     def forever(*args: object) -> None:
+        marker.touch()
         while True:
             try:  # noqa: SIM105
                 time.sleep(1)
@@ -115,9 +117,10 @@ def test_a_signal_at_any_moment(name: str, words: list[str]) -> None:
         assert handle.exitcode in (128 + number, -number)  # type: ignore[attr-defined]
 
 
-def test_a_training_that_takes_no_notice_is_ended(words: list[str]) -> None:
+def test_a_training_that_takes_no_notice_is_ended(words: list[str], tmp_path: Path) -> None:
     process, handle = start(stuck, words)
-    wait_for(lambda: len(family(process)) > 1)
+    wait_for((tmp_path / "stuck").exists)
+    assert len(family(process)) > 1
     members = family(process)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
