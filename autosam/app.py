@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.data.folders import image_file
 from autosam.data.images import image_size, write_png
@@ -205,6 +206,7 @@ def app(config: AppConfig, wait: bool = True) -> Any:
     Raises:
         ConfigError, CheckpointError: before anything is served.
     """
+    require_config(config, AppConfig, "app")
     if not all(config.checkpoint or [""]):
         raise ConfigError("--checkpoint RUN is needed.")
     for name in ("max_megabytes", "max_megapixels"):

@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from autosam import origin
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.errors import ConfigError
 from autosam.files import make_folder, write_atomically
@@ -92,6 +93,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a SAM or case that does not exist, or a number that makes no sense.
     """
+    require_config(config, BenchConfig, "bench")
     known(config.sam)
     for name in ("repeats", "batch_size"):
         check_number(name, getattr(config, name), 1, 1000)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autosam import pictures
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.config import CacheConfig, DataConfig
 from autosam.data.images import write_png
@@ -50,6 +51,7 @@ def check(config: CheckConfig) -> Examination:
     Raises:
         ConfigError: settings that cannot work, or files that exist.
     """
+    require_config(config, CheckConfig, "check")
     if config.sam not in SAMS:
         raise ConfigError(f"--sam {config.sam}: not one of {', '.join(SAMS)}.")
     if config.output:

@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from autosam import origin, page
 from autosam.cautions import NOTHING, cautions, contents_of
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
@@ -91,6 +92,7 @@ def compare(config: CompareConfig) -> Standings:
         ConfigError: settings that cannot work.
         AutosamError: a run that fails; the same command goes on after the cause is gone.
     """
+    require_config(config, CompareConfig, "compare")
     names = check(config)
     settings = dataclasses.replace(config)
     if config.quick:

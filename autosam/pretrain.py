@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers
 from autosam.data.photos import load_photos
@@ -368,6 +369,7 @@ def pretrain(config: PretrainConfig) -> Path:
         CheckpointError: that state is damaged.
         StorageError: the folder cannot be written to.
     """
+    require_config(config, PretrainConfig, "pretrain")
     check(config)
     device = choose_device()
     ways = ("output", "save_every", "held_out", "workers", "stop_after")  # do not change the result

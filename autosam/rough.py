@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autosam import pictures
+from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.config import DataConfig, PromptConfig, RoughConfig
 from autosam.data.check import check_pairs
@@ -47,6 +48,7 @@ def rough(config: RoughPreview) -> list[float]:
     Raises:
         ConfigError, DataError: the file exists; data that cannot be used.
     """
+    require_config(config, RoughPreview, "rough")
     require_new("output", config.output, ".png")
     if config.count < 1:
         raise ConfigError(f"--count {config.count}: must be at least 1.")

@@ -39,6 +39,7 @@ from autosam.interrupt import Interrupt
 from autosam.launcher import check_launcher, launcher_precision
 from autosam.limits import check_settings
 from autosam.models.backbone import WEIGHTS_BY_WORD
+from autosam.models.sam.files import known
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.processes import make_accelerator
@@ -73,6 +74,7 @@ def train(config: Config) -> TrainResult:
     check_launcher()
     config, saved = resolve(config)
     check_settings(config)
+    known(config.sam)
     with Interrupt() as interrupt:
         interrupt.at_once = True
         if saved is not None:

@@ -20,16 +20,11 @@ from PIL import Image
 
 import autosam
 from autosam import checkpoint
-from autosam.config import Config
 from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
 from autosam.data.memory import MemoryImage, array_of
 from autosam.engine import calibrate
 from autosam.errors import CheckpointError, ConfigError, DataError
-from autosam.evaluate import evaluate
-from autosam.export import export
-from autosam.limits import check_settings
-from autosam.predict import predict
 from autosam.predictor import Prediction, Predictor
 from autosam.train import train
 from autosam.types import Batch, Frame
@@ -373,21 +368,3 @@ def test_fractions_and_tensors_are_the_same_image() -> None:
 def test_what_no_predictor_takes(trained: Path, given: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         autosam.load(trained)(given)
-
-
-def test_functions_say_what_they_take() -> None:
-    for config in ("kvasir", {"run": "head"}, None):
-        for function in (train, export, evaluate, predict):
-            with pytest.raises(ConfigError, match=f"{function.__name__}.*expected a .*Config"):
-                function(config)  # type: ignore[operator]
-    with pytest.raises(ConfigError, match=r"--run autosm: expected one of .* Did you mean autosam"):
-        Config(run="autosm")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"data: 'kvasir'; expected DataConfig"):
-        Config(data="kvasir")  # type: ignore[arg-type]
-    config = Config()
-    config.model.prompt = "dens"  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match=r"--model.prompt dens: .* Did you mean dense"):
-        check_settings(config)
-    with pytest.raises(ConfigError, match=r"autosam.load\(3\): expected the path"):
-        autosam.load(3)  # type: ignore[arg-type]
-    assert {"load", "Predictor", "Prediction", "Config"} <= set(dir(autosam))
