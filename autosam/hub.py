@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def is_name(text: str, owner: bool = True) -> bool:
 def nearest(path: Path) -> str:
     """ " Did you mean X?" for the nearest one beside a path that is missing, or nothing."""
     with contextlib.suppress(OSError):
-        names = [found.name for found in path.parent.iterdir()]
+        names = [found.name for found in path.parent.iterdir() if found.name != path.name]
         if near := difflib.get_close_matches(path.name, names, n=1, cutoff=0.6):
             return f" Did you mean {path.parent / near[0]}?"
     return ""
@@ -82,6 +83,18 @@ def asked_once(
         trouble = f"the hub cannot be reached: {reason}"
     with _offline() if trouble else contextlib.nullcontext():
         yield trouble
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[str]:
+    """Within it, a server that does not answer is given up after `TIMEOUT` seconds, also by
+    libraries that would wait for ever; yields nothing."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield ""
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 @contextlib.contextmanager

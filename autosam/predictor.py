@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,7 +25,7 @@ from autosam.data.geometry import restore
 from autosam.data.memory import MemoryImage, array_of
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.rough import rough_mask
-from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.losses import probabilities
 from autosam.metrics import predict_label
 from autosam.precision import choose_device
@@ -89,15 +90,23 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         min_area: float | None = None,
     ) -> None:
         require_promptless(loaded)
-        if threshold is not None and not 0 < threshold < 1:
-            raise ConfigError(f"threshold {threshold}: must lie between 0 and 1.")
-        if min_area is not None and not 0 <= min_area < 1:
+        if threshold is not None and not (isinstance(threshold, Real) and 0 < threshold < 1):
+            raise ConfigError(f"threshold {threshold!r}: must be a number between 0 and 1.")
+        if min_area is not None and not (isinstance(min_area, Real) and 0 <= min_area < 1):
             raise ConfigError(
-                f"min_area {min_area}: a share of the image, must be at least 0 and below 1."
+                f"min_area {min_area!r}: a share of the image, must be at least 0 and below 1."
             )
         self.loaded, self.flips = loaded, flips
-        self.device = torch.device(device) if device is not None else choose_device()
-        self.segmenter = loaded.segmenter.to(self.device).eval()
+        try:
+            self.device = torch.device(device) if device is not None else choose_device()
+            self.segmenter = loaded.segmenter.to(self.device).eval()
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"device {device!r}: cannot be used ({str(error).splitlines()[0][:120]}). Leave it "
+                "out, or give cpu or cuda:0."
+            ) from None
         self.threshold = self.segmenter.threshold if threshold is None else threshold
         self.min_area = self.segmenter.min_area if min_area is None else min_area
         self._hub_mixin_config = None  # how it was loaded is not part of what is saved
@@ -131,6 +140,11 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             smooth: for the frames of a video: s in l = s * l_before + (1 - s) * l, of the logits,
                 0 to below 1.
         """
+        if isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
+            raise DataError(
+                f"{images!r:.60}: stream takes several images, such as a list of paths. Of one: "
+                "predictor(image)."
+            )
         pictures = map(self._pixels, images)
         before: torch.Tensor | None = None
         while batch := list(itertools.islice(pictures, BATCH)):

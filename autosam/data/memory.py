@@ -25,7 +25,10 @@ def array_of(image: np.ndarray | Image.Image | torch.Tensor) -> np.ndarray | Ima
     """
     if not isinstance(image, torch.Tensor):
         return image
-    values, shape = image.detach().cpu(), tuple(image.shape)
+    shape = tuple(image.shape)
+    if image.layout != torch.strided or image.is_meta:
+        raise DataError("a sparse tensor, or one without values: give image.to_dense().")
+    values = image.detach().cpu()
     if values.dtype == torch.bfloat16:
         values = values.float()
     if values.ndim == 2:
@@ -52,6 +55,19 @@ class MemoryImage:
     """Value of pixels without data."""
     valid: np.ndarray | None = None
     """bool H x W: where an array holds data, if that is known otherwise."""
+
+    def __post_init__(self) -> None:
+        """Arrays of numpy's subclasses become plain ones; what is masked out holds no data."""
+        if not isinstance(self.values, np.ndarray):
+            return
+        given, values = self.values, np.asarray(self.values)
+        if not values.dtype.isnative:
+            values = values.astype(values.dtype.newbyteorder("="))
+        object.__setattr__(self, "values", values)
+        if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+            mask = np.ma.getmaskarray(given)
+            known = ~np.asarray(mask.any(2) if mask.ndim > 2 else mask)
+            object.__setattr__(self, "valid", known if self.valid is None else known & self.valid)
 
     @property
     def path(self) -> Path:
@@ -94,8 +110,10 @@ class MemoryImage:
         if values.ndim == 2:
             values = values[..., None]
         if values.ndim != 3 or values.shape[2] not in (1, 2, 3, 4) or 0 in values.shape:
+            turned = values.ndim == 3 and values.shape[0] in (1, 3, 4) and 0 not in values.shape
             raise DataError(
                 f"{self.name}: an array of shape {values.shape}; expected H x W or H x W x 3."
+                + " Of C x H x W: np.moveaxis(image, 0, 2)." * turned
             )
         colors = values[..., :1] if values.shape[2] < 3 else values[..., :3]
         return colors if colors.dtype in (np.uint8, np.uint16) else self._fractions(colors)
@@ -109,6 +127,8 @@ class MemoryImage:
             )
         if self.window is not None:
             return colors.astype(np.float32)
+        if self.valid is not None and self.valid.any():
+            colors = np.where(self.valid[..., None], colors, colors[self.valid].min())
         least, most = float(colors.min()), float(colors.max())
         if not (least >= 0 and most <= 1):  # NaN is neither
             raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,7 +77,7 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
         source = getattr(published, "hf_hub_id", None)
         on_hub = hub.asked_once(source.split("@")[0], "model.safetensors") if source else None
         try:
-            with on_hub or contextlib.nullcontext("") as trouble:
+            with on_hub or hub.no_waiting() as trouble:
                 return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # timm and the hub raise many kinds
             _build(name, options)  # says so, if it is the network that cannot be built

@@ -50,10 +50,20 @@ class PlainImage:
 
     @classmethod
     def of(cls, image: Image.Image, name: str) -> PlainImage:
-        """An image that Pillow has opened already."""
+        """An image that Pillow has opened already.
+
+        Raises:
+            DataError: it holds no pixel, or cannot be decoded: damaged, or its file is closed.
+        """
         self = cls.__new__(cls)
         self.name = name
-        self._decode(image, b"")
+        if 0 in image.size:
+            raise DataError(f"{name}: {image.width} x {image.height} pixels; expected some.")
+        try:
+            image.load()  # before its orientation is asked for: Pillow turns a TIFF, and says so
+            self._decode(image, b"")
+        except Exception as error:  # see `__init__`
+            raise _unreadable(name, error) from None
         self.shape = self.values.shape[:2]
         return self
 
@@ -90,7 +100,7 @@ class PlainImage:
                     alpha = np.asarray(image.convert("RGBA"))[..., 3]
                 if image.mode in ("La", "RGBa"):
                     image = image.convert(image.mode.upper())
-                if image.mode in ("HSV", "YCbCr", "LAB"):  # of images in memory alone
+                if image.mode in ("HSV", "YCbCr", "LAB", "RGBX"):  # of images in memory alone
                     image = image.convert("RGB")
                 values = np.asarray(image)
                 values = values[..., None] if values.ndim == 2 else values
