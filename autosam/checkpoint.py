@@ -223,6 +223,7 @@ def publish(loaded: Loaded, folder: Path) -> None:
     """
     config = without_paths(loaded.config)
     header = loaded.header | {"config": to_dict(config)}
+    header.pop("seen", None)  # digests of names, which may be those of patients
     _write(folder / PUBLISHED, read_trained(loaded.path), header)
     settings = json.dumps(header["config"], indent=2)
     write_atomically(folder / "config.json", lambda to: to.write_text(settings, encoding="utf-8"))

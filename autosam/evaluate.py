@@ -17,6 +17,7 @@ from autosam.cautions import cautions, contents_of
 from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.config import DataConfig
+from autosam.data import seen
 from autosam.data.check import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.labels import class_masks, without
@@ -103,9 +104,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             "with groups, strata or folds: images that it was trained on would be scored. Give "
             "other data as --data.images and --data.masks, or train again."
         )
+    warning = seen_before(pairs, loaded, config.part, own=bool(drawn))
     report = check_pairs(pairs, data)
     if process.is_main_process:
         tell(report)
+        if warning:
+            print(f"warning: {warning}")
     dataset = PairDataset(
         pairs,
         segmenter.frame,
@@ -142,6 +146,42 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     for caution in cautions(rows, trained.num_classes > 1):
         print(f"warning: {caution}")
     return scores
+
+
+def seen_before(pairs: list[Pair], loaded: checkpoint.Loaded, part: str, own: bool) -> str:
+    """What to warn of where images that are to be scored were trained on; "" where none was, or
+    where they are asked for.
+
+    Args:
+        pairs: what is scored.
+        loaded: the checkpoint; one of an earlier version does not know.
+        part: the split that is asked for.
+        own: whether they are of the folders of the training.
+
+    Raises:
+        DataError: of its own folders: images have come or gone since, and so the split is another.
+    """
+    if own and part not in ("validation", "test"):
+        return ""
+    noted = loaded.header.get("seen")
+    if not isinstance(noted, dict):
+        return ""
+    for earlier in ("train", "validation") if part != "validation" or not own else ("train",):
+        what = "trained on" if earlier == "train" else "used to choose its best epoch"
+        if own and (found := seen.among(pairs, noted.get(earlier), by_name=True)):
+            raise DataError(
+                f"{len(found)} of the {len(pairs)} images of the {part} split ({found[0].name}, "
+                f"...) were {what}: since the training, images were added to the folder, removed "
+                "or renamed, and the split is drawn otherwise. Bring the folder back to what it "
+                "was, give the new images as --data.images and --data.masks, or train again."
+            )
+        if found := seen.among(pairs, noted.get(earlier), by_name=False):
+            return (
+                f"{len(found)} of {len(pairs)} images ({found[0].name}, ...) have the names and "
+                f"sizes in bytes of images that were {what}. If they are the same images, the "
+                "scores say nothing of new ones"
+            )
+    return ""
 
 
 def zero_shot(config: EvaluateConfig) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from autosam import checkpoint, origin, pictures, state
 from autosam.config import RUNS, Config
+from autosam.data import seen
 from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset, largest_batch
 from autosam.data.loaders import PATIENCE, collate, fit_workers, tensors_of, what_happened
 from autosam.data.pairs import PARTS, Split, fingerprint, sizes
@@ -189,6 +191,13 @@ class Run:
         """The pairs of each part."""
         return {part: getattr(self.data, part).pairs for part in PARTS}
 
+    @functools.cached_property
+    def drawn(self) -> dict[str, Any]:
+        """What a checkpoint notes of the split, so that no image trained on is scored as new."""
+        learns = self.epochs > 0 or self.segmenter.rule is not None
+        parts = ("train", "validation") if learns else ()
+        return {"split_rule": RULE, "seen": {part: seen.note(self.split[part]) for part in parts}}
+
     def check_data(self) -> None:
         """See that the files are still those that the run began with.
 
@@ -339,7 +348,7 @@ class Run:
             log.info("%d masks of training pictures say which masks count", count)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
             checkpoint.save(
-                self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, split_rule=RULE
+                self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.drawn
             )
         total = self.epochs * len(self.loader)
         done = self.epoch * len(self.loader) + self.sums.batches
@@ -457,7 +466,7 @@ class Run:
                 self.segmenter,
                 self.config,
                 epoch=self.epoch,
-                split_rule=RULE,
+                **self.drawn,
                 **{part: scores},
             )
         self.save_state()

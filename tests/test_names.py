@@ -196,3 +196,43 @@ def test_a_split_that_an_earlier_version_drew_otherwise_is_not_called_test(
             continue
         with pytest.raises(DataError, match="images that it was trained on would be scored"):
             evaluate(EvaluateConfig(checkpoint=str(tmp_path / name)))
+
+
+def test_images_added_after_the_training_do_not_make_test_images_of_those_trained_on(
+    tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from autosam import checkpoint
+    from autosam.train import train
+
+    root = tmp_path / "data"
+    draw(root, 12)
+    flags = (f"--data.root={root}", "--train.epochs=1", "--run=head", "--data.test=0.4")
+    folder = train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'run'}")).folder
+    split = load_split(DataConfig(root=str(root), test=0.4))
+    learnt = {pair.name for part in ("train", "validation") for pair in split[part]}
+    own = EvaluateConfig(checkpoint=str(folder))
+    evaluate(own)
+    evaluate(dataclasses.replace(own, data=DataConfig(limit=2)))
+    shutil.copytree(root, tmp_path / "moved")
+    capsys.readouterr()
+
+    # The same images elsewhere, all of them or the split that another seed draws.
+    evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "moved")), part="all"))
+    assert "of 12 images" in (said := capsys.readouterr().out)
+    assert "If they are the same images, the scores say nothing of new ones" in said
+    draw(tmp_path / "new", 6, 40)
+    evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "new")), part="all"))
+    assert "If they are the same" not in capsys.readouterr().out
+
+    draw(root, 4, 12)
+    leaked = learnt & {p.name for p in load_split(DataConfig(root=str(root), test=0.4))["test"]}
+    assert leaked
+    with pytest.raises(DataError, match="images were added to the folder, removed or renamed"):
+        evaluate(own)
+    evaluate(dataclasses.replace(own, part="all"))  # as asked
+    # Only digests are kept, and a published checkpoint has not even those.
+    header = checkpoint.read_header(folder / checkpoint.BEST)
+    assert not any(name in json.dumps(header["seen"]) for name in learnt)
+    (tmp_path / "saved").mkdir()
+    checkpoint.publish(checkpoint.load(folder), tmp_path / "saved")
+    assert "seen" not in checkpoint.read_header(tmp_path / "saved" / checkpoint.PUBLISHED)
