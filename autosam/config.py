@@ -110,8 +110,7 @@ class DataConfig:
     split_seed: int = 0
     """Seed of the split."""
     stratify: bool = False
-    """Give each part its share of pictures with little and with much foreground (reads every
-    mask)."""
+    """Give each part its share of pictures with little and with much foreground."""
     groups: str | None = None
     """What must not stand on both sides of a split (patient, slide, camera): a CSV file with the
     columns name and group, or a regular expression on the name whose first bracket is the group.
@@ -166,8 +165,7 @@ class ModelConfig:
     """The prompt generator (and, for the run `head`, the plain network)."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm model that supports features_only; hardnet39ds, hardnet68, hardnet68ds and
-    hardnet85 are among them."""
+    """Any timm model that supports features_only; hardnet39ds, 68, 68ds and 85 are among them."""
     backbone_weights: str = "auto"
     """`auto`: ImageNet weights (bundled for tf_efficientnet_lite0, else timm's); `none`: from
     scratch; or a file."""
@@ -205,8 +203,7 @@ class PromptConfig:
     """Points in each row and column of the grid (run sam-auto)."""
     multimask: Literal["single", "best", "true", "mean"] = "single"
     """Which of SAM's masks counts. single: the one made for unambiguous prompts. Of the three
-    others: best by SAM's own estimate of IoU; best by true IoU (in training; by the estimate in
-    evaluation); or their mean."""
+    others: best by SAM's estimate of IoU; best by true IoU (in training only); or their mean."""
 
 
 @dataclass
@@ -226,8 +223,7 @@ class RoughConfig:
     upper: tuple[int, int, int] = (179, 255, 255)
     """Most hue, saturation and value; an upper hue below the lower one goes round by red."""
     bands: tuple[int, int] = (2, 4)
-    """(first - second) / (first + second) of these bands, from 1; green and near infrared for
-    water."""
+    """(first - second) / (first + second) of these bands, from 1; water: green, near infrared."""
     erosion: int = 2
     """Pixels taken off the edge."""
     min_share: float = 0.002
@@ -241,8 +237,7 @@ class LossConfig:
     """Weights of the loss parts, all taken inside the valid region."""
 
     bce: float = 1.0
-    """Cross entropy: binary for one class or independent ones, over classes and background for
-    exclusive ones."""
+    """Cross entropy: binary for one class or independent ones, softmax for exclusive ones."""
     focal: float = 0.0
     """Focal loss (gamma 2) on each class."""
     dice: float = 1.0
@@ -372,8 +367,7 @@ class Config(Settings):
     both learn. head: the same backbone with a plain head and no SAM. decoder-box, decoder-points:
     the mask decoder tuned with prompts taken from the true masks. decoder-rough: with prompts taken
     from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts, nothing
-    trained. sam-auto: points on a grid; which masks count is decided by their colour and size, as
-    training pictures have them."""
+    trained. sam-auto: points on a grid; training pictures say which masks count."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """What SAM's mask decoder is given of the picture, for controls. blank: zeros. shuffled: the
     image embedding of another picture of the same part. The prompt generator sees the picture."""
@@ -388,9 +382,8 @@ class Config(Settings):
     """Before training, halve the batch until a step fits into memory; so many batches then make up
     an optimiser step that it sees as many pictures as before."""
     resume: str | None = None
-    """Go on with this run from its last state, with its settings. Only where things lie may be said
-    anew: data.root (and images, masks, annotations, groups), data.workers, cache.dir,
-    cache.max_gb, sam_checkpoint."""
+    """Go on with this run from its last state, with its settings. Only these may be said anew:
+    data.{root,images,masks,annotations,groups,workers}, cache.{dir,max_gb}, sam_checkpoint."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar, cast
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, is_torch_xla_available
 
-from autosam.errors import ConfigError
+from autosam.errors import ConfigError, TrainingError
 from autosam.launcher import check_launcher
 from autosam.precision import choose_device
 
@@ -61,3 +62,19 @@ def same_for_all(value: T) -> T:
 def of_all(values: list[Any]) -> list[Any]:
     """The values of all processes, one list after the other."""
     return values if processes().num_processes == 1 else gather_object(values)
+
+
+def of_another(error: RuntimeError, again: str) -> TrainingError | None:
+    """The sentence for what torch says when another process is gone, or None if it says something
+    else.
+
+    Args:
+        error: what an operation that processes share raised.
+        again: how to go on, as the beginning of a sentence.
+    """
+    if processes().num_processes == 1 or not re.search("gloo|nccl|peer", str(error), re.I):
+        return None
+    return TrainingError(
+        f"another process of this run died or cannot be reached ({error}). What it said tells why. "
+        f"{again}, with as many processes as there are."
+    )

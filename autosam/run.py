@@ -7,27 +7,22 @@ import copy
 import dataclasses
 import functools
 import math
-import os
-import re
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress, TaskID
-from torch.utils.data import DataLoader
 
 from autosam import checkpoint, origin, pictures, state
 from autosam.config import RUNS, Config
 from autosam.data import seen
-from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset, largest_batch
-from autosam.data.loaders import PATIENCE, collate, fit_workers, tensors_of, what_happened
+from autosam.data.dataset import PairDataset
+from autosam.data.loaders import Data, make_loader, what_happened
 from autosam.data.pairs import PARTS, Split, fingerprint, sizes
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.engine import ONE_VALUE, Sums, evaluate, fit_rule, one_value, train_one_epoch
@@ -44,58 +39,10 @@ from autosam.metrics import METRICS, mean_scores, require_all
 from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer, build_schedule
+from autosam.processes import of_another
 from autosam.report import contact_sheet, spread
 from autosam.tracking import Tracker, log
 from autosam.types import Batch
-
-
-@dataclass
-class Data:
-    """The three parts of the data, ready to be loaded."""
-
-    train: PairDataset
-    validation: PairDataset
-    test: PairDataset
-
-
-def worker_count(wanted: int | None, processes: int) -> int:
-    """Processes that read images for each of `processes` that compute."""
-    if wanted is not None:
-        return wanted
-    # Two cores are left to the computation where there is no accelerator.
-    spare = (os.cpu_count() or 1) // processes - (0 if torch.cuda.is_available() else 2)
-    return max(0, min(8, spare))
-
-
-def make_loader(
-    dataset: PairDataset, config: Config, processes: int, interrupt: Interrupt, shuffle: bool
-) -> tuple[DataLoader[Any], EpochSampler]:
-    """A loader of batches and the sampler that orders it: for training see `EpochBatches`; what is
-    scored comes once, or again where accelerate fills the last batches."""
-    sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
-    workers, ahead = worker_count(config.data.workers, processes), None
-    batch = config.train.batch_size
-    order: dict[str, Any] = {"batch_size": batch, "sampler": sampler}
-    if shuffle:
-        order = {"batch_sampler": EpochBatches(sampler, batch, processes)}
-    if workers:
-        size = sum(t.nbytes for t in tensors_of(largest_batch(dataset, 1))) * batch
-        workers, ahead, less = fit_workers(workers, size, processes)
-        if less and shuffle:
-            log.warning(less)
-    loader = DataLoader(
-        dataset,
-        **order,
-        num_workers=workers,
-        prefetch_factor=ahead,
-        collate_fn=collate,
-        # The keys carry the epoch, so workers may live on.
-        persistent_workers=workers > 0,
-        worker_init_fn=interrupt.outlive,
-        timeout=PATIENCE if workers else 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return loader, sampler
 
 
 def how_to_go_on(folder: Path) -> str:
@@ -222,19 +169,9 @@ class Run:
         return time.perf_counter() - self._started
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        for name, what in (("data", "pictures and masks"), ("sam", "weights of SAM")):
-            if saved["facts"][name] != self.facts[name]:
-                raise CheckpointError(
-                    f"--resume {self.folder}: the {what} are not those that it was trained with "
-                    f"(hash {self.facts[name][:12]}, then {saved['facts'][name][:12]}). Bring "
-                    "them back, or start a new run from its weights with --init."
-                )
-        other = saved["facts"].get("split_rule") != RULE
-        if other and depends_on_rule(self.split, self.config.data):
-            raise CheckpointError(
-                f"--resume {self.folder}: begun by a version of autosam that drew other splits "
-                "with groups, strata or folds. Start a new run with the same settings."
-            )
+        state.require_fitting(
+            saved["facts"], self.facts, self.folder, depends_on_rule(self.split, self.config.data)
+        )
         checkpoint.restore_trainable(self.segmenter, saved["model"], str(self.folder))
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
@@ -282,8 +219,7 @@ class Run:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Leave at once when a signal comes; but of several processes, which would wait for each
-        other, none alone."""
+        """Leave at once when a signal comes; of several processes none alone, others would wait."""
         self.interrupt.at_once = self.accelerator.num_processes == 1
 
     def _bring_back(self) -> None:
@@ -300,10 +236,6 @@ class Run:
             self.accelerator.set_trigger()
         return self.accelerator.check_trigger()
 
-    def _stop(self) -> NoReturn:
-        """Leave, everything being saved."""
-        raise self.interrupt.stopped()
-
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
         """Say what torch's errors mean when a process that belongs to the run is gone.
@@ -316,23 +248,17 @@ class Run:
         try:
             yield
         except RuntimeError as error:
-            what = str(error)
             if self.interrupt.signal is not None:  # a reading process was only just starting
-                self._stop()
-            if (readers := what_happened(error, again)) is not None:
-                raise readers from None
-            if self.accelerator.num_processes > 1 and re.search("gloo|nccl|peer", what, re.I):
-                raise TrainingError(
-                    f"another process of this run died or cannot be reached ({what}). What it said "
-                    f"tells why. {again}, with as many processes as there are."
-                ) from None
+                raise self.interrupt.stopped() from None
+            if found := what_happened(error, again) or of_another(error, again):
+                raise found from None
             raise
 
     def watched(self, part: str) -> Iterator[Batch]:
         """The batches of a part, until a signal comes. What they are for can be done again."""
         for batch in self.loaders[part]:
             if self._asked_to_stop():
-                self._stop()
+                raise self.interrupt.stopped()
             yield batch
 
     def fit(self, progress: Progress) -> None:
@@ -387,7 +313,7 @@ class Run:
                 if stop or due:
                     self.save_state()
                 if stop:
-                    self._stop()
+                    raise self.interrupt.stopped()
                 self._keep()
             seed()
 
@@ -403,7 +329,7 @@ class Run:
             self.interrupt.at_once = False
             self._bring_back()
             self.save_state()
-            self._stop()
+            raise self.interrupt.stopped() from None
         except TrainingError as error:
             what = str(error)
         except Exception as error:

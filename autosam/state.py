@@ -86,3 +86,31 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
         f"--resume {folder}: no state in {FOLDER}: not a run folder, or it was stopped before its "
         "first state was written (then start it again with --overwrite)."
     )
+
+
+def require_fitting(
+    saved: dict[str, Any], facts: dict[str, Any], folder: Path, by_rule: bool
+) -> None:
+    """See that a run goes on with what it began with.
+
+    Args:
+        saved, facts: what it began with, and what there is now: hashes of the data and of SAM, and
+            the rule that splits follow.
+        folder: the run folder.
+        by_rule: whether that rule made any difference to its split.
+
+    Raises:
+        CheckpointError: naming what is other than it was.
+    """
+    for name, what in (("data", "pictures and masks"), ("sam", "weights of SAM")):
+        if saved[name] != facts[name]:
+            raise CheckpointError(
+                f"--resume {folder}: the {what} are not those that it was trained with (hash "
+                f"{facts[name][:12]}, then {saved[name][:12]}). Bring them back, or start a new "
+                "run from its weights with --init."
+            )
+    if by_rule and saved.get("split_rule") != facts["split_rule"]:
+        raise CheckpointError(
+            f"--resume {folder}: begun by a version of autosam that drew other splits with groups, "
+            "strata or folds. Start a new run with the same settings."
+        )

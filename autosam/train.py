@@ -30,6 +30,7 @@ from autosam.config import RUNS, Config, DataConfig
 from autosam.data.augment import Augment, build_augment
 from autosam.data.check import check_split
 from autosam.data.dataset import PairDataset
+from autosam.data.loaders import Data, worker_count
 from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.ending import TrainResult, finish
@@ -43,7 +44,7 @@ from autosam.models.sam.files import known
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.processes import make_accelerator
-from autosam.run import Data, Run, how_to_go_on, worker_count
+from autosam.run import Run, how_to_go_on
 from autosam.settings_file import read_yaml
 from autosam.timing import PeakMemory
 from autosam.tracking import flatten, log

@@ -20,6 +20,7 @@ from PIL import Image
 import autosam
 from autosam import checkpoint
 from autosam.config import DataConfig
+from autosam.data.loaders import make_loader
 from autosam.data.sources import load_split
 from autosam.errors import StorageError
 from autosam.files import write_atomically
@@ -28,7 +29,6 @@ from autosam.models.segmenter import build_segmenter
 from autosam.outputs import write_probabilities
 from autosam.predict import PredictConfig, predict
 from autosam.predictor import Prediction
-from autosam.run import make_loader
 from autosam.train import open_data, train
 
 ROOT = Path(autosam.__file__).parent

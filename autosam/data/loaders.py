@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
+from autosam.config import Config
+from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset, largest_batch
 from autosam.errors import TrainingError
+from autosam.interrupt import Interrupt
 from autosam.types import Batch, Sample
 
+log = logging.getLogger("autosam")
 SHARED = Path("/dev/shm")
 """Where a Linux keeps the memory that processes share."""
 REMEDY = (
@@ -26,6 +34,15 @@ AHEAD = 2
 PATIENCE = 0.0 if sys.platform == "win32" else 900.0
 """Seconds without a batch after which reading processes are given up. (With it, a process that died
 would be noticed as late on Windows, which has no signal for that.)"""
+
+
+@dataclass
+class Data:
+    """The three parts of the data, ready to be loaded."""
+
+    train: PairDataset
+    validation: PairDataset
+    test: PairDataset
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -129,3 +146,43 @@ def what_happened(error: RuntimeError, again: str) -> TrainingError | None:
             f"short, or {SHARED} (in a container: --shm-size). {again} and a lower --data.workers."
         )
     return None
+
+
+def worker_count(wanted: int | None, processes: int) -> int:
+    """Processes that read images for each of `processes` that compute."""
+    if wanted is not None:
+        return wanted
+    # Two cores are left to the computation where there is no accelerator.
+    spare = (os.cpu_count() or 1) // processes - (0 if torch.cuda.is_available() else 2)
+    return max(0, min(8, spare))
+
+
+def make_loader(
+    dataset: PairDataset, config: Config, processes: int, interrupt: Interrupt, shuffle: bool
+) -> tuple[DataLoader[Any], EpochSampler]:
+    """A loader of batches and the sampler that orders it: for training see `EpochBatches`; what is
+    scored comes once, or again where accelerate fills the last batches."""
+    sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
+    workers, ahead = worker_count(config.data.workers, processes), None
+    batch = config.train.batch_size
+    order: dict[str, Any] = {"batch_size": batch, "sampler": sampler}
+    if shuffle:
+        order = {"batch_sampler": EpochBatches(sampler, batch, processes)}
+    if workers:
+        size = sum(t.nbytes for t in tensors_of(largest_batch(dataset, 1))) * batch
+        workers, ahead, less = fit_workers(workers, size, processes)
+        if less and shuffle:
+            log.warning(less)
+    loader = DataLoader(
+        dataset,
+        **order,
+        num_workers=workers,
+        prefetch_factor=ahead,
+        collate_fn=collate,
+        # The keys carry the epoch, so workers may live on.
+        persistent_workers=workers > 0,
+        worker_init_fn=interrupt.outlive,
+        timeout=PATIENCE if workers else 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return loader, sampler
