@@ -133,8 +133,8 @@ def compare(config: CompareConfig) -> Standings:
         said |= contents_of(rows[0].scores[0], settings.data.class_names)
         said["Dice without a network"] = ", ".join(f"{n} {m:.3f}" for n, m in means.items())
         for row in rows:
-            for caution in cautions(row.scores[0], settings.data.num_classes > 1):
-                said[f"warning, {row.name}"] = caution
+            if found := cautions(row.over_seeds(), settings.data.num_classes > 1):
+                said[f"warning, {row.name}"] = "; ".join(found)
         said["verdict"] = verdict(standings)
         empty = [name for name, row in trivial[NOTHING].items() if row["truth_share"] == 0]
         report = make_page(standings, lines, split, empty)

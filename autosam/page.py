@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 import cv2
@@ -23,8 +24,10 @@ SIDE = 300
 
 
 def picked(standings: Standings) -> list[tuple[str, str]]:
-    """The pictures to show: best, median or worst by the base's Dice, and its name."""
-    scores = standings[standings.base].by_picture()
+    """The pictures to show: best, median or worst by the Dice of the base's first seed, which is
+    shown; and its name."""
+    rows = standings[standings.base].scores[0]
+    scores = {name: row["dice"] for name, row in rows.items() if math.isfinite(row["dice"])}
     order = sorted(scores, key=lambda name: (-scores[name], name))
     count = min(SHOWN, len(order) // 3) or 1
     middle = (len(order) - count) // 2
@@ -78,7 +81,8 @@ def build(
         groups=[group for group in groups if group],
         curves=charts.learning_curves(curves) if curves else "",
         distributions=charts.distributions(
-            {row.name: list(row.by_picture().values()) for row in standings.rows}
+            {row.name: [dice for dice in row.by_picture().values() if math.isfinite(dice)]
+             for row in standings.rows}
         ),
         base=standings.base,
         columns=list(predictions),

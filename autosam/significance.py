@@ -133,11 +133,16 @@ def seed_margin(means: Sequence[float], others: Sequence[float]) -> float:
         means, others: mean score of each seed of the two runs. Of a single seed, `TYPICAL` is
             assumed.
     """
-    variance = sum(
-        (float(np.var(m, ddof=1)) if len(m) > 1 else TYPICAL**2) / len(m) for m in (means, others)
-    )
-    freedom = len(means) + len(others) - 2
-    factor = student.ppf(1 - LEVEL / 2, freedom) if freedom else 1.96
+    variance = error = 0.0
+    for values in (means, others):
+        if len(values) > 1:
+            own = float(np.var(values, ddof=1)) / len(values)
+            error += own**2 / (len(values) - 1)
+        else:
+            own = TYPICAL**2
+        variance += own
+    # Of Welch: runs may differ in how much a seed does; one that needs no training has no spread.
+    factor = student.ppf(1 - LEVEL / 2, variance**2 / error) if error else 1.96
     return float(factor) * math.sqrt(variance)
 
 

@@ -58,6 +58,16 @@ class Row:
             mean_known([row.get(metric, math.nan) for row in seed.values()]) for seed in self.scores
         ]
 
+    def over_seeds(self) -> Scores:
+        """Every score of each image, the mean over the seeds that have it."""
+        return {
+            image: {
+                name: mean_known([seed[image].get(name, math.nan) for seed in self.scores])
+                for name in row
+            }
+            for image, row in self.scores[0].items()
+        }
+
     def by_picture(self, metric: str = "dice") -> dict[str, float]:
         """The mean over seeds, of each picture."""
         return {

@@ -15,6 +15,7 @@ from conftest import tiny_config
 
 import autosam.scoring
 import autosam.trials
+from autosam.cautions import cautions
 from autosam.compare import CompareConfig, compare
 from autosam.config import Settings
 from autosam.errors import ConfigError, Stopped
@@ -288,6 +289,22 @@ def test_a_difference_that_other_seeds_could_make_is_not_sure() -> None:
     assert "other seeds alone can make a difference of 0.022, so more seeds are needed" in said
     one.scores, other.scores = one.scores * 3, other.scores * 3
     assert judge(Standings([one, other], "head"), one, other).startswith("better")
+
+
+def test_warnings_are_of_the_means_that_the_table_shows() -> None:
+    """One seed of two marks everything: the table shows neither seed, nor do the warnings."""
+
+    def seed(dice: float, share: float) -> dict[str, dict[str, float]]:
+        shares = {"predicted_share": share, "truth_share": 0.25, "miss": 0.0}
+        return {f"p{i}": {"dice": dice, **shares} for i in range(4)}
+
+    half = Row("head", [seed(0.4, 1.0), seed(0.8, 0.3)])
+    assert len(cautions(half.scores[0], False)) == 1
+    assert cautions(half.over_seeds(), False) == []
+    low = Row("head", [seed(0.35, 0.2), seed(0.25, 0.2)])
+    assert low.metrics["dice"][0] == pytest.approx(0.3)
+    (said,) = cautions(low.over_seeds(), False)
+    assert re.fullmatch(r"its Dice of 0.300 is not above that of .* \(0.400\)", said)
 
 
 def test_classes_stand_below_their_mean() -> None:

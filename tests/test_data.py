@@ -12,7 +12,7 @@ from PIL import Image
 
 from autosam.config import AugmentConfig, DataConfig
 from autosam.data.augment import build_augment
-from autosam.data.check import check_split
+from autosam.data.check import check_pairs, check_split
 from autosam.data.dataset import EpochSampler, PairDataset, make_sample
 from autosam.data.folders import find_pairs
 from autosam.data.images import read_image, read_mask
@@ -246,6 +246,25 @@ def test_unreadable_files_are_all_found_before_training(folders: Path) -> None:
     config = DataConfig(root=str(folders))
     with pytest.raises(DataError, match=r"(?s)img00\.png.*img04\.png"):
         check_split(load_split(config), config)
+
+
+def test_masks_of_which_nothing_is_known_are_counted_and_a_split_of_them_is_an_error(
+    folders: Path,
+) -> None:
+    config = DataConfig(root=str(folders), ignore=7)
+    validation = sorted((folders / "validation" / "masks").glob("*.png"))
+    save(validation[0], np.full((40, 56), 7, np.uint8))
+    report = check_split(load_split(config), config)
+    said = "1 of 12 masks have no pixel whose class is known"
+    assert any(warning.startswith(said) for warning in report.warnings)
+    assert not any("are empty" in warning for warning in report.warnings)
+    for path in validation[1:]:
+        save(path, np.full((40, 56), 7, np.uint8))
+    split = load_split(config)
+    with pytest.raises(DataError, match="Of the validation split: No mask has a pixel whose class"):
+        check_split(split, config)
+    with pytest.raises(DataError, match=r"^No mask has a pixel whose class is known"):
+        check_pairs(split["validation"], config)
 
 
 def test_empty_masks_are_counted_and_all_empty_is_an_error(folders: Path) -> None:

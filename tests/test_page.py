@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -71,6 +72,19 @@ def test_best_median_and_worst_are_picked_by_the_base() -> None:
         ("best", "p6"), ("best", "p0"), ("median", "p1"), ("median", "p2"),
         ("worst", "p4"), ("worst", "p5"),
     ]  # fmt: skip
+
+
+def test_images_shown_are_in_the_order_of_the_scores_shown() -> None:
+    """Of the first seed; an image whose pixels are all ignored has no score and is not shown."""
+    seeds = [[0.9, 0.1, 0.5, math.nan], [0.0, 1.0, 0.6, math.nan]]
+    scores = [{f"p{i}": {"dice": dice} for i, dice in enumerate(seed)} for seed in seeds]
+    found = Standings([Row("head", scores)], "head")
+    assert picked(found) == [("best", "p0"), ("median", "p2"), ("worst", "p1")]
+    image, mask = np.zeros((9, 9, 3), np.uint8), np.zeros((1, 9, 9), bool)
+    predicted = dict.fromkeys(scores[0], Predicted(image, mask[0].astype(np.uint8), mask))
+    text = build(found, {}, {"head": predicted}, [], {}, COLOURS)
+    assert re.findall(r"Dice ([\d.]+)<", text) == ["0.90", "0.50", "0.10"]
+    assert "nan" not in text.lower()
 
 
 def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:

@@ -150,10 +150,23 @@ def test_other_seeds_are_not_taken_for_another_run(seeds: int) -> None:
 def test_margins_worked_by_hand() -> None:
     # One seed each: 1.96 * 0.008 * sqrt(2).
     assert seed_margin([0.5], [0.9]) == pytest.approx(0.02217, abs=1e-4)
-    # Deviations of 0.01 and 0 over 3 seeds, t of 4 degrees of freedom 2.776.
-    assert seed_margin([0.79, 0.80, 0.81], [0.7] * 3) == pytest.approx(
-        2.776 * 0.01 / 3**0.5, abs=1e-5
-    )
+    # Deviations of 0.01 and 0 over 3 seeds: t of 2 degrees of freedom 4.303; of 0.01 and 0.01: t of
+    # 4 degrees 2.776 (Welch).
+    some = [0.79, 0.80, 0.81]
+    assert seed_margin(some, [0.7] * 3) == pytest.approx(4.303 * 0.01 / 3**0.5, abs=1e-5)
+    assert seed_margin(some, [0.69, 0.70, 0.71]) == pytest.approx(2.776 * 0.01 * (2 / 3) ** 0.5,
+                                                                  abs=1e-5)  # fmt: skip
+    assert seed_margin([0.7] * 3, [0.8] * 3) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("spreads", [(0.01, 0.01), (0.01, 0.002), (0.01, 0.0)])
+def test_margins_hold_whichever_run_the_seeds_move(spreads: tuple[float, float]) -> None:
+    rng, wrong, trials = np.random.default_rng(11), 0, 3000
+    for _ in range(trials):
+        one, other = (rng.normal(0.8, spread, 3) for spread in spreads)
+        wrong += abs(one.mean() - other.mean()) > seed_margin(list(one), list(other))
+    print(f"{spreads}: {wrong / trials:.1%}")
+    assert wrong / trials < LEVEL + 0.02
 
 
 def test_holm_worked_by_hand() -> None:

@@ -114,7 +114,25 @@ def judge(
         report.warnings.append(
             f"{len(pairs)} of {total} pairs were decoded to check them, drawn by a seed."
         )
-    if empty := held.count(set()):
+    of_part = [
+        part for part, s in zip(parts or [""] * len(seen), seen, strict=True) if not s.problem
+    ]
+    blank = [_unknown(facts) for _, facts in good]
+    known = {part for part, none in zip(of_part, blank, strict=True) if not none}
+    unknown = [part for part in dict.fromkeys(of_part) if part not in known]
+    if len(pairs) == total:
+        report.errors += [
+            f"{f'Of the {part} split: ' * bool(part)}No mask has a pixel whose class is known: all "
+            "are ignored (--data.ignore) or without data, so nothing can be learnt or scored. Give "
+            "labelled masks."
+            for part in unknown
+        ]
+    if any(blank):
+        report.warnings.append(
+            f"{sum(blank)} of {len(good)} masks have no pixel whose class is known: these images "
+            "have no loss and no score."
+        )
+    if empty := held.count(set()) - sum(blank):
         report.warnings.append(f"{empty} of {len(good)} masks are empty (nothing to segment).")
     framed = sum(one.framed for _, facts in good for one in facts)
     if report.reading.num_classes == 1 and framed > 0.5 * (len(good) - empty):
@@ -124,13 +142,17 @@ def judge(
         )
     report.warnings += _lacking(held, config)
     if parts:
-        of_part = [part for part, s in zip(parts, seen, strict=True) if not s.problem]
         learned = [found for part, found in zip(of_part, held, strict=True) if part == "train"]
-        if not any(held) or (learned and not any(learned)):
+        if not unknown and (not any(held) or (learned and not any(learned))):
             where = "" if not any(held) else "Of the training part: "
             said = "" if config.values is None else f" --data.values is {config.values}."
             report.errors.append(f"{where}Every mask is empty: there is nothing to learn.{said}")
     return report
+
+
+def _unknown(facts: Sequence[Facts]) -> bool:
+    """Whether every pixel of a mask is ignored."""
+    return all(not one.values and one.kind != "bits" for one in facts)
 
 
 def _layers(mask: Pixels, facts: Sequence[Facts]) -> Iterable[tuple[Pixels, Facts]]:
