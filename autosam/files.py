@@ -72,6 +72,16 @@ def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not is_hidden(path, folder))
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether the disk of a folder, which need not exist, takes A and a for one name (those of
+    Windows and macOS do)."""
+    for path in (folder.absolute(), *folder.absolute().parents):
+        other = path.with_name(path.name.swapcase()) if path.name else path
+        if path.exists() and other != path:
+            return other.exists() and other.samefile(path)
+    return False
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:
     """Call `write` with a temporary name, then rename: neither a reader nor a machine that loses
     power meets half a file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from autosam.errors import DataError
 from autosam.files import is_hidden, list_folder
 from autosam.models.loading import file_hash
 
+log = logging.getLogger("autosam")
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 Kind = Literal["picture", "volume", "video"]
 
@@ -195,6 +197,10 @@ def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         if count == 0:
             raise DataError(f"{path}: holds no frame that can be decoded. Convert it.")
+        stated = video.get(cv2.CAP_PROP_FRAME_COUNT)  # of some containers an estimate
+        if count < stated - max(1, 0.02 * stated):
+            log.warning("%s: %d of about %d frames could be decoded: it is truncated or damaged. "
+                        "Take another copy of it.", path, count, stated)  # fmt: skip
     finally:
         video.release()
 

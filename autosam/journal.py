@@ -116,6 +116,11 @@ class Journal:
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
+    def forget(self, source: Source) -> None:
+        """Note that a source is not done any more."""
+        if self.done.pop(source.key, None) is not None:
+            self._write()
+
     def state_of(self, source: Source) -> State:
         """Whether a source is done, and if not, why."""
         noted = self.done.get(source.key, {}).get("source", "" if source.key in self.done else None)
@@ -123,7 +128,10 @@ class Journal:
             return "new"
         if not isinstance(noted, dict) or "stamp" not in noted or "sha256" not in noted:
             return "unknown"
-        same = noted["stamp"] == source.stamp() or noted["sha256"] == source.digest()
+        try:
+            same = noted["stamp"] == source.stamp() or noted["sha256"] == source.digest()
+        except OSError:  # said when it is read
+            return "new"
         return "done" if same else "replaced"
 
     def table(self) -> None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from rich.progress import track
 
 from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
-from autosam.files import make_folder, require_text
+from autosam.files import ignores_case, make_folder, require_text
 from autosam.inputs import Source, find_sources
 from autosam.journal import JOURNAL, Journal
 from autosam.models.loading import file_hash
 from autosam.outputs import mask_names, named_classes
 from autosam.predictor import load
 from autosam.processes import of_all, processes, same_for_all
-from autosam.writing import WRITERS, Wanted, files_of
+from autosam.writing import FRAME, WRITERS, Wanted, files_of
 
 DECISIVE = ("fast", "flips", "threshold", "min_area", "window", "overlap", "smooth")
 """Settings that masks depend on."""
@@ -137,6 +139,11 @@ def remaining(files: dict[Source, list[Path]], journal: Journal) -> list[Source]
             continue
         states[state] += state != "done"
         left.append(source)
+        if state == "replaced":  # what is there belongs to a file that is gone
+            journal.forget(source)
+            for path in whole:
+                if path.is_file():
+                    path.unlink()
     if states["done"]:
         print(f"{states['done']} of {len(files)} are done already")
     if states["replaced"]:
@@ -189,16 +196,21 @@ def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: boo
     Raises:
         DataError: two sources would write one file, or a file is there that no earlier call wrote.
     """
-    writer: dict[Path, Source] = {}
+    writer: dict[Path | str, Source] = {}
+    fold = ignores_case(output)
     ours = overwrite or (output / JOURNAL).is_file()
+    videos = {paths[0]: source for source, paths in files.items() if source.kind == "video"}
     for source, paths in files.items():
         for path in paths:
-            if path in writer:
+            key = normalize("NFC", str(path)).casefold() if fold else path
+            frame = videos.get(path.parent) if re.fullmatch(FRAME, path.name) else None
+            if other := writer.get(key, frame):
                 raise DataError(
-                    f"{writer[path].path.name} and {source.path.name} would both write "
-                    f"{path.name}; rename one."
+                    f"{other.path.name} and {source.path.name} would both write {path.name}"
+                    + f" in {path.parent}" * (frame is not None)
+                    + "; rename one."
                 )
-            writer[path] = source
+            writer[key] = source
             if path.exists() and not ours:
                 raise DataError(f"{path}: exists. Choose another --output, or pass --overwrite.")
 

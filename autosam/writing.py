@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ from autosam.windows import CELLS, open_pixels, segment_windows
 
 LARGE = 100_000_000
 """Logits of a picture that are held in memory, at most: beyond, masks are made piece by piece."""
+
+
+FRAME = r"\d{6}(_\d+)?\.png"
+"""Names of the masks of a video, in its folder."""
 
 
 @dataclass(kw_only=True)
@@ -233,6 +238,9 @@ def write_video(
             drawn.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if drawn is not None:
         drawn.release()
+    for path in sorted(folder.iterdir()):  # frames of a longer video of that name
+        if re.fullmatch(FRAME, path.name) and path.name not in written:
+            path.unlink()
     return {"rows": rows, "masks": written, "objects": [], "objects_as": wanted.coco}
 
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
 import SimpleITK as sitk
 from dicom_files import UPRIGHT, cine, enhanced, make, save, save_bare, series
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import (
+    MPEG4HP41,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    VLWholeSlideMicroscopyImageStorage,
+    generate_uid,
+)
 
 from autosam.data.readers.dicom import DicomImage, read_header, read_values
 from autosam.data.volumes import Slice, affine_of, read_slice, shape_of
@@ -250,6 +264,66 @@ def test_compressed(tmp_path: Path) -> None:
                 read_values_of(path)
         else:
             assert np.array_equal(read_values_of(path), expected)
+
+
+def encapsulated(values: np.ndarray, syntax: str, frames: list[bytes], **tags: Any) -> Any:
+    data = make(values, **tags)
+    data.PixelData = encapsulate(frames)
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = syntax
+    return data
+
+
+def test_compressed_by_the_codecs_of_cameras(tmp_path: Path) -> None:
+    """JPEG baseline, JPEG-LS and deflated files as SimpleITK reads them; HTJ2K and films are
+    refused with what helps."""
+    grey = np.add.outer(np.arange(64) * 2, np.arange(80)).astype(np.uint8)
+    colors = np.stack([grey, 255 - grey, np.roll(grey, 20, 1)], 2)
+    jpeg = io.BytesIO()
+    PIL.Image.fromarray(colors).save(jpeg, "JPEG", quality=95, subsampling=1)
+    cases = [
+        encapsulated(colors, JPEGBaseline8Bit, [jpeg.getvalue()],
+                     PhotometricInterpretation="YBR_FULL_422"),
+        encapsulated(grey, JPEGLSLossless, [imagecodecs.jpegls_encode(grey)]),
+        make(grey, syntax=DeflatedExplicitVRLittleEndian),
+    ]  # fmt: skip
+    for i, data in enumerate(cases):
+        path = save(data, tmp_path / f"{i}.dcm")
+        expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0]
+        seen = DicomImage(path).read()
+        assert np.array_equal(seen if expected.ndim == 3 else seen[..., 0], expected)
+    with pytest.raises(DataError, match=r"High-Throughput.*pip install pylibjpeg"):
+        read_values_of(save(encapsulated(grey, HTJ2KLossless, [b"12"]), tmp_path / "h.dcm"))
+    film = encapsulated(np.stack([grey] * 2), MPEG4HP41, [b"12"])
+    with pytest.raises(DataError, match=r"cannot be read as DICOM.*a film: save it as \.mp4"):
+        read_values_of(save(film, tmp_path / "film.dcm"))
+
+
+def test_values_of_rare_kinds(tmp_path: Path) -> None:
+    """Floats; palettes of 16 bits with entries of 8; tiles of a slide, which are no film; a slope
+    of 0."""
+    numbers = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    floats = make(numbers, BitsAllocated=32)
+    floats.FloatPixelData = (numbers / np.float32(3)).astype("<f4").tobytes()
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(floats, name)
+    found = read_values_of(save(floats, tmp_path / "f.dcm"))
+    assert np.allclose(found, numbers / 3)
+    palette = make(numbers, PhotometricInterpretation="PALETTE COLOR")
+    lut = np.random.default_rng(1).integers(0, 256, (3, 256), np.uint16)
+    for name, values in zip(("Red", "Green", "Blue"), lut, strict=True):
+        setattr(palette, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(palette, f"{name}PaletteColorLookupTableData", values.astype("<u2").tobytes())
+    path = save(palette, tmp_path / "p.dcm")
+    assert np.array_equal(DicomImage(path).read(), lut[:, numbers].transpose(1, 2, 0))
+    tiles = make(np.stack([numbers] * 4), VLWholeSlideMicroscopyImageStorage,
+                 TotalPixelMatrixColumns=20, TotalPixelMatrixRows=16)  # fmt: skip
+    path = save(tiles, tmp_path / "slide.dcm")
+    assert find_sources(str(path), False, tmp_path / "out")[0].kind != "video"
+    with pytest.raises(DataError, match=r"slide\.dcm: holds tiles of an image 20 pixels wide"):
+        DicomImage(path).read()
+    with pytest.raises(DataError, match="RescaleSlope is 0"):
+        read_header(save(make(numbers, RescaleSlope=0), tmp_path / "z.dcm"))
 
 
 def read_values_of(path: Path) -> np.ndarray:

@@ -349,7 +349,7 @@ def a_volume_alone(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, "volumes", path.name.split(".")[0])
 
 
-@cause("volumes", DataError, r"cannot be read as a volume.*Replace or remove it")
+@cause("volumes", DataError, r"cannot be read as DICOM.*Replace or remove it")
 def a_series_that_is_no_dicom(rng: Random, folder: Path, good: Good) -> Bad:
     root = volumes(folder)
     path = rng.choice(sorted((root / "images").iterdir()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window, digest
+from autosam.data.readers.dicom_values import highest_color, padding_of, used_bits
 from autosam.data.readers.raster import equals
 from autosam.data.readers.stretch import finish, limits_of
 from autosam.errors import DataError
@@ -22,7 +24,7 @@ TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices",
-    "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence",
+    "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "TotalPixelMatrixColumns",
     "PerFrameFunctionalGroupsSequence", "FrameTime", "CineRate",
 ]  # fmt: skip
 PIXEL_TAGS = [
@@ -105,9 +107,12 @@ def unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, ImportError):
         hint = "pip install 'autosam[data]'."
     elif "missing dependencies" in text or "plugins" in text:
+        packages = "pylibjpeg pylibjpeg-openjpeg" if "High-Throughput" in text else "python-gdcm"
         text = text.split("because")[0].strip()
-        hint = "pip install python-gdcm, or save it uncompressed."
-    return DataError(f"{path}: cannot be read as a volume ({text[:120]}). {hint}")
+        hint = f"pip install {packages}, or save it uncompressed."
+    elif "Unable to decode" in text and re.search("MPEG|HEVC", text):
+        hint = "Its frames are a film: save it as .mp4, or uncompressed."
+    return DataError(f"{path}: cannot be read as DICOM ({text[:160]}). {hint}")
 
 
 def read_header(path: Path) -> Header | None:
@@ -123,7 +128,7 @@ def read_header(path: Path) -> Header | None:
         tags: list[Any] = TAGS
         data = pydicom.dcmread(path, stop_before_pixels=True, force=forced, specific_tags=tags)
         if "SOPClassUID" not in data and "Rows" not in data:
-            raise DataError(f"{path}: cannot be read as a volume: not a DICOM file, or damaged. "
+            raise DataError(f"{path}: cannot be read as DICOM: not a DICOM file, or damaged. "
                             "Replace or remove it.")  # fmt: skip
         return _header(path, data) if "Rows" in data and "Columns" in data else None
     except DataError:
@@ -134,6 +139,11 @@ def read_header(path: Path) -> Header | None:
 
 def _header(path: Path, data: Any) -> Header:
     count = int(data.get("NumberOfFrames") or 1)
+    if (whole := int(data.get("TotalPixelMatrixColumns") or 0)) > int(data.Columns):
+        raise DataError(
+            f"{path}: holds tiles of an image {whole} pixels wide (a slide), and not the image. "
+            "Convert it to a TIFF, for example by wsidicomizer or bfconvert."
+        )
     shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
     each = data.get("PerFrameFunctionalGroupsSequence") or []
     if each and len(each) != count:
@@ -159,6 +169,9 @@ def _header(path: Path, data: Any) -> Header:
     scale, frames = "PixelValueTransformationSequence", []
     for i in range(count):
         slope, intercept = number(i, scale, "RescaleSlope"), number(i, scale, "RescaleIntercept")
+        if slope is not None and float(slope) == 0:
+            raise DataError(f"{path}: its RescaleSlope is 0, which makes all pixels alike. Write "
+                            "it again with the slope that it had.")  # fmt: skip
         frames.append(Frame(
             path, i,
             1.0 if slope is None else float(slope),
@@ -192,7 +205,7 @@ def read_headers(path: Path) -> list[Header]:
     files = files_of(path) if path.is_dir() else [path]
     headers = [header for header in map(read_header, files) if header is not None]
     if not headers:
-        raise DataError(f"{path}: cannot be read as a volume: none of its {len(files)} DICOM files "
+        raise DataError(f"{path}: cannot be read as DICOM: none of its {len(files)} DICOM files "
                         "holds an image. Replace or remove it.")  # fmt: skip
     return headers
 
@@ -213,8 +226,9 @@ def read_values(frame: Frame) -> tuple[np.ndarray, np.ndarray | None, str]:
         stored, data = _stored(frame)
         meaning = str(data.PhotometricInterpretation)
         if meaning == "PALETTE COLOR":
-            colours = apply_color_lut(_used_bits(stored, data), data)
-            deep = colours.dtype.itemsize > 1
+            colours = apply_color_lut(used_bits(stored, data), data)
+            # Entries of 16 bits, of which some programs write the lower 8 alone.
+            deep = colours.dtype.itemsize > 1 and highest_color(data) > 255
             return (colours >> 8 if deep else colours).astype(np.uint8), None, "RGB"
         if stored.ndim == 3:
             if stored.dtype != np.uint8 or meaning not in ("RGB", "YBR_FULL", "YBR_FULL_422",
@@ -224,8 +238,8 @@ def read_values(frame: Frame) -> tuple[np.ndarray, np.ndarray | None, str]:
             return stored, None, "RGB"
         if meaning not in GREY:
             raise DataError(f"{frame.path}: {meaning} pixels; expected grey or RGB. Convert it.")
-        stored = _used_bits(stored, data)
-        padded = _padding(stored, data)
+        stored = used_bits(stored, data)
+        padded = padding_of(stored, data)
         if data.get("ModalityLUTSequence"):
             return np.asarray(apply_modality_lut(stored, data)), padded, meaning
         if frame.slope == 1 and frame.intercept == 0:
@@ -248,7 +262,10 @@ def _stored(frame: Frame) -> tuple[np.ndarray, Any]:
     import pydicom
     from pydicom.pixels import pixel_array
 
-    if _has_preamble(frame.path):
+    meta: Any = (
+        pydicom.filereader.read_file_meta_info(frame.path) if _has_preamble(frame.path) else {}
+    )
+    if meta and meta.get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
         data, tags = pydicom.Dataset(), [int(pydicom.tag.Tag(name)) for name in PIXEL_TAGS]
         return pixel_array(frame.path, index=frame.index, ds_out=data, specific_tags=tags), data
     data = pydicom.dcmread(frame.path, force=True)
@@ -259,28 +276,6 @@ def _stored(frame: Frame) -> tuple[np.ndarray, Any]:
             pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
         )
     return pixel_array(data, index=frame.index), data
-
-
-def _used_bits(stored: np.ndarray, data: Any) -> np.ndarray:
-    """Values without what lies in the bits beside them (overlays of old files)."""
-    allocated, used = int(data.BitsAllocated), int(data.BitsStored)
-    high = int(data.get("HighBit", used - 1))
-    if stored.dtype.itemsize * 8 != allocated or used == allocated:
-        return stored
-    return (stored << (allocated - 1 - high)) >> (allocated - used)
-
-
-def _padding(stored: np.ndarray, data: Any) -> np.ndarray | None:
-    """bool H x W: pixels outside of what was imaged; None: there are none."""
-    value = data.get("PixelPaddingValue")
-    if value is None:
-        return None
-    other = data.get("PixelPaddingRangeLimit")
-    ends = [value, value if other is None else other]
-    if stored.dtype.kind == "i":  # often written without its sign
-        ends = [end - 2**16 if end >= 2**15 else end for end in ends]
-    padded = (stored >= min(ends)) & (stored <= max(ends))
-    return padded if padded.any() else None
 
 
 def as_image(
