@@ -22,7 +22,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.interrupt import ending_in_time, leave_now
 from autosam.launcher import check_alone, check_launcher
-from autosam.settings_file import near, read_config
+from autosam.settings_file import as_written, near, read_config
 
 T = TypeVar("T")
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
@@ -48,7 +48,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
         kind, _spell_out_switches(kind, [*(sys.argv[1:] if argv is None else argv)])
     )
     structures = {
-        option
+        option: hint
         for action in parser._actions
         if str not in (hint := getattr(action, "_typehint", str), *get_args(hint))
         for option in action.option_strings
@@ -65,7 +65,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
             sources.append(value)
             value = _as_yaml(_protect(read_config(value, kind)))
         elif option in structures:
-            value = _protect_within(value)
+            value = _protect_within(value, structures[option])
         elif value != "null":  # which unsets
             value = _protect(value)
         args[i] = f"{option}={value}" if joined else value
@@ -103,13 +103,15 @@ def _protect(value: Any) -> Any:
     return PROTECTED + value if misread else value
 
 
-def _protect_within(text: str) -> str:
-    """The same for the texts in a list or section that stands on the command line."""
+def _protect_within(text: str, hint: Any) -> str:
+    """The same for the texts in a list or section of type `hint` that stands on the command line,
+    taken as they are written."""
     try:
         value = yaml.safe_load(text)
+        written = as_written(value, yaml.load(text, yaml.BaseLoader), hint)
     except Exception:  # the parser says what is wrong with it
         return text
-    if not isinstance(value, dict | list) or (protected := _protect(value)) == value:
+    if not isinstance(value, dict | list) or (protected := _protect(written)) == value:
         return text
     return _as_yaml(protected)
 

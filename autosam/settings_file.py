@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import re
 import typing
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from autosam.config import Config
 from autosam.errors import ConfigError
 from autosam.shipped import asset_folder
 
+log = logging.getLogger("autosam")
 MOST = 10_000
 """Values in a config, at most: a YAML file of a few lines can unfold into billions."""
 
@@ -71,7 +73,7 @@ def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         content = yaml.load(text, _Strict) or {}
         if isinstance(content, dict):
-            content = _as_written(content, yaml.load(text, yaml.BaseLoader), kind)
+            content = as_written(content, yaml.load(text, yaml.BaseLoader), kind)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, brackets
         raise ConfigError(f"{path}: not valid YAML: {error}. Mend it.") from None
     if not isinstance(content, dict):
@@ -87,7 +89,7 @@ def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
     return content
 
 
-def _as_written(value: Any, written: Any, hint: Any) -> Any:
+def as_written(value: Any, written: Any, hint: Any) -> Any:
     """Values in which each that should be a text is the text of the file.
 
     Args:
@@ -98,7 +100,7 @@ def _as_written(value: Any, written: Any, hint: Any) -> Any:
     if isinstance(value, dict) and dataclasses.is_dataclass(hint) and isinstance(written, dict):
         types = typing.get_type_hints(hint)
         return {
-            key: _as_written(entry, written[str(key)], types.get(key))
+            key: as_written(entry, written[str(key)], types.get(key))
             if str(key) in written
             else entry
             for key, entry in value.items()
@@ -106,7 +108,7 @@ def _as_written(value: Any, written: Any, hint: Any) -> Any:
     hints = [hint, *typing.get_args(hint)]
     if isinstance(value, list) and isinstance(written, list):
         [entry] = [typing.get_args(h)[0] for h in hints if typing.get_origin(h) is list] or [None]
-        return [_as_written(*pair, entry) for pair in zip(value, written, strict=True)]
+        return [as_written(*pair, entry) for pair in zip(value, written, strict=True)]
     if isinstance(value, dict | list) or value is None or not isinstance(written, str):
         return value
     wants_text = str in hints or (typing.get_origin(hint) is typing.Literal)
@@ -129,6 +131,13 @@ class _Strict(yaml.SafeLoader):
                         problem=f'{found[1]} is a comment; a text is written "{found[1]}"',
                         problem_mark=key.end_mark,
                     )
+            elif isinstance(value, yaml.ScalarNode) and value.style is None:
+                rest = (value.end_mark.buffer or "")[value.end_mark.pointer :]
+                found = re.match(r"[ \t]+(#[^\s#]\S*)", rest)
+                if found and value.tag == "tag:yaml.org,2002:str":
+                    log.warning("line %d: %s after %s is taken as a comment. A text that holds # "
+                                "is written in quotes; a comment has a space after #.",
+                                value.end_mark.line + 1, found[1], value.value)  # fmt: skip
         return super().construct_mapping(node, deep)
 
 

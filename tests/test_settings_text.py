@@ -40,7 +40,7 @@ def text_settings(kind: type, section: str = "") -> list[str]:
     return found
 
 
-KEYS = text_settings(Config)
+KEYS = [key for key in text_settings(Config) if key != "data.values"]  # or a number: 007 is 7
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
 )
@@ -138,6 +138,26 @@ def test_a_comment_where_a_colour_was_meant_is_an_error(tmp_path: Path) -> None:
         parse(Config, ["--config", str(file)])
     file.write_text("data:\n  root:  # to be given as a flag\n", encoding="utf-8")
     assert parse(Config, ["--config", str(file)]).data.root is None
+
+
+def test_a_comment_behind_a_text_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`name: class #2` may be meant as a text; with a space after # it is a comment."""
+    path = tmp_path / "c.yaml"
+    path.write_text("data:\n  root: /data # of May\n  axis: 1 #x\n  groups: '^(a #1)'  #x\n"
+                    "  mask_suffix: _m #2\n", encoding="utf-8")  # fmt: skip
+    data = parse(Config, ["--config", str(path)]).data
+    assert (data.root, data.groups, data.mask_suffix) == ("/data", "^(a #1)", "_m")
+    (said,) = set(caplog.messages)
+    assert said.startswith("line 5: #2 after _m is taken as a comment")
+
+
+@pytest.mark.parametrize("name", ["007", "no", "1e3", "2020-01-01", "0x1f", "#1", "~x", "1_0"])
+def test_a_text_in_a_list_on_the_command_line(name: str) -> None:
+    quoted = f'"{name}"' if name.startswith("#") else name
+    flag = f'--data.classes=[{{name: {quoted}, color: "#2277cc", values: [1, 2]}}]'
+    expected = [ClassConfig(name, "#2277cc", [1, 2])]
+    assert parse(Config, [flag]).data.classes == expected
+    assert parse(Config, flag.split("=", 1)).data.classes == expected
 
 
 def test_texts_survive_a_checkpoint(tmp_path: Path) -> None:
