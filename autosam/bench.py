@@ -106,7 +106,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
             raise ConfigError(f"--json {config.json}: is a folder. Name a file.")
         make_folder(Path(config.json).parent)
     chosen = [cases[name] for name in config.cases or cases]
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(soft_wrap=True, width=160)
     figures: dict[str, Any] = {}

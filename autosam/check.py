@@ -82,12 +82,12 @@ def show(found: Examination) -> None:
     table = Table(show_header=False)
     for name, value in _rows(found.facts):
         table.add_row(name, value)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     for warning in found.warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False)
+        console.print(f"warning: {warning}", highlight=False)
     for error in found.errors[:20]:
-        console.print(f"error: {error}", highlight=False, markup=False)
+        console.print(f"error: {error}", highlight=False)
     if len(found.errors) > 20:
         console.print(f"... and {len(found.errors) - 20} more errors (--json lists all).")
     if not found.errors:

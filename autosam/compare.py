@@ -133,9 +133,10 @@ def compare(config: CompareConfig) -> Standings:
         said |= contents_of(rows[0].scores[0], settings.data.class_names)
         said["Dice without a network"] = ", ".join(f"{n} {m:.3f}" for n, m in means.items())
         for row in rows:
-            if found := cautions(row.over_seeds(), settings.data.num_classes > 1):
-                said[f"warning, {row.name}"] = "; ".join(found)
-        said["verdict"] = verdict(standings)
+            if limits := cautions(row.over_seeds(), settings.data.num_classes > 1):
+                said[f"warning, {row.name}"] = "; ".join(limits)
+        if found := verdict(standings):
+            said["verdict"] = found
         empty = [name for name, row in trivial[NOTHING].items() if row["truth_share"] == 0]
         report = make_page(standings, lines, split, empty)
     write(standings, report, folder)
@@ -338,7 +339,7 @@ def write(standings: Standings, report: str, folder: Path) -> None:
         for row in standings.rows:
             for metric, (mean, _) in row.metrics.items():
                 writer.add_scalar(f"{metric}/{row.name}", mean)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     header, cells = standings.header(), standings.cells()
     scores = 1 + len(standings.columns)
     # One table would be too wide.
@@ -349,7 +350,7 @@ def write(standings: Standings, report: str, folder: Path) -> None:
                 table.add_row(line[0], *line[columns])
         console.print(table)
     for name, value in standings.facts.items():
-        console.print(f"{name}: {value}", highlight=False, markup=False)
+        console.print(f"{name}: {value}", highlight=False)
     print(f"report: {folder / 'report.html'} (beside it table.md and table.csv)")
 
 

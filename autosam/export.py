@@ -351,7 +351,7 @@ def report(result: Exported, config: ExportConfig) -> None:
     table.add_row("largest difference of logits", f"{result.difference:.2g}")
     times = f"{result.seconds:.3f} s (PyTorch {result.torch_seconds:.3f} s)"
     table.add_row("time for a picture", times)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     megabytes = result.path.stat().st_size / 1e6
     for line in (

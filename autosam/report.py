@@ -127,7 +127,7 @@ def spread(count: int, wanted: int) -> list[int]:
 def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> None:
     """A table of scores by part, one that tells images with nothing in them apart where there are
     some, and lines of facts below."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     columns = {name: (title, f".{digits}f") for name, (title, digits) in COLUMNS.items()}
     for shown in (columns, APART):
         if shown is APART and not any("false_alarm" in row for row in scores.values()):
@@ -156,7 +156,7 @@ def print_zero_shot(table: dict[str, tuple[float, float]], facts: dict[str, str]
     lines.add_column("mean Dice of pictures", justify="right")
     for prompt, (of_objects, of_pictures) in table.items():
         lines.add_row(prompt, f"{of_objects:.4f}", f"{of_pictures:.4f}")
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(lines)
     for name, value in facts.items():
         console.print(f"{name}: {value}", highlight=False)

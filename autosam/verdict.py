@@ -55,7 +55,8 @@ def verdict(standings: Standings) -> str:
     own = [row for row in standings.rows if row.uses_sam]
     if not own:
         return ""
-    seeds, images = len(own[0].scores), len(own[0].scores[0])
+    seeds = len(own[0].scores)
+    images = int(np.isfinite(list(own[0].by_picture().values())).sum())
     groups = standings.minus(own[0], own[0]).groups
     parts = [
         f"On {images} test images{f' of {groups} groups' * (groups < images)} and {seeds} "

@@ -25,7 +25,7 @@ def show() -> None:
         megabytes = path.stat().st_size / 1e6 if path else spec.megabytes
         where = "shipped" if files.shipped(name) else str(path or "not here")
         table.add_row(name, spec.architecture, f"{megabytes:.0f}", where, spec.licence)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     print(f"cache folder (AUTOSAM_CACHE): {files.cache_folder()}")
     print(f"mirror (AUTOSAM_MIRROR): {os.environ.get('AUTOSAM_MIRROR') or 'none'}")
 

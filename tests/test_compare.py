@@ -307,6 +307,12 @@ def test_warnings_are_of_the_means_that_the_table_shows() -> None:
     assert re.fullmatch(r"its Dice of 0.300 is not above that of .* \(0.400\)", said)
 
 
+def test_images_without_a_score_are_not_counted() -> None:
+    values = [*HEAD[:8], float("nan")]
+    rows = [row("autosam", values), row("head", values)]
+    assert verdict(Standings(rows, "autosam")).startswith("On 8 test images and 3 seeds, autosam")
+
+
 def test_classes_stand_below_their_mean() -> None:
     values = {f"{name}{end}": 0.5 for name in COLUMNS for end in ("", "/water", "/rock")}
     values |= {"dice/water": 0.75, "dice/rock": 0.25}

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from autosam import charts
+from autosam.compare import write
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.page import build, picked
 from autosam.pictures import COLOURS
+from autosam.report import print_scores
 from autosam.scoring import Predicted
 from autosam.standings import Row, Standings
 
@@ -85,6 +87,19 @@ def test_images_shown_are_in_the_order_of_the_scores_shown() -> None:
     text = build(found, {}, {"head": predicted}, [], {}, COLOURS)
     assert re.findall(r"Dice ([\d.]+)<", text) == ["0.90", "0.50", "0.10"]
     assert "nan" not in text.lower()
+
+
+def test_the_terminal_shows_what_is_in_brackets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not taken for markup or for names of emoji: intervals, classes, folders."""
+    values = {f"dice{end}": 0.5 for end in ("", "/[red]", "/:cat:")}
+    rows = [Row(name, [{"p0": values}]) for name in ("a", "b")]
+    write(Standings(rows, "a", {"data": "/x/[old]/:dog:"}), "", tmp_path)
+    print_scores({"test": values}, {"checkpoint": "runs/[bold]/:cow:"})
+    said = capsys.readouterr().out
+    for shown in ("few to tell]", "a: [red]", "a: :cat:", "/x/[old]/:dog:", "runs/[bold]/:cow:"):
+        assert shown in said
 
 
 def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
