@@ -7,6 +7,8 @@ function of the same name: `from autosam.train import train`.
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 # Threads of torch that wait give their core away: spinning ones make every other load on the
@@ -14,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; Intel's and LLVM's OpenMP
+
+# Of `python -m autosam.VERB` this package is imported first. Until the command heeds signals itself
+# Ctrl-C ends it without torch's half of a traceback.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from autosam.config import Config
 from autosam.errors import AutosamError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 VERBS = (
@@ -17,6 +18,8 @@ def main() -> None:
         print(f"usage: autosam {{{','.join(VERBS)}}} ... (each takes --help)", file=sys.stderr)
         sys.exit(0 if verb in ("-h", "--help") else 2)
     del sys.argv[1]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command heeds it itself
     importlib.import_module(f"autosam.{verb}").main()
 
 

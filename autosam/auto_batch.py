@@ -27,7 +27,8 @@ def fit_batch(
     accelerator: Accelerator,
     bf16: bool,
 ) -> TrainConfig:
-    """Halve the batch until a training step fits into memory, on every process.
+    """Halve the batch until a training step with a quarter more pictures fits into memory, on every
+    process: a training needs more than a step, and memory comes in pieces.
 
     Args:
         config: with the batch size to begin with.
@@ -56,7 +57,7 @@ def fit_batch(
     segmenter.to(device)
     before = {key: value.clone() for key, value in segmenter.trainable_state().items()}
     size = config.train.batch_size
-    while not _fits(step, size):
+    while not _fits(step, math.ceil(1.25 * size) if size > 1 else 1):
         if size == 1:
             raise TrainingError(
                 "--auto-batch: a training step on one picture does not fit into memory. Take a "

@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
@@ -31,7 +31,7 @@ from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped, TrainingError
 from autosam.files import make_folder, write_atomically
-from autosam.interrupt import die_with_parent, heeded
+from autosam.interrupt import die_with_parent, heeded, kill_children
 from autosam.limits import check_number, check_ranges, check_settings
 from autosam.metrics import mean_scores
 from autosam.page import picked
@@ -184,15 +184,24 @@ def run_all(trials: list[Trial], jobs: int) -> None:
         passing_on() as came,
         ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,)) as pool,
     ):
+        futures = [pool.submit(_run, trial) for trial in left]
         try:
-            for i, name in enumerate(pool.map(_run, left), 1):
-                print(f"{i} of {len(left)}: {name}")
+            for i, future in enumerate(futures, 1):
+                print(f"{i} of {len(left)}: {future.result()}")
+        except Stopped:
+            wait([future for future in futures if not future.cancel()])  # until all is saved
+            for child in active_children():
+                child.kill()  # or it takes itself apart, which on a busy machine takes seconds
+            raise
         except BrokenProcessPool:
             if not came:
                 raise TrainingError(
                     "a process that trained died, perhaps for lack of memory. The same command "
                     "goes on, with a lower --jobs."
                 ) from None
+        finally:
+            for future in futures:
+                future.cancel()
         if came:
             stopped = Stopped("stopped; the same command goes on")
             stopped.signal = came[0]
@@ -235,6 +244,7 @@ def _run(trial: Trial) -> str:
     try:
         trial.run()
     except Stopped as stopped:
+        kill_children()  # what reads for nobody any more need not be waited for
         _stopped = stopped
         raise
     return trial.folder.name

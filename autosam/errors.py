@@ -43,11 +43,13 @@ class TrainingError(AutosamError):
 NO_MEMORY = re.compile(
     r"out of memory|alloc\w*_failed|can't allocate|cannot allocate memory|not enough memory|"
     r"failed to allocate memory|bad_alloc|insufficient memory|CUDNN_STATUS_NOT_SUPPORTED|"
-    r"NOT_INITIALIZED when calling `?cublasCreate",
+    r"NOT_INITIALIZED when calling `?cublasCreate|INSUFFICIENT_RESOURCES|"
+    r"unable to find an engine to execute|unable to find a valid cuDNN algorithm",
     re.IGNORECASE,
 )
 """What allocators say when nothing is left: torch's (CUDA, HIP, MPS, XPU, CPU), cuBLAS's, cuDNN's,
-OpenCV's, the system's. The last two are what libraries without room for their own say."""
+OpenCV's, the system's. From CUDNN_STATUS_NOT_SUPPORTED on: what libraries without room for their
+own say, and torch when every one of cuDNN's ways of computing ended so."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -339,8 +339,8 @@ class Run:
                 raise
             what = (
                 f"memory ran out on a batch of {self.config.train.batch_size} ({error}). Halve "
-                "--train.batch_size and double --train.accumulate, or let --auto-batch find what "
-                "fits."
+                "--train.batch_size and double --train.accumulate"
+                + (", or let --auto-batch find what fits." if not self.config.auto_batch else ".")
             )
         finally:
             self.interrupt.at_once = False  # until the state is saved

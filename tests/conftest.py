@@ -100,6 +100,8 @@ PARITY: dict[tuple[str, str], float] = {}
 """Largest difference from the reference implementation, by backend and what was compared."""
 MALFORMED: dict[str, tuple[int, str, str]] = {}
 """How malformed inputs ended, by cause: how many, the error's class, the last message."""
+ENDED: dict[str, tuple[int, float, set[int]]] = {}
+"""How processes ended, by what was sent to what: how often, most seconds, exit codes."""
 
 
 @pytest.fixture
@@ -131,11 +133,17 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of parity errors, and that of malformed inputs."""
+    """Print the tables of parity errors, of malformed inputs, and of processes that were ended."""
     if PARITY:
         terminalreporter.section("largest difference from the reference implementation")
         for (backend, what), error in sorted(PARITY.items()):
             terminalreporter.write_line(f"{backend:<20} {what:<36} {error:.1e}")
+    if ENDED:
+        total = sum(times for times, *_ in ENDED.values())
+        terminalreporter.section(f"{total} processes ended: times, most seconds, exit codes")
+        for name, (times, seconds, codes) in sorted(ENDED.items()):
+            line = f"{name:<64} {times:>3} {seconds:>5.1f} s  {', '.join(map(str, sorted(codes)))}"
+            terminalreporter.write_line(line)
     if MALFORMED:
         lines = [
             f"{name:<60} {count:>3}  {kind:<16} {message}"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_config
 
+from autosam.auto_batch import fit_batch
 from autosam.data.dataset import EpochBatches, EpochSampler, largest_batch
 from autosam.doctor import record_bytes
 from autosam.errors import TrainingError, is_out_of_memory
+from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS, SamSpec
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
 from autosam.models.segmenter import build_segmenter, min_max
+from autosam.processes import make_accelerator
 from autosam.train import open_data, train
 
 SAID = [
@@ -25,6 +30,10 @@ SAID = [
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a",
     "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    "cusparse error: CUSPARSE_STATUS_INSUFFICIENT_RESOURCES, when calling `cusparseSpMM(...)`",
+    "GET was unable to find an engine to execute this computation",
+    "FIND was unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm to run convolution",
     "HIP out of memory. Tried to allocate 2.00 GiB",
     "MPS backend out of memory (MPS allocated: 5.05 GB, other allocations: 4.02 GB)",
     "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory",
@@ -46,6 +55,29 @@ def test_lack_of_memory(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
 
 
+TORCH = {
+    "libc10.so": ["DefaultCPUAllocator: can't allocate memory"],
+    "libc10_cuda.so": ["CUDA out of memory. Tried to allocate"],
+    "libtorch_cuda.so": [
+        "when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+    ],
+}
+"""What stands in torch's libraries, as far as they are here."""
+
+
+@pytest.mark.parametrize("library", TORCH)
+def test_torch_says_so(library: str) -> None:
+    file = Path(torch.__file__).parent / "lib" / library
+    if not file.is_file():
+        pytest.skip(f"this torch has no {library}")
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        for text in TORCH[library]:
+            assert held.find(text.encode()) >= 0, text
+
+
 @pytest.mark.parametrize("text", OTHERWISE)
 def test_other_errors(text: str) -> None:
     assert not is_out_of_memory(RuntimeError(text))
@@ -61,6 +93,29 @@ def test_the_trial_has_as_many_objects_as_any_image_may(
     assert batch.prompts is not None
     assert torch.bincount(batch.prompts.images).tolist() == [5, 5, 5]
     assert segmenter(batch).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(20, (16, 1)), (10, (8, 2)), (9, (4, 4)), (1, (1, 16))]
+)
+def test_auto_batch_leaves_room(
+    most: int, expected: tuple[int, int], tiny_file: Path, folders: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A step with a quarter more images fits as well."""
+    config = tiny_config(tiny_file, f"--data.root={folders}", "--run=head", "--train.batch_size=16")
+    segmenter = build_segmenter(config)
+    forward = SegmentationLoss.forward
+
+    def limited(self: SegmentationLoss, logits: torch.Tensor, *args: Any) -> Any:
+        if len(logits) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(self, logits, *args)
+
+    monkeypatch.setattr(SegmentationLoss, "forward", limited)
+    data = open_data(config, segmenter.frame).train
+    found = fit_batch(config, segmenter, data, make_accelerator(), bf16=False)
+    assert (found.batch_size, found.accumulate) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,21 @@ A few in the ordinary suite; the long form: AUTOSAM_KILLS=50 python -m pytest -s
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
-from conftest import TINY, draw_folders
+from conftest import TINY, draw, draw_folders
+from processes_ended import end, family, note, start, wait_for
 
 from autosam.command import run_command
 from autosam.config import Config
@@ -29,9 +30,6 @@ from autosam.train import train
 
 MOMENTS = int(os.environ.get("AUTOSAM_KILLS", "2"))
 """Of each signal."""
-LONGEST = 10.0
-PROCESSES = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-PROCESSES.set_forkserver_preload(["autosam.train", "segment_anything"])
 SIGNALS = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -70,81 +68,114 @@ def words(tiny_file: Path, tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def start(work: Callable[[list[str]], None], words: list[str]) -> tuple[psutil.Process, object]:
-    process = PROCESSES.Process(target=work, args=(words,))
-    process.start()
-    assert process.pid is not None
-    return psutil.Process(process.pid), process
-
-
-def family(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> float:
-    """How long it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_signal_at_any_moment(name: str, words: list[str]) -> None:
     number, chance = getattr(signal, name), random.Random(name)
     for _ in range(MOMENTS):
         process, handle = start(command, words)
-        moment = chance.uniform(0.3, 6)
-        time.sleep(moment)
-        members = family(process)
-        process.send_signal(number)
-        handle.join(30)  # type: ignore[attr-defined]
-        seconds = wait_for(lambda: not any(map(alive, members)), 30)  # noqa: B023
-        print(f"{name} after {moment:.1f} s: {len(members) - 1} children")
-        assert seconds < LONGEST
+        time.sleep(chance.uniform(0.3, 6))
+        code = end(f"{name} to train at any moment", process, handle,
+                   lambda: process.send_signal(number))  # noqa: B023  # fmt: skip
         # Before the command has begun the system ends it.
-        assert handle.exitcode in (128 + number, -number)  # type: ignore[attr-defined]
+        assert code in (128 + number, -number)
 
 
 def test_a_training_that_takes_no_notice_is_ended(words: list[str], tmp_path: Path) -> None:
     process, handle = start(stuck, words)
     wait_for((tmp_path / "stuck").exists)
     assert len(family(process)) > 1
-    members = family(process)
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    handle.join(60)  # type: ignore[attr-defined]
-    wait_for(lambda: not any(map(alive, members)))
-    seconds = time.monotonic() - began
-    print(f"stuck, SIGTERM: {seconds:.1f} s")
-    assert seconds < LONGEST
-    assert handle.exitcode == 128 + signal.SIGTERM  # type: ignore[attr-defined]
+    code = end("SIGTERM to train, which takes no notice", process, handle, process.terminate)
+    assert code == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("which", ["parent", "reader"])
 def test_a_process_that_is_killed_leaves_none_behind(which: str, words: list[str]) -> None:
     process, handle = start(command, words)
     wait_for(lambda: len(family(process)) > 1)
-    members = family(process)
+    victim = family(process)[0 if which == "parent" else 1]
+    code = end(f"SIGKILL to train's {which}", process, handle, victim.kill)
+    assert code == (-signal.SIGKILL if which == "parent" else 2)
+
+
+def verb(name: str, words: list[str]) -> None:
+    """A command as it is called, its output in a file."""
+    SAMS["tiny"] = TINY
+    out = os.open("out.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.argv = [name, *words]
+    importlib.import_module(f"autosam.{name}").main()
+
+
+@pytest.fixture
+def calls(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The words of every other command, for work that takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    draw(tmp_path / "many", 12, size=(1500, 2000))
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    many = ["--data.images=many/images", "--data.masks=many/masks"]
+    return {
+        "predict": [f"--checkpoint={trained}", "--input=many/images", "--output=masks",
+                    "--overwrite=true", "--window=256"],
+        "evaluate": [f"--checkpoint={trained}", *many],
+        "export": [f"--checkpoint={trained}", "--output=model.onnx", "--overwrite=true"],
+        "check": many,
+        "rough": [*many, "--output=rough.png"],
+        "pretrain": ["--scenes=2000", "--workers=1", "--output=pretrained"],
+        "app": [f"--checkpoint={trained}", f"--port={port}"],
+        "compare": ["--jobs=2", "--quick", "--train.epochs=400", "--data.workers=1",
+                    "--runs=head,decoder"],
+    }  # fmt: skip
+
+
+OTHERS = ("predict", "evaluate", "export", "check", "rough", "pretrain", "app", "compare")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_signal_to_every_other_command(
+    name: str, calls: dict[str, list[str]], tmp_path: Path
+) -> None:
+    chance = random.Random(name)
+    for moment in range(MOMENTS):
+        number = getattr(signal, SIGNALS[moment % 2])
+        longest = 12 if name == "compare" else 4  # its processes import for themselves
+        process, handle = start(verb, name, calls[name])
+        handle.join(chance.uniform(0.3, longest))
+        if handle.exitcode is not None:  # it was through already
+            assert handle.exitcode in (0, 1), (tmp_path / "out.txt").read_text()
+            continue
+        code = end(f"{SIGNALS[moment % 2]} to {name} at any moment", process, handle,
+                   lambda: process.send_signal(number))  # noqa: B023  # fmt: skip
+        said = (tmp_path / "out.txt").read_text()
+        assert code in (128 + number, -number), said
+        assert "Traceback" not in said
+        assert "did not end" not in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to another process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", [["autosam.train"], ["autosam", "predict"]])
+def test_a_signal_while_modules_are_imported(
+    number: signal.Signals, words: list[str], tmp_path: Path
+) -> None:
+    """The torch of this test is one that takes long."""
+    (tmp_path / "torch.py").write_text("open('begun', 'w')\nimport time\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(loaders.__file__).parents[2])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for((tmp_path / "begun").exists)
     began = time.monotonic()
-    members[0 if which == "parent" else 1].kill()
-    handle.join(60)  # type: ignore[attr-defined]
-    wait_for(lambda: not any(map(alive, members)))
-    seconds = time.monotonic() - began
-    print(f"{which} killed: {seconds:.1f} s")
-    assert seconds < LONGEST
-    assert handle.exitcode == (-signal.SIGKILL if which == "parent" else 2)  # type: ignore[attr-defined]
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[0]
+    note(f"{number.name} to {' '.join(words)} that imports", time.monotonic() - began,
+         process.returncode)  # fmt: skip
+    assert said == ""
+    assert process.returncode == -number  # for a shell 128 and the number
 
 
 SMALL = """
