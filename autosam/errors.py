@@ -44,12 +44,13 @@ NO_MEMORY = re.compile(
     r"out of memory|alloc\w*_failed|can't allocate|cannot allocate memory|not enough memory|"
     r"failed to allocate memory|bad_alloc|insufficient memory|CUDNN_STATUS_NOT_SUPPORTED|"
     r"NOT_INITIALIZED when calling `?cublasCreate|INSUFFICIENT_RESOURCES|"
-    r"unable to find an engine to execute|unable to find a valid cuDNN algorithm",
+    r"unable to find an engine to execute|unable to find a valid cuDNN algorithm|"
+    r"could not (create|execute) a (primitive|memory)( object)?$",
     re.IGNORECASE,
 )
 """What allocators say when nothing is left: torch's (CUDA, HIP, MPS, XPU, CPU), cuBLAS's, cuDNN's,
 OpenCV's, the system's. From CUDNN_STATUS_NOT_SUPPORTED on: what libraries without room for their
-own say, and torch when every one of cuDNN's ways of computing ended so."""
+own say, oneDNN's among them, and torch when all of cuDNN's ways of computing ended so."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -34,6 +34,9 @@ SAID = [
     "GET was unable to find an engine to execute this computation",
     "FIND was unable to find an engine to execute this computation",
     "Unable to find a valid cuDNN algorithm to run convolution",
+    "could not create a primitive",
+    "could not create a memory object",
+    "could not execute a primitive",
     "HIP out of memory. Tried to allocate 2.00 GiB",
     "MPS backend out of memory (MPS allocated: 5.05 GB, other allocations: 4.02 GB)",
     "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory",
@@ -47,6 +50,7 @@ OTHERWISE = [
     "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)",
     "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
     "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    "could not create a primitive descriptor for the matmul primitive. Run workload with",
 ]
 
 
@@ -56,6 +60,7 @@ def test_lack_of_memory(text: str) -> None:
 
 
 TORCH = {
+    "libtorch_cpu.so": ["could not create a primitive\0", "could not execute a primitive\0"],
     "libc10.so": ["DefaultCPUAllocator: can't allocate memory"],
     "libc10_cuda.so": ["CUDA out of memory. Tried to allocate"],
     "libtorch_cuda.so": [
