@@ -21,6 +21,7 @@ import bad_lines  # noqa: F401
 import bad_pictures  # noqa: F401
 import bad_tables  # noqa: F401
 import bad_weights  # noqa: F401
+import bad_words  # noqa: F401
 import conftest
 import miniature
 import pytest
