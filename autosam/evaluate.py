@@ -177,9 +177,9 @@ def seen_before(pairs: list[Pair], loaded: checkpoint.Loaded, part: str, own: bo
             )
         if found := seen.among(pairs, noted.get(earlier), by_name=False):
             return (
-                f"{len(found)} of {len(pairs)} images ({found[0].name}, ...) have the names and "
-                f"sizes in bytes of images that were {what}. If they are the same images, the "
-                "scores say nothing of new ones"
+                f"{len(found)} of {len(pairs)} images ({found[0].name}, ...) have the names, sizes "
+                f"in bytes and last bytes of images that were {what}. If they are the same images, "
+                "the scores say nothing of new ones"
             )
     return ""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import draw, tiny_config
+from PIL import Image
 
 from autosam.check import CheckConfig, check
 from autosam.compare import CompareConfig, compare
@@ -223,6 +224,24 @@ def test_images_added_after_the_training_do_not_make_test_images_of_those_traine
     draw(tmp_path / "new", 6, 40)
     evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "new")), part="all"))
     assert "If they are the same" not in capsys.readouterr().out
+
+    # As many bytes under the same names are not enough: uncompressed images of another patient.
+    for name in ("bmp", "others"):
+        for kind in ("images", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+    for i, source in enumerate(sorted((root / "images").iterdir())):
+        mask = root / "masks" / source.name
+        for name, turned in (("bmp", 0), ("others", 180)):
+            Image.open(source).rotate(turned).save(tmp_path / name / "images" / f"{i}.bmp")
+            shutil.copy(mask, tmp_path / name / "masks" / f"{i}.png")
+    flat = tiny_config(tiny_file, *flags[1:], f"--data.root={tmp_path / 'bmp'}",
+                       f"--output={tmp_path / 'flat'}")  # fmt: skip
+    other = EvaluateConfig(checkpoint=str(train(flat).folder), part="all")
+    for name in ("bmp", "others"):
+        capsys.readouterr()
+        folders = {kind: str(tmp_path / name / kind) for kind in ("images", "masks")}
+        evaluate(dataclasses.replace(other, data=DataConfig(**folders)))
+        assert ("If they are the same" in capsys.readouterr().out) == (name == "bmp")
 
     draw(root, 4, 12)
     leaked = learnt & {p.name for p in load_split(DataConfig(root=str(root), test=0.4))["test"]}

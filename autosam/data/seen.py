@@ -9,13 +9,14 @@ import hashlib
 from pathlib import Path
 
 from autosam.data.pairs import Pair
+from autosam.data.splits import end_of
 
 BYTES = 6
 """Of each digest: of 10,000 times 10,000 images less than one is taken for another."""
 
 
 def note(pairs: list[Pair]) -> str:
-    """Of each image two digests: of its name, and of its name and bytes."""
+    """Of each image two digests: of its name, and of its name, size in bytes and last bytes."""
     return base64.b64encode(b"".join(_by_name(p) + _by_file(p) for p in pairs)).decode()
 
 
@@ -26,7 +27,7 @@ def among(pairs: list[Pair], noted: object, by_name: bool) -> list[Pair]:
         pairs: images.
         noted: what `note` gave.
         by_name: by the name, with the split that the folders give; otherwise by the name without
-            it and the bytes of the file.
+            it, and the size and last bytes of the file.
     """
     try:
         content = base64.b64decode(str(noted), validate=True)
@@ -43,8 +44,11 @@ def _by_name(pair: Pair) -> bytes:
 
 def _by_file(pair: Pair) -> bytes:
     path = Path(pair.image.path)
-    size = path.stat().st_size if path.is_file() else 0
-    return _digest(f"{pair.stem} {size}")
+    try:
+        file = f"{path.stat().st_size} {end_of(path).hex()}"
+    except OSError:  # of a folder, for one
+        file = ""
+    return _digest(f"{pair.stem} {file}")
 
 
 def _digest(text: str) -> bytes:

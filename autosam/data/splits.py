@@ -273,7 +273,7 @@ def refuse_copies(split: Split) -> None:
             continue
         by_end: dict[bytes, list[tuple[str, Pair]]] = defaultdict(list)
         for part, pair in alike:
-            by_end[_end(pair.image.path) if size else b""].append((part, pair))
+            by_end[end_of(pair.image.path) if size else b""].append((part, pair))
         for candidates in by_end.values():
             _refuse_equal(candidates)
 
@@ -303,7 +303,7 @@ def _size(pair: Pair) -> int:
         return 0
 
 
-def _end(path: Path) -> bytes:
+def end_of(path: Path) -> bytes:
     """The last bytes of a file: different pictures end differently."""
     with open(path, "rb", buffering=0) as file:  # half the cost; there may be 100,000
         file.seek(max(0, os.fstat(file.fileno()).st_size - 256))
