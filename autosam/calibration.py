@@ -11,10 +11,12 @@ THRESHOLDS = tuple(step / 20 for step in range(2, 19))
 """0.1 to 0.9."""
 MIDDLE = THRESHOLDS.index(0.5)
 FEWEST = 8
-"""Masks with something in them that a choice needs, at least: below, 0.5 and no smallest area."""
+"""Images with something in them that a choice needs, at least: below, 0.5 and no smallest area."""
 
 
-def choose(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> tuple[float, float]:
+def choose(
+    dice: np.ndarray, area: np.ndarray, empty: np.ndarray, image: np.ndarray | None = None
+) -> tuple[float, float]:
     """The threshold and the smallest area.
 
     The threshold is the one next to 0.5 whose mean Dice, over masks with something in them, is
@@ -28,21 +30,26 @@ def choose(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> tuple[float
         dice: float N x T, of each true mask (of an image and class) at each of `THRESHOLDS`.
         area: float N x T, share of the image that is predicted.
         empty: bool N, whether there is nothing in the true mask.
+        image: int N, which image a mask is of: the classes of one are no further images. None: each
+            is of its own.
 
     Returns:
         A threshold of `THRESHOLDS`, and a share of the image, 0 for none.
     """
-    full = dice[~empty]
+    image = np.arange(len(dice)) if image is None else image
+    full = _by_image(dice[~empty], image[~empty])
     if len(full) < FEWEST:
         return 0.5, 0.0
     lost, error = _behind(full)
     near = np.flatnonzero(lost <= error + 1e-9)
     index = int(near[np.abs(near - MIDDLE).argmin()])
-    return THRESHOLDS[index], smallest_area(dice[:, index], area[:, index], empty)
+    return THRESHOLDS[index], smallest_area(dice[:, index], area[:, index], empty, image)
 
 
-def smallest_area(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> float:
-    """See `choose`, at its threshold: float N, float N, bool N -> a share of the image."""
+def smallest_area(
+    dice: np.ndarray, area: np.ndarray, empty: np.ndarray, image: np.ndarray | None = None
+) -> float:
+    """See `choose`, at its threshold: float N, float N, bool N, int N -> a share of the image."""
     found = area[~empty & (dice > 0)]
     if not len(found):
         return 0.0
@@ -51,8 +58,17 @@ def smallest_area(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> floa
     # Half way from what is removed to what comes next; a false alarm that is removed scores 1.
     bounds = [0.0, *((one + other) / 2 for one, other in itertools.pairwise(edges))]
     scores = np.stack([np.where(area < bound, empty, dice) for bound in bounds], 1)
-    lost, error = _behind(scores)
+    image = np.arange(len(dice)) if image is None else image
+    lost, error = _behind(_by_image(scores, image))
     return 0.0 if lost[0] <= error[0] + 1e-9 else float(bounds[int(scores.mean(0).argmax())])
+
+
+def _by_image(scores: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """float N x C of masks -> float I x C, the mean over those of each image."""
+    _, of = np.unique(image, return_inverse=True)
+    sums = np.zeros((int(of.max(initial=-1)) + 1, scores.shape[1]))
+    np.add.at(sums, of, scores)
+    return sums / np.bincount(of, minlength=len(sums))[:, None]
 
 
 def _behind(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

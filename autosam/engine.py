@@ -236,7 +236,8 @@ def calibrate(
     if not found:
         return 0.5, 0.0
     scores_of, areas_of, empty_of = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return choose(scores_of, areas_of, empty_of)
+    image_of = np.repeat(np.arange(len(found)), [len(empty) for _, _, empty in found])
+    return choose(scores_of, areas_of, empty_of, image_of)
 
 
 @torch.no_grad()

@@ -35,6 +35,21 @@ def test_a_threshold_is_moved_by_what_most_images_say_and_no_further() -> None:
     assert 0.3 < choose(dice, area, empty)[0] <= 0.6
 
 
+def test_the_classes_of_one_image_are_no_further_images() -> None:
+    best = 1 - np.abs(np.array(THRESHOLDS) - 0.3)
+    dice, empty = np.stack([best] * 24), np.zeros(24, bool)
+    area, image = np.full(dice.shape, 0.1), np.arange(24) // 3
+    assert choose(dice, area, empty, image) == (0.3, 0.0)
+    assert choose(dice[3:], area[3:], empty[3:], image[3:]) == (0.5, 0.0)  # 21 masks of 7 images
+    # Copies of each mask change nothing.
+    rng = np.random.default_rng(3)
+    dice, area = rng.random((2, 20, COUNT))
+    empty = np.arange(20) >= 14
+    image = np.repeat(np.arange(20), 4)
+    copied = choose(*(np.repeat(one, 4, 0) for one in (dice, area, empty)), image)
+    assert copied == choose(dice, area, empty)
+
+
 def test_the_smallest_area_by_hand() -> None:
     """Ten images with something in them, of which the smallest mask that finds some has 0.08; so
     the area stays below 0.04. Three false alarms: two specks and one as large as an object."""
