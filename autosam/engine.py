@@ -222,9 +222,10 @@ def calibrate(
             label = batch.labels[i]
             assert label is not None
             truth, seen = class_masks(label, len(full)), known(label)
+            valid = batch.valid[i] if batch.valid else None
             scores, areas = [], []
             for threshold in THRESHOLDS:
-                masks = predict_label(full, exclusive, threshold)
+                masks = predict_label(full, exclusive, threshold, valid=valid)
                 areas.append(masks.mean((1, 2)))
                 scores.append([dice(m & seen, t) for m, t in zip(masks, truth, strict=True)])
             if seen.any():
@@ -277,7 +278,10 @@ def evaluate(
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]
             assert label is not None
-            predicted = predict_label(full, exclusive, segmenter.threshold, segmenter.min_area)
+            valid = batch.valid[i] if batch.valid else None
+            predicted = predict_label(
+                full, exclusive, segmenter.threshold, segmenter.min_area, valid
+            )
             scores = score(predicted, label, names, classes)
             if criterion is not None and batch.targets is not None and batch.weights is not None:
                 one = slice(i, i + 1)

@@ -22,7 +22,11 @@ TOLERANCE = 0.01
 
 
 def predict_label(
-    logits: Tensor, exclusive: bool, threshold: float = 0.5, min_area: float = 0.0
+    logits: Tensor,
+    exclusive: bool,
+    threshold: float = 0.5,
+    min_area: float = 0.0,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """Logits at full size -> classes.
 
@@ -31,6 +35,7 @@ def predict_label(
         exclusive: arg-max with background, or each class against the threshold.
         threshold: of the probability, 0..1; several exclusive classes have none.
         min_area: share of the image that a class covers at least; of less it counts as not found.
+        valid: bool H x W: where the image holds data; elsewhere nothing is found.
 
     Returns:
         bool K x H x W; with exclusive classes at most one is True per pixel.
@@ -41,6 +46,8 @@ def predict_label(
         best = with_background(logits[None])[0].argmax(0)
         classes = torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
         masks = (best == classes).cpu().numpy()
+    if valid is not None:
+        masks = masks & valid
     return without_specks(masks, min_area)
 
 
@@ -190,7 +197,7 @@ def contents(
 
 
 def by_subset(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> dict[str, dict[str, float]]:
-    """Mean scores of each named test set; nothing where there are none.
+    """Mean scores of each named test set; nothing where there are none, or no pixel is known.
 
     Args:
         rows: scores by image.
@@ -200,7 +207,12 @@ def by_subset(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> dict[str,
     for pair in pairs:
         if pair.subset:
             sets.setdefault(pair.subset, []).append(rows[pair.name])
-    return {name: mean_scores(found) for name, found in sets.items()}
+    known = {
+        name: found
+        for name, found in sets.items()
+        if not all(math.isnan(row.get("dice", 0.0)) for row in found)
+    }
+    return {name: mean_scores(found) for name, found in known.items()}
 
 
 def require_all(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> None:
@@ -219,8 +231,17 @@ def require_all(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> None:
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each score over the images that have it, see `score`; scores that none has are left
-    out."""
+    out.
+
+    Raises:
+        DataError: no image has a Dice, because no pixel's class is known.
+    """
     means = {name: mean_known([row.get(name, math.nan) for row in rows]) for name in rows[0]}
+    if math.isnan(means.get("dice", 0.0)):
+        raise DataError(
+            f"Of all {len(rows)} images no pixel's class is known (ignored values, no data): they "
+            "have no score. Look at --data.ignore and --data.nodata, or choose other images."
+        )
     return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
 

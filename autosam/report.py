@@ -96,7 +96,9 @@ def contact_sheet(
         sample = dataset[0, position]
         batch = Batch.collate([sample]).to(device)
         seen = look(segmenter, batch)
-        predicted = predict_label(seen.logits, exclusive, segmenter.threshold, segmenter.min_area)
+        predicted = predict_label(
+            seen.logits, exclusive, segmenter.threshold, segmenter.min_area, sample.valid
+        )
         assert sample.label is not None
         truth = class_masks(sample.label, segmenter.num_classes)
         image = dataset.pairs[position].image.read()
@@ -108,7 +110,11 @@ def contact_sheet(
             row.append(seen.heat)
         if seen.surrogate is not None:
             alone = predict_label(
-                seen.surrogate, exclusive, segmenter.fast_threshold, segmenter.fast_min_area
+                seen.surrogate,
+                exclusive,
+                segmenter.fast_threshold,
+                segmenter.fast_min_area,
+                sample.valid,
             )
             row.append(pictures.overlay(image, alone, colours))
         rows.append([pictures.fit(picture, SIDE) for picture in row])  # large ones are not kept

@@ -144,7 +144,11 @@ def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[s
             full = restore(logits, sample.size, frame.image_size, frame.geometry)
             assert sample.label is not None
             masks = predict_label(
-                full, config.data.exclusive, segmenter.threshold, segmenter.min_area
+                full,
+                config.data.exclusive,
+                segmenter.threshold,
+                segmenter.min_area,
+                sample.valid,
             )
             found[pair.name] = Predicted(pair.image.read(), sample.label, masks)
     return found

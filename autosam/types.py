@@ -139,6 +139,8 @@ class Sample:
     label: np.ndarray | None = None
     """uint8 H x W, 0 background and 1..K classes, at the image's own size, for metrics; None
     where augmentation has changed the picture."""
+    valid: np.ndarray | None = None
+    """bool H x W: where the image holds data; None: everywhere, or augmentation has changed it."""
     prompts: ObjectPrompts | None = None
     """Of the objects in `target`, where the frame asks for prompts."""
     embedding: ImageEmbedding | None = None
@@ -160,6 +162,7 @@ class Batch:
     targets: Tensor | None = None
     weights: Tensor | None = None
     labels: list[np.ndarray | None] = field(default_factory=list)
+    valid: list[np.ndarray | None] = field(default_factory=list)
     prompts: ObjectPrompts | None = None
     embedding: ImageEmbedding | None = None
 
@@ -205,6 +208,7 @@ class Batch:
             targets=stack("target"),
             weights=stack("weight"),
             labels=[s.label for s in samples],
+            valid=[s.valid for s in samples],
             prompts=None if None in prompts else ObjectPrompts.cat(prompts),
             embedding=None if None in embeddings else ImageEmbedding.cat(embeddings),
         )

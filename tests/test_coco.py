@@ -240,6 +240,36 @@ def test_categories_of_text_are_in_the_order_of_their_numbers(tmp_path: Path) ->
     assert set(np.unique(first)) == {0, 1, 2}
 
 
+@pytest.mark.parametrize(
+    ("polygon", "nothing"),
+    [
+        ([10, 10, 50, 10, 10, 10, 50, 10], True),  # a line there and back
+        ([1, 1, 20, 20, 30, 30], True),
+        ([7, 7] * 4, True),
+        ([100, 5, 140, 5, 140, 30], True),  # right of the image
+        ([-50, -50, -3, -50, -3, -3], True),
+        ([10, 10, 10.2, 10, 10.2, 10.2], True),  # between the middles of pixels
+        ([60, -20, 90, 20, 90, -20], True),  # beside the corner, its box is not
+        ([5, 5, 30, 25, 30, 5, 5, 25], False),  # two triangles of opposite turn
+        ([-30, -30, 100, -30, 100, 100, -30, 100], False),
+        ([3, 3, 9, 3, 9, 9, 3, 9], False),
+    ],
+)
+def test_outlines_that_cover_no_pixel(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, polygon: list[float], nothing: bool
+) -> None:
+    """They are counted, and are those of which pycocotools draws nothing."""
+    assert rasterize([polygon], 40, 56, "").any() != nothing
+
+    def change(content: dict) -> None:
+        content["annotations"][1]["segmentation"] = [polygon]
+
+    with caplog.at_level("WARNING", "autosam"):
+        masks_of(changed(tmp_path, change))
+    said = "1 of 14 annotations have polygons that enclose no pixel" in caplog.text
+    assert said == nothing
+
+
 def test_polygons_of_two_points_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -250,7 +280,7 @@ def test_polygons_of_two_points_are_counted(
     config = changed(tmp_path / "a", some)
     with caplog.at_level("WARNING", "autosam"):
         masks = masks_of(config)
-    assert "2 of 14 annotations have polygons of fewer than three points" in caplog.text
+    assert "2 of 14 annotations have polygons that enclose no pixel" in caplog.text
     assert "for example annotation 2. These polygons are left out" in caplog.text
     assert set(np.unique(masks[0])) == {0, 1}
     assert set(np.unique(masks[1])) == {0, 1, 2}
@@ -328,6 +358,8 @@ def test_masks_are_those_of_pycocotools(seed: int) -> None:
             shape["counts"] = shape["counts"].decode()
         annotations.append({"id": i, "image_id": 1, "category_id": int(rng.integers(1, 3)),
                             "iscrowd": crowd, "segmentation": shape})  # fmt: skip
+    annotations.append({"id": 9, "image_id": 1, "category_id": 1, "iscrowd": 0,
+                        "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]})  # fmt: skip
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": height, "width": width}],
         "annotations": annotations,

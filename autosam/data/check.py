@@ -11,7 +11,8 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.conventions import decide_reading
 from autosam.data.facts import Facts, facts_of
-from autosam.data.pairs import Pair, Pixels, Split
+from autosam.data.pairs import Pair, Pixels, Split, read_valid
+from autosam.data.readers.images import turn_of
 from autosam.data.reading import MaskReading
 from autosam.data.twins import edges, scenes, torn
 from autosam.errors import DataError
@@ -30,6 +31,10 @@ class Seen:
     """Why it cannot be used, or nothing."""
     size: tuple[int, ...] = ()
     """H, W."""
+    turned: bool = False
+    """Whether image and mask differ in orientation tags, and sizes do not tell which is right."""
+    known: bool = True
+    """Whether the class of any pixel is known, and the image holds data there."""
     facts: tuple[Facts, ...] = ()
     """Of the mask, or of each of its layers."""
     edges: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -117,7 +122,7 @@ def judge(
     of_part = [
         part for part, s in zip(parts or [""] * len(seen), seen, strict=True) if not s.problem
     ]
-    blank = [_unknown(facts) for _, facts in good]
+    blank = [not s.known for s in seen if not s.problem]
     known = {part for part, none in zip(of_part, blank, strict=True) if not none}
     unknown = [part for part in dict.fromkeys(of_part) if part not in known]
     if len(pairs) == total:
@@ -129,30 +134,69 @@ def judge(
         ]
     if any(blank):
         report.warnings.append(
-            f"{sum(blank)} of {len(good)} masks have no pixel whose class is known: these images "
-            "have no loss and no score."
+            f"{sum(blank)} of {len(good)} masks have no pixel whose class is known, for example "
+            f"{good[blank.index(True)][0].mask}: these images have no loss and no score."
         )
-    if empty := held.count(set()) - sum(blank):
+    if empty := sum(not (found or none) for found, none in zip(held, blank, strict=True)):
         report.warnings.append(f"{empty} of {len(good)} masks are empty (nothing to segment).")
-    framed = sum(one.framed for _, facts in good for one in facts)
-    if report.reading.num_classes == 1 and framed > 0.5 * (len(good) - empty):
-        report.warnings.append(
-            f"In {framed} of {len(good)} masks the whole border is foreground: are they inverted? "
-            "--data.values 0 (of greys 0-127) makes what is dark foreground."
-        )
+    report.warnings += _inverted(good, len(good) - empty, config)
     report.warnings += _lacking(held, config)
+    if turned := [pair for pair, s in zip(pairs, seen, strict=True) if s.turned]:
+        report.warnings.append(
+            f"{len(turned)} images and their masks differ in their orientation tags (EXIF), for "
+            f"example {turned[0].image} and {turned[0].mask}: each is turned as its own tag says. "
+            "See whether they fit: autosam check --output FILE.png shows them."
+        )
     if parts:
         learned = [found for part, found in zip(of_part, held, strict=True) if part == "train"]
         if not unknown and (not any(held) or (learned and not any(learned))):
             where = "" if not any(held) else "Of the training part: "
             said = "" if config.values is None else f" --data.values is {config.values}."
+            said += _taken_for_missing(facts for _, facts in good)
             report.errors.append(f"{where}Every mask is empty: there is nothing to learn.{said}")
     return report
 
 
-def _unknown(facts: Sequence[Facts]) -> bool:
-    """Whether every pixel of a mask is ignored."""
-    return all(not one.values and one.kind != "bits" for one in facts)
+def _taken_for_missing(facts: Iterable[Sequence[Facts]]) -> str:
+    """What to say of empty masks whose files say that a value is no data."""
+    holes = [one.missing for some in facts for one in some if one.missing is not None]
+    if not holes:
+        return ""
+    return (
+        f" In {len(holes)} masks the file itself says that pixels hold no data (value "
+        f"{holes[0]:g}): if they are the object, remove that nodata value (gdal_edit.py "
+        "-unsetnodata)."
+    )
+
+
+def _inverted(
+    good: list[tuple[Pair, tuple[Facts, ...]]], full: int, config: DataConfig
+) -> list[str]:
+    """A warning of masks whose whole border is foreground; nothing where the settings say what is.
+
+    Args:
+        good: pairs and the facts of their masks.
+        full: how many masks are not empty.
+        config: the data settings.
+    """
+    if config.num_classes > 1 or config.values is not None or config.classes:
+        return []
+    framed = [pair for pair, facts in good if any(one.border == 1 for one in facts)]
+    if len(framed) > 0.5 * full:
+        return [
+            f"In {len(framed)} of {len(good)} masks the whole border is foreground: are they "
+            "inverted? --data.values 0 (of greys 0-127) makes what is dark foreground."
+        ]
+    odd = [
+        pair for pair, facts in good if any(one.border == 1 and 0 in one.values for one in facts)
+    ]
+    clear = sum(all(one.border == 0 for one in facts) for _, facts in good)
+    if odd and clear > 0.5 * len(good):
+        return [
+            f"In {len(odd)} of {len(good)} masks, for example {odd[0].mask}, the whole border is "
+            "foreground, in most none of it: are these inverted?"
+        ]
+    return []
 
 
 def _layers(mask: Pixels, facts: Sequence[Facts]) -> Iterable[tuple[Pixels, Facts]]:
@@ -185,20 +229,34 @@ def look_at(pairs: list[Pair], config: DataConfig) -> list[Seen]:
 
 def _inspect(pair: Pair, config: DataConfig) -> Seen:
     try:
-        image = pair.image.read()
-        facts, shape = facts_of(pair.mask, config)
+        image, valid = read_valid(pair.image)
+        facts, known = facts_of(pair.mask, config)
     except DataError as error:
         return Seen(str(error))
-    if shape != image.shape[:2]:
-        return Seen(size_mismatch(pair.image, image.shape, pair.mask, shape))
-    return Seen("", image.shape[:2], tuple(facts), edges(image))
+    if known.shape != image.shape[:2]:
+        return Seen(size_mismatch(pair.image, image.shape, pair.mask, known.shape))
+    any_known = bool(known.any() if valid is None else (known & valid).any())
+    turned = _turned_apart(pair, image.shape[0] == image.shape[1])
+    return Seen("", image.shape[:2], turned, any_known, tuple(facts), edges(image))
+
+
+def _turned_apart(pair: Pair, square: bool) -> bool:
+    """See `Seen.turned`."""
+    one, other = turn_of(pair.image.path), turn_of(pair.mask.path)
+    return one != other and (square or (one > 4) == (other > 4))  # sides change from 5 on
 
 
 def size_mismatch(
     one: Pixels, shape: tuple[int, ...], other: Pixels, other_shape: tuple[int, ...]
 ) -> str:
     """What to say of a picture and its mask whose sizes (height, width) differ."""
+    turned = ""
+    if tuple(shape[:2]) == tuple(other_shape[1::-1]):
+        turned = (
+            " Rows and columns have changed places: often one of them is turned by its orientation "
+            "tag (EXIF), and the other is not."
+        )
     return (
         f"{one} is {shape[0]} x {shape[1]} but its mask {other} is {other_shape[0]} x "
-        f"{other_shape[1]} (height x width). Export both at one size."
+        f"{other_shape[1]} (height x width). Export both at one size.{turned}"
     )

@@ -27,7 +27,7 @@ from autosam.data.labels import pack
 from autosam.data.layouts import root_of
 from autosam.data.manifest import resolve, stem_of
 from autosam.data.pairs import PARTS, Pair
-from autosam.data.polygons import rasterize
+from autosam.data.polygons import encloses, rasterize
 from autosam.errors import DataError
 from autosam.files import list_folder, read_text
 
@@ -135,7 +135,7 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
     numbers = _classes(Numbered(content["categories"], f"{path}: two categories"), path, config)
     _refuse_shares(content, pictures, path)
     objects: dict[Any, list[tuple[int, int, Any]]] = defaultdict(list)
-    points: dict[Any, bool] = {}
+    nothing: dict[Any, bool] = {}
     for i, entry in enumerate(content["annotations"], 1):
         number = entry.get("id", i)
         where = f"{path}: annotation {number}"
@@ -156,13 +156,14 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
                 "annotation."
             )
         if isinstance(shape, list):
-            short = [isinstance(polygon, list) and len(polygon) < 6 for polygon in shape]
-            if any(short):
-                points[number] = all(short)
+            sides = int(image["height"]), int(image["width"])
+            empty = [not encloses(polygon, *sides) for polygon in shape]
+            if any(empty):
+                nothing[number] = all(empty)
         if k:
             objects[image["id"]].append((number, k, shape))
-    if points:
-        _tell_points(points, len(content["annotations"]), path)
+    if nothing:
+        _tell_nothing(nothing, len(content["annotations"]), path)
     overlapping = 0 if config.exclusive or config.num_classes == 1 else config.num_classes
     found = []
     for number, entry in pictures.entries.items():
@@ -238,11 +239,11 @@ def _refuse_shares(content: dict[str, Any], pictures: Numbered, path: Path) -> N
         )
 
 
-def _tell_points(points: dict[Any, bool], total: int, path: Path) -> None:
+def _tell_nothing(nothing: dict[Any, bool], total: int, path: Path) -> None:
     """Warn of polygons that enclose nothing.
 
     Args:
-        points: of each annotation with such polygons, whether all of its polygons are such.
+        nothing: of each annotation with such polygons, whether all of its polygons are such.
         total: how many annotations there are.
         path: the file.
 
@@ -250,11 +251,14 @@ def _tell_points(points: dict[Any, bool], total: int, path: Path) -> None:
         DataError: no annotation encloses anything.
     """
     what = (
-        f"{path}: {len(points)} of {total} annotations have polygons of fewer than three points, "
-        f"which enclose nothing, for example annotation {next(iter(points))}"
+        f"{path}: {len(nothing)} of {total} annotations have polygons that enclose no pixel (fewer "
+        f"than three points, no area, outside of the image), for example annotation "
+        f"{next(iter(nothing))}"
     )
-    if len(points) == total and all(points.values()):
-        raise DataError(f"{what}. Export polygons of three points or more, or masks.")
+    if len(nothing) == total and all(nothing.values()):
+        raise DataError(
+            f"{what}. Export polygons of three points or more, in pixels of the image, or masks."
+        )
     log.warning("%s. These polygons are left out.", what)
 
 

@@ -7,6 +7,7 @@ refused; the settings say which is meant.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
@@ -36,6 +37,14 @@ def decide_reading(found: Sequence[tuple[Pixels, Facts]], config: DataConfig) ->
     if by_itself(config) or (layers and config.values is None):
         return _decide_alone(found, config)
     _require_exact(found, config)
+    decided = _decide_numbers(found, config, layers)
+    return dataclasses.replace(decided, how="; ".join(filter(None, [decided.how, *_apart(found)])))
+
+
+def _decide_numbers(
+    found: Sequence[tuple[Pixels, Facts]], config: DataConfig, layers: bool
+) -> MaskReading:
+    """Numbers of classes or objects, or values that the settings list; see `decide_reading`."""
     values = _first(found)
     num_classes, ignore = config.num_classes, config.ignore
     if config.values is not None:
@@ -112,6 +121,11 @@ def _require_exact(found: Sequence[tuple[Pixels, Facts]], config: DataConfig) ->
     )
     colors: dict[int, tuple[tuple[int, ...], Pixels]] = {}
     for mask, facts in found:
+        if facts.inverted and config.values is None:
+            raise DataError(
+                f"{mask}: a TIFF that says that white is zero, so that programs disagree about its "
+                "numbers. Save it with black as zero (photometric interpretation MinIsBlack)."
+            )
         if facts.lossy and not wide:
             raise DataError(
                 f"{mask}: JPEG (or another format that changes values) cannot hold numbers of "
@@ -146,6 +160,7 @@ def _decide_alone(found: Sequence[tuple[Pixels, Facts]], config: DataConfig) -> 
     for mask, facts in found:
         if problem := alpha_problem(facts, by_alpha):
             raise DataError(f"{mask}: {problem} {REMEDY}")
+    _require_dark_border(found)
     kinds = {kind: [(m, f) for m, f in found if f.kind == kind]
              for kind in ("plain", "greys", "faint", "numbers")}  # fmt: skip
     values = _first(found)
@@ -190,6 +205,25 @@ def _several(
         "where values number objects; or --data.values for those that are foreground, and "
         "--data.ignore for one that is neither; or save masks as 0 and 255."
     )
+
+
+def _require_dark_border(found: Sequence[tuple[Pixels, Facts]]) -> None:
+    """Refuse masks in which white is zero and that look inverted: Pillow and OpenCV turn their
+    numbers, tifffile, GDAL and ImageJ do not, so that writers mean either.
+
+    Raises:
+        DataError: most of them are light along most of their border.
+    """
+    inverted = [(m, f) for m, f in found if f.inverted and f.values and f.values[-1] > 0]
+    light = [(m, f) for m, f in inverted if f.border > 0.5]
+    if len(light) > 0.5 * len(inverted):
+        mask, facts = light[0]
+        raise DataError(
+            f"{mask}: a TIFF that says that white is zero, and most of its border is light: nobody "
+            "knows which is the object, because programs disagree about such files (what one "
+            "calls 255 another calls 0). --data.values 0 takes what is shown dark (stored as "
+            f"anything but 0); --data.values {facts.values[-1]} what is shown light (stored as 0)."
+        )
 
 
 def _require_white(kinds: Kinds, plain: dict[int, Pixels]) -> None:
@@ -240,4 +274,17 @@ def _how(found: Sequence[tuple[Pixels, Facts]], kinds: Kinds, plain: dict[int, P
     if kinds["faint"]:
         top = max(facts.values[-1] for _, facts in kinds["faint"])
         parts.append(f"{len(kinds['faint'])} hold nothing but noise (up to {top}): empty")
+    parts += _apart(found)
     return f"of {len(found)} masks: " + "; ".join(parts) if parts else ""
+
+
+def _apart(found: Sequence[tuple[Pixels, Facts]]) -> list[str]:
+    """In words, what the files say of themselves: pixels without data, and white as zero."""
+    parts = []
+    if holes := [facts.missing for _, facts in found if facts.missing is not None]:
+        named = ", ".join(f"{value:g}" for value in sorted({v for v in holes if v == v}))
+        of = f" (nodata value {named} in the file)" if named else ""
+        parts.append(f"{len(holes)} have pixels without data{of}, which are left out")
+    if inverted := sum(facts.inverted for _, facts in found):
+        parts.append(f"{inverted} say that white is zero: what is shown light has high values")
+    return parts

@@ -240,6 +240,7 @@ class PairDataset(Dataset[Sample]):
             (position, view) if self.views else None,
             self.guide(pair, label.shape),
         )
+        sample.valid = valid if self.augment is None else None
         seen = position
         if self.shuffled and len(self) > 1:
             away = 1 + int(np.random.default_rng([*seed, 3]).integers(len(self) - 1))

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from autosam.config import MOST_OVERLAPPING, DataConfig
-from autosam.data.labels import class_masks
+from autosam.data.labels import class_masks, known
 from autosam.data.pairs import Layers, Pixels
 from autosam.data.stored import StoredMask, binary_of_palette, one_channel, stored_of
 
@@ -38,29 +38,33 @@ class Facts:
     """Where the values come from, if not from the numbers stored: alpha, or palette."""
     level: int | None = None
     """Opacity of a file with an alpha channel whose colour and opacity are constant."""
-    framed: bool = False
-    """Whether all of the image's border is light."""
     colors: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """Of a palette: the colour of each index that occurs."""
+    border: float = 0.0
+    """Share of the image's border that is light."""
+    missing: float | None = None
+    """The value that the file itself says is no data, where it is there; NaN for another sign."""
+    inverted: bool = False
+    """Whether the file says that white is zero."""
 
 
-def facts_of(mask: Pixels, config: DataConfig) -> tuple[list[Facts], tuple[int, ...]]:
+def facts_of(mask: Pixels, config: DataConfig) -> tuple[list[Facts], np.ndarray]:
     """Decode a mask.
 
     Returns:
-        Its facts, of each layer where it has several; and its shape H, W.
+        Its facts, of each layer where it has several; and bool H x W: where the class is known.
 
     Raises:
         DataError: unreadable, or not to be understood whatever the other masks are like.
     """
     if isinstance(mask, Layers):
         found = [facts_of(layer, single(config)) for layer in mask.files]
-        mask.require_one_size([shape for _, shape in found])
-        return [facts for [facts], _ in found], found[0][1]
+        mask.require_one_size([seen.shape for _, seen in found])
+        return [facts for [facts], _ in found], np.logical_and.reduce([seen for _, seen in found])
     stored = stored_of(mask)
     if stored.values.dtype == np.int32:
         there = class_masks(stored.values, MOST_OVERLAPPING).any((1, 2))
-        return [Facts(tuple((np.flatnonzero(there) + 1).tolist()), "bits")], stored.values.shape
+        return [Facts(tuple((np.flatnonzero(there) + 1).tolist()), "bits")], known(stored.values)
     values, source, level = numbers_of(stored, mask, config)
     distinct = distinct_in(values, stored, config.ignore)
     white = 65535 if values.dtype == np.uint16 else 255
@@ -69,9 +73,14 @@ def facts_of(mask: Pixels, config: DataConfig) -> tuple[list[Facts], tuple[int, 
     if stored.palette is not None and source != "palette":
         colors = tuple((i, tuple(map(int, stored.palette[i]))) for i in distinct)
     threshold = white // 2 if kind == "greys" else 0
-    framed = all(edge.min() > threshold for edge in (values[[0, -1]], values[:, [0, -1]]))
-    facts = Facts(tuple(distinct), kind, stored.lossy, white, source, level, framed, colors)
-    return [facts], values.shape
+    light = values > threshold
+    border = np.concatenate([light[0], light[-1], light[1:-1, 0], light[1:-1, -1]]).mean()
+    seen = np.ones(values.shape, bool) if stored.missing is None else ~stored.missing
+    facts = Facts(
+        tuple(distinct), kind, stored.lossy, white, source, level, colors, float(border),
+        None if seen.all() else stored.nodata, stored.white_0,
+    )  # fmt: skip
+    return [facts], seen if config.ignore is None else seen & (values != config.ignore)
 
 
 def distinct_in(values: np.ndarray, stored: StoredMask, ignore: int | None) -> list[int]:

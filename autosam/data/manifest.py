@@ -145,6 +145,8 @@ def stem_of(path: Path, folder: Path) -> str:
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and rows."""
+    if table.suffix.lower() in (".xlsx", ".xls", ".ods", ".parquet"):
+        raise DataError(f"{table}: not a text file. Save the table as CSV.")
     if table.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         return _json_rows(table, read_text(table))
     return csv_rows(table)

@@ -9,7 +9,7 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.facts import Facts, alpha_problem, distinct_in, kind_of, numbers_of, some
-from autosam.data.labels import IGNORED, pack
+from autosam.data.labels import IGNORED, pack, without
 from autosam.data.pairs import Layers, Pixels
 from autosam.data.stored import StoredMask, one_channel, stored_of
 from autosam.errors import DataError
@@ -48,7 +48,8 @@ class MaskReading:
         if isinstance(mask, Layers):
             labels = [self._label(layer) for layer in mask.files]
             mask.require_one_size([label.shape for label in labels])
-            return pack(np.stack([label == 1 for label in labels]))
+            packed = pack(np.stack([label == 1 for label in labels]))
+            return without(packed, np.all([label != IGNORED for label in labels], axis=0))
         return self._label(mask)
 
     def _label(self, mask: Pixels) -> np.ndarray:

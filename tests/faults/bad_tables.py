@@ -273,7 +273,7 @@ def a_box_alone(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
-@cause("coco", DataError, r"14 of 14 annotations have polygons of fewer than three points.*Export")
+@cause("coco", DataError, r"14 of 14 annotations have polygons that enclose no pixel.*Export")
 def outlines_of_two_points(rng: Random, folder: Path, good: Good) -> Bad:
     def change(content: dict[str, Any]) -> None:
         for one in content["annotations"]:

@@ -151,6 +151,18 @@ def plain_size(path: Path, name: str) -> tuple[int, int]:
         raise _unreadable(name, error) from None
 
 
+def turn_of(path: Path) -> int:
+    """The orientation 1 to 8 that a file (TIFF too) says of itself, 1 where it says none; pixels
+    are not read."""
+    try:
+        with Image.open(path, formats=(*FORMATS, "TIFF")) as image:
+            unread = image.format == "PNG" and "exif" not in image.info  # getexif would decode it
+            value = 1 if unread else image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of Pillow, many kinds; whoever reads the pixels tells
+        return 1
+    return value if value in range(1, 9) else 1
+
+
 def _opened(content: bytes, name: str) -> Image.Image:
     """Its header is read, its pixels are not."""
     image = Image.open(io.BytesIO(content), formats=FORMATS)

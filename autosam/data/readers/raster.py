@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +36,10 @@ class StoredMask:
     0, NaN, or its mask page); None: none."""
     lossy: bool = False
     """Whether values may have changed when it was saved, as in JPEG."""
+    nodata: float = math.nan
+    """The value that the file says is `missing`; NaN where another sign says so."""
+    white_0: bool = False
+    """Whether the file says that white is zero; `values` are inverted already."""
 
 
 class Raster(Protocol):

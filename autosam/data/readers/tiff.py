@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -312,7 +313,10 @@ class TiffImage:
         if missing is not None:
             hidden = np.asarray(missing[..., :count].all(2))
         palette = self.palette if self.photometric == PALETTE else None
-        return StoredMask(values, palette, alpha, hidden, int(self.pages[0].compression) in LOSSY)
+        lossy = int(self.pages[0].compression) in LOSSY
+        nodata = kept or math.nan
+        white_0 = self.photometric == GREY_WHITE_0
+        return StoredMask(values, palette, alpha, hidden, lossy, nodata, white_0)
 
 
 def _nodata(page: Any) -> float | None:
@@ -355,7 +359,10 @@ def _image_pages(file: Any, name: str, stack: bool) -> tuple[list[Any], Any]:
         sides = zip(series.axes, series.shape, strict=True)
         alike &= sum(side > 1 for axis, side in sides if axis not in "YX") == 1
     if count > 1 and not stack:
-        raise DataError(f"{name}: holds {count} pages. Save each as a file.")
+        raise DataError(
+            f"{name}: holds {count} pages. Save each as a file; bands of one image can be chosen "
+            "by --data.bands, for example [1,2,3]."
+        )
     if count > 1 and not (alike and first.shaped[0] * first.shaped[4] == 1):
         raise DataError(
             f"{name}: a stack of {count} pages {first.shaped[2]} x {first.shaped[3]} x "
