@@ -40,6 +40,8 @@ class Case:
     extra: int = 0
     """Last channels that are no colours."""
     nodata: float | None = None
+    asked: float | None = None
+    """The same by the settings."""
     valid: np.ndarray | None = None
     """bool H x W, of a mask page."""
     palette: np.ndarray | None = None

@@ -9,8 +9,10 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import matrix_empty
 import matrix_others
 import matrix_tiffs
 import numpy as np
@@ -25,7 +27,8 @@ WRITERS = (
     matrix_tiffs.tiffs,
     matrix_tiffs.small_bits,
     matrix_tiffs.inks_and_light,
-    matrix_tiffs.empty_values,
+    matrix_empty.empty_values,
+    matrix_empty.turned_and_empty,
     matrix_others.pngs,
     matrix_others.photos,
     matrix_others.of_pillow,
@@ -71,33 +74,40 @@ def light(case: Case) -> np.ndarray:
     return colors
 
 
-def stretched(values: np.ndarray, bits: int, known: np.ndarray) -> np.ndarray:
+def stretched(
+    values: np.ndarray, bits: int, known: np.ndarray, limits: tuple[float, float] | None = None
+) -> np.ndarray:
     """8 bits as they are; fewer over the range of 8; more from their own percentiles."""
     if values.dtype == np.uint8 and bits == 8:
         return values
     if bits < 8 and values.dtype.kind in "bu":
         return np.rint(values * (255.0 / (2**bits - 1))).astype(np.uint8)
-    low, high = np.percentile(values[known], (0.1, 99.9))
+    low, high = limits or np.percentile(values[known], (0.1, 99.9))
     safe = np.where(known, values, low).astype(np.float64)
     return np.clip((safe - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
 
 
 def known_values(case: Case, values: np.ndarray) -> np.ndarray:
+    """Of numbers as stored: bool H x W x C."""
     known = np.ones(values.shape, bool)
     if values.dtype.kind == "f":
         known &= ~np.isnan(values)
-    if case.nodata is not None and not np.isnan(case.nodata):
-        known &= values != np.array(case.nodata, values.dtype)
+    for value in (case.nodata, case.asked):
+        if value is not None and not np.isnan(value):
+            known &= values != np.array(value, values.dtype)
     if case.valid is not None:
         known &= case.valid[..., None]
     return known
 
 
-def expected(case: Case) -> tuple[np.ndarray, np.ndarray]:
+def expected(
+    case: Case, limits: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """RGB uint8, and bool H x W: where there are data."""
     values = light(case)
-    known = known_values(case, values)
-    rgb = stretched(values, 8 if case.kind == PALETTE else case.bits, known)
+    stored = values if case.kind in (PALETTE, CMYK) else case.raw[..., : values.shape[2]]
+    known = known_values(case, stored)
+    rgb = stretched(values, 8 if case.kind == PALETTE else case.bits, known, limits)
     valid = known.any(2)
     rgb = np.where(valid[..., None], np.broadcast_to(rgb, (*rgb.shape[:2], 3)), 0)
     return TURN[case.orientation](rgb), TURN[case.orientation](valid)
@@ -165,8 +175,9 @@ def check_bands(case: Case) -> None:
     total = values.shape[2]
     bands = (total, 1, min(2, total))
     file = ImageFile(case.path, bands=bands)
-    chosen = values[..., [band - 1 for band in bands]]
-    known = known_values(case, chosen)
+    picked = [band - 1 for band in bands]
+    chosen = values[..., picked]
+    known = known_values(case, case.raw[..., picked] if case.kind == WHITE_0 else chosen)
     rgb = stretched(chosen, 8 if case.kind == PALETTE else case.bits, known)
     rgb = TURN[case.orientation](np.where(known.any(2)[..., None], rgb, 0))
     found = file.read()
@@ -199,7 +210,32 @@ def check_mask(case: Case) -> None:
         equal &= stored.palette is not None
         if stored.palette is not None:
             equal &= np.array_equal(stored.palette[:used], case.palette[:used])
+    first = case.raw[..., : case.raw.shape[2] - case.extra]
+    nothing = replace(case, nodata=case.nodata or None)  # in a mask, 0 is the background
+    hidden = TURN[case.orientation](~known_values(nothing, first).any(2))
+    equal &= np.array_equal(hidden, hidden & False if stored.missing is None else stored.missing)
     count(case, "mask", bool(equal))
+
+
+def check_settings(case: Case) -> None:
+    """Of every third file: a value without data and a window that the settings name."""
+    plain = case.kind in (GREY, WHITE_0, RGB) and case.alpha != "multiplied" and not case.close
+    if case.refused or not plain or COUNTS["files"] % 3:
+        return
+    asked = replace(case, asked=float(case.raw[9, 9, 0]))
+    deep = case.bits > 8 or light(case).dtype not in (np.uint8, bool)
+    limits = None
+    if deep:
+        known = known_values(asked, case.raw[..., : light(case).shape[2]])
+        low, high = np.percentile(light(case)[known], (10, 90))
+        limits = (float(low), float(high))
+    rgb, valid = expected(asked, limits)
+    file = ImageFile(case.path, window=limits, nodata=asked.asked)
+    found, there = file.read_valid()
+    there = np.ones(found.shape[:2], bool) if there is None else there
+    count(case, "settings", same(found, rgb, 0) and np.array_equal(there, valid))
+    pieces = by_windows(file)
+    count(case, "settings, windows", all(map(np.array_equal, pieces, (found, there))))
 
 
 def check_second(case: Case) -> None:
@@ -231,7 +267,13 @@ def test_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
             for case in writer(folder):
                 COUNTS["files"] += 1
                 COUNTS[writer.__name__] += 1
-                for check in (check_second, check_image, check_bands, check_mask):
+                for check in (
+                    check_second,
+                    check_image,
+                    check_bands,
+                    check_mask,
+                    check_settings,
+                ):
                     try:
                         check(case)
                     except Exception as error:

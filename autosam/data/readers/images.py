@@ -112,7 +112,9 @@ class PlainImage:
     def colors(self, region: Region, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
         y, x, height, width = region
         values = self.values[y : y + height, x : x + width]
-        missing: np.ndarray | None = None if nodata is None else equals(values, nodata)
+        missing: np.ndarray | None = None
+        if nodata is not None:
+            missing = equals(self._stored(values) if self.palette is None else values, nodata)
         if self.palette is not None:
             values = self.palette[values[..., 0]]
             missing = None if missing is None else np.repeat(missing, 3, axis=2)
@@ -125,12 +127,16 @@ class PlainImage:
             missing = np.isnan(values) if missing is None else missing | np.isnan(values)
         return values, missing
 
+    def _stored(self, values: np.ndarray) -> np.ndarray:
+        """Grey of fewer than 8 bits as the file holds it, where Pillow has scaled it to 8."""
+        return values if self.grey_bits == 8 else values // (255 // (2**self.grey_bits - 1))
+
     def mask(self) -> StoredMask:
         if self.mode == "CMYK":
             raise DataError(f"{self.name}: mode CMYK is not a mask; save it as 8-bit grey.")
         values = self.values
-        if self.palette is None and self.grey_bits in (2, 4):
-            values = values // (255 // (2**self.grey_bits - 1))
+        if self.palette is None and self.grey_bits > 1:  # one bit is 0 and 255
+            values = self._stored(values)
         if values.shape[2] == 1 or (values == values[..., :1]).all():
             values = values[..., 0]
         return StoredMask(values, self.palette, self.alpha, lossy=self.lossy)
