@@ -79,7 +79,7 @@ def train(config: Config) -> TrainResult:
     with Interrupt() as interrupt:
         interrupt.at_once = True
         if saved is not None:
-            interrupt.remedy = how_to_go_on(Path(config.resume or ""))
+            interrupt.remedy = how_to_go_on(Path(config.output or ""))
         return _train(config, saved, started, interrupt)
 
 

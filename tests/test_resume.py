@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from conftest import TINY, draw_folders, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import autosam.run
+import autosam.train
 from autosam import checkpoint, state
 from autosam.config import Config
 from autosam.engine import evaluate
@@ -365,3 +367,14 @@ def test_from_outside(folders: Path, tmp_path: Path) -> None:
     assert f"stopped; go on with: python -m autosam.train --resume {folder}" in said
     assert "Traceback" not in said
     assert not (folder / "run.lock").exists()
+
+
+def test_a_signal_before_the_first_step_names_the_run_to_resume(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any) -> None:
+        raise args[-1].stopped()
+
+    monkeypatch.setattr(autosam.train, "_train", stop)
+    with pytest.raises(Stopped, match=f"--resume {re.escape(str(trained))}$"):
+        train(Config(resume=str(trained)))
