@@ -61,7 +61,19 @@ def save(path: Path, segmenter: Segmenter, config: Config, **facts: Any) -> None
     if segmenter.sam is not None:
         sam = {"name": config.sam, "sha256": sam_hash(config.sam, config.sam_checkpoint)}
     header = {"format": FORMAT, "config": to_dict(config), "sam": sam, **facts}
-    _write(path, {k: v.contiguous().cpu() for k, v in segmenter.trainable_state().items()}, header)
+    _write(path, _apart(segmenter.trainable_state()), header)
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each with memory of its own: some backbones have one tensor under two names."""
+    met: set[int] = set()
+    result = {}
+    for key, value in state.items():
+        tensor = value.contiguous().cpu()
+        place = tensor.untyped_storage().data_ptr()
+        result[key] = tensor.clone() if place in met else tensor
+        met.add(place)
+    return result
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import functools
 import math
-import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,11 +42,6 @@ from autosam.processes import of_another
 from autosam.report import contact_sheet, spread
 from autosam.tracking import Tracker, log
 from autosam.types import Batch
-
-
-def how_to_go_on(folder: Path) -> str:
-    """The command for a run that has a state."""
-    return f"python -m autosam.train --resume {shlex.quote(str(folder))}"
 
 
 class Run:
@@ -205,7 +199,7 @@ class Run:
                 "facts": self.facts,
             }
             state.save(self.folder, content)
-        self.interrupt.remedy = how_to_go_on(self.folder)
+        self.interrupt.remedy = state.how_to_go_on(self.folder)
         self._saved = time.perf_counter()
 
     def _hold(self, *_: object) -> None:
@@ -268,19 +262,18 @@ class Run:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
             Stopped: a signal came; the state is saved.
         """
-        config = self.config.train
         if self.segmenter.rule is not None:
-            count = fit_rule(self.segmenter, self.loader)
-            log.info("%d masks of training pictures say which masks count", count)
+            masks = fit_rule(self.segmenter, self.loader)
+            log.info("%d masks of training pictures say which masks count", masks)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
             checkpoint.save(
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.drawn
             )
-        total = self.epochs * len(self.loader)
         done = self.epoch * len(self.loader) + self.sums.batches
-        bar = progress.add_task("", total=total, completed=done, loss="-", dice="-", speed=0.0)
+        start: dict[str, Any] = {"loss": "-", "dice": "-", "speed": 0.0}
+        bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
         part = "test" if self.config.paper.select_on_test else "validation"
-        while self.epoch < self.epochs and self.stale < config.patience:
+        while self.epoch < self.epochs and self.stale < self.config.train.patience:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
             values = self._train_epoch(progress, bar)
             self.save_state()  # a signal during the evaluation loses no training

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
         f"--resume {folder}: no state in {FOLDER}: not a run folder, or it was stopped before its "
         "first state was written (then start it again with --overwrite)."
     )
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The command for a run that has a state."""
+    return f"python -m autosam.train --resume {shlex.quote(str(folder))}"
 
 
 def require_fitting(

@@ -44,7 +44,7 @@ from autosam.models.sam.files import known
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.precision import gains_from_bf16
 from autosam.processes import make_accelerator
-from autosam.run import Run, how_to_go_on
+from autosam.run import Run
 from autosam.settings_file import read_yaml
 from autosam.timing import PeakMemory
 from autosam.tracking import flatten, log
@@ -79,7 +79,7 @@ def train(config: Config) -> TrainResult:
     with Interrupt() as interrupt:
         interrupt.at_once = True
         if saved is not None:
-            interrupt.remedy = how_to_go_on(Path(config.output or ""))
+            interrupt.remedy = state.how_to_go_on(Path(config.output or ""))
         return _train(config, saved, started, interrupt)
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from conftest import tiny_config
 
+from autosam import checkpoint
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.backbone import BUNDLED, Backbone, load_bundled_lite0
 from autosam.models.neck import Neck
+from autosam.models.segmenter import build_segmenter
 
 
 def batch_norm_agreement(net: torch.nn.Module) -> torch.Tensor:
@@ -119,3 +122,16 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPat
 def test_an_unknown_name_lists_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"timm has no such model; near: .*hardnet"):
         Backbone("hardnet99", "none", 64)
+
+
+def test_a_tensor_under_two_names_is_saved(tiny_file: Path, tmp_path: Path) -> None:
+    """CoaT shares its position encodings between blocks."""
+    config = tiny_config(tiny_file, "--run=head", "--model.backbone=coat_lite_tiny")
+    segmenter = build_segmenter(config)
+    state = segmenter.trainable_state()
+    assert len({value.data_ptr() for value in state.values()}) < len(state)
+    checkpoint.save(tmp_path / "best.safetensors", segmenter, config)
+    read = checkpoint.read_trained(tmp_path / "best.safetensors")
+    assert read.keys() == state.keys()
+    assert all(read[key].equal(value) for key, value in state.items())
+    checkpoint.restore_trainable(build_segmenter(config), read, "test")
