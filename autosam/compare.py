@@ -10,10 +10,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
 
@@ -31,7 +32,7 @@ from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped, TrainingError
 from autosam.files import make_folder, write_atomically
-from autosam.interrupt import die_with_parent, heeded, kill_children
+from autosam.interrupt import die_with_parent, heeded, kill_children, leave_now
 from autosam.limits import check_number, check_ranges, check_settings
 from autosam.metrics import mean_scores
 from autosam.page import picked
@@ -188,11 +189,6 @@ def run_all(trials: list[Trial], jobs: int) -> None:
         try:
             for i, future in enumerate(futures, 1):
                 print(f"{i} of {len(left)}: {future.result()}")
-        except Stopped:
-            wait([future for future in futures if not future.cancel()])  # until all is saved
-            for child in active_children():
-                child.kill()  # or it takes itself apart, which on a busy machine takes seconds
-            raise
         except BrokenProcessPool:
             if not came:
                 raise TrainingError(
@@ -229,6 +225,7 @@ def passing_on() -> Iterator[list[int]]:
 def _begin(threads: int) -> None:
     """A process that trains beside others: few threads, and nothing printed (log.txt has it)."""
     die_with_parent()
+    Finalize(None, leave_now, (0,), exitpriority=-100)  # after all others
     torch.set_num_threads(threads)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends: the log holds on to it
 
