@@ -55,21 +55,22 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
 
 
 def encloses(polygon: Any, height: int, width: int) -> bool:
-    """Whether an outline as in `rasterize` covers any pixel of an image; True where it is damaged,
-    which `rasterize` refuses. Those of some size in the image are not drawn to find out."""
+    """Whether an outline as in `rasterize` covers any pixel of an image; True where it is damaged
+    or leads far outside, which `rasterize` refuses. Those of some size in the image are not
+    drawn to find out."""
     if not _is_polygons([polygon]):
         return True
     if len(polygon) < 6:
         return False
+    far = FAR * max(height, width)
+    if any(not -far <= value <= far for value in polygon):
+        return True
     x, y = np.array(polygon[::2], float), np.array(polygon[1::2], float)
     if x.max() <= 0 or y.max() <= 0 or x.min() >= width or y.min() >= height:
         return False
     twice = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
     inside = min(x.min(), y.min()) >= 0 and x.max() <= width and y.max() <= height
-    far = FAR * max(height, width)
-    if (inside and twice > 2 * (x.max() - x.min() + y.max() - y.min())) or (
-        max(np.abs(x).max(), np.abs(y).max()) > far
-    ):
+    if inside and twice > 2 * (x.max() - x.min() + y.max() - y.min()):
         return True
     return bool(rasterize([polygon], height, width, "").any())
 
