@@ -12,6 +12,7 @@ from PIL import Image
 
 from autosam.data.readers.images import PlainImage, plain_size
 from autosam.data.readers.raster import MAX_PIXELS, Raster, Region, StoredMask
+from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.data.readers.stretch import (
     LIMIT_SIDE,
     Window,
@@ -284,6 +285,8 @@ def digest(path: Path, how: str = "") -> str:
     require_file(path)
     try:
         content = path.read_bytes()
+        if content[:4] in MAGIC and (value := sidecar_nodata(path)) is not None:
+            how += f" nodata {value}"
         return hashlib.sha256(content + (how + _rules(content)).encode()).hexdigest()
     except OSError as error:
         raise DataError(

@@ -29,6 +29,7 @@ from autosam.data.readers.raster import (
     upright,
 )
 from autosam.data.readers.segments import read_stored
+from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.errors import DataError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -66,7 +67,7 @@ class TiffImage:
         bands: tuple[int, ...] | None = None,
         limit: bool = True,
     ) -> None:
-        self.name, self.bands = name, bands
+        self.name, self.bands, self.source = name, bands, source
         try:
             self.file = tifffile.TiffFile(
                 io.BytesIO(source) if isinstance(source, bytes) else source
@@ -114,6 +115,8 @@ class TiffImage:
             name = getattr(page.compression, "name", page.compression)
             raise self._refusal(f"compression {name}", "Save it with LZW or Deflate")
         self.nodata = _nodata(page)
+        if self.nodata is None and isinstance(self.source, Path):
+            self.nodata = sidecar_nodata(self.source)
 
     def _unreadable(self, error: Exception) -> DataError:
         kind = "an image" if self.bands is None else "a TIFF"
