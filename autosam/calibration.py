@@ -1,5 +1,5 @@
 """From which probability on a pixel counts, and how small a mask counts as none: chosen on
-validation by rules that a handful of images cannot move."""
+validation, by rules that leave 0.5 and no smallest area where the difference may be chance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ THRESHOLDS = tuple(step / 20 for step in range(2, 19))
 MIDDLE = THRESHOLDS.index(0.5)
 FEWEST = 8
 """Images with something in them that a choice needs, at least: below, 0.5 and no smallest area."""
+CHANCE = 0.5
+"""Standard errors by which thresholds may differ and still count as equal. By resampling validation
+(docs/predict.md), none or one of them choose worse on test."""
 
 
 def choose(
@@ -19,12 +22,12 @@ def choose(
 ) -> tuple[float, float]:
     """The threshold and the smallest area.
 
-    The threshold is the one next to 0.5 whose mean Dice, over masks with something in them, is
-    within one standard error (of the paired difference) of the best one's. Empty masks take no
-    part: each of them is all or nothing, so that a few of many would decide. False alarms on them
-    are the business of the smallest area: the one with the best mean Dice of all masks, below half
-    of the smallest mask that found something; none if that gains less than one standard error,
-    which a single false alarm does.
+    The threshold is the one next to 0.5 whose mean Dice, over all masks, is within half a standard
+    error (of the paired difference) of the best one's. Empty masks count as the others do: where a
+    run finds something in most of them, that is worth more than the last percent of Dice elsewhere,
+    and the threshold is what removes it. The smallest area removes specks that are left: the one
+    with the best mean Dice, below half of the smallest mask that found something; none if that
+    gains less than one standard error, which a single false alarm does.
 
     Args:
         dice: float N x T, of each true mask (of an image and class) at each of `THRESHOLDS`.
@@ -37,11 +40,10 @@ def choose(
         A threshold of `THRESHOLDS`, and a share of the image, 0 for none.
     """
     image = np.arange(len(dice)) if image is None else image
-    full = _by_image(dice[~empty], image[~empty])
-    if len(full) < FEWEST:
+    if len(np.unique(image[~empty])) < FEWEST:
         return 0.5, 0.0
-    lost, error = _behind(full)
-    near = np.flatnonzero(lost <= error + 1e-9)
+    lost, error = _behind(_by_image(dice, image))
+    near = np.flatnonzero(lost <= CHANCE * error + 1e-9)
     index = int(near[np.abs(near - MIDDLE).argmin()])
     return THRESHOLDS[index], smallest_area(dice[:, index], area[:, index], empty, image)
 
