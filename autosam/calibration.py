@@ -3,8 +3,6 @@ validation, by rules that leave 0.5 and no smallest area where the difference ma
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 THRESHOLDS = tuple(step / 20 for step in range(2, 19))
@@ -25,9 +23,9 @@ def choose(
     The threshold is the one next to 0.5 whose mean Dice, over all masks, is within half a standard
     error (of the paired difference) of the best one's. Empty masks count as the others do: where a
     run finds something in most of them, that is worth more than the last percent of Dice elsewhere,
-    and the threshold is what removes it. The smallest area removes specks that are left: the one
-    with the best mean Dice, below half of the smallest mask that found something; none if that
-    gains less than one standard error, which a single false alarm does.
+    and the threshold is what removes it. The smallest area removes specks that are left: half of
+    the smallest mask that found something, where there are empty masks at all. (The area of best
+    mean Dice hangs on the few specks that validation happens to hold.)
 
     Args:
         dice: float N x T, of each true mask (of an image and class) at each of `THRESHOLDS`.
@@ -45,24 +43,13 @@ def choose(
     lost, error = _behind(_by_image(dice, image))
     near = np.flatnonzero(lost <= CHANCE * error + 1e-9)
     index = int(near[np.abs(near - MIDDLE).argmin()])
-    return THRESHOLDS[index], smallest_area(dice[:, index], area[:, index], empty, image)
+    return THRESHOLDS[index], smallest_area(dice[:, index], area[:, index], empty)
 
 
-def smallest_area(
-    dice: np.ndarray, area: np.ndarray, empty: np.ndarray, image: np.ndarray | None = None
-) -> float:
-    """See `choose`, at its threshold: float N, float N, bool N, int N -> a share of the image."""
+def smallest_area(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> float:
+    """See `choose`, at its threshold: float N, float N, bool N -> a share of the image."""
     found = area[~empty & (dice > 0)]
-    if not len(found):
-        return 0.0
-    limit = float(found.min()) / 2
-    edges = [*np.unique(area[empty & (area > 0) & (area < limit)]), limit]
-    # Half way from what is removed to what comes next; a false alarm that is removed scores 1.
-    bounds = [0.0, *((one + other) / 2 for one, other in itertools.pairwise(edges))]
-    scores = np.stack([np.where(area < bound, empty, dice) for bound in bounds], 1)
-    image = np.arange(len(dice)) if image is None else image
-    lost, error = _behind(_by_image(scores, image))
-    return 0.0 if lost[0] <= error[0] + 1e-9 else float(bounds[int(scores.mean(0).argmax())])
+    return float(found.min()) / 2 if len(found) and empty.any() else 0.0
 
 
 def _by_image(scores: np.ndarray, image: np.ndarray) -> np.ndarray:
