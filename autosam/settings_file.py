@@ -7,7 +7,7 @@ import difflib
 import logging
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         content = yaml.load(text, _Strict) or {}
         if isinstance(content, dict):
+            _require_few(content, path)  # before anything walks over it
             content = as_written(content, yaml.load(text, yaml.BaseLoader), kind)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, brackets
         raise ConfigError(f"{path}: not valid YAML: {error}. Mend it.") from None
@@ -141,25 +142,39 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _require_few(content: Any, path: Path) -> None:
+    """
+    Raises:
+        ConfigError: more values than any config has.
+    """
+    for count, _ in enumerate(_values(content), 1):
+        if count > MOST:
+            raise ConfigError(f"{path}: unfolds into more than {MOST} values. Write it without *.")
+
+
 def _require_plain(content: Any, path: Path) -> None:
     """
     Raises:
-        ConfigError: dates and other objects, or more values than any config has.
+        ConfigError: dates and other objects.
     """
-    left, count = [content], 0
-    while left:
-        value, count = left.pop(), count + 1
-        if count > MOST:
-            raise ConfigError(f"{path}: unfolds into more than {MOST} values. Write it without *.")
-        if isinstance(value, dict):
-            left += [*value, *value.values()]
-        elif isinstance(value, list):
-            left += value
-        elif value is not None and not isinstance(value, str | int | float):
+    for value in _values(content):
+        if value is not None and not isinstance(value, str | int | float | dict | list):
             raise ConfigError(
                 f"{path}: holds {value!r}, a {type(value).__name__}; expected text or numbers. Put "
                 "text in quotes."
             )
+
+
+def _values(content: Any) -> Iterator[Any]:
+    """All values and keys of nested dictionaries and lists, themselves included."""
+    left = [content]
+    while left:
+        value = left.pop()
+        yield value
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
 
 
 def near(name: str, known: Sequence[str] | set[str]) -> str:

@@ -222,7 +222,7 @@ def test_the_smallest_area_is_taken_where_there_are_data(monkeypatch: pytest.Mon
     view = torch.zeros(3, 8, 8, dtype=torch.uint8)
     sample = Sample("a", view, (8, 8), None, (8, 8), (8, 8), label=label, valid=valid)
     seen = []
-    monkeypatch.setattr(engine, "choose", lambda dice, area, empty: seen.append(area) or (0.5, 0))
+    monkeypatch.setattr(engine, "choose", lambda dice, area, *_: seen.append(area) or (0.5, 0))
     engine.calibrate(Strip(), [Batch.collate([sample])], True)  # type: ignore[arg-type]
     assert (seen[0] == 2 / 64).all()
     segmenter = Strip()
