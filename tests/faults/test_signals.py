@@ -142,6 +142,7 @@ def test_a_signal_to_every_other_command(
     for moment in range(MOMENTS):
         number = getattr(signal, SIGNALS[moment % 2])
         longest = 12 if name == "compare" else 4  # its processes import for themselves
+        (tmp_path / "rough.png").unlink(missing_ok=True)  # of one that was through before
         process, handle = start(verb, name, calls[name])
         handle.join(chance.uniform(0.3, longest))
         if handle.exitcode is not None:  # it was through already
