@@ -1,5 +1,5 @@
 """From which probability on a pixel counts, and how small a mask counts as none: chosen on
-validation, by rules that leave 0.5 and no smallest area where the difference may be chance."""
+validation, by a threshold that stays next to 0.5 where the difference may be chance."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ MIDDLE = THRESHOLDS.index(0.5)
 FEWEST = 8
 """Images with something in them that a choice needs, at least: below, 0.5 and no smallest area."""
 CHANCE = 0.5
-"""Standard errors by which thresholds may differ and still count as equal. By resampling validation
-(docs/predict.md), none or one of them choose worse on test."""
+"""Standard errors by which mean scores may differ and still count as equal."""
 
 
 def choose(
