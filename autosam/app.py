@@ -65,8 +65,8 @@ class Seen:
     """uint8 H x W x 3."""
     logits: np.ndarray
     """float32 K x H x W."""
-    heat: np.ndarray | None
-    """uint8 H x W x 3, what a learned prompt highlights."""
+    heatmaps: dict[str, np.ndarray]
+    """See `Look`."""
 
 
 def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> MemoryImage:
@@ -98,7 +98,7 @@ def segment(
                 image = read_upload(path, predictor, max_megapixels)
                 found = predictor.look(image)
                 logits = found.logits.cpu().numpy()
-                seen.append(Seen(path.name, run, image.read(), logits, found.heat))
+                seen.append(Seen(path.name, run, image.read(), logits, found.heatmaps))
         except AutosamError as error:
             refused.append(str(error).replace(f"{path.parent}{os.sep}", ""))
     return seen, refused
@@ -123,8 +123,9 @@ def show(
         result = predictor.decide(torch.from_numpy(found.logits), thresholds[found.run])
         drawn = overlay(found.image, result.masks, palette(data))
         pictures.append((drawn, f"{found.run}: mask"))
-        if found.heat is not None:
-            pictures.append((found.heat, f"{found.run}: prompt"))
+        pictures += [
+            (heatmap, f"{found.run}: prompt, {title}") for title, heatmap in found.heatmaps.items()
+        ]
         for name, mask, likely in zip(
             data.class_names, result.masks, result.probabilities, strict=True
         ):

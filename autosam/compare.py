@@ -258,8 +258,7 @@ def lines_of(trials: list[Trial], config: CompareConfig) -> dict[str, Line]:
         lines.setdefault(trial.row, ([], ""))[0].append(trial)
     if config.attribution and "autosam" in lines:
         for swap, title in SWAP_ROWS.items():
-            # A sparse prompt has nothing to unfold.
-            if swap != "surrogate" or config.model.prompt != "sparse":
+            if swap != "surrogate" or config.model.prompt_has_maps:
                 lines[f"autosam, {title}"] = (lines["autosam"][0], swap)
     return lines
 

@@ -12,6 +12,19 @@ MOST_OVERLAPPING = 16
 """K of classes that may overlap: they are bits of whole numbers, which resizing keeps exact."""
 
 
+LearnedPrompt = Literal[
+    "dense",
+    "sparse",
+    "high_res",
+    "dense+sparse",
+    "dense+high_res",
+    "sparse+high_res",
+    "dense+sparse+high_res",
+    "both",
+]
+"""See `ModelConfig.prompt`."""
+
+
 @dataclass(frozen=True)
 class Composition:
     """What a run is made of: who supplies the prompt, who draws the mask, what learns."""
@@ -173,10 +186,22 @@ class ModelConfig:
     """G: side of the square that the backbone sees, pixels; a multiple of 32."""
     width: int = 192
     """Channels of the neck at stride 16; finer levels have half as many at each step."""
-    prompt: Literal["dense", "sparse", "both"] = "dense"
-    """Which prompt embeddings the generator emits."""
+    prompt: LearnedPrompt = "dense+high_res"
+    """Which prompt embeddings the generator emits. dense (the published AutoSAM's): on the grid of
+    the image embedding. sparse: tokens, as of points. high_res: maps of twice and four times the
+    grid, added where the mask decoder upscales. both: dense+sparse."""
     sparse_tokens: int = 8
     """N: sparse prompt tokens per class, where there are any."""
+
+    @property
+    def prompt_kinds(self) -> tuple[str, ...]:
+        """The kinds that `prompt` names."""
+        return ("dense", "sparse") if self.prompt == "both" else tuple(self.prompt.split("+"))
+
+    @property
+    def prompt_has_maps(self) -> bool:
+        """Whether the surrogate decoder can read the prompt: tokens have no cells."""
+        return self.prompt != "sparse"
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from autosam.checkpoint import Loaded
-from autosam.config import AugmentConfig, Config, LossConfig
+from autosam.config import AugmentConfig, Config, LearnedPrompt, LossConfig, ModelConfig
 from autosam.data.augment import build_augment
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.folders import find_pairs
@@ -66,6 +66,8 @@ class Case:
     sam: str = "vit_b"
     backbone: str = "tf_efficientnet_lite0"
     view_size: int = 256
+    prompt: LearnedPrompt = "dense+high_res"
+    """What the generator emits, see `ModelConfig`."""
     repeats: int = 3
     """Measurements, after one that does not count."""
 
@@ -137,9 +139,8 @@ def build_segmenter(case: Case) -> Segmenter:
     """The run `autosam`, with random weights."""
     sam = build_sam(case.sam, case.reference, encoder=case.embeddings == "encoder")
     size = case.view_size
-    generator = PromptGenerator(
-        case.backbone, "none", size, 192, 1, sam.width, sam.grid, "dense", 8
-    )
+    kinds = ModelConfig(prompt=case.prompt).prompt_kinds
+    generator = PromptGenerator(case.backbone, "none", size, 192, 1, sam.width, sam.grid, kinds, 8)
     return Segmenter(
         1,
         sam,
@@ -147,7 +148,7 @@ def build_segmenter(case: Case) -> Segmenter:
         trainable=("prompter",),
         view_size=size,
         half_encoder=case.half,
-        surrogate=SurrogateDecoder(sam.width),
+        surrogate=SurrogateDecoder(sam.width, kinds),
     )
 
 

@@ -83,39 +83,58 @@ def draw_prompts(image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, in
     return result
 
 
-def prompt_map(
+def prompt_maps(
     prompt: Prompt,
     logits: Tensor,
     baseline: Tensor | None = None,
     valid: tuple[float, float] = (1.0, 1.0),
-) -> Tensor:
-    """What a prompt highlights, for each of P prompts.
-
-    A dense prompt: its first principal component over the cells of the image, the direction in
-    which the embedding varies most, with the sign that goes with the predicted mask. A sparse one
-    has no cells: what it changes, the mask's probability with it minus that without.
+) -> dict[str, Tensor]:
+    """What each map of P prompts highlights.
 
     Args:
         prompt: P prompts.
         logits: float P x m x m that the decoder makes of them.
-        baseline: float P x m x m without prompt; needed where the dense part does not vary.
+        baseline: float P x m x m without prompt; needed where no map varies, as of sparse prompts:
+            tokens have no cells, so what they change is shown, the mask's probability with them
+            minus that without.
         valid: the share of rows and columns that hold picture; padding has no say.
 
     Returns:
-        float P x n x n in [0, 1], 0 on padding; 0.5 is neutral for a sparse prompt.
+        By title (`32 x 32`, or `tokens`), coarse to fine: float P x n x n in [0, 1], 0 on padding;
+        0.5 is neutral for tokens.
     """
-    side = prompt.dense.shape[-1]
+    levels = [
+        level
+        for level in (prompt.dense, *prompt.high_res)
+        if (level - level.mean((2, 3), keepdim=True)).abs().max() >= 1e-6
+    ]
+    if levels:
+        titles = [f"{level.shape[-2]} x {level.shape[-1]}" for level in levels]
+        maps = [main_component(level.float(), logits, valid) for level in levels]
+        return dict(zip(titles, maps, strict=True))
+    if baseline is None:
+        return {"tokens": torch.full_like(logits, 0.5)}
+    return {"tokens": (logits.sigmoid() - baseline.sigmoid()) / 2 + 0.5}
+
+
+def main_component(level: Tensor, logits: Tensor, valid: tuple[float, float]) -> Tensor:
+    """The first principal component of a map over the cells of the image, the direction in which it
+    varies most, with the sign that goes with the predicted mask.
+
+    Args:
+        level: float P x C x n x n.
+        logits, valid: see `prompt_maps`.
+
+    Returns:
+        float P x n x n in [0, 1], 0 on padding.
+    """
+    side = level.shape[-1]
     high, wide = (max(2, round(share * side)) for share in valid)
-    dense = prompt.dense.float()[..., :high, :wide]
-    cells = dense.flatten(2)
+    cells = level[..., :high, :wide].flatten(2)
     centred = cells - cells.mean(2, keepdim=True)
-    if centred.abs().max() < 1e-6:
-        if baseline is None:
-            return torch.full_like(logits, 0.5)
-        return (logits.sigmoid() - baseline.sigmoid()) / 2 + 0.5
     # The leading left singular vector of C x cells, by the C x C covariance.
     _, vectors = torch.linalg.eigh(centred @ centred.transpose(1, 2))
-    component = (vectors[:, :, -1:].transpose(1, 2) @ centred).view(len(cells), *dense.shape[-2:])
+    component = (vectors[:, :, -1:].transpose(1, 2) @ centred).view(len(cells), high, wide)
     mask = F.adaptive_avg_pool2d(logits.float(), (side, side)).sigmoid()[..., :high, :wide]
     agreement = (component * (mask - mask.mean((1, 2), keepdim=True))).sum((1, 2))
     component = component * torch.where(agreement < 0, -1.0, 1.0)[:, None, None]

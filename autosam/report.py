@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from autosam.data.geometry import restore
 from autosam.data.labels import class_masks
 from autosam.metrics import dice, predict_label
 from autosam.models.segmenter import Segmenter
-from autosam.types import Batch, Prompt
+from autosam.types import Batch
 
 SIDE = 224
 """Pixels of a picture in the contact sheet."""
@@ -47,10 +48,11 @@ class Look:
 
     logits: torch.Tensor
     """float K x H x W."""
-    heat: np.ndarray | None = None
-    """uint8 H x W x 3, what a learned prompt highlights (the mean over classes)."""
+    heatmaps: dict[str, np.ndarray] = field(default_factory=dict)
+    """uint8 H x W x 3, what each map of a learned prompt highlights (the mean over classes), by the
+    map's size, coarse to fine."""
     surrogate: torch.Tensor | None = None
-    """float K x H x W, the logits that its dense part says by itself."""
+    """float K x H x W, the logits that it says by itself."""
 
 
 @torch.no_grad()
@@ -66,17 +68,20 @@ def look(segmenter: Segmenter, batch: Batch) -> Look:
     embedding, prompt = segmenter.encode(batch), segmenter.prompt(batch)
     logits = segmenter.decode(embedding, prompt)[0]
     baseline = None
-    if segmenter.generator.dense is None:
+    if segmenter.surrogate is None:  # tokens alone
         empty = segmenter.sam.no_prompt(len(prompt.image_index))
-        empty = Prompt(empty.sparse, empty.dense, prompt.image_index)
+        empty = dataclasses.replace(empty, image_index=prompt.image_index)
         baseline = segmenter.decode(embedding, empty)[0]
     rows, columns = (batch.view_valid[0] / frame.view_size).tolist()
-    shown = pictures.prompt_map(prompt, logits, baseline, (rows, columns)).mean(0, keepdim=True)
-    heat = pictures.heat(full_size(shown)[0].cpu().numpy())
+    maps = pictures.prompt_maps(prompt, logits, baseline, (rows, columns))
+    heatmaps = {
+        title: pictures.heat(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
+        for title, shown in maps.items()
+    }
     alone = None
     if segmenter.surrogate is not None:
         alone = full_size(segmenter.unfold(prompt)[0])
-    return Look(full_size(logits), heat, alone)
+    return Look(full_size(logits), heatmaps, alone)
 
 
 @torch.no_grad()
@@ -88,8 +93,8 @@ def contact_sheet(
     device: torch.device,
     colours: np.ndarray = pictures.COLOURS,
 ) -> np.ndarray:
-    """Image, truth, prediction, what the prompt highlights and the mask that it makes without SAM,
-    a row per position; uint8 RGB."""
+    """Image, truth, prediction, what each map of the prompt highlights and the mask that it makes
+    without SAM, a row per position; uint8 RGB."""
     segmenter.eval()
     rows, notes = [], []
     for position in positions:
@@ -106,8 +111,7 @@ def contact_sheet(
         if sample.prompts is not None:
             shown = pictures.draw_prompts(shown, sample.prompts, sample.image_valid)
         row = [image, shown, pictures.overlay(image, predicted, colours)]
-        if seen.heat is not None:
-            row.append(seen.heat)
+        row += seen.heatmaps.values()
         if seen.surrogate is not None:
             alone = predict_label(
                 seen.surrogate,
@@ -121,7 +125,8 @@ def contact_sheet(
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
     truth_title = "truth" if segmenter.prompts is None else "truth and prompt"
-    titles = ["image", truth_title, "prediction", "prompt highlights", "prompt without SAM"]
+    highlights = [f"prompt, {title}" for title in seen.heatmaps] if positions else []
+    titles = ["image", truth_title, "prediction", *highlights, "prompt without SAM"]
     return pictures.contact_sheet(rows, titles[: len(rows[0])], notes, SIDE)
 
 

@@ -224,3 +224,19 @@ class Prompt:
     """float P x C x h x w."""
     image_index: Tensor
     """int64 P: the image, 0..B-1, that each prompt is for."""
+    high_res: tuple[Tensor, ...] = ()
+    """What the mask decoder adds while it upscales, in the order of use: float P x C/4 x 2h x 2w
+    and P x C/8 x 4h x 4w. Empty: nothing."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Prompt:
+        """`function` applied to every embedding."""
+        high_res = tuple(map(function, self.high_res))
+        return Prompt(function(self.sparse), function(self.dense), self.image_index, high_res)
+
+
+def high_res_shapes(
+    width: int, grid: tuple[int, int]
+) -> tuple[tuple[int, tuple[int, int]], tuple[int, tuple[int, int]]]:
+    """Channels and size of the two maps of `Prompt.high_res`, for C and (h, w) of the embedding."""
+    h, w = grid
+    return (width // 4, (2 * h, 2 * w)), (width // 8, (4 * h, 4 * w))

@@ -19,7 +19,7 @@ from autosam.models.sam import SAMS, Sam, load_sam
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.mobile import build_mobile
 from autosam.models.segmenter import build_segmenter
-from autosam.types import ImageEmbedding, Prompt
+from autosam.types import ImageEmbedding, Prompt, high_res_shapes
 
 SPECS = {
     spec.name: spec
@@ -147,13 +147,10 @@ def test_every_run_trains(backend: tuple[str, Path], run: str) -> None:
     criterion = SegmentationLoss(LossConfig())
     assert batch.targets is not None
     assert batch.weights is not None
-    with torch.no_grad():
-        segmenter.eval()
-        first = criterion(segmenter(batch), batch.targets, batch.weights)["loss"]
-        segmenter.train()
     learning = [p for p in segmenter.parameters() if p.requires_grad]
     if learning:
         optimizer = torch.optim.AdamW(learning, lr=1e-3)
+        losses = []
         for _ in range(12):
             loss = sum(
                 criterion(logits, batch.targets, batch.weights)["loss"]
@@ -164,11 +161,72 @@ def test_every_run_trains(backend: tuple[str, Path], run: str) -> None:
             loss.backward()
             assert all(p.grad is not None for p in learning)
             optimizer.step()
-        with torch.no_grad():
-            segmenter.eval()
-            last = criterion(segmenter(batch), batch.targets, batch.weights)["loss"]
-        assert last < first
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
     parts = EXPECTED.get(run, set())
     changed = {k for k, v in segmenter.state_dict().items() if not torch.equal(v, before[k])}
     assert all(any(k.startswith(p + ".") for p in parts) for k in changed), changed
     assert bool(changed) == bool(learning)
+
+
+def high_res_prompt(sam: Sam, count: int, scale: float = 1.0) -> Prompt:
+    """A "no prompt" for each image, with random high-resolution maps."""
+    maps = tuple(
+        scale * torch.randn(count, channels, *size)
+        for channels, size in high_res_shapes(sam.width, sam.grid)
+    )
+    return replace(sam.no_prompt(count), high_res=maps)
+
+
+@torch.no_grad()
+def test_a_high_res_prompt_of_zeros_changes_no_bit(backend: tuple[str, Path]) -> None:
+    sam = load_sam(*backend)
+    embedding = encode(sam, 2)
+    before, _ = sam.decode(embedding, sam.no_prompt(2))
+    zeros, _ = sam.decode(embedding, high_res_prompt(sam, 2, 0.0))
+    assert torch.equal(before, zeros)
+
+
+@torch.no_grad()
+def test_a_high_res_prompt_is_added_to_what_the_transposed_convolutions_emit(
+    backend: tuple[str, Path],
+) -> None:
+    """Hooks of torch on the decoder's own layers do the same."""
+    sam = load_sam(*backend)
+    embedding = encode(sam, 2)
+    prompt = high_res_prompt(sam, 2)
+    ours, _ = sam.decode(embedding, prompt)
+    convolutions = [m for m in sam.mask_decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert len(convolutions) == 2
+    for layer, level in zip(convolutions, prompt.high_res, strict=True):
+        layer.register_forward_hook(lambda _module, _inputs, output, level=level: output + level)
+    hooked, _ = sam.decode(embedding, replace(prompt, high_res=()))
+    plain, _ = load_sam(*backend).decode(embedding, replace(prompt, high_res=()))
+    assert (ours - hooked).abs().max() < 1e-4
+    assert (ours - plain).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_high_res_prompts_batched_equal_one_by_one(backend: tuple[str, Path]) -> None:
+    sam = load_sam(*backend)
+    embedding = encode(sam, 2)
+    prompt = replace(high_res_prompt(sam, 3), image_index=torch.tensor([1, 0, 1]))
+    together, _ = sam.decode(embedding, prompt)
+    for i, image in enumerate((1, 0, 1)):
+        alone = prompt.map(lambda level, i=i: level[i : i + 1])
+        alone = replace(alone, image_index=torch.tensor([0]))
+        single, _ = sam.decode(embedding.part(image), alone)
+        assert (single[0] - together[i]).abs().max() < 1e-5 * together.abs().max()
+
+
+def test_gradients_reach_a_high_res_prompt_through_the_frozen_decoder(
+    backend: tuple[str, Path],
+) -> None:
+    sam = load_sam(*backend)
+    prompt = high_res_prompt(sam, 1)
+    for level in prompt.high_res:
+        level.requires_grad_(True)
+    logits, _ = sam.decode(encode(sam, 1), prompt)
+    logits.square().mean().backward()
+    assert all(level.grad.abs().max() > 0 for level in prompt.high_res)
+    assert all(p.grad is None for p in sam.parameters())

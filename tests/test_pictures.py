@@ -23,24 +23,51 @@ def test_overlay_leaves_the_rest_alone() -> None:
     assert (drawn[18:22] == 100).all()
 
 
-def test_prompt_map_shows_the_direction_of_most_variation() -> None:
-    """A dense prompt with one pattern in it gives that pattern, the mask's side bright."""
+def test_prompt_maps_show_the_direction_of_most_variation() -> None:
+    """Maps with one pattern in them give that pattern, each at its own size, the mask's side
+    bright."""
     pattern = torch.zeros(8, 8)
     pattern[2:5, 3:7] = 1
-    direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
-    dense = 3 + direction[:, None, None] * pattern
-    prompt = Prompt(torch.zeros(2, 0, 16), torch.stack([dense, dense]), torch.tensor([0, 0]))
-    logits = torch.stack([pattern, 1 - pattern]) * 20 - 10
-    shown = pictures.prompt_map(prompt, logits)
-    torch.testing.assert_close(shown[0], pattern, atol=1e-4, rtol=0)
-    torch.testing.assert_close(shown[1], 1 - pattern, atol=1e-4, rtol=0)
+    generator = torch.Generator().manual_seed(0)
+
+    def level(channels: int, finer: int) -> torch.Tensor:
+        direction = torch.randn(channels, 1, 1, generator=generator)
+        shown = pattern.repeat_interleave(finer, 0).repeat_interleave(finer, 1)
+        return (3 + direction * shown).repeat(2, 1, 1, 1)
+
+    prompt = Prompt(
+        torch.zeros(2, 0, 16), level(16, 1), torch.tensor([0, 0]), (level(4, 2), level(2, 4))
+    )
+    mask = pattern.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    logits = torch.stack([mask, 1 - mask]) * 20 - 10
+    maps = pictures.prompt_maps(prompt, logits)
+    assert list(maps) == ["8 x 8", "16 x 16", "32 x 32"]
+    for shown in maps.values():
+        small = shown[:, :: shown.shape[-1] // 8, :: shown.shape[-1] // 8]
+        torch.testing.assert_close(small[0], pattern, atol=1e-4, rtol=0)
+        torch.testing.assert_close(small[1], 1 - pattern, atol=1e-4, rtol=0)
+    flat = Prompt(prompt.sparse, torch.ones(2, 16, 8, 8), prompt.image_index, prompt.high_res)
+    assert list(pictures.prompt_maps(flat, logits)) == ["16 x 16", "32 x 32"]
 
 
-def test_prompt_map_of_a_sparse_prompt_shows_what_it_changes() -> None:
+def test_prompt_maps_leave_padding_out() -> None:
+    """Whatever a prompt says on padding, it is 0 there and does not stretch the rest."""
+    dense = torch.zeros(1, 3, 8, 8)
+    dense[0, 0, :4, 2:4] = 1
+    dense[0, 1, 4:] = 100  # padding
+    logits = torch.zeros(1, 8, 8)
+    logits[0, :4, 2:4] = 9
+    prompt = Prompt(torch.zeros(1, 0, 3), dense, torch.tensor([0]))
+    shown = pictures.prompt_maps(prompt, logits, valid=(0.5, 1.0))["8 x 8"][0]
+    assert shown[:4, 2:4].min() > 0.99
+    assert shown[4:].abs().max() == 0
+
+
+def test_prompt_maps_of_a_sparse_prompt_show_what_it_changes() -> None:
     prompt = Prompt(torch.zeros(1, 2, 16), torch.ones(1, 16, 8, 8), torch.tensor([0]))
     logits, baseline = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
     logits[0, 0, 0], baseline[0, 1, 1] = 50, 50
-    shown = pictures.prompt_map(prompt, logits, baseline)
+    shown = pictures.prompt_maps(prompt, logits, baseline)["tokens"]
     assert shown[0, 0, 0].item() == 0.75
     assert shown[0, 1, 1].item() == 0.25
     assert shown[0, 3, 3].item() == 0.5

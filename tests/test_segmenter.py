@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from autosam.config import RUNS, LossConfig, PromptConfig
+from autosam.config import RUNS, LearnedPrompt, LossConfig, PromptConfig
 from autosam.data.dataset import make_sample
 from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
@@ -142,11 +143,13 @@ def test_a_rough_mask_has_one_class(tiny_file: Path) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("prompt", ["dense", "sparse", "both"])
+@pytest.mark.parametrize("prompt", typing.get_args(LearnedPrompt))
 @pytest.mark.parametrize("classes", [1, 3])
 def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
     if RUNS[run].prompter == "rough" and classes > 1:
         return  # refused, see test_a_rough_mask_has_one_class
+    if RUNS[run].prompter != "learned" and prompt != "dense":
+        return  # the setting has no say
     config = tiny_config(
         tiny_file, f"--run={run}", f"--model.prompt={prompt}", f"--data.num_classes={classes}"
     )
@@ -160,7 +163,13 @@ def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
     if RUNS[run].prompter == "learned":
         made = segmenter.prompt(batch)
         assert made.dense.shape == (2 * classes, 32, 8, 8)
-        assert made.sparse.shape == (2 * classes, 0 if prompt == "dense" else 8, 32)
+        has_tokens = "sparse" in prompt or prompt == "both"
+        assert made.sparse.shape == (2 * classes, 8 if has_tokens else 0, 32)
+        sizes = [tuple(level.shape) for level in made.high_res]
+        fine = [(2 * classes, 8, 16, 16), (2 * classes, 4, 32, 32)]
+        assert sizes == (fine if "high_res" in prompt else [])
+        no_mask = segmenter.sam.no_prompt(2 * classes).dense
+        assert torch.equal(made.dense, no_mask) == ("dense" not in prompt and prompt != "both")
         assert made.image_index.tolist() == [i for i in (0, 1) for _ in range(classes)]
 
 

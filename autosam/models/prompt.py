@@ -1,10 +1,13 @@
 """The prompt generator: an image in, the prompt embeddings of SAM's mask decoder out.
 
 Shaharabany et al. 2023 (arXiv 2306.06370), section 3: g(I) takes the place of SAM's prompt encoder.
-The paper emits the dense embedding only; the sparse tokens are an addition.
+The paper emits the dense embedding only; the sparse tokens and the high-resolution maps are
+additions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from torch.nn import functional as F
 
 from autosam.models.backbone import Backbone
 from autosam.models.neck import Neck, conv_block
-from autosam.types import Prompt
+from autosam.types import Prompt, high_res_shapes
 
 
 class DenseHead(nn.Module):
@@ -41,6 +44,26 @@ class DenseHead(nn.Module):
         return self.project(self.mix(x)).reshape(-1, self.width, *self.grid)
 
 
+class HighResHead(nn.Module):
+    """float B x channels x n x n -> a high-resolution prompt float B*K x width x size.
+
+    A dense prompt lives on the decoder's coarse grid; this one on the cells that the decoder draws
+    masks with. SAM 2 (Ravi et al. 2024, arXiv 2408.00714, section 4) adds image features there.
+    """
+
+    INNER = 32
+
+    def __init__(self, channels: int, num_classes: int, width: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size, self.width = size, width
+        self.mix = conv_block(channels, self.INNER)
+        self.project = nn.Conv2d(self.INNER, num_classes * width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = F.interpolate(features, self.size, mode="bilinear")
+        return self.project(self.mix(x)).reshape(-1, self.width, *self.size)
+
+
 class SparseHead(nn.Module):
     """Coarsest backbone map float B x channels x n x n -> sparse embeddings float B*K x N x C.
 
@@ -63,7 +86,7 @@ class SparseHead(nn.Module):
 
 
 class PromptGenerator(nn.Module):
-    """Backbone, neck, dense and/or sparse head. Knows nothing of SAM but C and the grid.
+    """Backbone, neck and a head for each kind of prompt. Knows nothing of SAM but C and the grid.
 
     Args:
         backbone: a timm name.
@@ -72,8 +95,8 @@ class PromptGenerator(nn.Module):
         neck_width: see `Neck`.
         num_classes: K prompts per image.
         width, grid: C and (h, w) of the embedding to prompt.
-        kind: `dense`, `sparse` or `both`. What is not learned is SAM's own "no prompt", which the
-            segmenter fills in.
+        kinds: some of `dense`, `sparse` and `high_res`. What is not learned is SAM's own "no
+            prompt", which the segmenter fills in.
         sparse_tokens: N.
     """
 
@@ -86,20 +109,24 @@ class PromptGenerator(nn.Module):
         num_classes: int,
         width: int,
         grid: tuple[int, int],
-        kind: str = "dense",
+        kinds: Collection[str] = ("dense",),
         sparse_tokens: int = 8,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = Backbone(backbone, weights, view_size)
-        self.neck = self.dense = self.sparse = None
-        if kind in ("dense", "both"):
+        self.neck = self.dense = self.high_res = self.sparse = None
+        if "dense" in kinds or "high_res" in kinds:
             self.neck = Neck(self.backbone.channels, self.backbone.strides, neck_width)
-            self.dense = DenseHead(
-                self.neck.channels, view_size // self.neck.stride, num_classes, width, grid
-            )
-        if kind in ("sparse", "both"):
+            channels, map_size = self.neck.channels, view_size // self.neck.stride
+        if "dense" in kinds:
+            self.dense = DenseHead(channels, map_size, num_classes, width, grid)
+        if "sparse" in kinds:
             self.sparse = SparseHead(self.backbone.channels[-1], num_classes, sparse_tokens, width)
+        if "high_res" in kinds:
+            self.high_res = nn.ModuleList(
+                HighResHead(channels, num_classes, *level) for level in high_res_shapes(width, grid)
+            )
 
     def forward(self, views: Tensor, valid: Tensor, no_prompt: Prompt) -> Prompt:
         """Emit P = B*K prompts, the K of one image next to each other.
@@ -111,8 +138,13 @@ class PromptGenerator(nn.Module):
         """
         levels = self.backbone(views, valid)
         dense, sparse = no_prompt.dense, no_prompt.sparse
-        if self.neck is not None and self.dense is not None:
-            dense = self.dense(self.neck(levels))
+        high_res = no_prompt.high_res
         if self.sparse is not None:
             sparse = self.sparse(levels[-1])
-        return Prompt(sparse, dense, no_prompt.image_index)
+        if self.neck is not None:
+            features = self.neck(levels)
+            if self.dense is not None:
+                dense = self.dense(features)
+            if self.high_res is not None:
+                high_res = tuple(head(features) for head in self.high_res)
+        return Prompt(sparse, dense, no_prompt.image_index, high_res)

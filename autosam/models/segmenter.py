@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -66,7 +67,7 @@ class Segmenter(nn.Module):
         prompts: the kind of prompt that each batch brings along, where none is learned.
         multimask: see `PromptConfig.multimask`.
         half_encoder: whether a large image encoder may compute in bfloat16, where that is faster.
-        surrogate: learns beside the generator what its dense prompt says, or None.
+        surrogate: learns beside the generator what its prompt says, or None.
         blank: image embeddings are zeros, for a control.
         stretch: logits are stretched as the published code does, see `PaperConfig`.
         rule: which masks of a grid of points count, or None where there is no grid.
@@ -184,7 +185,7 @@ class Segmenter(nn.Module):
         assert self.sam is not None
         images = torch.arange(len(batch), device=batch.views.device)
         empty = self.sam.no_prompt(len(batch) * self.num_classes)
-        empty = Prompt(empty.sparse, empty.dense, images.repeat_interleave(self.num_classes))
+        empty = replace(empty, image_index=images.repeat_interleave(self.num_classes))
         if self.generator is not None:
             return self.generator(batch.views, batch.view_valid, empty)
         assert self.class_prompt is not None
@@ -198,10 +199,10 @@ class Segmenter(nn.Module):
         return min_max(logits) if self.stretch else logits
 
     def unfold(self, prompt: Prompt) -> Tensor:
-        """What P = B*K dense prompts say by themselves: logits float B x K x m x m. Nothing learned
-        here reaches the generator."""
+        """What P = B*K prompts say by themselves: logits float B x K x m x m. Nothing learned here
+        reaches the generator."""
         assert self.surrogate is not None
-        logits = self.surrogate(prompt.dense.detach())
+        logits = self.surrogate(prompt.map(Tensor.detach))
         return logits.view(-1, self.num_classes, *logits.shape[-2:])
 
     def forward(self, batch: Batch, beside: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
@@ -304,10 +305,11 @@ def build_segmenter(
     composition, model = RUNS[config.run], config.model
     weights = backbone_weights or model.backbone_weights
     classes = config.data.num_classes
-    if fast and (composition.prompter != "learned" or model.prompt == "sparse"):
+    has_surrogate = composition.prompter == "learned" and model.prompt_has_maps
+    if fast and not has_surrogate:
         raise CheckpointError(
-            "--fast asks for the surrogate decoder, which only runs with a learned dense prompt "
-            f"have; this is {config.title!r}."
+            "--fast asks for the surrogate decoder, which only runs with a learned dense or "
+            f"high-resolution prompt have; this is {config.title!r}."
         )
     if composition.decoder == "head":
         head = PlainHead(model.backbone, weights, model.view_size, model.width, classes)
@@ -335,13 +337,13 @@ def build_segmenter(
             classes,
             sam.width,
             sam.grid,
-            model.prompt,
+            model.prompt_kinds,
             model.sparse_tokens,
         )
     surrogate = None
-    if generator is not None and generator.dense is not None:
+    if has_surrogate:
         with torch.random.fork_rng(devices=[]):
-            surrogate = SurrogateDecoder(sam.width)
+            surrogate = SurrogateDecoder(sam.width, model.prompt_kinds)
     segmenter = Segmenter(
         classes,
         sam,

@@ -1,32 +1,52 @@
-"""The surrogate decoder: what a dense prompt says by itself, without SAM.
+"""The surrogate decoder: what a learned prompt says by itself, without SAM.
 
 Shaharabany et al. 2023 (arXiv 2306.06370), section 3: a shallow network turns g(I) into a mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
+from autosam.types import Prompt
+
 FINER = 4
-"""Cells of the mask in each row and column of a cell of the prompt, as in SAM's masks."""
+"""Cells of the mask in each row and column of a cell of the dense prompt, as in SAM's masks."""
 
 
 class SurrogateDecoder(nn.Module):
-    """float P x C x h x w, dense prompt embeddings -> logits float P x 4h x 4w.
+    """Dense and high-resolution prompt embeddings of P prompts -> logits float P x 4h x 4w.
 
-    Each cell is unfolded on its own (a deconvolution whose kernels do not overlap), so the mask
-    shows what the prompt holds there and nothing that this network has learned of shapes. It costs
-    about a hundredth of a training step.
+    Each cell of each map is unfolded on its own (a deconvolution whose kernels do not overlap), and
+    the logits are summed, so the mask shows what the prompt holds there and nothing that this
+    network has learned of shapes. It costs about a hundredth of a training step.
+
+    Args:
+        width: C.
+        kinds: which of `dense` and `high_res` the prompt generator emits, one at least.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kinds: Collection[str] = ("dense",)) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(width, width // 4, 1),
-            nn.GELU(),
-            nn.Conv2d(width // 4, FINER**2, 1),
-            nn.PixelShuffle(FINER),
-        )
+        self.layers = unfolding(width, FINER) if "dense" in kinds else None
+        self.high_res = None
+        if "high_res" in kinds:
+            self.high_res = nn.ModuleList([unfolding(width // 4, 2), unfolding(width // 8, 1)])
 
-    def forward(self, dense: Tensor) -> Tensor:
-        return self.layers(dense)[:, 0]
+    def forward(self, prompt: Prompt) -> Tensor:
+        logits = [] if self.layers is None else [self.layers(prompt.dense)]
+        if self.high_res is not None:
+            maps = zip(self.high_res, prompt.high_res, strict=True)
+            logits += [layers(level) for layers, level in maps]
+        return sum(logits[1:], logits[0])[:, 0]
+
+
+def unfolding(width: int, finer: int) -> nn.Sequential:
+    """float P x width x n x n -> float P x 1 x finer n x finer n, each cell on its own."""
+    return nn.Sequential(
+        nn.Conv2d(width, width // 4, 1),
+        nn.GELU(),
+        nn.Conv2d(width // 4, finer**2, 1),
+        nn.PixelShuffle(finer),
+    )

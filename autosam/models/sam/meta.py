@@ -116,11 +116,11 @@ class SegmentAnything(nn.Module):
 
         hidden, source_out = decoder.transformer(source, position, tokens)
         upscaled = source_out.transpose(1, 2).view_as(source)
-        finer = iter(embedding.finer)
+        levels = iter(added := high_res_levels(embedding, prompt))
         for layer in decoder.output_upscaling:
             upscaled = norm(upscaled, layer) if isinstance(layer, LayerNorm2d) else layer(upscaled)
-            if isinstance(layer, nn.ConvTranspose2d) and embedding.finer:
-                upscaled = upscaled + of_images(next(finer), prompt)
+            if isinstance(layer, nn.ConvTranspose2d) and added:
+                upscaled = upscaled + next(levels)
         hyper = torch.stack(
             [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
             dim=1,
@@ -138,6 +138,20 @@ def of_images(level: Tensor, prompt: Prompt) -> Tensor:
     if len(level) == 1:
         return level.expand(len(prompt.image_index), *level.shape[1:])
     return level.index_select(0, prompt.image_index)
+
+
+def high_res_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, ...]:
+    """What the decoder adds after each of its two transposed convolutions, before normalisation and
+    activation: the finer levels of the image embedding, those of the prompt, or their sums. Empty
+    where there is neither.
+
+    Returns:
+        float P x C/4 x 2h x 2w and P x C/8 x 4h x 4w.
+    """
+    finer = tuple(of_images(level, prompt) for level in embedding.finer)
+    if not finer or not prompt.high_res:
+        return finer or prompt.high_res
+    return tuple(a + b for a, b in zip(finer, prompt.high_res, strict=True))
 
 
 def norm(x: Tensor, layer: LayerNorm2d) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autosam.errors import ConfigError
 from autosam.models.pixels import normalise
 from autosam.models.sam.base import SamSpec
+from autosam.models.sam.meta import high_res_levels
 from autosam.types import ImageEmbedding, Prompt
 
 
@@ -181,7 +182,7 @@ class Sam2(nn.Module):
             Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M in 0..1.
         """
         index = prompt.image_index
-        middle, finest = embedding.finer
+        middle, finest = high_res_levels(embedding, prompt)
         with torch.autocast(prompt.dense.device.type, enabled=False):  # see embed
             positions = self.cell_positions().expand(len(index), -1, -1, -1)
         logits, iou, _, _ = self.mask_decoder(
@@ -190,7 +191,7 @@ class Sam2(nn.Module):
             sparse_prompt_embeddings=prompt.sparse[:, None],
             dense_prompt_embeddings=prompt.dense,
             multimask_output=multimask,
-            high_resolution_features=[finest[index], middle[index]],
+            high_resolution_features=[finest, middle],
         )
         return logits[:, 0], iou[:, 0]
 
