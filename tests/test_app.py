@@ -100,8 +100,8 @@ def shown(tab: Page) -> list[str]:
 def test_pictures_masks_threshold_and_download(tab: Page, trained: Path, tmp_path: Path) -> None:
     test = sorted((trained.parent / "data/test/images").iterdir())
     drop(tab, test[0], test[1])
-    # Of each picture: itself, the mask and the prompt of one run, the mask of the other.
-    expect(tab.locator("#masks .grid-wrap img")).to_have_count(8, timeout=180_000)
+    # Of each image: itself, the mask and three maps of the prompt of one run, the other's mask.
+    expect(tab.locator("#masks .grid-wrap img")).to_have_count(12, timeout=180_000)
     for image in tab.locator("#masks .grid-wrap img").all():
         assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") == 56
     expect(tab.locator("#areas")).to_contain_text(test[1].name)
@@ -118,7 +118,7 @@ def test_pictures_masks_threshold_and_download(tab: Page, trained: Path, tmp_pat
     number.press("Enter")
     number.blur()
     tab.wait_for_function(
-        "before => document.querySelectorAll('#masks .grid-wrap img').length == 8 && "
+        "before => document.querySelectorAll('#masks .grid-wrap img').length == 12 && "
         "document.querySelectorAll('#masks .grid-wrap img')[1].src != before",
         arg=before[1],
         timeout=180_000,
@@ -149,7 +149,7 @@ def test_what_is_no_picture_is_refused_with_a_message(
     said = tab.locator("#said")
     expect(said).to_contain_text("20000 x 10000 pixels, more than the 20 million", timeout=180_000)
     expect(said).to_contain_text("text.png: cannot be read as an image")
-    expect(tab.locator("#masks .grid-wrap img")).to_have_count(4)
+    expect(tab.locator("#masks .grid-wrap img")).to_have_count(6)
 
 
 def test_no_path_that_the_browser_names_is_read(page: Any, tmp_path: Path) -> None:
@@ -189,7 +189,8 @@ def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     )
     found = predictors["one"](picture)
     assert [caption for _, caption in pictures] == [
-        picture.name, "one: mask", "one: prompt",
+        picture.name, "one: mask",
+        "one: prompt, 8 x 8", "one: prompt, 16 x 16", "one: prompt, 32 x 32",
     ]  # fmt: skip
     assert rows == [[picture.name, "one", "1", pytest.approx(100 * found.masks.mean(), abs=0.01),
                      pytest.approx(found.score, abs=0.001)]]  # fmt: skip

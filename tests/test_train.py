@@ -62,7 +62,7 @@ def test_a_run_leaves_everything_in_its_folder(
     assert mean == pytest.approx(result.test["dice"], abs=1e-4)
     assert yaml.safe_load((folder / "config.yaml").read_text())["run"] == name
     assert ("epoch 2" in (folder / "log.txt").read_text()) == (epochs == 2)
-    columns = 5 if RUNS[name].prompter == "learned" else 3
+    columns = 7 if RUNS[name].prompter == "learned" else 3  # three maps, and without SAM
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.width == 6 + columns * 230
 
@@ -351,12 +351,12 @@ def test_the_contact_sheet_shows_the_surrogate_at_its_own_threshold(trained: Pat
         """The prediction, and the prompt without SAM."""
         segmenter.threshold, segmenter.fast_threshold = threshold, fast_threshold
         sheet = contact_sheet(segmenter, test, [0], True, torch.device("cpu"))
-        return sheet[:, 466:690], sheet[:, 926:1150]
+        return sheet[:, 466:690], sheet[:, -230:-6]
 
-    first, other = columns(0.5, 0.5), columns(0.5, 0.02)
+    first, other = columns(0.5, 0.999), columns(0.5, 0.001)
     assert np.array_equal(first[0], other[0])
     assert not np.array_equal(first[1], other[1])
-    third = columns(0.02, 0.5)
+    third = columns(0.001, 0.999)
     assert not np.array_equal(first[0], third[0])
     assert np.array_equal(first[1], third[1])
 
