@@ -192,6 +192,9 @@ class ModelConfig:
     grid, added where the mask decoder upscales. both: dense+sparse."""
     sparse_tokens: int = 8
     """N: sparse prompt tokens per class, where there are any."""
+    gate: bool = True
+    """Whether a high_res prompt comes with a gate on the image embedding: how far SAM's view of
+    each cell is trusted, which starts nearly closed."""
 
     @property
     def prompt_kinds(self) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from autosam.losses import SegmentationLoss
 from autosam.models.prompt import PromptGenerator
 from autosam.models.sam import SAMS, AbsentEncoder, Sam
 from autosam.models.sam.encode import encode
-from autosam.models.sam.meta import VITS, SegmentAnything
+from autosam.models.sam.meta import VITS
 from autosam.models.sam.vit import from_meta
 from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
@@ -40,7 +40,7 @@ from autosam.predictor import Predictor
 from autosam.processes import make_accelerator
 from autosam.store import Layout, Store
 from autosam.timing import Stopwatch, peak_gib, wait
-from autosam.types import Batch, ImageEmbedding
+from autosam.types import Batch, ImageEmbedding, high_res_shapes
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
 VIEWS = 4
@@ -232,11 +232,9 @@ def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
 
 def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:
     """C x h x w of each level of the image embedding."""
-    height, width = sam.grid
-    levels = [(sam.width, height, width)]
-    if not isinstance(sam, SegmentAnything) or sam.spec.name == "lite":  # they have finer levels
-        levels += [(sam.width // 2**k // 2, height * 2**k, width * 2**k) for k in (1, 2)]
-    return tuple(levels)
+    features = (sam.width, *sam.grid)
+    finer = [(width, *size) for width, size in high_res_shapes(sam.width, sam.grid)]
+    return (features, *finer)[: sam.levels]
 
 
 def prediction(case: Case, device: torch.device) -> dict[str, Any]:

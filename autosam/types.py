@@ -227,11 +227,19 @@ class Prompt:
     high_res: tuple[Tensor, ...] = ()
     """What the mask decoder adds while it upscales, in the order of use: float P x C/4 x 2h x 2w
     and P x C/8 x 4h x 4w. Empty: nothing."""
+    gates: tuple[Tensor, ...] = ()
+    """What each level of the image embedding is multiplied by, in 0..1: float P x 1 x its size, of
+    `ImageEmbedding.levels`. Empty: 1."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Prompt:
-        """`function` applied to every embedding."""
-        high_res = tuple(map(function, self.high_res))
-        return Prompt(function(self.sparse), function(self.dense), self.image_index, high_res)
+        """`function` applied to every tensor but the index."""
+        return Prompt(
+            function(self.sparse),
+            function(self.dense),
+            self.image_index,
+            tuple(map(function, self.high_res)),
+            tuple(map(function, self.gates)),
+        )
 
 
 def high_res_shapes(

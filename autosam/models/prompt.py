@@ -7,7 +7,8 @@ additions.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,33 @@ class HighResHead(nn.Module):
         return self.project(self.mix(x)).reshape(-1, self.width, *self.size)
 
 
+class ImageGate(nn.Module):
+    """float B x channels x n x n -> how far each cell of the image embedding is trusted.
+
+    One map in 0..1 for each level of the embedding, float B*K x 1 x its size. They start nearly
+    closed, so that the embedding has to earn its part, as adapters that start at zero do (Zhang et
+    al. 2023, arXiv 2302.05543, section 3.1): one that does not fit the images is only in the way.
+    """
+
+    CLOSED = -2.0
+    """Logit at the start: 0.12."""
+
+    def __init__(self, channels: int, num_classes: int, sizes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.project = nn.Conv2d(channels, num_classes * len(sizes), 1)
+        nn.init.zeros_(self.project.weight)
+        nn.init.constant_(cast(Tensor, self.project.bias), self.CLOSED)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        gates = self.project(features).sigmoid()
+        gates = gates.reshape(-1, len(self.sizes), *gates.shape[-2:])
+        return tuple(
+            F.interpolate(gates[:, i : i + 1], size, mode="bilinear")
+            for i, size in enumerate(self.sizes)
+        )
+
+
 class SparseHead(nn.Module):
     """Coarsest backbone map float B x channels x n x n -> sparse embeddings float B*K x N x C.
 
@@ -98,6 +126,8 @@ class PromptGenerator(nn.Module):
         kinds: some of `dense`, `sparse` and `high_res`. What is not learned is SAM's own "no
             prompt", which the segmenter fills in.
         sparse_tokens: N.
+        gated_levels: of the image embedding, for which a high-resolution prompt brings a gate; 0
+            for none.
     """
 
     def __init__(
@@ -111,11 +141,12 @@ class PromptGenerator(nn.Module):
         grid: tuple[int, int],
         kinds: Collection[str] = ("dense",),
         sparse_tokens: int = 8,
+        gated_levels: int = 0,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = Backbone(backbone, weights, view_size)
-        self.neck = self.dense = self.high_res = self.sparse = None
+        self.neck = self.dense = self.high_res = self.gate = self.sparse = None
         if "dense" in kinds or "high_res" in kinds:
             self.neck = Neck(self.backbone.channels, self.backbone.strides, neck_width)
             channels, map_size = self.neck.channels, view_size // self.neck.stride
@@ -127,6 +158,9 @@ class PromptGenerator(nn.Module):
             self.high_res = nn.ModuleList(
                 HighResHead(channels, num_classes, *level) for level in high_res_shapes(width, grid)
             )
+        if "high_res" in kinds and gated_levels:
+            sizes = [grid, *(size for _, size in high_res_shapes(width, grid))]
+            self.gate = ImageGate(channels, num_classes, sizes[:gated_levels])
 
     def forward(self, views: Tensor, valid: Tensor, no_prompt: Prompt) -> Prompt:
         """Emit P = B*K prompts, the K of one image next to each other.
@@ -138,7 +172,7 @@ class PromptGenerator(nn.Module):
         """
         levels = self.backbone(views, valid)
         dense, sparse = no_prompt.dense, no_prompt.sparse
-        high_res = no_prompt.high_res
+        high_res, gates = no_prompt.high_res, no_prompt.gates
         if self.sparse is not None:
             sparse = self.sparse(levels[-1])
         if self.neck is not None:
@@ -147,4 +181,6 @@ class PromptGenerator(nn.Module):
                 dense = self.dense(features)
             if self.high_res is not None:
                 high_res = tuple(head(features) for head in self.high_res)
-        return Prompt(sparse, dense, no_prompt.image_index, high_res)
+            if self.gate is not None:
+                gates = self.gate(features)
+        return Prompt(sparse, dense, no_prompt.image_index, high_res, gates)

@@ -339,6 +339,7 @@ def build_segmenter(
             sam.grid,
             model.prompt_kinds,
             model.sparse_tokens,
+            sam.levels if model.gate else 0,
         )
     surrogate = None
     if has_surrogate:

@@ -96,7 +96,7 @@ class AbsentSam(nn.Module):
         super().__init__()
         with torch.device("meta"):
             sam = spec.build(spec)
-        self.spec, self.width, self.grid = spec, sam.width, sam.grid
+        self.spec, self.width, self.grid, self.levels = spec, sam.width, sam.grid, sam.levels
 
     def no_prompt(self, batch: int) -> Prompt:
         """Zeros: there is no SAM to say what no prompt is."""

@@ -69,6 +69,8 @@ class Sam(Protocol):
     """C."""
     grid: tuple[int, int]
     """h, w."""
+    levels: int
+    """Of the image embedding: 1, or 3 where the mask decoder adds finer ones while it upscales."""
     image_encoder: nn.Module
     prompt_encoder: nn.Module
     mask_decoder: nn.Module

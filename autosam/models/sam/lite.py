@@ -70,6 +70,8 @@ class Lite(SegmentAnything):
     al. 2021, arXiv 2102.06583.)
     """
 
+    levels = 3
+
     def embed(
         self,
         points: tuple[Tensor, Tensor] | None = None,

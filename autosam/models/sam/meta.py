@@ -23,6 +23,8 @@ class SegmentAnything(nn.Module):
     `vit.from_meta`.
     """
 
+    levels = 1
+
     def __init__(
         self,
         spec: SamSpec,
@@ -110,16 +112,17 @@ class SegmentAnything(nn.Module):
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         count = len(prompt.image_index)
         tokens = torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
-        source = of_images(embedding.features, prompt) + prompt.dense
+        features, high_res = prompted_levels(embedding, prompt)
+        source = features + prompt.dense
         with torch.autocast(source.device.type, enabled=False):  # see embed
             position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
 
         hidden, source_out = decoder.transformer(source, position, tokens)
         upscaled = source_out.transpose(1, 2).view_as(source)
-        levels = iter(added := high_res_levels(embedding, prompt))
+        levels = iter(high_res)
         for layer in decoder.output_upscaling:
             upscaled = norm(upscaled, layer) if isinstance(layer, LayerNorm2d) else layer(upscaled)
-            if isinstance(layer, nn.ConvTranspose2d) and added:
+            if isinstance(layer, nn.ConvTranspose2d) and high_res:
                 upscaled = upscaled + next(levels)
         hyper = torch.stack(
             [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
@@ -140,18 +143,22 @@ def of_images(level: Tensor, prompt: Prompt) -> Tensor:
     return level.index_select(0, prompt.image_index)
 
 
-def high_res_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, ...]:
-    """What the decoder adds after each of its two transposed convolutions, before normalisation and
-    activation: the finer levels of the image embedding, those of the prompt, or their sums. Empty
-    where there is neither.
+def prompted_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The image embedding of each prompt, gated as the prompt says, with its high-resolution maps.
 
     Returns:
-        float P x C/4 x 2h x 2w and P x C/8 x 4h x 4w.
+        Features float P x C x h x w; and what the decoder adds after each of its two transposed
+        convolutions, before normalisation and activation (the finer levels of the embedding, the
+        maps of the prompt, or their sums), float P x C/4 x 2h x 2w and P x C/8 x 4h x 4w. Empty
+        where there is neither.
     """
-    finer = tuple(of_images(level, prompt) for level in embedding.finer)
-    if not finer or not prompt.high_res:
-        return finer or prompt.high_res
-    return tuple(a + b for a, b in zip(finer, prompt.high_res, strict=True))
+    levels = [of_images(level, prompt) for level in embedding.levels]
+    if prompt.gates:
+        levels = [level * gate for level, gate in zip(levels, prompt.gates, strict=True)]
+    features, *finer = levels
+    if finer and prompt.high_res:
+        return features, tuple(a + b for a, b in zip(finer, prompt.high_res, strict=True))
+    return features, tuple(finer) or prompt.high_res
 
 
 def norm(x: Tensor, layer: LayerNorm2d) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autosam.errors import ConfigError
 from autosam.models.pixels import normalise
 from autosam.models.sam.base import SamSpec
-from autosam.models.sam.meta import high_res_levels
+from autosam.models.sam.meta import prompted_levels
 from autosam.types import ImageEmbedding, Prompt
 
 
@@ -88,6 +88,8 @@ class Sam2(nn.Module):
     token 0's mask, always: the reference swaps an unstable one for another token's
     (`dynamic_multimask_via_stability`), which would train one token and test another.
     """
+
+    levels = 3
 
     def __init__(
         self,
@@ -182,11 +184,11 @@ class Sam2(nn.Module):
             Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M in 0..1.
         """
         index = prompt.image_index
-        middle, finest = high_res_levels(embedding, prompt)
+        features, (middle, finest) = prompted_levels(embedding, prompt)
         with torch.autocast(prompt.dense.device.type, enabled=False):  # see embed
             positions = self.cell_positions().expand(len(index), -1, -1, -1)
         logits, iou, _, _ = self.mask_decoder(
-            image_embeddings=embedding.features[index],
+            image_embeddings=features,
             image_positional_embeddings=positions,
             sparse_prompt_embeddings=prompt.sparse[:, None],
             dense_prompt_embeddings=prompt.dense,
