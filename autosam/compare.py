@@ -17,6 +17,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -27,7 +28,7 @@ from autosam import origin, page
 from autosam.cautions import NOTHING, cautions, contents_of
 from autosam.choices import require_config
 from autosam.command import run_command
-from autosam.config import RUNS, Config, PaperConfig, Settings
+from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped, TrainingError
@@ -75,6 +76,9 @@ class CompareConfig(Settings):
     attribution: bool = True
     """Beside the run autosam: trained and tested with blank and shuffled image embeddings, only
     tested with them, and its surrogate decoder, which uses no SAM."""
+    prompts: str = ""
+    """Beside the run autosam: with these learned prompts, with commas between them; see
+    --model.prompt of train (dense is the published AutoSAM's)."""
     paper_compat: bool = False
     """Beside the run autosam: with each of the published code's peculiarities, and with all; see
     --paper of train."""
@@ -94,7 +98,7 @@ def compare(config: CompareConfig) -> Standings:
         AutosamError: a run that fails; the same command goes on after the cause is gone.
     """
     require_config(config, CompareConfig, "compare")
-    names = check(config)
+    names, prompts = check(config)
     settings = dataclasses.replace(config)
     if config.quick:
         limit = min(config.data.limit or QUICK_LIMIT, QUICK_LIMIT)
@@ -110,6 +114,7 @@ def compare(config: CompareConfig) -> Standings:
     variants = {name: Variant(name) for name in names}
     if config.attribution and "autosam" in names:
         variants |= {f"autosam, {control}": Variant("autosam", control) for control in CONTROLS}
+    variants |= {f"autosam, {prompt}": Variant("autosam", prompt=prompt) for prompt in prompts}
     if config.paper_compat and "autosam" in names:
         variants |= {f"autosam, {name}": Variant("autosam", paper=(name,)) for name in PECULIAR}
         variants["autosam, all of the paper's"] = Variant("autosam", paper=PECULIAR)
@@ -144,8 +149,8 @@ def compare(config: CompareConfig) -> Standings:
     return standings
 
 
-def check(config: CompareConfig) -> list[str]:
-    """The names of the runs.
+def check(config: CompareConfig) -> tuple[list[str], list[str]]:
+    """The names of the runs, and the further prompts of autosam.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -156,6 +161,15 @@ def check(config: CompareConfig) -> list[str]:
         raise ConfigError(f"--runs {config.runs}: choose from {', '.join(RUNS)}.")
     if len(set(names)) < len(names):
         raise ConfigError(f"--runs {config.runs}: a run stands twice.")
+    prompts = [name.strip() for name in config.prompts.split(",") if name.strip()]
+    for prompt in prompts:
+        if prompt not in get_args(LearnedPrompt) or prompts.count(prompt) > 1:
+            raise ConfigError(
+                f"--prompts {config.prompts}: expected some of {', '.join(get_args(LearnedPrompt))}"
+                ", each once."
+            )
+    if prompts and "autosam" not in names:
+        raise ConfigError(f"--prompts {config.prompts}: needs autosam among --runs.")
     for name, least in (("seeds", 1), ("jobs", 1), ("folds", 2)):
         check_number(name, getattr(config, name), least, 1000)
     if config.data.folds is not None or config.data.fold:
@@ -164,7 +178,7 @@ def check(config: CompareConfig) -> list[str]:
     for name in names:
         check_settings(Config(**shared, run=name))  # type: ignore[arg-type]
     check_ranges(train=dataclasses.replace(config.train, seed=config.train.seed + config.seeds - 1))
-    return names
+    return names, prompts
 
 
 def run_all(trials: list[Trial], jobs: int) -> None:
@@ -266,7 +280,9 @@ def lines_of(trials: list[Trial], config: CompareConfig) -> dict[str, Line]:
 def make_row(name: str, line: Line) -> Row:
     """Scores and costs of a line."""
     trials, swap = line
-    composition, costs = RUNS[trials[0].config.run], [trial.facts() for trial in trials]
+    config, costs = trials[0].config, [trial.facts() for trial in trials]
+    composition = RUNS[config.run]
+    own = config.title == config.run and not swap
     learns = bool(composition.trainable) and not swap
     oracle = composition.prompter in ("box", "points")
     scores = functools.partial(swapped_scores, swap=swap) if swap else scores_of
@@ -278,7 +294,9 @@ def make_row(name: str, line: Line) -> Row:
         seconds=sum(c["seconds"] for c in costs) / len(costs) if learns else None,
         speed=images_per_second(trials[0], swap),
         peak_gib=max(c["peak_gib"] for c in costs) if learns else None,
-        uses_sam=composition.decoder == "sam" and not oracle and name == trials[0].config.run,
+        uses_sam=composition.decoder == "sam"
+        and not (oracle or swap)
+        and config.title == config.run,
         curves=[curve for trial in trials if (curve := trial.curve())] if learns else [],
     )
 

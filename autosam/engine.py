@@ -23,9 +23,10 @@ from autosam.data.labels import class_masks, known
 from autosam.errors import TrainingError
 from autosam.losses import SegmentationLoss
 from autosam.metrics import dice, predict_label, score
+from autosam.models.pixels import inside
 from autosam.models.segmenter import Segmenter
 from autosam.precision import half_precision
-from autosam.types import Batch
+from autosam.types import Batch, Prompt
 
 OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
@@ -241,6 +242,31 @@ def calibrate(
     return choose(scores_of, areas_of, empty_of, image_of)
 
 
+TRUST = ("trust", "trust_2x", "trust_4x")
+"""Names of how far the levels of SAM's image embedding are trusted, coarse to fine."""
+
+
+def trust(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float]]:
+    """How far prompts trust what SAM sees: the mean of each gate over the cells of the image and
+    its classes, for each image of the batch; empty without gates.
+
+    Args:
+        prompt: P = B*K prompts.
+        batch: B images.
+        image_size: S.
+    """
+    found: list[dict[str, float]] = [{} for _ in batch.names]
+    for name, gate in zip(TRUST, prompt.gates, strict=False):
+        side = gate.shape[-1]
+        shown = inside((batch.image_valid * side / image_size).ceil(), side)
+        sums = (
+            (gate.float() * shown[prompt.image_index]).sum((1, 2, 3)).view(len(batch), -1).mean(1)
+        )
+        for row, mean in zip(found, sums / shown.sum((1, 2, 3)), strict=True):
+            row[name] = mean.item()
+    return found
+
+
 @torch.no_grad()
 def evaluate(
     segmenter: Segmenter,
@@ -266,14 +292,16 @@ def evaluate(
         classes: their names.
 
     Returns:
-        Scores by image name.
+        Scores by image name; and how far SAM was trusted, see `trust`.
     """
     segmenter.eval()
     frame = segmenter.frame
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
         with half_precision(batch.views.device, bf16):
-            logits = segmenter(batch).float()
+            logits, prompt = segmenter.segment(batch)
+        logits = logits.float()
+        trusted = [{}] * len(batch) if prompt is None else trust(prompt, batch, frame.image_size)
         for i, name in enumerate(batch.names):
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]
@@ -287,7 +315,7 @@ def evaluate(
                 one = slice(i, i + 1)
                 parts = criterion(logits[one], batch.targets[one], batch.weights[one])
                 scores["loss"] = parts["loss"].item()
-            rows.append((name, scores))
+            rows.append((name, scores | trusted[i]))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
     return dict(rows)

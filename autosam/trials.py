@@ -36,6 +36,8 @@ class Variant:
     run: str
     embedding: str = "real"
     paper: tuple[str, ...] = ()
+    prompt: str | None = None
+    """Of autosam; None: `ModelConfig.prompt`."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,12 @@ def plan(
                 )
                 config.train = dataclasses.replace(config.train, seed=config.train.seed + seed)
                 config.data = dataclasses.replace(config.data, fold=fold)
-                name = f"{config.title}-seed{seed}" + f"-fold{fold}" * bool(settings.data.folds)
+                kind = f"-{variant.prompt}" if variant.prompt else ""
+                if variant.prompt:
+                    config.model = dataclasses.replace(config.model, prompt=variant.prompt)
+                name = f"{config.title}{kind}-seed{seed}" + f"-fold{fold}" * bool(
+                    settings.data.folds
+                )
                 config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
                 trials.append(Trial(row, seed, config))
     return trials

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autosam.engine import TRUST
 from autosam.significance import FEWEST, LEVEL, Difference, holm
 from autosam.standings import Row, Standings
 
@@ -140,7 +141,41 @@ def _controls(standings: Standings, own: Row) -> list[str]:
     if "autosam, no SAM" in standings:
         found = judge(standings, own, standings["autosam, no SAM"])
         parts.append(f"SAM's mask is {found} than what the prompt alone says.")
+    if trusted := [f"{own.metrics[name][0]:.0%}" for name in TRUST if name in own.metrics]:
+        parts.append(
+            f"Of SAM's image embedding the learned gates let {', '.join(trusted)} through (its "
+            "levels, coarse to fine)."
+        )
+    if (said := who_draws(standings, own)) is not None:
+        parts.append(said)
     return parts
+
+
+def who_draws(standings: Standings, own: Row) -> str | None:
+    """Whether SAM still matters to `autosam`, or its prompt draws the mask by itself; None where
+    the controls are missing or nothing can be concluded."""
+    names = ("autosam, blank", "autosam, no SAM")
+    if any(name not in standings for name in names):
+        return None
+    blank, alone = (standings[name] for name in names)
+    if unfinished(standings, own) or unfinished(standings, blank):
+        return None
+    if standings.minus(own, blank).groups < FEWEST:
+        return None
+    sees, draws = (
+        _sign(standings, own, other, standings.minus(own, other)) > 0 for other in (blank, alone)
+    )
+    if sees:
+        return "In plain words: what SAM's image encoder sees improves the masks of autosam."
+    if draws:
+        return (
+            "In plain words: SAM's mask decoder improves on what the prompt says, but there is no "
+            "sign that it needs what SAM's image encoder sees: the prompt brings that along."
+        )
+    return (
+        "In plain words: there is no sign that SAM contributes; the learned prompt draws the mask "
+        "by itself."
+    )
 
 
 def unfinished(standings: Standings, row: Row) -> str:

@@ -207,10 +207,16 @@ class Segmenter(nn.Module):
 
     def forward(self, batch: Batch, beside: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
         """-> logits float B x K x m x m; with `beside` also those of the surrogate, if any."""
-        logits, unfolded = self._forward(batch, beside)
-        return (logits, unfolded) if beside else logits
+        logits, prompt = self.segment(batch)
+        if not beside:
+            return logits
+        if prompt is None or self.surrogate is None or self.fast:
+            return logits, None
+        return logits, self.unfold(prompt)
 
-    def _forward(self, batch: Batch, beside: bool) -> tuple[Tensor, Tensor | None]:
+    def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
+        """Logits float B x K x m x m, and the prompts that they were made by, P = B*K, where there
+        is one for each class."""
         if self.sam is None:
             assert self.head is not None
             return self.head(batch.views, batch.view_valid), None
@@ -224,9 +230,8 @@ class Segmenter(nn.Module):
             return self.decode_grid(batch), None
         prompt = self.prompt(batch)
         if self.fast:
-            return self.unfold(prompt), None
-        unfolded = self.unfold(prompt) if beside and self.surrogate is not None else None
-        return self.decode(self.encode(batch), prompt), unfolded
+            return self.unfold(prompt), prompt
+        return self.decode(self.encode(batch), prompt), prompt
 
     def propose(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """SAM's masks at the points of a grid, of each image: bool N x m x m, and what they look
