@@ -17,7 +17,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from rich.console import Console
@@ -149,7 +149,7 @@ def compare(config: CompareConfig) -> Standings:
     return standings
 
 
-def check(config: CompareConfig) -> tuple[list[str], list[str]]:
+def check(config: CompareConfig) -> tuple[list[str], list[LearnedPrompt]]:
     """The names of the runs, and the further prompts of autosam.
 
     Raises:
@@ -161,7 +161,8 @@ def check(config: CompareConfig) -> tuple[list[str], list[str]]:
         raise ConfigError(f"--runs {config.runs}: choose from {', '.join(RUNS)}.")
     if len(set(names)) < len(names):
         raise ConfigError(f"--runs {config.runs}: a run stands twice.")
-    prompts = [name.strip() for name in config.prompts.split(",") if name.strip()]
+    words = [name.strip() for name in config.prompts.split(",") if name.strip()]
+    prompts = cast(list[LearnedPrompt], words)
     for prompt in prompts:
         if prompt not in get_args(LearnedPrompt) or prompts.count(prompt) > 1:
             raise ConfigError(
@@ -294,9 +295,7 @@ def make_row(name: str, line: Line) -> Row:
         seconds=sum(c["seconds"] for c in costs) / len(costs) if learns else None,
         speed=images_per_second(trials[0], swap),
         peak_gib=max(c["peak_gib"] for c in costs) if learns else None,
-        uses_sam=composition.decoder == "sam"
-        and not (oracle or swap)
-        and config.title == config.run,
+        uses_sam=composition.decoder == "sam" and own and not oracle,
         curves=[curve for trial in trials if (curve := trial.curve())] if learns else [],
     )
 

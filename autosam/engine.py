@@ -259,11 +259,10 @@ def trust(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float
     for name, gate in zip(TRUST, prompt.gates, strict=False):
         side = gate.shape[-1]
         shown = inside((batch.image_valid * side / image_size).ceil(), side)
-        sums = (
-            (gate.float() * shown[prompt.image_index]).sum((1, 2, 3)).view(len(batch), -1).mean(1)
-        )
-        for row, mean in zip(found, sums / shown.sum((1, 2, 3)), strict=True):
-            row[name] = mean.item()
+        sums = (gate.float() * shown[prompt.image_index]).sum((1, 2, 3))
+        means = sums.view(len(batch), -1).mean(1) / shown.sum((1, 2, 3))
+        for row, mean in zip(found, means.tolist(), strict=True):
+            row[name] = mean
     return found
 
 

@@ -15,7 +15,7 @@ import yaml
 import autosam
 from autosam import state
 from autosam.command import to_dict
-from autosam.config import RUNS, Config, PaperConfig, Settings
+from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError
@@ -36,7 +36,7 @@ class Variant:
     run: str
     embedding: str = "real"
     paper: tuple[str, ...] = ()
-    prompt: str | None = None
+    prompt: LearnedPrompt | None = None
     """Of autosam; None: `ModelConfig.prompt`."""
 
 
@@ -132,12 +132,11 @@ def plan(
                 )
                 config.train = dataclasses.replace(config.train, seed=config.train.seed + seed)
                 config.data = dataclasses.replace(config.data, fold=fold)
-                kind = f"-{variant.prompt}" if variant.prompt else ""
-                if variant.prompt:
+                name = config.title
+                if variant.prompt is not None:
                     config.model = dataclasses.replace(config.model, prompt=variant.prompt)
-                name = f"{config.title}{kind}-seed{seed}" + f"-fold{fold}" * bool(
-                    settings.data.folds
-                )
+                    name += f"-{variant.prompt}"
+                name += f"-seed{seed}" + f"-fold{fold}" * bool(settings.data.folds)
                 config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
                 trials.append(Trial(row, seed, config))
     return trials

@@ -230,3 +230,41 @@ def test_gradients_reach_a_high_res_prompt_through_the_frozen_decoder(
     logits.square().mean().backward()
     assert all(level.grad.abs().max() > 0 for level in prompt.high_res)
     assert all(p.grad is None for p in sam.parameters())
+
+
+@torch.no_grad()
+def test_gates_of_one_change_no_bit_and_gates_of_zero_are_a_blank_embedding(
+    backend: tuple[str, Path],
+) -> None:
+    sam = load_sam(*backend)
+    embedding = encode(sam, 2)
+    assert len(embedding.levels) == sam.levels
+    prompt = high_res_prompt(sam, 2)
+
+    def gated(value: float) -> torch.Tensor:
+        gates = tuple(torch.full_like(level[:, :1], value) for level in embedding.levels)
+        return sam.decode(embedding, replace(prompt, gates=gates))[0]
+
+    assert torch.equal(gated(1), sam.decode(embedding, prompt)[0])
+    assert torch.equal(gated(0), sam.decode(embedding.map(torch.zeros_like), prompt)[0])
+    assert not torch.allclose(gated(0), gated(1))
+    half = embedding.map(lambda level: level / 2)
+    assert torch.allclose(gated(0.5), sam.decode(half, prompt)[0], atol=1e-4)
+
+
+def test_a_generator_has_a_gate_for_each_level_nearly_closed_at_the_start(
+    backend: tuple[str, Path],
+) -> None:
+    name, file = backend
+    for flags, gated in ((), True), (("--model.gate=false",), False):
+        config = tiny_config(file, *flags)
+        config.sam = name
+        segmenter = build_segmenter(config).eval()
+        with torch.no_grad():
+            batch = make_batch(segmenter.frame)
+            prompt = segmenter.prompt(batch)
+            levels = segmenter.encode(batch).levels
+        assert len(prompt.gates) == gated * len(levels)
+        for gate, level in zip(prompt.gates, levels, strict=gated):
+            assert gate.shape == (2, 1, *level.shape[-2:])
+            assert torch.allclose(gate, torch.tensor(0.1192), atol=1e-4)

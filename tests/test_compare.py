@@ -209,6 +209,33 @@ def test_the_verdict_follows_the_figures() -> None:
     assert verdict(Standings([row("head", list(head))], "head")) == ""
 
 
+@pytest.mark.parametrize(
+    ("blank", "alone", "words"),
+    [
+        (-0.05, -0.05, "what SAM's image encoder sees improves the masks"),
+        (0.0, -0.05, "SAM's mask decoder improves on what the prompt says"),
+        (0.0, 0.0, "the learned prompt draws the mask by itself"),
+        (0.05, 0.05, "the learned prompt draws the mask by itself"),
+        (-0.05, 0.0, "what SAM's image encoder sees improves the masks"),
+    ],
+)
+def test_the_conclusion_says_who_draws_the_mask(blank: float, alone: float, words: str) -> None:
+    rng = np.random.default_rng(0)
+    own = rng.uniform(0.6, 0.9, 40)
+
+    def against(name: str, difference: float) -> Row:
+        noise = rng.normal(0, 0.01, 40)
+        return row(name, list(own + difference + noise - noise.mean()))
+
+    rows = [row("autosam", list(own)), against("autosam, blank", blank)]
+    assert "In plain words" not in verdict(Standings(rows, "autosam"))
+    rows.append(against("autosam, no SAM", alone))
+    said = verdict(Standings(rows, "autosam"))
+    assert said.count("In plain words") == 1
+    assert f"In plain words: {words}" in said or "In plain words: there is no sign" in said
+    assert words in said
+
+
 HEAD = np.random.default_rng(1).uniform(0.5, 0.8, 60)
 NOISE = np.random.default_rng(2).normal(0, 0.03, 60)
 

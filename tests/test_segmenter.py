@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import tiny_config
 
 from autosam.config import RUNS, LearnedPrompt, LossConfig, PromptConfig
 from autosam.data.dataset import make_sample
+from autosam.engine import trust
 from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
 from autosam.models.segmenter import build_segmenter
@@ -226,3 +228,18 @@ def test_view_and_image_may_differ_in_size(tiny_file: Path) -> None:
         assert batch.images.shape[-1] == 64
         with torch.no_grad():
             assert segmenter(batch).shape == (2, 1, 32, 32)
+
+
+def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
+    """40 x 56 in a square of 64: 46 of 64 rows hold image, of 8 rows of cells 6."""
+    segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=2"))
+    batch = make_batch(segmenter.frame, 2, 2)
+    prompt = segmenter.prompt(batch)
+    assert len(prompt.gates) == 1  # this SAM has no finer levels
+    gate = torch.zeros(4, 1, 8, 8)
+    gate[:, :, 6:] = 1  # padding
+    gate[0, :, :3] = 1  # half of the cells, of the first class of the first image
+    gate[2:, :, :6] = 0.5
+    found = trust(replace(prompt, gates=(gate,)), batch, segmenter.frame.image_size)
+    assert found == [{"trust": pytest.approx(0.25)}, {"trust": pytest.approx(0.5)}]
+    assert trust(replace(prompt, gates=()), batch, 64) == [{}, {}]

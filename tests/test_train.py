@@ -76,6 +76,9 @@ def test_a_run_leaves_everything_in_its_folder(
     assert tags["images"] == ["validation"]
     assert {"config/text_summary", "parameters/text_summary"} <= set(tags["tensors"])
     assert [e.step for e in events.Scalars("train/loss")] == [1, 2]
+    trusted = RUNS[name].prompter == "learned"
+    assert ("validation/trust" in tags["scalars"]) == trusted
+    assert all(("trust" in row) == trusted for row in table)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(
