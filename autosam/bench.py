@@ -65,7 +65,7 @@ def cases_of(config: BenchConfig) -> list[Case]:
 
     def published(case: Case, **changes: Any) -> Case:
         """The same with the prompt generator of the original AutoSAM."""
-        return replace(case, backbone="hardnet85", view_size=512, **changes)
+        return replace(case, backbone="hardnet85", view_size=512, prompt="dense", **changes)
 
     found = []
     if vit:
@@ -80,11 +80,14 @@ def cases_of(config: BenchConfig) -> list[Case]:
         *found,
         replace(batched, name="floor", embeddings="memory"),
         replace(batched, name="cached", embeddings="cache"),
+        replace(batched, name="cached, dense prompt alone", embeddings="cache", prompt="dense"),
         replace(own, name="not cached", half=True, batch_size=2),
         published(batched, name="published generator, cached", embeddings="cache"),
         published(own, name="published", reference=vit, batch_size=3),
         replace(own, name="one picture", kind="prediction", half=True),
-    ]
+        replace(own, name="one picture, dense prompt alone", kind="prediction", half=True,
+                prompt="dense"),
+    ]  # fmt: skip
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
     result.add_column(kind)
     columns = ["ms", "least", "most"]
     columns += ["images/s", "times the first", "cosine"] if kind == "encoder" else []
-    columns += ["batch", *PARTS] if kind == "training" else []
+    columns += ["batch", *PARTS, "learn, million"] if kind == "training" else []
     for column in (*columns, "peak GiB"):
         result.add_column(column, justify="right")
     first = median(next(iter(rows.values()))["seconds"])
@@ -162,6 +165,7 @@ def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
         if kind == "training":
             cells += [str(row["batch size"])]
             cells += [f"{1000 * row['parts'][part]:.0f}" for part in PARTS]
+            cells += [f"{row['trainable'] / 1e6:.3f}"]
         peaks = [f"{row[key]:.2f}" for key in ("memory", "gpu memory") if key in row]
         result.add_row(name, *cells, " / ".join(peaks))
     return result
@@ -181,6 +185,11 @@ def ratios(figures: dict[str, Any]) -> list[str]:
             "cached",
             "floor",
             "a cached step takes {:.2f} times the floor (all in memory, no images)",
+        ),
+        (
+            "cached",
+            "cached, dense prompt alone",
+            "a step takes {:.2f} times that of the dense prompt",
         ),
         ("not cached", "cached", "without the cache a step takes {:.1f} times as long per image"),
         ("published", "cached", "the published loop takes {:.0f} times as long per image"),

@@ -40,6 +40,7 @@ from autosam.predictor import Predictor
 from autosam.processes import make_accelerator
 from autosam.store import Layout, Store
 from autosam.timing import Stopwatch, peak_gib, wait
+from autosam.tracking import count_parameters
 from autosam.types import Batch, ImageEmbedding, high_res_shapes
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
@@ -205,6 +206,7 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
         "seconds": seconds[1:],
         "parts": {part: median(p[part] for p in parts[1:]) for part in PARTS},
         "batch size": case.batch_size,
+        "trainable": count_parameters(segmenter)[1],
     }
 
 
