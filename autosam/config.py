@@ -308,8 +308,9 @@ class TrainConfig:
     """Batches per optimiser step."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """adam: weight decay is added to the gradient, as the published AutoSAM has it."""
-    lr: float = 5e-4
-    """Peak learning rate."""
+    lr: float | None = None
+    """Peak learning rate. Unset: 2e-3 for what is built anew (the prompt generator, the plain
+    head), 5e-4 for SAM's mask decoder."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: down to zero along a cosine, or level."""
     weight_decay: float = 0.01

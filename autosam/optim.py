@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import nn
@@ -10,12 +11,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from autosam.config import TrainConfig
+from autosam.models.segmenter import Segmenter
+
+NEW_LR = 2e-3
+"""Peak learning rate of the prompt generator and the plain head, where none is set."""
+SAM_LR = 5e-4
+"""The same of SAM's mask decoder, which is trained already."""
 
 
-def build_optimizer(module: nn.Module, config: TrainConfig) -> Optimizer:
+def build_optimizer(segmenter: Segmenter, config: TrainConfig) -> Optimizer:
     """AdamW or Adam on the trainable parameters."""
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-    return kind(parameter_groups(module, config.weight_decay), lr=config.lr)
+    groups = parameter_groups(segmenter, config.weight_decay)
+    if config.lr is not None:
+        return kind(groups, lr=config.lr)
+    of_sam = set() if segmenter.sam is None else set(cast(nn.Module, segmenter.sam).parameters())
+    groups = [
+        group | {"params": [p for p in group["params"] if (p in of_sam) == in_sam], "lr": lr}
+        for in_sam, lr in ((False, NEW_LR), (True, SAM_LR))
+        for group in groups
+    ]
+    return kind([group for group in groups if group["params"]] or groups)
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> LambdaLR:

@@ -17,7 +17,7 @@ from autosam.engine import trust
 from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
 from autosam.models.segmenter import build_segmenter
-from autosam.optim import warmup_cosine
+from autosam.optim import build_optimizer, warmup_cosine
 from autosam.types import Batch, Frame
 
 
@@ -243,3 +243,27 @@ def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
     found = trust(replace(prompt, gates=(gate,)), batch, segmenter.frame.image_size)
     assert found == [{"trust": pytest.approx(0.25)}, {"trust": pytest.approx(0.5)}]
     assert trust(replace(prompt, gates=()), batch, 64) == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("run", "rates"),
+    [("autosam", {2e-3}), ("head", {2e-3}), ("decoder", {5e-4, 2e-3}), ("hybrid", {5e-4, 2e-3})],
+)
+def test_what_is_new_learns_faster_than_sam_s_decoder(
+    tiny_file: Path, run: str, rates: set[float]
+) -> None:
+    """(`decoder` learns a token for each of several classes, which is new.)"""
+    config = tiny_config(tiny_file, f"--run={run}", "--data.num_classes=2")
+    segmenter = build_segmenter(config)
+    rate_of = {
+        id(parameter): group["lr"]
+        for group in build_optimizer(segmenter, config.train).param_groups
+        for parameter in group["params"]
+    }
+    trained = {n: rate_of[id(p)] for n, p in segmenter.named_parameters() if p.requires_grad}
+    assert len(trained) == len(rate_of)
+    assert {n: 5e-4 if n.startswith("sam.") else 2e-3 for n in trained} == trained
+    assert set(trained.values()) == rates
+    config.train.lr = 1e-4
+    groups = build_optimizer(segmenter, config.train).param_groups
+    assert [group["lr"] for group in groups] == [1e-4, 1e-4]
