@@ -309,8 +309,8 @@ class TrainConfig:
     optimizer: Literal["adamw", "adam"] = "adamw"
     """adam: weight decay is added to the gradient, as the published AutoSAM has it."""
     lr: float | None = None
-    """Peak learning rate. Unset: 2e-3 for what is built anew (the prompt generator, the plain
-    head), 5e-4 for SAM's mask decoder."""
+    """Peak learning rate of all that learns. Unset: 1e-3 for what is pretrained (the backbone,
+    SAM's mask decoder), 4e-3 for what starts at random (neck and heads)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: down to zero along a cosine, or level."""
     weight_decay: float = 0.01

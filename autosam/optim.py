@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import nn
@@ -13,10 +12,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from autosam.config import TrainConfig
 from autosam.models.segmenter import Segmenter
 
-NEW_LR = 2e-3
-"""Peak learning rate of the prompt generator and the plain head, where none is set."""
-SAM_LR = 5e-4
-"""The same of SAM's mask decoder, which is trained already."""
+NEW_LR = 4e-3
+"""Peak learning rate of what starts at random, where none is set: all but the next."""
+PRETRAINED_LR = 1e-3
+"""The same of the backbone and of SAM's mask decoder."""
 
 
 def build_optimizer(segmenter: Segmenter, config: TrainConfig) -> Optimizer:
@@ -25,10 +24,10 @@ def build_optimizer(segmenter: Segmenter, config: TrainConfig) -> Optimizer:
     groups = parameter_groups(segmenter, config.weight_decay)
     if config.lr is not None:
         return kind(groups, lr=config.lr)
-    of_sam = set() if segmenter.sam is None else set(cast(nn.Module, segmenter.sam).parameters())
+    pretrained = {p for module in segmenter.pretrained for p in module.parameters()}
     groups = [
-        group | {"params": [p for p in group["params"] if (p in of_sam) == in_sam], "lr": lr}
-        for in_sam, lr in ((False, NEW_LR), (True, SAM_LR))
+        group | {"params": [p for p in group["params"] if (p in pretrained) == old], "lr": lr}
+        for old, lr in ((False, NEW_LR), (True, PRETRAINED_LR))
         for group in groups
     ]
     return kind([group for group in groups if group["params"]] or groups)

@@ -139,6 +139,13 @@ class Segmenter(nn.Module):
         return [group for group in (rest, beside) if group]
 
     @property
+    def pretrained(self) -> list[nn.Module]:
+        """Parts that do not start at random, as a rule; some of them may learn."""
+        whole = [part for part in (self.generator, self.head) if part is not None]
+        sam = [] if self.sam is None else [cast(nn.Module, self.sam)]
+        return [*(part.backbone for part in whole), *sam]
+
+    @property
     def frame(self) -> Frame:
         """The sizes of inputs and targets."""
         if self.sam is None:
