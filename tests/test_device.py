@@ -171,14 +171,14 @@ def test_the_commands_work_on_the_second_gpu(
     """Caching, training, resuming, scoring, predicting, by the process whose GPU is `cuda:1`."""
     data = draw_folders(tmp_path / "data")
     seen: set[torch.device] = set()
-    forward = Segmenter._forward
+    segment = Segmenter.segment
 
-    def watched(self: Segmenter, batch: Batch, beside: bool) -> Any:
+    def watched(self: Segmenter, batch: Batch) -> Any:
         seen.add(batch.views.device)
         seen.update(p.device for p in self.parameters())
-        return forward(self, batch, beside)
+        return segment(self, batch)
 
-    monkeypatch.setattr(Segmenter, "_forward", watched)
+    monkeypatch.setattr(Segmenter, "segment", watched)
     with PretendedGpus():
         on_the_second(monkeypatch)
         assert processes().device == choose_device() == torch.device("cuda", 1)

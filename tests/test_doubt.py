@@ -214,6 +214,9 @@ class Strip:
         found[:, :, :4] = found[:, :, 6, :2] = 9
         return found
 
+    def segment(self, batch: Batch) -> tuple[torch.Tensor, None]:
+        return self(batch), None
+
 
 def test_the_smallest_area_is_taken_where_there_are_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `predict` does: what lies where the image holds no data is not found."""
