@@ -49,20 +49,27 @@ class HighResHead(nn.Module):
     """float B x channels x n x n -> a high-resolution prompt float B*K x width x size.
 
     A dense prompt lives on the decoder's coarse grid; this one on the cells that the decoder draws
-    masks with. SAM 2 (Ravi et al. 2024, arXiv 2408.00714, section 4) adds image features there.
+    masks with, each cell of the map being split into as many (Shi et al. 2016, arXiv 1609.05158).
+    SAM 2 (Ravi et al. 2024, arXiv 2408.00714, section 4) adds image features in the same places.
     """
 
     INNER = 32
 
-    def __init__(self, channels: int, num_classes: int, width: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self, channels: int, map_size: int, num_classes: int, width: int, size: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.size, self.width = size, width
+        self.finer = min(4, max(1, round(size[0] / map_size)))
         self.mix = conv_block(channels, self.INNER)
-        self.project = nn.Conv2d(self.INNER, num_classes * width, 1)
+        self.project = nn.Conv2d(self.INNER, num_classes * width * self.finer**2, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = F.interpolate(features, self.size, mode="bilinear")
-        return self.project(self.mix(x)).reshape(-1, self.width, *self.size)
+        x = F.pixel_shuffle(self.project(self.mix(features)), self.finer)
+        if x.shape[-2:] != self.size:
+            smaller = self.size[0] < x.shape[-1]
+            x = F.interpolate(x, self.size, mode="area" if smaller else "bilinear")
+        return x.reshape(-1, self.width, *self.size)
 
 
 class ImageGate(nn.Module):
@@ -156,7 +163,8 @@ class PromptGenerator(nn.Module):
             self.sparse = SparseHead(self.backbone.channels[-1], num_classes, sparse_tokens, width)
         if "high_res" in kinds:
             self.high_res = nn.ModuleList(
-                HighResHead(channels, num_classes, *level) for level in high_res_shapes(width, grid)
+                HighResHead(channels, map_size, num_classes, *level)
+                for level in high_res_shapes(width, grid)
             )
         if "high_res" in kinds and gated_levels:
             sizes = [grid, *(size for _, size in high_res_shapes(width, grid))]
