@@ -331,8 +331,9 @@ def initialise(segmenter: Segmenter, config: Config, path: str | Path) -> int:
             f"--init {file}: {len(wrong)} of its {len(state)} tensors are not trained by this "
             f"run or have another shape, for example {wrong[0]}. It is a run "
             f"{header['config']['run']!r} "
-            f"with {header['config']['data']['num_classes']} classes; keep its parts, backbone, "
-            "sizes and classes, or train without --init."
+            f"with {header['config']['data']['num_classes']} classes and --model.prompt "
+            f"{header['config']['model']['prompt']}; keep its parts, prompt, backbone, sizes and "
+            "classes, or train without --init."
         )
     if segmenter.sam is not None and header["sam"] is not None:
         _require_same_sam(file, header, config)

@@ -291,7 +291,7 @@ def evaluate(
         classes: their names.
 
     Returns:
-        Scores by image name; and how far SAM was trusted, see `trust`.
+        Scores by image name; and how far SAM was trusted, see `trust`, where it saw the image.
     """
     segmenter.eval()
     frame = segmenter.frame
@@ -300,7 +300,9 @@ def evaluate(
         with half_precision(batch.views.device, bf16):
             logits, prompt = segmenter.segment(batch)
         logits = logits.float()
-        trusted = [{}] * len(batch) if prompt is None else trust(prompt, batch, frame.image_size)
+        trusted: list[dict[str, float]] = [{}] * len(batch)
+        if prompt is not None and not (segmenter.fast or segmenter.blank):
+            trusted = trust(prompt, batch, frame.image_size)
         for i, name in enumerate(batch.names):
             full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
             label = batch.labels[i]

@@ -13,7 +13,7 @@ from conftest import tiny_config
 
 from autosam.config import RUNS, LearnedPrompt, LossConfig, PromptConfig
 from autosam.data.dataset import make_sample
-from autosam.engine import trust
+from autosam.engine import evaluate, trust
 from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
 from autosam.models.segmenter import build_segmenter
@@ -243,6 +243,18 @@ def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
     found = trust(replace(prompt, gates=(gate,)), batch, segmenter.frame.image_size)
     assert found == [{"trust": pytest.approx(0.25)}, {"trust": pytest.approx(0.5)}]
     assert trust(replace(prompt, gates=()), batch, 64) == [{}, {}]
+
+
+def test_no_trust_in_a_sam_that_saw_nothing(tiny_file: Path) -> None:
+    """The surrogate decoder uses no SAM, and a blank embedding shows nothing of the image."""
+    segmenter = build_segmenter(tiny_config(tiny_file))
+    batch = make_batch(segmenter.frame)
+    for name in ("fast", "blank"):
+        for on in (False, True):
+            setattr(segmenter, name, on)
+            rows = evaluate(segmenter, [batch], exclusive=True)
+            assert all(("trust" in row) != on for row in rows.values())
+        setattr(segmenter, name, False)
 
 
 @pytest.mark.parametrize("run", ["autosam", "head", "decoder", "hybrid"])

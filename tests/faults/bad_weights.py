@@ -545,7 +545,7 @@ def another_sam_than_before(rng: Random, folder: Path, good: Good) -> Bad:
 @cause(
     "resume",
     CheckpointError,
-    r"(--init|checkpoint).*(keep its parts|Give a run folder|another copy)",
+    r"(--init|checkpoint).*(keep its parts, prompt|Give a run folder|another copy)",
 )
 def a_run_to_start_from(rng: Random, folder: Path, good: Good) -> Bad:
     path = rng.choice([good.run, foreign(rng, folder), folder])
