@@ -171,6 +171,13 @@ def check(config: CompareConfig) -> tuple[list[str], list[LearnedPrompt]]:
             )
     if prompts and "autosam" not in names:
         raise ConfigError(f"--prompts {config.prompts}: needs autosam among --runs.")
+    kinds = [dataclasses.replace(config.model, prompt=name).prompt_kinds for name in prompts]
+    for prompt, own in zip(prompts, kinds, strict=True):
+        if own == config.model.prompt_kinds or kinds.count(own) > 1:
+            raise ConfigError(
+                f"--prompts {config.prompts}: {prompt} would be trained twice. Expected others "
+                f"than autosam's own, {config.model.prompt}, each once."
+            )
     for name, least in (("seeds", 1), ("jobs", 1), ("folds", 2)):
         check_number(name, getattr(config, name), least, 1000)
     if config.data.folds is not None or config.data.fold:

@@ -65,13 +65,16 @@ def look(segmenter: Segmenter, batch: Batch) -> Look:
 
     if segmenter.sam is None or segmenter.generator is None:
         return Look(full_size(segmenter(batch)[0]))
-    embedding, prompt = segmenter.encode(batch), segmenter.prompt(batch)
-    logits = segmenter.decode(embedding, prompt)[0]
-    baseline = None
-    if segmenter.surrogate is None:  # tokens alone
-        empty = segmenter.sam.no_prompt(len(prompt.image_index))
-        empty = dataclasses.replace(empty, image_index=prompt.image_index)
-        baseline = segmenter.decode(embedding, empty)[0]
+    prompt, baseline = segmenter.prompt(batch), None
+    if segmenter.fast:
+        logits = segmenter.unfold(prompt)[0]
+    else:
+        embedding = segmenter.encode(batch)
+        logits = segmenter.decode(embedding, prompt)[0]
+        if segmenter.surrogate is None:  # tokens alone
+            empty = segmenter.sam.no_prompt(len(prompt.image_index))
+            empty = dataclasses.replace(empty, image_index=prompt.image_index)
+            baseline = segmenter.decode(embedding, empty)[0]
     rows, columns = (batch.view_valid[0] / frame.view_size).tolist()
     maps = pictures.prompt_maps(prompt, logits, baseline, (rows, columns))
     heatmaps = {

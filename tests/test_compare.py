@@ -175,6 +175,10 @@ def test_two_jobs_give_what_one_gives(
         ({"runs": "head,head"}, "a run stands twice"),
         ({"seeds": 0}, "--seeds 0: must be 1 to 1000"),
         ({"folds": 1}, "--folds 1: must be 2 to 1000"),
+        ({"prompts": "dense,fine"}, "--prompts dense,fine: expected some of dense, sparse"),
+        ({"prompts": "dense", "runs": "head"}, "needs autosam among --runs"),
+        ({"prompts": "dense,dense+high_res"}, r"dense\+high_res would be trained twice"),
+        ({"prompts": "both,dense+sparse"}, "both would be trained twice"),
     ],
 )
 def test_settings_that_cannot_work(config: CompareConfig, changes: dict, message: str) -> None:

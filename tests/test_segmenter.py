@@ -18,6 +18,7 @@ from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
 from autosam.models.segmenter import build_segmenter
 from autosam.optim import build_optimizer, warmup_cosine
+from autosam.report import look
 from autosam.types import Batch, Frame
 
 
@@ -243,6 +244,16 @@ def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
     found = trust(replace(prompt, gates=(gate,)), batch, segmenter.frame.image_size)
     assert found == [{"trust": pytest.approx(0.25)}, {"trust": pytest.approx(0.5)}]
     assert trust(replace(prompt, gates=()), batch, 64) == [{}, {}]
+
+
+def test_a_look_without_sam_is_what_the_surrogate_decoder_says(tiny_file: Path) -> None:
+    segmenter = build_segmenter(tiny_config(tiny_file), fast=True).eval()
+    batch = make_batch(segmenter.frame, 1)
+    seen = look(segmenter, batch)
+    assert list(seen.heatmaps) == ["8 x 8", "16 x 16", "32 x 32"]
+    assert seen.surrogate is not None
+    assert torch.equal(seen.logits, seen.surrogate)
+    assert seen.logits.shape == (1, 40, 56)
 
 
 def test_no_trust_in_a_sam_that_saw_nothing(tiny_file: Path) -> None:
