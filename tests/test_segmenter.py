@@ -16,6 +16,7 @@ from autosam.data.dataset import make_sample
 from autosam.engine import evaluate, trust
 from autosam.errors import ConfigError
 from autosam.losses import SegmentationLoss
+from autosam.models.prompt import HighResHead
 from autosam.models.segmenter import build_segmenter
 from autosam.optim import build_optimizer, warmup_cosine
 from autosam.report import look
@@ -286,3 +287,18 @@ def test_what_starts_at_random_learns_faster(tiny_file: Path, run: str) -> None:
     config.train.lr = 1e-4
     groups = build_optimizer(segmenter, config.train).param_groups
     assert [group["lr"] for group in groups] == [1e-4, 1e-4]
+
+
+def test_high_res_maps_start_without_stripes() -> None:
+    """Each cell of the neck's map is split into equal ones, which training then tells apart."""
+    torch.manual_seed(0)
+    features = torch.randn(1, 8, 4, 4)
+    for size, finer in ((4, 1), (8, 2), (16, 4)):
+        head = HighResHead(8, 4, 3, 5, (size, size)).eval()
+        made = head(features)
+        assert made.shape == (3, 5, size, size)
+        first = made[:, :, ::finer, ::finer]
+        again = first.repeat_interleave(finer, 2).repeat_interleave(finer, 3)
+        assert torch.equal(made, again)
+        assert first.std() > 0.01
+        assert not torch.allclose(made[0], made[1])
