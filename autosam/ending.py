@@ -13,7 +13,7 @@ from autosam.cautions import cautions, contents_of
 from autosam.config import RUNS, Config
 from autosam.data.images import write_png
 from autosam.data.pairs import PARTS
-from autosam.engine import TRUST, calibrate
+from autosam.engine import calibrate, trust_in_words
 from autosam.errors import CheckpointError
 from autosam.files import write_atomically
 from autosam.metrics import by_subset, mean_scores
@@ -120,8 +120,8 @@ def report(run: Run, scores: Scores, test_rows: Scores, peak_gib: float) -> None
         facts["threshold"] = f"{run.segmenter.threshold:g}, chosen on validation" + (
             f"; masks of less than {area:.2%} of the image count as none" * (area > 0)
         )
-    if trusted := [f"{scores['test'][name]:.0%}" for name in TRUST if name in scores["test"]]:
-        facts["SAM's image embedding let through, coarse to fine"] = ", ".join(trusted)
+    if trusted := trust_in_words(scores["test"]):
+        facts["SAM's image embedding let through, coarse to fine"] = trusted
     facts |= contents_of(test_rows, config.data.class_names)
     print_scores(scores, facts)
     for caution in cautions(test_rows, config.data.num_classes > 1):

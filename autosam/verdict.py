@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autosam.engine import TRUST
+from autosam.engine import trust_in_words
 from autosam.significance import FEWEST, LEVEL, Difference, holm
 from autosam.standings import Row, Standings
 
@@ -141,9 +141,9 @@ def _controls(standings: Standings, own: Row) -> list[str]:
     if "autosam, no SAM" in standings:
         found = judge(standings, own, standings["autosam, no SAM"])
         parts.append(f"SAM's mask is {found} than what the prompt alone says.")
-    if trusted := [f"{own.metrics[name][0]:.0%}" for name in TRUST if name in own.metrics]:
+    if trusted := trust_in_words({name: mean for name, (mean, _) in own.metrics.items()}):
         parts.append(
-            f"Of SAM's image embedding the learned gates let {', '.join(trusted)} through (its "
+            f"Of SAM's image embedding the learned gates let {trusted} through (its "
             "levels, coarse to fine)."
         )
     if (said := who_draws(standings, own)) is not None:
