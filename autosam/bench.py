@@ -111,7 +111,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     chosen = [cases[name] for name in config.cases or cases]
     console = Console(soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(soft_wrap=True, width=160)
+        console.width = 160
     figures: dict[str, Any] = {}
     for case in track(chosen, "measuring", console=Console(stderr=True)):
         figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}

@@ -141,7 +141,9 @@ def build_segmenter(case: Case) -> Segmenter:
     sam = build_sam(case.sam, case.reference, encoder=case.embeddings == "encoder")
     size = case.view_size
     kinds = ModelConfig(prompt=case.prompt).prompt_kinds
-    generator = PromptGenerator(case.backbone, "none", size, 192, 1, sam.width, sam.grid, kinds, 8)
+    generator = PromptGenerator(
+        case.backbone, "none", size, 192, 1, sam.width, sam.grid, kinds, 8, sam.levels
+    )
     return Segmenter(
         1,
         sam,
