@@ -74,15 +74,21 @@ def test_everything_that_can_be_written(trained: Path, pictures: Path, tmp_path:
         row = table[stem]
         assert int(row["pixels"]) == mask.sum()
         assert float(row["share"]) == pytest.approx(mask.mean(), abs=1e-5)
-        assert float(row["score"]) == pytest.approx(found.score, abs=1e-3)
+        # Nothing found has no score; what so few steps teach is not the same on every processor.
+        drawn_any = bool(mask.any())
+        assert (row["score"] != "") == drawn_any
+        if drawn_any:
+            assert float(row["score"]) == pytest.approx(found.score, abs=1e-3)
         features = json.loads((out / f"{stem}.geojson").read_text())["features"]
-        assert len(features) == int(row["objects"]) > 0
+        assert len(features) == int(row["objects"])
+        assert bool(features) == drawn_any
         height, width, number = sizes[f"{stem}.png"]
         assert (height, width) == size
         own = [a for a in content["annotations"] if a["image_id"] == number]
-        drawn = sum(coco.decode(a["segmentation"]).astype(int) for a in own)
+        drawn = sum((coco.decode(a["segmentation"]).astype(int) for a in own), np.zeros(size, int))
         assert np.array_equal(drawn, mask)
         assert sum(a["area"] for a in own) == mask.sum()
+    assert any(int(row["objects"]) for row in table.values())
 
 
 def prediction(mask: np.ndarray) -> Prediction:
