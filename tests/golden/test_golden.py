@@ -1,0 +1,241 @@
+"""What the version before the layout of ten folders computed, kept: every run's losses, scores,
+masks, graphs and files, and a checkpoint, a resume state and settings that it wrote.
+
+`python tests/golden/test_golden.py` writes the golden files anew: only after a change that is meant
+to change results. Where torch, its companions and the processor are those that they were written
+with, results must agree bit for bit; elsewhere within rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import TINY, draw_folders, tiny_config
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import autosam
+from autosam.config import RUNS
+from autosam.export import ExportConfig, export
+from autosam.models.sam import SAMS
+from autosam.predict import PredictConfig, predict
+from autosam.train import train
+
+HERE = Path(__file__).parent
+SAM, DATA, FIGURES = HERE / "sam_tiny.safetensors", HERE / "data", HERE / "figures.json"
+INTERRUPTED, WRITTEN = HERE / "interrupted", HERE / "written"
+EXPORTED = ("autosam", "decoder", "hybrid", "head")
+PROMPTLESS = (*EXPORTED, "decoder-rough", "sam-rough", "sam-auto")
+
+
+def surroundings() -> dict[str, str]:
+    """What the last bits of a result depend on."""
+    packages = {
+        name: version(name) for name in ("torch", "numpy", "opencv-python-headless", "timm")
+    }
+    info = Path("/proc/cpuinfo")
+    flags = (
+        [line for line in info.read_text().splitlines() if line.startswith("flags")][:1]
+        if (info.is_file())
+        else [platform.processor()]
+    )
+    return packages | {"processor": hashlib.sha256("".join(flags).encode()).hexdigest()[:16]}
+
+
+def summary(array: np.ndarray) -> dict[str, Any]:
+    """An array as its hash, and as means of 4 x 4 blocks for other processors."""
+    array = np.ascontiguousarray(array, np.float32)
+    blocks = [
+        float(part.mean(dtype=np.float64))
+        for rows in np.array_split(array, 4, -2)
+        for part in np.array_split(rows, 4, -1)
+    ]
+    return {"sha256": hashlib.sha256(array.tobytes()).hexdigest(), "blocks": blocks}
+
+
+def image() -> np.ndarray:
+    return np.asarray(Image.open(DATA / "test/images/img09.png"))
+
+
+def flags_of(name: str) -> list[str]:
+    method = ["--rough.method=otsu"] if name.endswith("-rough") else []
+    return [f"--run={name}", f"--data.root={DATA}", "--data.workers=0", "--model.width=16", *method]
+
+
+def results(name: str, folder: Path) -> dict[str, Any]:
+    """Train a run for two epochs, segment an image with it and export it."""
+    losses: list[float] = []
+    backward = Accelerator.backward
+
+    def spy(self: Accelerator, loss: torch.Tensor, **kwargs: Any) -> None:
+        losses.append(loss.item())
+        backward(self, loss, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accelerator, "backward", spy)
+        result = train(tiny_config(SAM, f"--output={folder}", *flags_of(name)))
+    found: dict[str, Any] = {"losses": losses, "validation": result.validation, "test": result.test}
+    if name in PROMPTLESS:
+        found["logits"] = summary(autosam.load(folder)(image()).logits)
+    if name in EXPORTED:
+        file = folder / "model.pt2"
+        export(ExportConfig(str(folder), str(file), count=1))
+        _, logits = torch.export.load(file).module()(torch.from_numpy(image().copy()))
+        found["graph"] = summary(logits.detach().numpy())
+    return found
+
+
+def agree(found: Any, golden: Any, exact: bool) -> None:
+    if isinstance(golden, dict):
+        assert found.keys() == golden.keys()
+        for key in golden.keys() - ({"sha256"} if not exact else set()):
+            agree(found[key], golden[key], exact)
+    elif exact or not isinstance(golden, list | float):
+        assert found == golden
+    else:
+        assert found == pytest.approx(golden, rel=0.02, abs=0.02, nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return json.loads(FIGURES.read_text())
+
+
+@pytest.fixture(scope="module")
+def exact(golden: dict[str, Any]) -> bool:
+    return golden["surroundings"] == surroundings()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_computes_what_it_did(
+    golden: dict[str, Any], exact: bool, tmp_path: Path, name: str
+) -> None:
+    agree(json.loads(json.dumps(results(name, tmp_path / "run"))), golden["runs"][name], exact)
+
+
+def resumed(folder: Path) -> Path:
+    """A copy of the interrupted run, trained to its end."""
+    shutil.copytree(INTERRUPTED, folder)
+    return train(autosam_config_to_resume(folder)).folder
+
+
+def autosam_config_to_resume(folder: Path) -> Any:
+    from autosam.command import parse
+    from autosam.config import Config
+
+    return parse(Config, [f"--resume={folder}", f"--data.root={DATA}", f"--sam_checkpoint={SAM}"])
+
+
+def test_an_old_state_settings_and_checkpoint_go_on(
+    golden: dict[str, Any], exact: bool, tmp_path: Path
+) -> None:
+    old = autosam.load(INTERRUPTED, sam_checkpoint=str(SAM))
+    agree(summary(old(image()).logits), golden["old checkpoint"], exact)
+    after = autosam.load(resumed(tmp_path / "run"), sam_checkpoint=str(SAM))
+    agree(summary(after(image()).logits), golden["runs"]["autosam"]["logits"], exact)
+
+
+def write_files(folder: Path) -> None:
+    """The interrupted run's masks of the test images, in every format."""
+    predict(
+        PredictConfig(
+            str(INTERRUPTED), str(DATA / "test/images"), str(folder), sam_checkpoint=str(SAM),
+            overlay=True, probabilities=True, geojson=True, coco="rle",
+        )
+    )  # fmt: skip
+    for name in ("predictions.jsonl", "autosam.lock"):  # paths of this machine
+        (folder / name).unlink(missing_ok=True)
+
+
+def test_files_hold_the_bytes_that_they_held(exact: bool, tmp_path: Path) -> None:
+    write_files(tmp_path / "out")
+    files = {path.name: path for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert files.keys() == {path.name for path in WRITTEN.iterdir()}
+    for name, path in files.items():
+        if name.endswith(".png"):
+            assert (
+                np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(WRITTEN / name)))
+                or not exact
+            )
+        elif exact:
+            assert path.read_bytes() == (WRITTEN / name).read_bytes(), name
+
+
+class _Stop(Exception):
+    pass
+
+
+def interrupt(folder: Path) -> None:
+    """Train a run of autosam, and end it after its first epoch."""
+    from autosam.run import Run
+
+    def record(self: Any, *args: Any) -> None:
+        recorded(self, *args)
+        if self.epoch == 1:
+            raise _Stop
+
+    recorded = Run._record
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_record", record)
+        try:
+            train(tiny_config(SAM, f"--output={folder}", *flags_of("autosam")))
+        except _Stop:
+            pass
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in ("config.yaml", "metrics.jsonl", "origin.jsonl"):
+            path.unlink()
+    states = sorted((folder / "checkpoints").glob("state-*"))
+    for path in states[:-1]:
+        path.unlink()
+    (folder / "origin.jsonl").unlink()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace(str(HERE), "."))
+    best = folder / "checkpoints/best.safetensors"
+    with safe_open(best, "pt") as file:
+        header = {k: v.replace(str(HERE), ".") for k, v in file.metadata().items()}
+    save_file(load_file(best), best, header)
+
+
+def write_all() -> None:
+    import tempfile
+
+    SAMS["tiny"] = TINY
+    for path in (INTERRUPTED, WRITTEN, DATA):
+        shutil.rmtree(path, ignore_errors=True)
+    draw_folders(DATA)
+    from conftest import build_reference_tiny
+
+    torch.manual_seed(0)
+    state = build_reference_tiny().state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, SAM)
+    interrupt(INTERRUPTED)
+    write_files(WRITTEN)
+    with tempfile.TemporaryDirectory() as folder:
+        content = {
+            "surroundings": surroundings(),
+            "runs": {name: results(name, Path(folder) / name) for name in RUNS},
+            "old checkpoint": summary(
+                autosam.load(INTERRUPTED, sam_checkpoint=str(SAM))(image()).logits
+            ),
+        }
+    FIGURES.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write_all()
