@@ -8,6 +8,7 @@ with, results must agree bit for bit; elsewhere within rounding.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -193,10 +194,8 @@ def interrupt(folder: Path) -> None:
     recorded = Run._record
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "_record", record)
-        try:
+        with contextlib.suppress(_Stop):
             train(tiny_config(SAM, f"--output={folder}", *flags_of("autosam")))
-        except _Stop:
-            pass
     for path in folder.iterdir():
         if path.is_file() and path.name not in ("config.yaml", "metrics.jsonl", "origin.jsonl"):
             path.unlink()
