@@ -17,7 +17,7 @@ from autosam.errors import TrainingError, is_out_of_memory
 from autosam.losses import SegmentationLoss
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer
-from autosam.processes import of_all
+from autosam.utils.distributed import of_all
 
 
 def fit_batch(

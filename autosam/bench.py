@@ -17,18 +17,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from autosam import origin
 from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.errors import ConfigError
-from autosam.files import make_folder, write_atomically
 from autosam.limits import check_number, check_view_size
 from autosam.measure import PARTS, SIDES, Case, measure
 from autosam.models.sam.encode import faster_in_half
 from autosam.models.sam.files import known
 from autosam.models.sam.meta import VITS
-from autosam.precision import choose_device
-from autosam.timing import in_own_process
+from autosam.utils import provenance as origin
+from autosam.utils.device import choose_device
+from autosam.utils.io import make_folder, write_atomically
+from autosam.utils.memory import in_own_process
 
 
 @dataclass

@@ -19,9 +19,9 @@ from autosam.config import CacheConfig, DataConfig
 from autosam.data.images import write_png
 from autosam.doctor import Examination, examine, outlined
 from autosam.errors import ConfigError
-from autosam.files import make_folder, require_new
 from autosam.limits import check_ranges
 from autosam.models.sam import SAMS
+from autosam.utils.io import make_folder, require_new
 
 SIDE = 224
 SHOWN = 24

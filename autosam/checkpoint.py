@@ -20,15 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autosam import hub
 from autosam.command import from_dict, to_dict
 from autosam.config import Config
 from autosam.errors import CheckpointError, ConfigError
-from autosam.files import write_atomically
 from autosam.limits import check_settings
 from autosam.models.loading import read_weights
 from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.segmenter import Segmenter, build_segmenter
+from autosam.utils import hub
+from autosam.utils.io import write_atomically
 
 FORMAT = 1
 HEADER = "autosam"

@@ -20,9 +20,9 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
-from autosam.interrupt import ending_in_time, leave_now
-from autosam.launcher import check_alone, check_launcher
 from autosam.settings_file import as_written, near, read_config
+from autosam.utils.launcher import check_alone, check_launcher
+from autosam.utils.signals import ending_in_time, leave_now
 
 T = TypeVar("T")
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from autosam import origin, page
+from autosam import page
 from autosam.cautions import NOTHING, cautions, contents_of
 from autosam.choices import require_config
 from autosam.command import run_command
@@ -32,8 +32,6 @@ from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped, TrainingError
-from autosam.files import make_folder, write_atomically
-from autosam.interrupt import die_with_parent, heeded, kill_children, leave_now
 from autosam.limits import check_number, check_ranges, check_settings
 from autosam.metrics import mean_scores
 from autosam.page import picked
@@ -51,6 +49,9 @@ from autosam.standings import Row, Standings
 from autosam.tracking import quiet
 from autosam.train import default_epochs
 from autosam.trials import Trial, Variant, plan
+from autosam.utils import provenance as origin
+from autosam.utils.io import make_folder, write_atomically
+from autosam.utils.signals import die_with_parent, heeded, kill_children, leave_now
 from autosam.verdict import verdict
 
 QUICK_LIMIT = 48

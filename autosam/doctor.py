@@ -24,8 +24,8 @@ from autosam.data.splits import draw_split
 from autosam.data.twins import scenes, torn
 from autosam.errors import AutosamError, DataError
 from autosam.models.sam import SAMS, SamSpec
-from autosam.precision import choose_device, gains_from_bf16
 from autosam.report import spread
+from autosam.utils.device import choose_device, gains_from_bf16
 
 COST = {
     "ViT-B": 1650,

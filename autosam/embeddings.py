@@ -27,12 +27,12 @@ from autosam.config import RUNS, CacheConfig, Config
 from autosam.data.dataset import PairDataset
 from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers, what_happened
 from autosam.errors import DataError
-from autosam.interrupt import Interrupt
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode, faster_in_half
-from autosam.processes import processes, same_for_all
 from autosam.store import Entry, Layout, Store, disk_error, entries, touch
 from autosam.types import ImageEmbedding
+from autosam.utils.distributed import processes, same_for_all
+from autosam.utils.signals import Interrupt
 
 FORMAT = 1
 """Raised when the same picture would give another embedding than before."""

@@ -15,11 +15,11 @@ from autosam.data.images import write_png
 from autosam.data.pairs import PARTS
 from autosam.engine import calibrate, trust_in_words
 from autosam.errors import CheckpointError
-from autosam.files import write_atomically
 from autosam.metrics import by_subset, mean_scores
 from autosam.report import print_scores
 from autosam.run import Run
 from autosam.tracking import count_parameters, log, write_scores
+from autosam.utils.io import write_atomically
 
 Scores = dict[str, dict[str, float]]
 """Means by part and metric, or metrics by picture."""

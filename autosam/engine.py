@@ -25,8 +25,8 @@ from autosam.losses import SegmentationLoss
 from autosam.metrics import dice, predict_label, score
 from autosam.models.pixels import inside
 from autosam.models.segmenter import Segmenter
-from autosam.precision import half_precision
 from autosam.types import Batch, Prompt
+from autosam.utils.device import half_precision
 
 OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""

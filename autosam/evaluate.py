@@ -26,16 +26,16 @@ from autosam.data.sources import load_pairs, load_split
 from autosam.data.splits import RULE, depends_on_rule, limited
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
-from autosam.files import make_folder, require_new
-from autosam.launcher import check_alone
 from autosam.limits import LARGEST_BATCH, check_data, check_number
 from autosam.metrics import METRICS, by_subset, mean_scores, require_all
 from autosam.models.sam import load_sam
-from autosam.precision import choose_device
-from autosam.processes import of_all, processes
 from autosam.report import print_scores, print_zero_shot
 from autosam.tracking import write_scores
 from autosam.types import Batch
+from autosam.utils.device import choose_device
+from autosam.utils.distributed import of_all, processes
+from autosam.utils.io import make_folder, require_new
+from autosam.utils.launcher import check_alone
 from autosam.zero_shot import ZeroShot
 
 SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold")

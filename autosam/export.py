@@ -28,10 +28,10 @@ from autosam.data.folders import image_file
 from autosam.data.pairs import Pixels
 from autosam.data.sources import load_split
 from autosam.errors import AutosamError, CheckpointError, ConfigError, DataError
-from autosam.files import make_folder, write_atomically
 from autosam.graph import Graph
 from autosam.inputs import find_sources
 from autosam.predictor import Predictor, load
+from autosam.utils.io import make_folder, write_atomically
 
 SMALLEST, LARGEST = 2, 16384
 """Sides of a picture that the graph takes, pixels."""

@@ -18,8 +18,8 @@ from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window
 from autosam.data.readers import dicom
 from autosam.data.volumes import is_nifti, name_of
 from autosam.errors import DataError
-from autosam.files import is_hidden, list_folder
 from autosam.models.loading import file_hash
+from autosam.utils.io import is_hidden, list_folder
 
 log = logging.getLogger("autosam")
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autosam.errors import DataError
-from autosam.files import write_atomically
 from autosam.inputs import Source
-from autosam.processes import processes, same_for_all
+from autosam.utils.distributed import processes, same_for_all
+from autosam.utils.io import write_atomically
 
 JOURNAL = "predictions.jsonl"
 PART = "predictions.{}.jsonl"

@@ -35,13 +35,13 @@ from autosam.models.sam.vit import from_meta
 from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.optim import parameter_groups, warmup_cosine
-from autosam.precision import choose_device
 from autosam.predictor import Predictor
-from autosam.processes import make_accelerator
 from autosam.store import Layout, Store
-from autosam.timing import Stopwatch, peak_gib, wait
 from autosam.tracking import count_parameters
 from autosam.types import Batch, ImageEmbedding, high_res_shapes
+from autosam.utils.device import choose_device
+from autosam.utils.distributed import make_accelerator
+from autosam.utils.memory import Stopwatch, peak_gib, wait
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
 VIEWS = 4

@@ -15,13 +15,13 @@ from rich.progress import track
 from autosam.choices import require_config
 from autosam.command import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
-from autosam.files import ignores_case, make_folder, require_text
 from autosam.inputs import Source, find_sources
 from autosam.journal import JOURNAL, Journal
 from autosam.models.loading import file_hash
 from autosam.outputs import mask_names, named_classes
 from autosam.predictor import load
-from autosam.processes import of_all, processes, same_for_all
+from autosam.utils.distributed import of_all, processes, same_for_all
+from autosam.utils.io import ignores_case, make_folder, require_text
 from autosam.writing import FRAME, WRITERS, Wanted, files_of
 
 DECISIVE = ("fast", "flips", "threshold", "min_area", "window", "overlap", "smooth")

@@ -28,9 +28,9 @@ from autosam.data.rough import rough_mask
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.losses import probabilities
 from autosam.metrics import predict_label
-from autosam.precision import choose_device
 from autosam.report import Look, look
 from autosam.types import Batch
+from autosam.utils.device import choose_device
 
 Picture = str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image | Pixels
 BATCH = 8

@@ -34,8 +34,6 @@ from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers
 from autosam.data.photos import load_photos
 from autosam.data.scenes import draw_scene
 from autosam.errors import CheckpointError, ConfigError
-from autosam.files import make_folder, write_atomically
-from autosam.interrupt import Interrupt
 from autosam.limits import check_number
 from autosam.models.backbone import load_bundled_lite0
 from autosam.models.objects import iou_of
@@ -44,7 +42,6 @@ from autosam.models.sam import SAMS
 from autosam.models.sam.lite import LiteEncoder
 from autosam.models.sam.meta import SegmentAnything
 from autosam.optim import parameter_groups, warmup_cosine
-from autosam.precision import choose_device
 from autosam.prompted import (
     correct,
     prompt_with_boxes,
@@ -52,6 +49,9 @@ from autosam.prompted import (
     score,
 )
 from autosam.types import ImageEmbedding
+from autosam.utils.device import choose_device
+from autosam.utils.io import make_folder, write_atomically
+from autosam.utils.signals import Interrupt
 
 RANGES: dict[str, tuple[float, float]] = {
     "scenes": (1, 1e6),

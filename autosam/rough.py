@@ -17,11 +17,11 @@ from autosam.data.prompts import draw_prompts
 from autosam.data.rough import rough_mask
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError
-from autosam.files import make_folder, require_new
 from autosam.limits import check_ranges
 from autosam.metrics import iou
 from autosam.report import spread
 from autosam.types import Frame
+from autosam.utils.io import make_folder, require_new
 
 SIDE = 320
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress, TaskID
 
-from autosam import checkpoint, origin, pictures, state
+from autosam import checkpoint, pictures, state
 from autosam.config import RUNS, Config
 from autosam.data import seen
 from autosam.data.dataset import PairDataset
@@ -32,16 +32,17 @@ from autosam.errors import (
     TrainingError,
     is_out_of_memory,
 )
-from autosam.interrupt import AtOnce, Interrupt
 from autosam.losses import SegmentationLoss
 from autosam.metrics import METRICS, mean_scores, require_all
 from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer, build_schedule
-from autosam.processes import of_another
 from autosam.report import contact_sheet, spread
 from autosam.tracking import Tracker, log
 from autosam.types import Batch
+from autosam.utils import provenance as origin
+from autosam.utils.distributed import of_another
+from autosam.utils.signals import AtOnce, Interrupt
 
 
 class Run:

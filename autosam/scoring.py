@@ -22,15 +22,15 @@ from autosam.data.labels import class_masks
 from autosam.embeddings import use_cache, views_of
 from autosam.engine import evaluate
 from autosam.errors import CheckpointError
-from autosam.files import write_atomically
 from autosam.metrics import METRICS, predict_label, require_all, score
 from autosam.models.segmenter import Segmenter
-from autosam.precision import choose_device
-from autosam.timing import wait
 from autosam.tracking import read_scores, write_scores
 from autosam.train import open_data
 from autosam.trials import Trial
 from autosam.types import Batch
+from autosam.utils.device import choose_device
+from autosam.utils.io import write_atomically
+from autosam.utils.memory import wait
 
 Scores = dict[str, dict[str, float]]
 """Metrics by picture."""

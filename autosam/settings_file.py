@@ -15,7 +15,7 @@ import yaml
 
 from autosam.config import Config
 from autosam.errors import ConfigError
-from autosam.shipped import asset_folder
+from autosam.utils.assets import asset_folder
 
 log = logging.getLogger("autosam")
 MOST = 10_000

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from autosam.errors import CheckpointError
-from autosam.files import write_atomically
+from autosam.utils.io import write_atomically
 
 FOLDER = Path("checkpoints")
 NAME = re.compile(r"state-\d+-[0-9a-f]{16}\.pt")

@@ -22,8 +22,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from autosam.command import to_dict
 from autosam.config import Config
-from autosam.files import not_written, to_disk, write_atomically
 from autosam.models.sam import AbsentEncoder
+from autosam.utils.io import not_written, to_disk, write_atomically
 
 log = logging.getLogger("autosam")
 WHERE_TO = ("output", "overwrite", "resume")

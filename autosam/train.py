@@ -22,7 +22,7 @@ from rich import get_console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autosam import checkpoint, origin, state
+from autosam import checkpoint, state
 from autosam.auto_batch import fit_batch
 from autosam.choices import require_config
 from autosam.command import from_dict, run_command, to_dict
@@ -35,20 +35,21 @@ from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError
-from autosam.files import LOCK, claim, make_folder
-from autosam.interrupt import Interrupt
-from autosam.launcher import check_launcher, launcher_precision
 from autosam.limits import check_settings
 from autosam.models.backbone import WEIGHTS_BY_WORD
 from autosam.models.sam.files import known
 from autosam.models.segmenter import Segmenter, build_segmenter
-from autosam.precision import gains_from_bf16
-from autosam.processes import make_accelerator
 from autosam.run import Run
 from autosam.settings_file import read_yaml
-from autosam.timing import PeakMemory
 from autosam.tracking import flatten, log
 from autosam.types import Frame
+from autosam.utils import provenance as origin
+from autosam.utils.device import gains_from_bf16
+from autosam.utils.distributed import make_accelerator
+from autosam.utils.io import LOCK, claim, make_folder
+from autosam.utils.launcher import check_launcher, launcher_precision
+from autosam.utils.memory import PeakMemory
+from autosam.utils.signals import Interrupt
 
 WHERE = ("data.root", "data.images", "data.masks", "data.annotations", "data.groups",
          "data.workers", "cache.dir", "cache.max_gb", "sam_checkpoint")  # fmt: skip

@@ -20,7 +20,6 @@ from autosam.data.folders import image_file
 from autosam.data.images import write_png
 from autosam.data.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
-from autosam.files import make_folder, write_atomically
 from autosam.inputs import Source, frames_of, rate_of
 from autosam.outputs import (
     geojson,
@@ -34,6 +33,7 @@ from autosam.outputs import (
 )
 from autosam.pictures import overlay, palette
 from autosam.predictor import Prediction, Predictor
+from autosam.utils.io import make_folder, write_atomically
 from autosam.windows import CELLS, open_pixels, segment_windows
 
 LARGE = 100_000_000

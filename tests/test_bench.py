@@ -17,7 +17,7 @@ from autosam.bench import BenchConfig, bench, cases_of, compare, ratios
 from autosam.errors import ConfigError
 from autosam.measure import PARTS, Case, build_sam, level_shapes, measure
 from autosam.models.sam import SAMS
-from autosam.timing import Stopwatch, in_own_process, peak_gib
+from autosam.utils.memory import Stopwatch, in_own_process, peak_gib
 
 TINY = Case("x", "training", sam="tiny", backbone="test_efficientnet", view_size=64, repeats=2)
 

@@ -19,7 +19,7 @@ from autosam.limits import check_settings
 from autosam.models.segmenter import build_segmenter
 from autosam.predict import PredictConfig
 from autosam.settings_file import config_path
-from autosam.shipped import asset_folder
+from autosam.utils.assets import asset_folder
 
 CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
 

@@ -26,14 +26,14 @@ from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.optim import build_optimizer
-from autosam.precision import choose_device
 from autosam.predict import PredictConfig, predict
 from autosam.predictor import Predictor
-from autosam.processes import processes
 from autosam.scoring import swapped_scores
 from autosam.train import train
 from autosam.trials import Trial
 from autosam.types import Batch
+from autosam.utils.device import choose_device
+from autosam.utils.distributed import processes
 
 GPU = torch.device("cuda", 0)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from autosam import hub
+from autosam.utils import hub
 
 TRY = """
 import json, sys, time

@@ -122,7 +122,7 @@ def test_a_server_of_weights_that_does_not_answer(monkeypatch: pytest.MonkeyPatc
         return torch.hub.load_state_dict_from_url(address, progress=False)
 
     monkeypatch.setattr(timm, "create_model", create)
-    monkeypatch.setattr("autosam.hub.TIMEOUT", 0.5)
+    monkeypatch.setattr("autosam.utils.hub.TIMEOUT", 0.5)
     monkeypatch.setattr("autosam.models.backbone._build", lambda *_: None)
     found: list[str] = []
 

@@ -21,11 +21,11 @@ from autosam.command import run_command
 from autosam.config import Config
 from autosam.errors import ConfigError
 from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.launcher import check_alone, check_launcher, launcher_precision
-from autosam.precision import choose_device
 from autosam.predict import PredictConfig, predict
-from autosam.processes import make_accelerator, processes
 from autosam.train import train
+from autosam.utils.device import choose_device
+from autosam.utils.distributed import make_accelerator, processes
+from autosam.utils.launcher import check_alone, check_launcher, launcher_precision
 
 
 def variables(monkeypatch: pytest.MonkeyPatch, *flags: str) -> dict[str, str]:

@@ -18,8 +18,8 @@ from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS, SamSpec
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
 from autosam.models.segmenter import build_segmenter, min_max
-from autosam.processes import make_accelerator
 from autosam.train import open_data, train
+from autosam.utils.distributed import make_accelerator
 
 SAID = [
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.1 GiB",

@@ -13,13 +13,14 @@ import torch
 from conftest import tiny_config
 
 import autosam
-from autosam import checkpoint, origin
+from autosam import checkpoint
 from autosam.command import parse
 from autosam.config import Config
 from autosam.data.pairs import PARTS, fingerprint
 from autosam.data.sources import load_split
 from autosam.models.sam import sam_hash
 from autosam.train import train
+from autosam.utils import provenance as origin
 
 
 def test_a_run_says_what_made_it_and_its_config_makes_it_again(

@@ -25,12 +25,12 @@ from autosam import checkpoint, state
 from autosam.config import Config
 from autosam.engine import evaluate
 from autosam.errors import CheckpointError, ConfigError, Stopped, TrainingError
-from autosam.files import claim
-from autosam.interrupt import Interrupt
 from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.run import Run
 from autosam.train import train
+from autosam.utils.io import claim
+from autosam.utils.signals import Interrupt
 
 FLAGS = ("--train.epochs=3", "--train.batch_size=1", "--train.accumulate=2")
 """6 batches an epoch, 3 steps of the optimiser; losses of each: the run's and the surrogate's."""

@@ -22,9 +22,9 @@ from PIL import Image
 import autosam
 import autosam.predict
 from autosam.errors import DataError
-from autosam.files import ignores_case
 from autosam.inputs import frames_of
 from autosam.predict import PredictConfig, predict
+from autosam.utils.io import ignores_case
 
 ROOT = Path(__file__).parents[1]
 

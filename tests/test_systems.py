@@ -23,13 +23,13 @@ from autosam.config import DataConfig
 from autosam.data.loaders import make_loader
 from autosam.data.sources import load_split
 from autosam.errors import StorageError
-from autosam.files import write_atomically
-from autosam.interrupt import Interrupt
 from autosam.models.segmenter import build_segmenter
 from autosam.outputs import write_probabilities
 from autosam.predict import PredictConfig, predict
 from autosam.predictor import Prediction
 from autosam.train import open_data, train
+from autosam.utils.io import write_atomically
+from autosam.utils.signals import Interrupt
 
 ROOT = Path(autosam.__file__).parent
 UNIX_ONLY = ("pread", "pwrite", "fork", "forkpty", "getuid", "geteuid", "getpgid", "killpg",
@@ -114,8 +114,8 @@ def test_what_a_reading_process_needs_can_be_pickled(tiny_file: Path, tmp_path: 
 
 def test_a_mac_without_cuda_computes_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    from autosam.precision import choose_device
-    from autosam.processes import make_accelerator
+    from autosam.utils.device import choose_device
+    from autosam.utils.distributed import make_accelerator
 
     assert make_accelerator().device.type == choose_device().type
 

@@ -24,7 +24,7 @@ from autosam import weights as verb
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.sam import SAMS, files, load_sam, sam_weights
 from autosam.models.sam.download import _Redirects
-from autosam.shipped import asset_folder
+from autosam.utils.assets import asset_folder
 from autosam.weights import weights
 
 NAME = "sam_tiny.pth"

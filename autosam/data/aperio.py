@@ -25,7 +25,7 @@ from autosam.data.layouts import root_of
 from autosam.data.pairs import Pair
 from autosam.data.polygons import rasterize
 from autosam.errors import DataError
-from autosam.files import list_folder
+from autosam.utils.io import list_folder
 
 
 @dataclass(frozen=True)

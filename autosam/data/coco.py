@@ -29,7 +29,7 @@ from autosam.data.manifest import resolve, stem_of
 from autosam.data.pairs import PARTS, Pair
 from autosam.data.polygons import encloses, rasterize
 from autosam.errors import DataError
-from autosam.files import list_folder, read_text
+from autosam.utils.io import list_folder, read_text
 
 log = logging.getLogger("autosam")
 

@@ -21,7 +21,7 @@ from autosam.data.pairs import PARTS, Layers, Pair, Pixels
 from autosam.data.readers.dicom import DicomImage, is_dicom
 from autosam.data.synthetic import synthetic_root
 from autosam.errors import DataError
-from autosam.files import is_hidden
+from autosam.utils.io import is_hidden
 
 ALIASES = {"validation": ("validation", "val", "valid"), "train": ("train",), "test": ("test",)}
 

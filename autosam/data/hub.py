@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from autosam import hub
 from autosam.config import DataConfig
 from autosam.data.images import (
     ImageReader,
@@ -26,6 +25,7 @@ from autosam.data.images import (
 from autosam.data.manifest import PART_OF
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
+from autosam.utils import hub
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from autosam.data.readers.stretch import (
 )
 from autosam.data.readers.tiff import MAGIC, TiffImage
 from autosam.errors import DataError
-from autosam.files import write_atomically
+from autosam.utils.io import write_atomically
 
 __all__ = ["MAX_PIXELS", "StoredMask", "Window", "stretch"]
 

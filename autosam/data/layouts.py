@@ -19,7 +19,7 @@ from autosam.data.images import MaskFile, StoredMask, read_mask
 from autosam.data.manifest import csv_rows
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
-from autosam.files import list_folder, read_text
+from autosam.utils.io import list_folder, read_text
 
 log = logging.getLogger("autosam")
 VOC_PARTS = {"train": "train", "val": "validation", "test": "test"}

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, default_collate, get_worker_info
 from autosam.config import Config
 from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset, largest_batch
 from autosam.errors import TrainingError
-from autosam.interrupt import Interrupt
 from autosam.types import Batch, Sample
+from autosam.utils.signals import Interrupt
 
 log = logging.getLogger("autosam")
 SHARED = Path("/dev/shm")

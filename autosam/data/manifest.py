@@ -26,7 +26,7 @@ from autosam.data.folders import ALIASES, image_file
 from autosam.data.images import EXTENSIONS, MaskFile
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
-from autosam.files import read_text
+from autosam.utils.io import read_text
 
 PART_OF = {alias: part for part, aliases in ALIASES.items() for alias in aliases}
 

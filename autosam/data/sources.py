@@ -15,8 +15,8 @@ from autosam.data.pairs import Pair, Split
 from autosam.data.splits import draw_split
 from autosam.data.volumes import pairs_of_volumes
 from autosam.errors import ConfigError, DataError
-from autosam.files import require_text
 from autosam.limits import check_data
+from autosam.utils.io import require_text
 
 LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
     "folders": pairs_of_folders,

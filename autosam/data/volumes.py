@@ -33,7 +33,7 @@ from autosam.data.readers import dicom
 from autosam.data.readers.dicom import is_dicom
 from autosam.data.readers.dicom_series import Series, read_series
 from autosam.errors import DataError
-from autosam.files import is_hidden
+from autosam.utils.io import is_hidden
 
 T = TypeVar("T")
 log = logging.getLogger("autosam")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import autosam.models.hardnet  # noqa: F401  registers HarDNet in timm
-from autosam import hub
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.loading import read_weights
 from autosam.models.pixels import normalise
 from autosam.models.trial import require_fit
+from autosam.utils import hub
 
 BUNDLED = "tf_efficientnet_lite0"
 WEIGHTS_BY_WORD = ("auto", "none")

@@ -22,7 +22,7 @@ from conftest import TINY, draw_folders, tiny_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from autosam import checkpoint, ending, files, origin, state
+from autosam import checkpoint, ending, state
 from autosam.command import parse, run_command
 from autosam.config import Config
 from autosam.errors import DataError, Stopped, TrainingError
@@ -33,6 +33,8 @@ from autosam.run import Run
 from autosam.store import Store
 from autosam.tracking import Tracker, read_metrics
 from autosam.train import train
+from autosam.utils import io as files
+from autosam.utils import provenance as origin
 
 CLOCK = ("train/images_per_second", "train/data_wait")
 

@@ -15,7 +15,7 @@ from autosam.data.readers.dicom_values import highest_color, padding_of, used_bi
 from autosam.data.readers.raster import equals
 from autosam.data.readers.stretch import finish, limits_of
 from autosam.errors import DataError
-from autosam.files import list_folder
+from autosam.utils.io import list_folder
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 OTHERS = {*EXTENSIONS, ".nii", ".gz", ".csv", ".json", ".txt", ".xml"}

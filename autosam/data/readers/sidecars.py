@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from autosam.errors import DataError
-from autosam.files import read_text
+from autosam.utils.io import read_text
 
 
 def sidecar_nodata(path: Path) -> float | None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from autosam.models.sam.base import Sam, SamSpec
-from autosam.precision import gains_from_bf16, half_precision
 from autosam.types import ImageEmbedding
+from autosam.utils.device import gains_from_bf16, half_precision
 
 LARGE = 1024
 """S from which on the encoder, a transformer, costs more than the rest of a step."""

@@ -26,7 +26,7 @@ from autosam.models.sam.base import SamSpec
 from autosam.models.sam.download import download, note_of, transfer_error
 from autosam.models.sam.guess import convert, guess, skeleton
 from autosam.models.sam.registry import SAMS
-from autosam.shipped import asset_folder
+from autosam.utils.assets import asset_folder
 
 
 def known(name: str) -> SamSpec:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from autosam.errors import ConfigError
-from autosam.launcher import forbids_gpu, local_rank
+from autosam.utils.launcher import forbids_gpu, local_rank
 
 FAST = ("avx512_bf16", "amx_bf16")
 """Instructions for bfloat16, as torch names the capabilities of x86 processors."""

@@ -9,8 +9,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, is_torch_xla_available
 
 from autosam.errors import ConfigError, TrainingError
-from autosam.launcher import check_launcher
-from autosam.precision import choose_device
+from autosam.utils.device import choose_device
+from autosam.utils.launcher import check_launcher
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from autosam.files import not_written
+from autosam.utils.io import not_written
 
 FILE = "origin.jsonl"
 LIBRARIES = ("autosam", "torch", "torchvision", "timm", "segment-anything", "monai",
@@ -55,7 +55,7 @@ def command() -> str:
 
 def commit() -> str | None:
     """Git commit of this package (`-dirty` where files were changed since), if it came by git."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if (root / ".git").exists():
         git = [
             "git",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
-from autosam.interrupt import die_with_parent
+from autosam.utils.signals import die_with_parent
 
 T = TypeVar("T")
 

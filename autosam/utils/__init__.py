@@ -1,0 +1,1 @@
+"""What has nothing to do with images: files, processes, devices, signals."""
