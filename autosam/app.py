@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from autosam.choices import require_config
-from autosam.command import run_command
+from autosam.config.choices import require_config
+from autosam.config.cli import run_command
+from autosam.config.validation import check_number
 from autosam.data.folders import image_file
 from autosam.data.images import image_size, write_png
 from autosam.data.memory import MemoryImage
 from autosam.data.pairs import read_valid
 from autosam.errors import AutosamError, ConfigError, DataError
-from autosam.limits import check_number
 from autosam.outputs import mask_files, mask_names
 from autosam.pictures import overlay, palette
 from autosam.predictor import Predictor, load

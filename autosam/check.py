@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from autosam import pictures
-from autosam.choices import require_config
-from autosam.command import run_command
 from autosam.config import CacheConfig, DataConfig
+from autosam.config.choices import require_config
+from autosam.config.cli import run_command
+from autosam.config.validation import check_ranges
 from autosam.data.images import write_png
 from autosam.doctor import Examination, examine, outlined
 from autosam.errors import ConfigError
-from autosam.limits import check_ranges
 from autosam.models.sam import SAMS
 from autosam.utils.io import make_folder, require_new
 

@@ -20,10 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autosam.command import from_dict, to_dict
 from autosam.config import Config
+from autosam.config.cli import from_dict, to_dict
+from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError, ConfigError
-from autosam.limits import check_settings
 from autosam.models.loading import read_weights
 from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.segmenter import Segmenter, build_segmenter

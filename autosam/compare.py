@@ -26,13 +26,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from autosam import page
 from autosam.cautions import NOTHING, cautions, contents_of
-from autosam.choices import require_config
-from autosam.command import run_command
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
+from autosam.config.choices import require_config
+from autosam.config.cli import run_command
+from autosam.config.validation import check_number, check_ranges, check_settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped, TrainingError
-from autosam.limits import check_number, check_ranges, check_settings
 from autosam.metrics import mean_scores
 from autosam.page import picked
 from autosam.pictures import palette

@@ -22,8 +22,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from autosam.command import Words, one_message
 from autosam.config import RUNS, CacheConfig, Config
+from autosam.config.cli import Words, one_message
 from autosam.data.dataset import PairDataset
 from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers, what_happened
 from autosam.errors import DataError

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from autosam import checkpoint
 from autosam.cautions import cautions, contents_of
-from autosam.choices import require_config
-from autosam.command import run_command
 from autosam.config import DataConfig
+from autosam.config.choices import require_config
+from autosam.config.cli import run_command
+from autosam.config.validation import LARGEST_BATCH, check_data, check_number
 from autosam.data import seen
 from autosam.data.check import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
@@ -26,7 +27,6 @@ from autosam.data.sources import load_pairs, load_split
 from autosam.data.splits import RULE, depends_on_rule, limited
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
-from autosam.limits import LARGEST_BATCH, check_data, check_number
 from autosam.metrics import METRICS, by_subset, mean_scores, require_all
 from autosam.models.sam import load_sam
 from autosam.report import print_scores, print_zero_shot

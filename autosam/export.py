@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from autosam.choices import require_config
-from autosam.command import run_command
+from autosam.config.choices import require_config
+from autosam.config.cli import run_command
 from autosam.data.folders import image_file
 from autosam.data.pairs import Pixels
 from autosam.data.sources import load_split

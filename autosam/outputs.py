@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from autosam.config import DataConfig
+from autosam.config.validation import value_ranges
 from autosam.data.images import write_png
 from autosam.errors import ConfigError
-from autosam.limits import value_ranges
 from autosam.predictor import Prediction
 
 

@@ -12,8 +12,8 @@ from unicodedata import normalize
 
 from rich.progress import track
 
-from autosam.choices import require_config
-from autosam.command import run_command
+from autosam.config.choices import require_config
+from autosam.config.cli import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inputs import Source, find_sources
 from autosam.journal import JOURNAL, Journal

@@ -28,13 +28,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from autosam.choices import require_config
-from autosam.command import run_command
+from autosam.config.choices import require_config
+from autosam.config.cli import run_command
+from autosam.config.validation import check_number
 from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers
 from autosam.data.photos import load_photos
 from autosam.data.scenes import draw_scene
 from autosam.errors import CheckpointError, ConfigError
-from autosam.limits import check_number
 from autosam.models.backbone import load_bundled_lite0
 from autosam.models.objects import iou_of
 from autosam.models.pixels import normalise

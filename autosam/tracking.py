@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from autosam.command import to_dict
 from autosam.config import Config
+from autosam.config.cli import to_dict
 from autosam.models.sam import AbsentEncoder
 from autosam.utils.io import not_written, to_disk, write_atomically
 

@@ -24,9 +24,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosam import checkpoint, state
 from autosam.auto_batch import fit_batch
-from autosam.choices import require_config
-from autosam.command import from_dict, run_command, to_dict
 from autosam.config import RUNS, Config, DataConfig
+from autosam.config.choices import require_config
+from autosam.config.cli import from_dict, run_command, to_dict
+from autosam.config.validation import check_settings
+from autosam.config.yaml import read_yaml
 from autosam.data.augment import Augment, build_augment
 from autosam.data.check import check_split
 from autosam.data.dataset import PairDataset
@@ -35,12 +37,10 @@ from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError
-from autosam.limits import check_settings
 from autosam.models.backbone import WEIGHTS_BY_WORD
 from autosam.models.sam.files import known
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.run import Run
-from autosam.settings_file import read_yaml
 from autosam.tracking import flatten, log
 from autosam.types import Frame
 from autosam.utils import provenance as origin

@@ -14,8 +14,8 @@ import yaml
 
 import autosam
 from autosam import state
-from autosam.command import to_dict
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
+from autosam.config.cli import to_dict
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from autosam.command import Words, one_message
+from autosam.config.cli import Words, one_message
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.loading import file_hash, read_weights
 from autosam.models.sam import SAMS, files

@@ -25,8 +25,8 @@ from segment_anything.modeling import (
 from segment_anything.modeling import Sam as ReferenceSam
 from torch import nn
 
-from autosam.command import parse
 from autosam.config import Config
+from autosam.config.cli import parse
 from autosam.models.sam import SAMS
 from autosam.models.sam.base import IMAGENET_MEAN, IMAGENET_STD, SamSpec
 from autosam.models.sam.meta import SegmentAnything

@@ -25,8 +25,8 @@ from PIL import Image
 
 import autosam
 from autosam import checkpoint, errors
-from autosam.command import run_command
 from autosam.config import RUNS, Config, DataConfig
+from autosam.config.cli import run_command
 from autosam.data.sources import LAYOUTS, load_split
 from autosam.models.backbone import Backbone
 from autosam.models.sam import SAMS, load_sam

@@ -15,9 +15,9 @@ from autosam.__main__ import VERBS
 from autosam.app import AppConfig
 from autosam.bench import BenchConfig
 from autosam.check import CheckConfig
-from autosam.command import parse
 from autosam.compare import CompareConfig
 from autosam.config import Config
+from autosam.config.cli import parse
 from autosam.evaluate import EvaluateConfig
 from autosam.export import ExportConfig
 from autosam.predict import PredictConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autosam.command import parse
 from autosam.config import Config
+from autosam.config.cli import parse
 
 FOLDER = Path(__file__).parents[1] / "train"
 STAND_INS = {

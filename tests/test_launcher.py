@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import launch
 from conftest import draw_folders, tiny_config
 
-from autosam.command import run_command
 from autosam.config import Config
+from autosam.config.cli import run_command
 from autosam.errors import ConfigError
 from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.predict import PredictConfig, predict

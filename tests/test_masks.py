@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from autosam.config import ClassConfig, DataConfig
+from autosam.config.validation import check_data
 from autosam.data.check import check_pairs, check_split
 from autosam.data.folders import find_pairs
 from autosam.data.labels import IGNORED, class_masks
 from autosam.data.pairs import Pair
 from autosam.errors import ConfigError, DataError
-from autosam.limits import check_data
 
 H, W = 64, 96
 BOX = np.zeros((H, W), bool)

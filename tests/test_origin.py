@@ -14,8 +14,8 @@ from conftest import tiny_config
 
 import autosam
 from autosam import checkpoint
-from autosam.command import parse
 from autosam.config import Config
+from autosam.config.cli import parse
 from autosam.data.pairs import PARTS, fingerprint
 from autosam.data.sources import load_split
 from autosam.models.sam import sam_hash

@@ -16,8 +16,8 @@ import yaml
 from conftest import draw
 
 from autosam import state
-from autosam.command import parse
 from autosam.config import Config
+from autosam.config.cli import parse
 from autosam.predict import PredictConfig, predict
 from autosam.tracking import read_scores
 from autosam.train import train

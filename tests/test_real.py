@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autosam.command import parse
 from autosam.config import Config, DataConfig
+from autosam.config.cli import parse
 from autosam.data.check import check_split
 from autosam.data.sources import load_split
 from autosam.predict import PredictConfig, predict

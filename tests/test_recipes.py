@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from autosam.command import parse
 from autosam.config import RUNS, Config
+from autosam.config.cli import parse
 from autosam.predict import PredictConfig, predict
 from autosam.train import train
 

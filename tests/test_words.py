@@ -9,13 +9,13 @@ import pytest
 import yaml
 from conftest import draw_folders
 
-from autosam.command import parse
 from autosam.config import RUNS, Config
+from autosam.config.cli import parse
+from autosam.config.yaml import config_path
 from autosam.data.sources import LAYOUTS, load_split
 from autosam.evaluate import EvaluateConfig
 from autosam.models.backbone import Backbone
 from autosam.models.sam import SAMS
-from autosam.settings_file import config_path
 from autosam.train import resolve
 
 WORDS = {"auto", "none", "no", "null", "bf16", "real", "single", "low", "full", "box", "points",

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autosam.config import DataConfig
+from autosam.config.validation import value_ranges
 from autosam.data.facts import BRIGHT, Facts, alpha_problem, by_itself, some
 from autosam.data.pairs import Layers, Pixels
 from autosam.data.reading import WHITE, MaskReading
 from autosam.data.stored import DARK, REMEDY
 from autosam.errors import DataError
-from autosam.limits import value_ranges
 
 Kinds = dict[str, list[tuple[Pixels, Facts]]]
 

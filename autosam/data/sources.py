@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autosam.config import DataConfig
+from autosam.config.validation import check_data
 from autosam.data.aperio import pairs_of_monuseg
 from autosam.data.coco import pairs_of_coco
 from autosam.data.folders import pairs_of_folders
@@ -15,7 +16,6 @@ from autosam.data.pairs import Pair, Split
 from autosam.data.splits import draw_split
 from autosam.data.volumes import pairs_of_volumes
 from autosam.errors import ConfigError, DataError
-from autosam.limits import check_data
 from autosam.utils.io import require_text
 
 LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosam.config import RUNS, Config
+from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError
-from autosam.limits import check_settings
 from autosam.models.grid import LEAST, MaskRule, describe, grid_points, vote
 from autosam.models.head import PlainHead
 from autosam.models.objects import ABSENT, choose_mask, merge_objects

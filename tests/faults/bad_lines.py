@@ -685,8 +685,8 @@ def a_run_that_needs_prompts(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("line", CheckpointError, r"scores\.yaml: damaged\. Delete .*trains it again", 2)
 def a_comparison_that_was_damaged(rng: Random, folder: Path, good: Good) -> Bad:
     """Its only training is there, by its name, but for its scores."""
-    from autosam.command import parse
     from autosam.compare import CompareConfig
+    from autosam.config.cli import parse
     from autosam.data.sources import load_split
     from autosam.trials import Variant, plan
 

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autosam import checkpoint
-from autosam.command import parse
 from autosam.config import Config, DataConfig
+from autosam.config.cli import parse
+from autosam.config.yaml import read_config
 from autosam.data.coco import pairs_of_coco
 from autosam.data.images import read_bands, read_image, read_mask
 from autosam.data.manifest import pairs_of_manifest
 from autosam.errors import AutosamError
 from autosam.models.loading import read_weights
-from autosam.settings_file import read_config
 
 bounded = settings(
     derandomize=True,

@@ -21,8 +21,8 @@ import torch
 from conftest import TINY, draw, draw_folders
 from processes_ended import end, family, note, start, wait_for
 
-from autosam.command import run_command
 from autosam.config import Config
+from autosam.config.cli import run_command
 from autosam.data import loaders
 from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS

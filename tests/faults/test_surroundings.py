@@ -23,8 +23,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autosam import checkpoint, ending, state
-from autosam.command import parse, run_command
 from autosam.config import Config
+from autosam.config.cli import parse, run_command
 from autosam.errors import DataError, Stopped, TrainingError
 from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS

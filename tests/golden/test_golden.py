@@ -137,8 +137,8 @@ def resumed(folder: Path) -> Path:
 
 
 def autosam_config_to_resume(folder: Path) -> Any:
-    from autosam.command import parse
     from autosam.config import Config
+    from autosam.config.cli import parse
 
     return parse(Config, [f"--resume={folder}", f"--data.root={DATA}", f"--sam_checkpoint={SAM}"])
 

@@ -6,8 +6,8 @@ import math
 import re
 from typing import Any
 
-from autosam.choices import check_choices
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
+from autosam.config.choices import check_choices
 from autosam.errors import ConfigError
 
 LARGEST_BATCH = 1_000_000

@@ -92,10 +92,10 @@ def require_config(config: Any, kind: type, name: str) -> None:
         ConfigError: saying what makes them, or see `check_choices`.
     """
     if not isinstance(config, kind):
-        made = f"autosam.command.parse({kind.__name__}, ['--config', 'FILE', ...])"
+        made = f"autosam.config.cli.parse({kind.__name__}, ['--config', 'FILE', ...])"
         raise ConfigError(
             f"{name}({config!r:.60}): expected settings as {kind.__name__}(...), or of a "
             f"file and flags {made}, or of a dictionary "
-            f"autosam.command.from_dict({kind.__name__}, values)."
+            f"autosam.config.cli.from_dict({kind.__name__}, values)."
         )
     check_choices(config)

@@ -19,8 +19,8 @@ from typing import Any, NoReturn, TypeVar, get_args
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
+from autosam.config.yaml import as_written, near, read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
-from autosam.settings_file import as_written, near, read_config
 from autosam.utils.launcher import check_alone, check_launcher
 from autosam.utils.signals import ending_in_time, leave_now
 

@@ -1,0 +1,38 @@
+"""What can be set: the settings and their defaults, the table of runs, YAML files and flags."""
+
+from autosam.config.runs import RUNS, Composition
+from autosam.config.schema import (
+    MOST_OVERLAPPING,
+    AugmentConfig,
+    CacheConfig,
+    ClassConfig,
+    Config,
+    DataConfig,
+    LearnedPrompt,
+    LossConfig,
+    ModelConfig,
+    PaperConfig,
+    PromptConfig,
+    RoughConfig,
+    Settings,
+    TrainConfig,
+)
+
+__all__ = [
+    "MOST_OVERLAPPING",
+    "RUNS",
+    "AugmentConfig",
+    "CacheConfig",
+    "ClassConfig",
+    "Composition",
+    "Config",
+    "DataConfig",
+    "LearnedPrompt",
+    "LossConfig",
+    "ModelConfig",
+    "PaperConfig",
+    "PromptConfig",
+    "RoughConfig",
+    "Settings",
+    "TrainConfig",
+]
