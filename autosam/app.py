@@ -17,10 +17,10 @@ import torch
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.config.validation import check_number
-from autosam.data.folders import image_file
 from autosam.data.images import image_size, write_png
-from autosam.data.memory import MemoryImage
+from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import read_valid
+from autosam.data.readers.memory import MemoryImage
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.outputs import mask_files, mask_names
 from autosam.pictures import overlay, palette

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -18,9 +20,12 @@ from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.config.validation import check_ranges
 from autosam.data.images import write_png
-from autosam.doctor import Examination, examine, outlined
+from autosam.data.inspection import Examination, examine
+from autosam.data.labels import class_masks
 from autosam.errors import ConfigError
 from autosam.models.sam import SAMS
+from autosam.models.sam.cost import cache_costs
+from autosam.report import spread
 from autosam.utils.io import make_folder, require_new
 
 SIDE = 224
@@ -60,7 +65,10 @@ def check(config: CheckConfig) -> Examination:
         require_new("groups", config.groups)
     check_ranges(cache=config.cache)
     views = config.cache.views if config.cache.views is not None else 4
-    found = examine(config.data, config.sam, views)
+    spec = SAMS[config.sam]
+    found = examine(config.data, config.sam, spec.image_size, spec.geometry)
+    if found.images:
+        found.facts["cache"] = cache_costs(found.images, views)
     if config.output and found.pairs:
         write_sheet(Path(config.output), found, config.data)
         found.facts["contact sheet"] = config.output
@@ -119,6 +127,17 @@ def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
     lines = [", ".join(n[:9] for n in notes[i : i + 4]) for i in range(0, len(notes), 4)]
     make_folder(path.parent)
     write_png(path, pictures.contact_sheet(rows, titles, lines, SIDE))
+
+
+def outlined(
+    found: Examination, count: int, num_classes: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Pictures for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
+    K x H x W."""
+    for i in spread(len(found.pairs), count):
+        pair = found.pairs[i]
+        label = found.reading.read(pair.mask)
+        yield pair.name, pair.image.read(), class_masks(label, num_classes)
 
 
 def write_groups(path: Path, groups: dict[str, str]) -> None:

@@ -30,8 +30,8 @@ from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.config.validation import check_number, check_ranges, check_settings
+from autosam.data.layouts import load_split
 from autosam.data.pairs import Split, fingerprint
-from autosam.data.sources import load_split
 from autosam.errors import ConfigError, Stopped, TrainingError
 from autosam.metrics import mean_scores
 from autosam.page import picked

@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from autosam.config import RUNS, CacheConfig, Config
 from autosam.config.cli import Words, one_message
 from autosam.data.dataset import PairDataset
+from autosam.data.embedding_store import Entry, Layout, Store, disk_error, entries, touch
 from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers, what_happened
 from autosam.errors import DataError
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode, faster_in_half
-from autosam.store import Entry, Layout, Store, disk_error, entries, touch
 from autosam.types import ImageEmbedding
 from autosam.utils.distributed import processes, same_for_all
 from autosam.utils.signals import Interrupt

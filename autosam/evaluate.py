@@ -19,11 +19,11 @@ from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.config.validation import LARGEST_BATCH, check_data, check_number
 from autosam.data import seen
-from autosam.data.check import Report, check_pairs
+from autosam.data.checks import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.labels import class_masks, without
+from autosam.data.layouts import load_pairs, load_split
 from autosam.data.pairs import Pair, Split, read_valid
-from autosam.data.sources import load_pairs, load_split
 from autosam.data.splits import RULE, depends_on_rule, limited
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError

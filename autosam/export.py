@@ -24,9 +24,9 @@ from rich.table import Table
 
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
-from autosam.data.folders import image_file
+from autosam.data.layouts import load_split
+from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels
-from autosam.data.sources import load_split
 from autosam.errors import AutosamError, CheckpointError, ConfigError, DataError
 from autosam.graph import Graph
 from autosam.inputs import find_sources

@@ -21,8 +21,9 @@ from autosam.checkpoint import Loaded
 from autosam.config import AugmentConfig, Config, LearnedPrompt, LossConfig, ModelConfig
 from autosam.data.augment import build_augment
 from autosam.data.dataset import EpochSampler, PairDataset
-from autosam.data.folders import find_pairs
+from autosam.data.embedding_store import Layout, Store
 from autosam.data.images import write_png
+from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
 from autosam.embeddings import Cached
 from autosam.engine import train_one_epoch
@@ -36,7 +37,6 @@ from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.optim import parameter_groups, warmup_cosine
 from autosam.predictor import Predictor
-from autosam.store import Layout, Store
 from autosam.tracking import count_parameters
 from autosam.types import Batch, ImageEmbedding, high_res_shapes
 from autosam.utils.device import choose_device

@@ -19,12 +19,12 @@ from PIL import Image
 from autosam import checkpoint
 from autosam.card import model_card
 from autosam.checkpoint import Loaded
+from autosam.data.color_prior import rough_mask
 from autosam.data.dataset import make_sample
-from autosam.data.folders import image_file
 from autosam.data.geometry import restore
-from autosam.data.memory import MemoryImage, array_of
+from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels, read_valid
-from autosam.data.rough import rough_mask
+from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.losses import probabilities
 from autosam.metrics import predict_label

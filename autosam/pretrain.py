@@ -32,8 +32,8 @@ from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.config.validation import check_number
 from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers
-from autosam.data.photos import load_photos
-from autosam.data.scenes import draw_scene
+from autosam.data.synthetic.photos import load_photos
+from autosam.data.synthetic.scenes import draw_scene
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.backbone import load_bundled_lite0
 from autosam.models.objects import iou_of

@@ -12,11 +12,11 @@ from autosam.config import DataConfig, PromptConfig, RoughConfig
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.config.validation import check_ranges
-from autosam.data.check import check_pairs
+from autosam.data.checks import check_pairs
+from autosam.data.color_prior import rough_mask
 from autosam.data.images import write_png
+from autosam.data.layouts import load_split
 from autosam.data.prompts import draw_prompts
-from autosam.data.rough import rough_mask
-from autosam.data.sources import load_split
 from autosam.errors import ConfigError
 from autosam.metrics import iou
 from autosam.report import spread

@@ -30,10 +30,10 @@ from autosam.config.cli import from_dict, run_command, to_dict
 from autosam.config.validation import check_settings
 from autosam.config.yaml import read_yaml
 from autosam.data.augment import Augment, build_augment
-from autosam.data.check import check_split
+from autosam.data.checks import check_split
 from autosam.data.dataset import PairDataset
+from autosam.data.layouts import load_split
 from autosam.data.loaders import Data, worker_count
-from autosam.data.sources import load_split
 from autosam.embeddings import use_cache, views_of
 from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError

@@ -12,8 +12,8 @@ import torch
 from monai.inferers import PatchInferer, ZarrAvgMerger
 
 from autosam.data.images import ImageFile, ImageReader
-from autosam.data.memory import MemoryImage
 from autosam.data.pairs import Pixels, read_valid
+from autosam.data.readers.memory import MemoryImage
 from autosam.errors import ConfigError
 from autosam.predictor import Predictor
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from autosam.config import DataConfig
-from autosam.data.folders import image_file
 from autosam.data.images import write_png
-from autosam.data.volumes import Slice, shape_of, stack, write_volume
+from autosam.data.layouts.folders import image_file
+from autosam.data.layouts.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
 from autosam.inputs import Source, frames_of, rate_of
 from autosam.outputs import (

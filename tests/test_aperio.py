@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from autosam.config import DataConfig
+from autosam.data.layouts import load_pairs, load_split
 from autosam.data.pairs import PARTS
-from autosam.data.sources import load_pairs, load_split
 from autosam.errors import DataError
 
 

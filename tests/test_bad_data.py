@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.check import check_split
-from autosam.data.sources import load_split
+from autosam.data.checks import check_split
+from autosam.data.layouts import load_split
 from autosam.errors import DataError
 
 

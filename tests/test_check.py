@@ -13,8 +13,8 @@ import pytest
 
 from autosam.check import CheckConfig, check
 from autosam.config import ClassConfig, DataConfig
-from autosam.data.check import check_split
-from autosam.data.sources import load_split
+from autosam.data.checks import check_split
+from autosam.data.layouts import load_split
 from autosam.errors import ConfigError
 
 

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autosam.config import ClassConfig, DataConfig
-from autosam.data.check import check_pairs
+from autosam.data.checks import check_pairs
 from autosam.data.labels import class_masks
+from autosam.data.layouts import load_pairs, load_split
 from autosam.data.pairs import PARTS
-from autosam.data.polygons import rasterize
-from autosam.data.sources import load_pairs, load_split
+from autosam.data.readers.polygons import rasterize
 from autosam.errors import DataError
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from autosam.config import AugmentConfig, DataConfig
 from autosam.data.augment import build_augment
-from autosam.data.check import check_pairs, check_split
+from autosam.data.checks import check_pairs, check_split
 from autosam.data.dataset import EpochSampler, PairDataset, make_sample
-from autosam.data.folders import find_pairs
 from autosam.data.images import read_image, read_mask
+from autosam.data.layouts import load_split
+from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
-from autosam.data.sources import load_split
 from autosam.errors import ConfigError, DataError
 from autosam.types import Frame
 

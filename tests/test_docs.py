@@ -27,7 +27,7 @@ import autosam
 from autosam import checkpoint, errors
 from autosam.config import RUNS, Config, DataConfig
 from autosam.config.cli import run_command
-from autosam.data.sources import LAYOUTS, load_split
+from autosam.data.layouts import LAYOUTS, load_split
 from autosam.models.backbone import Backbone
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.segmenter import build_segmenter

@@ -15,13 +15,13 @@ from PIL import Image
 from autosam import engine
 from autosam.check import CheckConfig, check
 from autosam.config import Config, DataConfig, TrainConfig
-from autosam.data.check import check_pairs, check_split
-from autosam.data.folders import find_pairs
+from autosam.data.checks import check_pairs, check_split
 from autosam.data.labels import IGNORED_BITS
-from autosam.data.manifest import pairs_of_manifest
+from autosam.data.layouts import load_split
+from autosam.data.layouts.folders import find_pairs
+from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.pairs import Layers
 from autosam.data.readers.images import turn_of
-from autosam.data.sources import load_split
 from autosam.errors import AutosamError, DataError
 from autosam.metrics import by_subset, mean_scores
 from autosam.train import train

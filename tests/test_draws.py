@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 import autosam.data.dataset
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data.augment import QuarterTurn, build_augment
-from autosam.data.check import MaskReading
+from autosam.data.checks import MaskReading
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.pairs import Pair
 from autosam.types import Frame, ImageEmbedding, ObjectPrompts

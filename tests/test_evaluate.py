@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autosam.config import ClassConfig, DataConfig
-from autosam.data.check import check_pairs
+from autosam.data.checks import check_pairs
 from autosam.evaluate import EvaluateConfig, find_part
 
 

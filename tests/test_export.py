@@ -18,7 +18,6 @@ from PIL import Image
 
 import autosam
 from autosam.config import DataConfig
-from autosam.data.folders import image_file
 from autosam.data.geometry import (
     content_size,
     content_sizes,
@@ -28,6 +27,7 @@ from autosam.data.geometry import (
     restore,
     restore_matrix,
 )
+from autosam.data.layouts.folders import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.export import ExportConfig, Runner, export, readable
 from autosam.graph import Graph

@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from dicom_files import UPRIGHT, enhanced, make, save, series
 
 from autosam.config import DataConfig
-from autosam.data.sources import load_pairs
-from autosam.data.volumes import Slice, write_volume
+from autosam.data.layouts import load_pairs
+from autosam.data.layouts.volumes import Slice, write_volume
 from autosam.errors import DataError
 from autosam.predict import PredictConfig, predict
 

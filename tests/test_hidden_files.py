@@ -8,7 +8,7 @@ import miniature
 import pytest
 
 from autosam.config import DataConfig
-from autosam.data.sources import load_pairs
+from autosam.data.layouts import load_pairs
 from autosam.utils.io import is_hidden, list_folder
 
 APPLEDOUBLE = bytes.fromhex("00051607000200004d6163204f5320582020202020202020")

@@ -21,7 +21,7 @@ import json, sys, time
 from pathlib import Path
 from autosam import checkpoint
 from autosam.config import DataConfig
-from autosam.data.sources import load_pairs
+from autosam.data.layouts import load_pairs
 from autosam.errors import AutosamError
 from autosam.models.backbone import Backbone
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 import autosam
 from autosam.config import DataConfig
-from autosam.data.folders import image_file
-from autosam.data.memory import MemoryImage, array_of
+from autosam.data.layouts.folders import image_file
+from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.models.backbone import Backbone
 

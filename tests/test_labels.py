@@ -7,7 +7,7 @@ import pytest
 
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.validation import check_classes
-from autosam.data.check import decide_reading
+from autosam.data.checks import decide_reading
 from autosam.data.facts import facts_of
 from autosam.data.geometry import resize_label
 from autosam.data.labels import IGNORED, class_masks, known, pack

@@ -11,9 +11,9 @@ from PIL import Image
 
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.validation import check_data
-from autosam.data.check import check_pairs, check_split
-from autosam.data.folders import find_pairs
+from autosam.data.checks import check_pairs, check_split
 from autosam.data.labels import IGNORED, class_masks
+from autosam.data.layouts.folders import find_pairs
 from autosam.data.pairs import Pair
 from autosam.errors import ConfigError, DataError
 

@@ -12,10 +12,10 @@ from conftest import tiny_config
 
 from autosam.auto_batch import fit_batch
 from autosam.data.dataset import EpochBatches, EpochSampler, largest_batch
-from autosam.doctor import record_bytes
 from autosam.errors import TrainingError, is_out_of_memory
 from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS, SamSpec
+from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
 from autosam.models.segmenter import build_segmenter, min_max
 from autosam.train import open_data, train

@@ -15,10 +15,10 @@ from PIL import Image
 from autosam.check import CheckConfig, check
 from autosam.compare import CompareConfig, compare
 from autosam.config import Config, DataConfig, Settings
-from autosam.data.check import MaskReading
+from autosam.data.checks import MaskReading
 from autosam.data.dataset import PairDataset
+from autosam.data.layouts import load_pairs, load_split
 from autosam.data.pairs import PARTS
-from autosam.data.sources import load_pairs, load_split
 from autosam.errors import CheckpointError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.metrics import by_subset, require_all

@@ -16,8 +16,8 @@ import autosam
 from autosam import checkpoint
 from autosam.config import Config
 from autosam.config.cli import parse
+from autosam.data.layouts import load_split
 from autosam.data.pairs import PARTS, fingerprint
-from autosam.data.sources import load_split
 from autosam.models.sam import sam_hash
 from autosam.train import train
 from autosam.utils import provenance as origin

@@ -26,7 +26,7 @@ from shapely.geometry import shape
 
 import autosam
 from autosam.config import ClassConfig, DataConfig
-from autosam.data.check import check_pairs
+from autosam.data.checks import check_pairs
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.errors import DataError

@@ -22,7 +22,7 @@ import autosam
 from autosam import checkpoint
 from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
-from autosam.data.memory import MemoryImage, array_of
+from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.engine import calibrate
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.predictor import Prediction, Predictor

@@ -15,12 +15,12 @@ from PIL import Image, ImageCms
 
 import autosam
 from autosam.config import DataConfig
-from autosam.data.check import check_pairs
+from autosam.data.checks import check_pairs
 from autosam.data.dataset import PairDataset
-from autosam.data.folders import find_pairs
 from autosam.data.images import ImageFile, image_size, open_raster, read_image, read_mask_file
 from autosam.data.labels import IGNORED, class_masks, known, pack, without
-from autosam.data.memory import MemoryImage
+from autosam.data.layouts.folders import find_pairs
+from autosam.data.readers.memory import MemoryImage
 from autosam.errors import DataError
 from autosam.predict import PredictConfig, predict
 from autosam.types import Frame

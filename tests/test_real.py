@@ -10,8 +10,8 @@ from PIL import Image
 
 from autosam.config import Config, DataConfig
 from autosam.config.cli import parse
-from autosam.data.check import check_split
-from autosam.data.sources import load_split
+from autosam.data.checks import check_split
+from autosam.data.layouts import load_split
 from autosam.predict import PredictConfig, predict
 from autosam.tracking import read_metrics
 from autosam.train import train

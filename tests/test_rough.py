@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from autosam.config import PromptConfig, RoughConfig
+from autosam.data.color_prior import clean, rough_mask
 from autosam.data.images import ImageFile, read_bands, read_image
 from autosam.data.prompts import draw_prompts
-from autosam.data.rough import clean, rough_mask
 from autosam.errors import ConfigError, DataError
 from autosam.rough import RoughPreview, rough
 from autosam.types import Frame

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from autosam.data.drawing import FAMILIES, TEXTURES, noise_field, rasterise
-from autosam.data.photos import PHOTOS, load_photos, photo_texture
-from autosam.data.scenes import (
+from autosam.data.synthetic.drawing import FAMILIES, TEXTURES, noise_field, rasterise
+from autosam.data.synthetic.photos import PHOTOS, load_photos, photo_texture
+from autosam.data.synthetic.scenes import (
     MIN_VISIBLE_AREA,
     Scene,
     draw_scene,

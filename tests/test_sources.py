@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from autosam.config import DataConfig
+from autosam.data.layouts import LAYOUTS, load_pairs, load_split
 from autosam.data.pairs import PARTS
-from autosam.data.sources import LAYOUTS, load_pairs, load_split
 from autosam.errors import ConfigError, DataError
 
 
@@ -276,7 +276,7 @@ def test_an_ascii_locale_is_refused_before_work_starts(tmp_path: Path, layout: s
         Path(root).write_text(text, encoding="utf-8")
     code = (
         "import sys; from autosam.config import DataConfig\n"
-        "from autosam.data.sources import load_pairs; from autosam.errors import DataError\n"
+        "from autosam.data.layouts import load_pairs; from autosam.errors import DataError\n"
         "try: load_pairs(DataConfig(sys.argv[1], sys.argv[2]))\n"
         "except DataError as error: print(error, file=sys.stderr)"
     )

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from autosam.config import DataConfig
-from autosam.data.check import check_split
+from autosam.data.checks import check_split
+from autosam.data.layouts import load_pairs, load_split
+from autosam.data.near_duplicates import edges, scenes
 from autosam.data.pairs import PARTS, Pair
-from autosam.data.sources import load_pairs, load_split
 from autosam.data.splits import draw_split
-from autosam.data.twins import edges, scenes
 from autosam.errors import ConfigError, DataError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from autosam.data.embedding_store import INDEX, META, RECORDS, Layout, Store, entries
 from autosam.errors import DataError
-from autosam.store import INDEX, META, RECORDS, Layout, Store, entries
 from autosam.types import ImageEmbedding
 
 SHAPES = ((4, 3, 3), (2, 6, 6))

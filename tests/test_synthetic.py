@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from autosam.data import synthetic
-from autosam.data.synthetic import MARKER, draw_example, synthetic_root, write_synthetic
+from autosam.data.synthetic import embedded as synthetic
+from autosam.data.synthetic.embedded import MARKER, draw_example, synthetic_root, write_synthetic
 from autosam.errors import DataError
 
 BINS = 32

@@ -20,8 +20,8 @@ from PIL import Image
 import autosam
 from autosam import checkpoint
 from autosam.config import DataConfig
+from autosam.data.layouts import load_split
 from autosam.data.loaders import make_loader
-from autosam.data.sources import load_split
 from autosam.errors import StorageError
 from autosam.models.segmenter import build_segmenter
 from autosam.outputs import write_probabilities

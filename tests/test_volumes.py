@@ -11,9 +11,9 @@ import pytest
 from conftest import tiny_config
 
 from autosam.config import DataConfig
+from autosam.data.layouts import load_pairs, load_split
+from autosam.data.layouts.volumes import Slice
 from autosam.data.pairs import PARTS
-from autosam.data.sources import load_pairs, load_split
-from autosam.data.volumes import Slice
 from autosam.errors import DataError
 from autosam.predict import PredictConfig, predict
 from autosam.predictor import load
@@ -81,7 +81,7 @@ def test_dicom_series(tmp_path: Path) -> None:
 
 def test_a_mask_written_back_as_a_volume(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel")
-    from autosam.data.volumes import write_volume
+    from autosam.data.layouts.volumes import write_volume
 
     miniature.volumes(tmp_path, 1)
     label = np.random.default_rng(0).integers(0, 3, (56, 40, 5)).astype(np.uint8)

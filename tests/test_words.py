@@ -12,7 +12,7 @@ from conftest import draw_folders
 from autosam.config import RUNS, Config
 from autosam.config.cli import parse
 from autosam.config.yaml import config_path
-from autosam.data.sources import LAYOUTS, load_split
+from autosam.data.layouts import LAYOUTS, load_split
 from autosam.evaluate import EvaluateConfig
 from autosam.models.backbone import Backbone
 from autosam.models.sam import SAMS

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset, Sampler
 
 from autosam.config import PromptConfig, RoughConfig
 from autosam.data.augment import Augment, Seed
-from autosam.data.check import size_mismatch
+from autosam.data.checks import size_mismatch
+from autosam.data.color_prior import rough_mask
 from autosam.data.geometry import (
     cell_weight,
     class_shares,
@@ -24,7 +25,6 @@ from autosam.data.labels import known, without
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.prompts import draw_prompts
 from autosam.data.reading import MaskReading
-from autosam.data.rough import rough_mask
 from autosam.errors import DataError
 from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Sample
 

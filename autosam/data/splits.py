@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from autosam.config import DataConfig
-from autosam.data.check import check_pairs
+from autosam.data.checks import check_pairs
 from autosam.data.division import deal, divide
 from autosam.data.labels import known
-from autosam.data.manifest import csv_rows
 from autosam.data.pairs import PARTS, Pair, Split, distinct
+from autosam.data.tables import csv_rows
 from autosam.errors import ConfigError, DataError
 
 LEVELS = 5

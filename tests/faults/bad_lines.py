@@ -687,7 +687,7 @@ def a_comparison_that_was_damaged(rng: Random, folder: Path, good: Good) -> Bad:
     """Its only training is there, by its name, but for its scores."""
     from autosam.compare import CompareConfig
     from autosam.config.cli import parse
-    from autosam.data.sources import load_split
+    from autosam.data.layouts import load_split
     from autosam.trials import Variant, plan
 
     line = ["compare", "--runs=sam-box", "--seeds=1", *training(good, folder)[1:],

@@ -21,9 +21,9 @@ from autosam import checkpoint
 from autosam.config import Config, DataConfig
 from autosam.config.cli import parse
 from autosam.config.yaml import read_config
-from autosam.data.coco import pairs_of_coco
 from autosam.data.images import read_bands, read_image, read_mask
-from autosam.data.manifest import pairs_of_manifest
+from autosam.data.layouts.coco import pairs_of_coco
+from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.errors import AutosamError
 from autosam.models.loading import read_weights
 
@@ -163,7 +163,7 @@ shapes = st.one_of(
 @given(shape=shapes)
 @bounded
 def test_shapes(shape: object) -> None:
-    from autosam.data.polygons import rasterize
+    from autosam.data.readers.polygons import rasterize
 
     with suppress(AutosamError):
         mask = rasterize(shape, 40, 56, "x")

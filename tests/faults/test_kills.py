@@ -26,9 +26,9 @@ from conftest import TINY, draw, draw_folders, tiny_config
 
 from autosam import checkpoint, state
 from autosam.config import Config
+from autosam.data.embedding_store import META, Store
 from autosam.models.sam import SAMS, files
 from autosam.predict import PredictConfig, predict
-from autosam.store import META, Store
 from autosam.train import train
 
 KILLS = int(os.environ.get("AUTOSAM_KILLS", "3"))

@@ -25,12 +25,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from autosam import checkpoint, ending, state
 from autosam.config import Config
 from autosam.config.cli import parse, run_command
+from autosam.data.embedding_store import Store
 from autosam.errors import DataError, Stopped, TrainingError
 from autosam.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.predict import PredictConfig, predict
 from autosam.run import Run
-from autosam.store import Store
 from autosam.tracking import Tracker, read_metrics
 from autosam.train import train
 from autosam.utils import io as files

@@ -1,1 +1,1 @@
-"""Files as numbers: one reader for each family of formats."""
+"""From files to arrays: one module for each kind of file."""

@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 from autosam.config import DataConfig
 from autosam.config.validation import check_data
-from autosam.data.aperio import pairs_of_monuseg
-from autosam.data.coco import pairs_of_coco
-from autosam.data.folders import pairs_of_folders
-from autosam.data.hub import pairs_of_hub
-from autosam.data.layouts import pairs_of_glas, pairs_of_polyps, pairs_of_stamps, pairs_of_voc
-from autosam.data.manifest import pairs_of_manifest
+from autosam.data.layouts.coco import pairs_of_coco
+from autosam.data.layouts.folders import pairs_of_folders
+from autosam.data.layouts.glas import pairs_of_glas
+from autosam.data.layouts.huggingface import pairs_of_hub
+from autosam.data.layouts.manifest import pairs_of_manifest
+from autosam.data.layouts.monuseg import pairs_of_monuseg
+from autosam.data.layouts.polyp import pairs_of_polyps
+from autosam.data.layouts.stamps import pairs_of_stamps
+from autosam.data.layouts.voc import pairs_of_voc
+from autosam.data.layouts.volumes import pairs_of_volumes
 from autosam.data.pairs import Pair, Split
 from autosam.data.splits import draw_split
-from autosam.data.volumes import pairs_of_volumes
 from autosam.errors import ConfigError, DataError
 from autosam.utils.io import require_text
 

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from autosam.config import DataConfig
-from autosam.data.folders import ALIASES, image_file
 from autosam.data.images import MAX_PIXELS
 from autosam.data.labels import pack
-from autosam.data.layouts import root_of
-from autosam.data.manifest import resolve, stem_of
+from autosam.data.layouts.base import root_of
+from autosam.data.layouts.folders import ALIASES, image_file
+from autosam.data.layouts.manifest import resolve, stem_of
 from autosam.data.pairs import PARTS, Pair
-from autosam.data.polygons import encloses, rasterize
+from autosam.data.readers.polygons import encloses, rasterize
 from autosam.errors import DataError
 from autosam.utils.io import list_folder, read_text
 

@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from autosam.config import DataConfig
-from autosam.data.folders import ALIASES
 from autosam.data.images import MAX_PIXELS, Window, digest
-from autosam.data.layouts import root_of
+from autosam.data.layouts.base import root_of
+from autosam.data.layouts.folders import ALIASES
 from autosam.data.pairs import PARTS, Pair
 from autosam.data.readers import dicom
 from autosam.data.readers.dicom import is_dicom

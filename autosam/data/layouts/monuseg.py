@@ -19,11 +19,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from autosam.config import DataConfig
-from autosam.data.folders import image_file
 from autosam.data.images import digest, read_image, require_file
-from autosam.data.layouts import root_of
+from autosam.data.layouts.base import root_of
+from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pair
-from autosam.data.polygons import rasterize
+from autosam.data.readers.polygons import rasterize
 from autosam.errors import DataError
 from autosam.utils.io import list_folder
 

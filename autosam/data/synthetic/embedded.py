@@ -19,8 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from autosam.data import drawing, scenes
-from autosam.data.drawing import Array, Rng, Stencil
+from autosam.data.synthetic import drawing, scenes
+from autosam.data.synthetic.drawing import Array, Rng, Stencil
 from autosam.errors import DataError
 
 VERSION = 1  # raise it whenever the pictures change

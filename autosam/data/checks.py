@@ -11,10 +11,10 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.conventions import decide_reading
 from autosam.data.facts import Facts, facts_of
+from autosam.data.near_duplicates import edges, scenes, torn
 from autosam.data.pairs import Pair, Pixels, Split, read_valid
 from autosam.data.readers.images import turn_of
 from autosam.data.reading import MaskReading
-from autosam.data.twins import edges, scenes, torn
 from autosam.errors import DataError
 
 FULL = 5000
@@ -38,7 +38,7 @@ class Seen:
     facts: tuple[Facts, ...] = ()
     """Of the mask, or of each of its layers."""
     edges: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """See `autosam.data.twins`."""
+    """See `autosam.data.near_duplicates`."""
 
 
 @dataclass

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.check import Seen, choose, judge, look_at
+from autosam.data.checks import Seen, choose, judge, look_at
 from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
+from autosam.data.layouts import load_pairs
+from autosam.data.near_duplicates import scenes, torn
 from autosam.data.pairs import Pair, distinct
 from autosam.data.prompts import objects_of
 from autosam.data.reading import MaskReading
-from autosam.data.sources import load_pairs
 from autosam.data.splits import draw_split
-from autosam.data.twins import scenes, torn
 from autosam.errors import AutosamError, DataError
-from autosam.models.sam import SAMS, SamSpec
-from autosam.report import spread
-from autosam.utils.device import choose_device, gains_from_bf16
-
-COST = {
-    "ViT-B": 1650,
-    "ViT-L": 5840,
-    "ViT-H": 12150,
-    "TinyViT-5M": 220,
-    "Hiera-T": 700,
-    "Hiera-S": 800,
-    "Hiera-B+": 1250,
-    "Hiera-L": 2900,
-}
-"""GFLOP of matrix products that take as long as the image encoder with one picture of 1024 px,
-by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md), ViT-L and -H by their
-operations beside ViT-B's; elsewhere a rough estimate."""
-BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
-"""Of one cached embedding in bf16, by the architecture's first word."""
 
 
 @dataclass
@@ -57,15 +35,18 @@ class Examination:
     pairs: list[Pair] = field(default_factory=list)
     """Those that can be shown."""
     reading: MaskReading = field(default_factory=MaskReading)
+    images: int = 0
+    """How many there are; 0 where errors kept them from being looked at."""
 
 
-def examine(config: DataConfig, sam: str, views: int) -> Examination:
+def examine(config: DataConfig, sam: str, image_size: int, geometry: str) -> Examination:
     """Look at a data set; what is wrong is collected, not raised.
 
     Args:
         config: the data.
-        sam: which SAM is meant, for the size of what it can still draw.
-        views: cached views of a training picture, for the size of a cache.
+        sam: name of the SAM that is meant, for messages.
+        image_size: S of that SAM, for the size of what it can still draw.
+        geometry: how that SAM fits images into its square.
     """
     found = Examination()
     try:
@@ -96,7 +77,7 @@ def examine(config: DataConfig, sam: str, views: int) -> Examination:
     if found.errors:
         return found
     found.facts["read as"] = report.reading.how or _plainly(config)
-    tally = Tally(config, sam)
+    tally = Tally(config, sam, image_size, geometry)
     for pair, _ in good:
         try:
             tally.add(report.reading.read(pair.mask))
@@ -104,7 +85,7 @@ def examine(config: DataConfig, sam: str, views: int) -> Examination:
         except DataError as error:
             found.errors.append(str(error))
     tally.report(found)
-    found.facts["cache"] = _cache(len(pairs), views)
+    found.images = len(pairs)
     return found
 
 
@@ -182,9 +163,10 @@ def _scenes(
 class Tally:
     """Class shares, empty masks, and objects against the grid of SAM's masks, label by label."""
 
-    def __init__(self, config: DataConfig, sam: str) -> None:
-        self.config, self.sam, self.spec = config, sam, SAMS[sam]
-        self.cells = self.spec.image_size // 4
+    def __init__(self, config: DataConfig, sam: str, image_size: int, geometry: str) -> None:
+        self.config, self.sam = config, sam
+        self.image_size, self.geometry = image_size, geometry
+        self.cells = image_size // 4
         self.shares = np.zeros(config.num_classes)
         self.holding = np.zeros(config.num_classes, int)
         self.counts: list[int] = []
@@ -197,7 +179,7 @@ class Tally:
         self.shares += masks.sum((1, 2)) / max(1, int(known(label).sum()))
         self.holding += masks.any((1, 2))
         self.empty += not masks.any()
-        grid = content_size(label.shape[0], label.shape[1], self.cells, self.spec.geometry)
+        grid = content_size(label.shape[0], label.shape[1], self.cells, self.geometry)
         objects = 0
         for mask in masks:
             parts, numbers = objects_of(mask)
@@ -231,60 +213,5 @@ class Tally:
         if self.vanished > 0.02 * total:
             found.warnings.append(
                 f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
-                f"{self.spec.image_size} px). Cut the pictures into tiles, or take one of 1024 px."
+                f"{self.image_size} px). Cut the pictures into tiles, or take one of 1024 px."
             )
-
-
-def _cache(pictures: int, views: int) -> dict[str, str]:
-    """Size of a cache of embeddings and time to make it, by SAM of 1024 px."""
-    device = choose_device()
-    half = gains_from_bf16(device)
-    speed = matrix_speed(device, torch.bfloat16 if half else torch.float32)
-    names: dict[str, list[str]] = defaultdict(list)
-    for name, spec in SAMS.items():
-        if spec.image_size >= 1024:
-            names[spec.architecture].append(name)
-    table = {}
-    for architecture, alike in names.items():
-        size = record_bytes(SAMS[alike[0]])
-        text = f"{pictures * views * size / 1e9:.1f} GB"
-        if architecture in COST:
-            seconds = COST[architecture] / speed
-            text += f", roughly {pictures * views * seconds / 60:.0f} min here "
-            text += f"({seconds:.1f} s a view)"
-        table[", ".join(alike)] = text
-    return table
-
-
-def record_bytes(spec: SamSpec) -> int:
-    """Of one cached embedding in bf16; of a SAM not in the tables, of its features alone."""
-    known = [size for word, size in BYTES.items() if spec.architecture.startswith(word)]
-    if spec.architecture in COST:
-        return known[0]
-    with torch.device("meta"):
-        sam = spec.build(spec)
-    return 2 * sam.width * sam.grid[0] * sam.grid[1]
-
-
-def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """GFLOP/s of a matrix product, in a fraction of a second."""
-    size = 1024 if device.type == "cpu" else 8192
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        product = a @ a
-        product[0, 0].item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e9
-
-
-def outlined(
-    found: Examination, count: int, num_classes: int
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Pictures for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
-    K x H x W."""
-    for i in spread(len(found.pairs), count):
-        pair = found.pairs[i]
-        label = found.reading.read(pair.mask)
-        yield pair.name, pair.image.read(), class_masks(label, num_classes)

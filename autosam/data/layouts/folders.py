@@ -19,7 +19,7 @@ from autosam.config import DataConfig
 from autosam.data.images import EXTENSIONS, ImageFile, MaskFile
 from autosam.data.pairs import PARTS, Layers, Pair, Pixels
 from autosam.data.readers.dicom import DicomImage, is_dicom
-from autosam.data.synthetic import synthetic_root
+from autosam.data.synthetic.embedded import synthetic_root
 from autosam.errors import DataError
 from autosam.utils.io import is_hidden
 

@@ -11,7 +11,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from autosam.data.drawing import Array, Rng, colourise, draw_palette, log_uniform
+from autosam.data.synthetic.drawing import Array, Rng, colourise, draw_palette, log_uniform
 from autosam.errors import ConfigError
 
 # Public domain or CC0, each as its docstring in skimage.data says.

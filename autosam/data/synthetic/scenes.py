@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from autosam.data.drawing import (
+from autosam.data.synthetic.drawing import (
     FAMILIES,
     FULL_CIRCLE,
     TEXTURES,
@@ -41,7 +41,7 @@ from autosam.data.drawing import (
     rgb,
     union,
 )
-from autosam.data.photos import photo_texture
+from autosam.data.synthetic.photos import photo_texture
 
 MIN_VISIBLE_AREA = 100  # px at 256 x 256, scaled with the area of the frame
 MIN_VISIBLE_SHARE = 0.2  # an object hidden more than this is a remnant, not an object

@@ -22,7 +22,7 @@ from autosam.data.images import (
     read_mask_file,
     values_of,
 )
-from autosam.data.manifest import PART_OF
+from autosam.data.layouts.manifest import PART_OF
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
 from autosam.utils import hub

@@ -1,0 +1,76 @@
+"""Stamps (StaVer): docs/data.md has its tree."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autosam.config import DataConfig
+from autosam.data.images import MaskFile, StoredMask, read_mask
+from autosam.data.layouts.base import root_of
+from autosam.data.layouts.folders import by_stem, image_file
+from autosam.data.pairs import Pair
+from autosam.errors import DataError
+
+log = logging.getLogger("autosam")
+
+
+@dataclass(frozen=True)
+class DarkMask(MaskFile):
+    """What is not white (or, with `black`, what is black) in a scan's truth is foreground."""
+
+    black: bool = False
+
+    def read(self) -> np.ndarray:
+        values = read_mask(self.path, grey=True)
+        return (values == 0 if self.black else values < 255).astype(np.uint8)
+
+    def stored(self) -> StoredMask:
+        return StoredMask(self.read())
+
+
+def pairs_of_stamps(config: DataConfig) -> list[Pair]:
+    """StaVer: scans/, ground-truth-pixel/ (black where a stamp is) and ground-truth-maps/ (a dark
+    region on white for each stamp), each possibly in a second folder of the same name.
+
+    Scans that have no pixel truth (the archive has some, beyond number 400) are left out, with a
+    warning.
+
+    Raises:
+        DataError: a scan has a pixel truth but no region map, or none has a truth.
+    """
+    root = root_of(config)
+
+    def folder(name: str) -> dict[str, Path]:
+        inner = root / name / name
+        return by_stem(inner if inner.is_dir() else root / name)
+
+    scans, truth, maps = map(folder, ("scans", "ground-truth-pixel", "ground-truth-maps"))
+    found = []
+    without = [stem for stem in scans if f"{stem}-px" not in truth]
+    if without:
+        log.warning(
+            "%d scans without pixel truth are left out, for example %s.", len(without), without[0]
+        )
+    if len(without) == len(scans):
+        raise DataError(
+            f"{root / 'ground-truth-pixel'}: holds no NAME-px.png of any scan. Unpack the archive "
+            "anew."
+        )
+    for stem, path in scans.items():
+        if stem in without:
+            continue
+        if f"{stem}-gt" not in maps:
+            raise DataError(f"{path}: has no region map {stem}-gt.png. Add it, or remove the scan.")
+        found.append(
+            Pair(
+                stem,
+                image_file(path, config),
+                DarkMask(truth[f"{stem}-px"], black=True),
+                regions=DarkMask(maps[f"{stem}-gt"]),
+            )
+        )
+    return found

@@ -1,0 +1,71 @@
+"""What the image embeddings of each SAM cost: bytes on disk, and seconds here."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import torch
+
+from autosam.models.sam import SAMS, SamSpec
+from autosam.utils.device import choose_device, gains_from_bf16
+
+COST = {
+    "ViT-B": 1650,
+    "ViT-L": 5840,
+    "ViT-H": 12150,
+    "TinyViT-5M": 220,
+    "Hiera-T": 700,
+    "Hiera-S": 800,
+    "Hiera-B+": 1250,
+    "Hiera-L": 2900,
+}
+"""GFLOP of matrix products that take as long as the image encoder with one picture of 1024 px,
+by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md), ViT-L and -H by their
+operations beside ViT-B's; elsewhere a rough estimate."""
+BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
+"""Of one cached embedding in bf16, by the architecture's first word."""
+
+
+def cache_costs(pictures: int, views: int) -> dict[str, str]:
+    """Size of a cache of embeddings and time to make it, by SAM of 1024 px."""
+    device = choose_device()
+    half = gains_from_bf16(device)
+    speed = matrix_speed(device, torch.bfloat16 if half else torch.float32)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, spec in SAMS.items():
+        if spec.image_size >= 1024:
+            names[spec.architecture].append(name)
+    table = {}
+    for architecture, alike in names.items():
+        size = record_bytes(SAMS[alike[0]])
+        text = f"{pictures * views * size / 1e9:.1f} GB"
+        if architecture in COST:
+            seconds = COST[architecture] / speed
+            text += f", roughly {pictures * views * seconds / 60:.0f} min here "
+            text += f"({seconds:.1f} s a view)"
+        table[", ".join(alike)] = text
+    return table
+
+
+def record_bytes(spec: SamSpec) -> int:
+    """Of one cached embedding in bf16; of a SAM not in the tables, of its features alone."""
+    known = [size for word, size in BYTES.items() if spec.architecture.startswith(word)]
+    if spec.architecture in COST:
+        return known[0]
+    with torch.device("meta"):
+        sam = spec.build(spec)
+    return 2 * sam.width * sam.grid[0] * sam.grid[1]
+
+
+def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s of a matrix product, in a fraction of a second."""
+    size = 1024 if device.type == "cpu" else 8192
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
