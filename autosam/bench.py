@@ -23,8 +23,8 @@ from autosam.config.validation import check_number, check_view_size
 from autosam.errors import ConfigError
 from autosam.measure import PARTS, SIDES, Case, measure
 from autosam.models.sam.encode import faster_in_half
-from autosam.models.sam.files import known
 from autosam.models.sam.meta import VITS
+from autosam.models.sam.weights.locate import known
 from autosam.utils import provenance as origin
 from autosam.utils.device import choose_device
 from autosam.utils.io import make_folder, write_atomically

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from autosam.checkpoint import Loaded
 from autosam.config import RUNS
+from autosam.models.checkpoint import Loaded
 from autosam.models.sam import SAMS
 from autosam.report import COLUMNS
 

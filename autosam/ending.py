@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from autosam import checkpoint, state
+from autosam import state
 from autosam.cautions import cautions, contents_of
 from autosam.config import RUNS, Config
 from autosam.data.images import write_png
@@ -16,6 +16,7 @@ from autosam.data.pairs import PARTS
 from autosam.engine import calibrate, trust_in_words
 from autosam.errors import CheckpointError
 from autosam.metrics import by_subset, mean_scores
+from autosam.models import checkpoint
 from autosam.report import print_scores
 from autosam.run import Run
 from autosam.tracking import count_parameters, log, write_scores

@@ -21,9 +21,9 @@ from autosam.calibration import THRESHOLDS, choose
 from autosam.data.geometry import restore
 from autosam.data.labels import class_masks, known
 from autosam.errors import TrainingError
-from autosam.losses import SegmentationLoss
 from autosam.metrics import dice, predict_label, score
-from autosam.models.pixels import inside
+from autosam.models.losses import SegmentationLoss
+from autosam.models.normalize import inside
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
 from autosam.utils.device import half_precision

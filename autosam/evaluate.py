@@ -12,7 +12,6 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from autosam import checkpoint
 from autosam.cautions import cautions, contents_of
 from autosam.config import DataConfig
 from autosam.config.choices import require_config
@@ -28,6 +27,7 @@ from autosam.data.splits import RULE, depends_on_rule, limited
 from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
 from autosam.metrics import METRICS, by_subset, mean_scores, require_all
+from autosam.models import checkpoint
 from autosam.models.sam import load_sam
 from autosam.report import print_scores, print_zero_shot
 from autosam.tracking import write_scores

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autosam.data.geometry import content_sizes, resize_matrix, restore_matrix
-from autosam.losses import with_background
+from autosam.models.losses import with_background
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
 

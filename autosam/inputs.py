@@ -18,7 +18,7 @@ from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window
 from autosam.data.layouts.volumes import is_nifti, name_of
 from autosam.data.readers import dicom
 from autosam.errors import DataError
-from autosam.models.loading import file_hash
+from autosam.models.state_dict import file_hash
 from autosam.utils.io import is_hidden, list_folder
 
 log = logging.getLogger("autosam")

@@ -17,7 +17,6 @@ from segment_anything import sam_model_registry
 from torch import nn
 from torch.utils.data import DataLoader
 
-from autosam.checkpoint import Loaded
 from autosam.config import AugmentConfig, Config, LearnedPrompt, LossConfig, ModelConfig
 from autosam.data.augment import build_augment
 from autosam.data.dataset import EpochSampler, PairDataset
@@ -27,8 +26,9 @@ from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
 from autosam.embeddings import Cached
 from autosam.engine import train_one_epoch
-from autosam.losses import SegmentationLoss
-from autosam.models.prompt import PromptGenerator
+from autosam.models.checkpoint import Loaded
+from autosam.models.losses import SegmentationLoss
+from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.sam import SAMS, AbsentEncoder, Sam
 from autosam.models.sam.encode import encode
 from autosam.models.sam.meta import VITS

@@ -15,7 +15,7 @@ from torch import Tensor
 from autosam.data.labels import class_masks, known
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
-from autosam.losses import with_background
+from autosam.models.losses import with_background
 
 TOLERANCE = 0.01
 """How far apart outlines may lie and count as the same, as a share of the picture's diagonal."""

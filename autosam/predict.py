@@ -17,7 +17,7 @@ from autosam.config.cli import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inputs import Source, find_sources
 from autosam.journal import JOURNAL, Journal
-from autosam.models.loading import file_hash
+from autosam.models.state_dict import file_hash
 from autosam.outputs import mask_names, named_classes
 from autosam.predictor import load
 from autosam.utils.distributed import of_all, processes, same_for_all

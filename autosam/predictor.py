@@ -16,9 +16,7 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 
-from autosam import checkpoint
 from autosam.card import model_card
-from autosam.checkpoint import Loaded
 from autosam.data.color_prior import rough_mask
 from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
@@ -26,8 +24,10 @@ from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
-from autosam.losses import probabilities
 from autosam.metrics import predict_label
+from autosam.models import checkpoint
+from autosam.models.checkpoint import Loaded
+from autosam.models.losses import probabilities
 from autosam.report import Look, look
 from autosam.types import Batch
 from autosam.utils.device import choose_device
@@ -67,7 +67,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     """A trained run, ready for pictures. Calls may come from several threads at once.
 
     Args:
-        loaded: see `autosam.checkpoint.load`.
+        loaded: see `autosam.models.checkpoint.load`.
         device: where to compute; None: a GPU where there is one.
         flips: also segment the mirror images that training drew, and average the logits.
         threshold: probability from which on a pixel is foreground, 0..1; None: what the checkpoint
@@ -297,7 +297,7 @@ def load(
         threshold, min_area: see `Predictor`.
 
     Raises:
-        CheckpointError: see `autosam.checkpoint.load` and `Predictor`.
+        CheckpointError: see `autosam.models.checkpoint.load` and `Predictor`.
     """
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(

@@ -35,19 +35,19 @@ from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers
 from autosam.data.synthetic.photos import load_photos
 from autosam.data.synthetic.scenes import draw_scene
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.backbone import load_bundled_lite0
-from autosam.models.objects import iou_of
-from autosam.models.pixels import normalise
+from autosam.models.backbones.timm import load_bundled_lite0
+from autosam.models.normalize import normalise
+from autosam.models.prompters import iou_of
 from autosam.models.sam import SAMS
-from autosam.models.sam.lite import LiteEncoder
-from autosam.models.sam.meta import SegmentAnything
-from autosam.optim import parameter_groups, warmup_cosine
-from autosam.prompted import (
+from autosam.models.sam.interactive import (
     correct,
     prompt_with_boxes,
     prompt_with_points,
     score,
 )
+from autosam.models.sam.lite import LiteEncoder
+from autosam.models.sam.meta import SegmentAnything
+from autosam.optim import parameter_groups, warmup_cosine
 from autosam.types import ImageEmbedding
 from autosam.utils.device import choose_device
 from autosam.utils.io import make_folder, write_atomically

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress, TaskID
 
-from autosam import checkpoint, pictures, state
+from autosam import pictures, state
 from autosam.config import RUNS, Config
 from autosam.data import seen
 from autosam.data.dataset import PairDataset
@@ -32,8 +32,9 @@ from autosam.errors import (
     TrainingError,
     is_out_of_memory,
 )
-from autosam.losses import SegmentationLoss
 from autosam.metrics import METRICS, mean_scores, require_all
+from autosam.models import checkpoint
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.optim import build_optimizer, build_schedule

@@ -13,7 +13,6 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from autosam import checkpoint
 from autosam.cautions import COVER, NOTHING
 from autosam.config import Config
 from autosam.data.dataset import EpochSampler, PairDataset
@@ -23,6 +22,7 @@ from autosam.embeddings import use_cache, views_of
 from autosam.engine import evaluate
 from autosam.errors import CheckpointError
 from autosam.metrics import METRICS, predict_label, require_all, score
+from autosam.models import checkpoint
 from autosam.models.segmenter import Segmenter
 from autosam.tracking import read_scores, write_scores
 from autosam.train import open_data

@@ -22,7 +22,7 @@ from rich import get_console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autosam import checkpoint, state
+from autosam import state
 from autosam.auto_batch import fit_batch
 from autosam.config import RUNS, Config, DataConfig
 from autosam.config.choices import require_config
@@ -37,8 +37,9 @@ from autosam.data.loaders import Data, worker_count
 from autosam.embeddings import use_cache, views_of
 from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.backbone import WEIGHTS_BY_WORD
-from autosam.models.sam.files import known
+from autosam.models import checkpoint
+from autosam.models.backbones.timm import WEIGHTS_BY_WORD
+from autosam.models.sam.weights.locate import known
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.run import Run
 from autosam.tracking import flatten, log

@@ -12,9 +12,10 @@ from rich.table import Column, Table
 
 from autosam.config.cli import Words, one_message
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.loading import file_hash, read_weights
-from autosam.models.sam import SAMS, files
-from autosam.models.sam.guess import guess, recognise
+from autosam.models.sam import SAMS
+from autosam.models.sam.weights import locate as files
+from autosam.models.sam.weights.identify import guess, recognise
+from autosam.models.state_dict import file_hash, read_weights
 
 
 def show() -> None:

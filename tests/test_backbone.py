@@ -9,9 +9,9 @@ import timm
 import torch
 from conftest import tiny_config
 
-from autosam import checkpoint
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.backbone import BUNDLED, Backbone, load_bundled_lite0
+from autosam.models import checkpoint
+from autosam.models.backbones.timm import BUNDLED, Backbone, load_bundled_lite0
 from autosam.models.neck import Neck
 from autosam.models.segmenter import build_segmenter
 

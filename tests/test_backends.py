@@ -14,7 +14,7 @@ from test_segmenter import EXPECTED, make_batch
 from torch import nn
 
 from autosam.config import RUNS, LossConfig
-from autosam.losses import SegmentationLoss
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, Sam, load_sam
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.mobile import build_mobile

@@ -19,7 +19,7 @@ from autosam.cautions import cautions
 from autosam.compare import CompareConfig, compare
 from autosam.config import Settings
 from autosam.errors import ConfigError, Stopped
-from autosam.losses import SegmentationLoss
+from autosam.models.losses import SegmentationLoss
 from autosam.report import COLUMNS
 from autosam.scoring import SWAPS
 from autosam.standings import Row, Standings

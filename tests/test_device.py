@@ -16,13 +16,13 @@ from test_backends import SPECS
 from test_segmenter import make_batch
 from torch import nn
 
-from autosam import checkpoint
-from autosam.checkpoint import Loaded
 from autosam.config import RUNS, Config, LossConfig
 from autosam.engine import calibrate, evaluate, fit_rule, losses_of
 from autosam.evaluate import EvaluateConfig
 from autosam.evaluate import evaluate as evaluate_command
-from autosam.losses import SegmentationLoss
+from autosam.models import checkpoint
+from autosam.models.checkpoint import Loaded
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.optim import build_optimizer

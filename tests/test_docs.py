@@ -24,11 +24,12 @@ from conftest import draw_folders, liven
 from PIL import Image
 
 import autosam
-from autosam import checkpoint, errors
+from autosam import errors
 from autosam.config import RUNS, Config, DataConfig
 from autosam.config.cli import run_command
 from autosam.data.layouts import LAYOUTS, load_split
-from autosam.models.backbone import Backbone
+from autosam.models import checkpoint
+from autosam.models.backbones.timm import Backbone
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.segmenter import build_segmenter
 

@@ -18,13 +18,13 @@ from PIL import Image
 
 import autosam.train
 from autosam import embeddings
-from autosam.checkpoint import load
 from autosam.config import Config
 from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import RECORDS, Store, entries
 from autosam.embeddings import folder_of, prune, use_cache, views_of
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.models.checkpoint import load
 from autosam.models.sam import AbsentEncoder, load_sam
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.train import open_data, train

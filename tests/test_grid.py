@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from autosam import checkpoint
 from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.models.grid import FEATURES, MaskRule, describe, grid_points, vote
+from autosam.models import checkpoint
+from autosam.models.automatic import FEATURES, MaskRule, describe, grid_points, vote
 from autosam.train import train
 
 

@@ -14,7 +14,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
-from autosam.models.hardnet import harmonic_links
+from autosam.models.backbones.hardnet import harmonic_links
 
 
 class Golden(NamedTuple):

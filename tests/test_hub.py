@@ -19,11 +19,11 @@ from autosam.utils import hub
 TRY = """
 import json, sys, time
 from pathlib import Path
-from autosam import checkpoint
+from autosam.models import checkpoint
 from autosam.config import DataConfig
 from autosam.data.layouts import load_pairs
 from autosam.errors import AutosamError
-from autosam.models.backbone import Backbone
+from autosam.models.backbones.timm import Backbone
 
 Path("runs/mine").mkdir(parents=True)
 found = []

@@ -19,7 +19,7 @@ from autosam.config import DataConfig
 from autosam.data.layouts.folders import image_file
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError
-from autosam.models.backbone import Backbone
+from autosam.models.backbones.timm import Backbone
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -123,7 +123,7 @@ def test_a_server_of_weights_that_does_not_answer(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(timm, "create_model", create)
     monkeypatch.setattr("autosam.utils.hub.TIMEOUT", 0.5)
-    monkeypatch.setattr("autosam.models.backbone._build", lambda *_: None)
+    monkeypatch.setattr("autosam.models.backbones.timm._build", lambda *_: None)
     found: list[str] = []
 
     def build() -> None:

@@ -16,11 +16,11 @@ from conftest import TINY, build_tiny
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import autosam.models.hardnet  # noqa: F401  (timm knows it then)
+import autosam.models.backbones.hardnet  # noqa: F401  (timm knows it then)
 from autosam.errors import CheckpointError
-from autosam.models.loading import load_strict, read_weights, without_prefix
 from autosam.models.sam import SAMS, load_sam
-from autosam.models.sam.guess import guess, skeleton
+from autosam.models.sam.weights.identify import guess, skeleton
+from autosam.models.state_dict import load_strict, read_weights, without_prefix
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from autosam.config import LossConfig
 from autosam.data.geometry import cell_weight, class_shares
 from autosam.data.labels import known
-from autosam.losses import SegmentationLoss, probabilities
+from autosam.models.losses import SegmentationLoss, probabilities
 
 ALL = torch.ones(1, 1, 1, 2)
 

@@ -13,7 +13,7 @@ from conftest import tiny_config
 from autosam.auto_batch import fit_batch
 from autosam.data.dataset import EpochBatches, EpochSampler, largest_batch
 from autosam.errors import TrainingError, is_out_of_memory
-from autosam.losses import SegmentationLoss
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, SamSpec
 from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.meta import SegmentAnything, prompt_parts

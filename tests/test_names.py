@@ -180,7 +180,7 @@ def test_seeds_that_tested_other_images_are_not_averaged(tmp_path: Path) -> None
 def test_a_split_that_an_earlier_version_drew_otherwise_is_not_called_test(
     tiny_file: Path, tmp_path: Path
 ) -> None:
-    from autosam import checkpoint
+    from autosam.models import checkpoint
     from autosam.train import train
 
     draw(tmp_path / "data", 12)
@@ -202,7 +202,7 @@ def test_a_split_that_an_earlier_version_drew_otherwise_is_not_called_test(
 def test_images_added_after_the_training_do_not_make_test_images_of_those_trained_on(
     tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from autosam import checkpoint
+    from autosam.models import checkpoint
     from autosam.train import train
 
     root = tmp_path / "data"

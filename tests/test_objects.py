@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_config
 from test_segmenter import make_batch
 
-from autosam.models.objects import ABSENT, choose_mask, merge_objects
+from autosam.models.prompters import ABSENT, choose_mask, merge_objects
 from autosam.models.segmenter import build_segmenter
 from autosam.types import ObjectPrompts
 

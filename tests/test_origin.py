@@ -13,11 +13,11 @@ import torch
 from conftest import tiny_config
 
 import autosam
-from autosam import checkpoint
 from autosam.config import Config
 from autosam.config.cli import parse
 from autosam.data.layouts import load_split
 from autosam.data.pairs import PARTS, fingerprint
+from autosam.models import checkpoint
 from autosam.models.sam import sam_hash
 from autosam.train import train
 from autosam.utils import provenance as origin

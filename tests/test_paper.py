@@ -10,12 +10,12 @@ import torch
 from conftest import TINY, tiny_config
 from test_segmenter import make_batch
 
-from autosam import checkpoint
 from autosam.config import LossConfig, PaperConfig
 from autosam.embeddings import facts_of
 from autosam.errors import ConfigError
-from autosam.losses import SegmentationLoss
-from autosam.models.pixels import normalise
+from autosam.models import checkpoint
+from autosam.models.losses import SegmentationLoss
+from autosam.models.normalize import normalise
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import build_segmenter, min_max
 from autosam.train import open_data, train

@@ -19,12 +19,12 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 import autosam
-from autosam import checkpoint
 from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.engine import calibrate
 from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.models import checkpoint
 from autosam.predictor import Prediction, Predictor
 from autosam.train import train
 from autosam.types import Batch, Frame

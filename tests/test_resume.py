@@ -21,11 +21,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import autosam.run
 import autosam.train
-from autosam import checkpoint, state
+from autosam import state
 from autosam.config import Config
 from autosam.engine import evaluate
 from autosam.errors import CheckpointError, ConfigError, Stopped, TrainingError
-from autosam.losses import SegmentationLoss
+from autosam.models import checkpoint
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.run import Run
 from autosam.train import train

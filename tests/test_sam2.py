@@ -17,7 +17,7 @@ from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2VideoCon
 
 from autosam.data.dataset import make_sample
 from autosam.errors import CheckpointError, ConfigError
-from autosam.losses import SegmentationLoss
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.sam2 import HIERAS, Hiera, Sam2, build_hiera, build_sam2, from_sam2_file

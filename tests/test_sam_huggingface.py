@@ -25,10 +25,10 @@ from transformers import (
 from autosam.data.dataset import make_sample
 from autosam.data.geometry import content_size
 from autosam.errors import CheckpointError
-from autosam.models.loading import read_weights
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.base import IMAGENET_STD
 from autosam.models.sam.huggingface import POSITION, from_huggingface
+from autosam.models.state_dict import read_weights
 from autosam.types import Batch, Frame, ImageEmbedding
 
 SPEC = replace(TINY, name="tiny_huggingface", convert=from_huggingface)

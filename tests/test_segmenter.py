@@ -15,8 +15,8 @@ from autosam.config import RUNS, LearnedPrompt, LossConfig, PromptConfig
 from autosam.data.dataset import make_sample
 from autosam.engine import evaluate, trust
 from autosam.errors import ConfigError
-from autosam.losses import SegmentationLoss
-from autosam.models.prompt import HighResHead
+from autosam.models.losses import SegmentationLoss
+from autosam.models.prompt_generator import HighResHead
 from autosam.models.segmenter import build_segmenter
 from autosam.optim import build_optimizer, warmup_cosine
 from autosam.report import look

@@ -18,11 +18,11 @@ from conftest import draw_folders, tiny_config
 from PIL import Image
 
 import autosam
-from autosam import checkpoint
 from autosam.config import DataConfig
 from autosam.data.layouts import load_split
 from autosam.data.loaders import make_loader
 from autosam.errors import StorageError
+from autosam.models import checkpoint
 from autosam.models.segmenter import build_segmenter
 from autosam.outputs import write_probabilities
 from autosam.predict import PredictConfig, predict

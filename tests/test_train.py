@@ -16,14 +16,15 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import autosam
-from autosam import checkpoint, state
+from autosam import state
 from autosam.config import RUNS
 from autosam.errors import CheckpointError, ConfigError, DataError, TrainingError
 from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.losses import SegmentationLoss
 from autosam.metrics import score
-from autosam.models.head import PlainHead
-from autosam.models.loading import read_weights
+from autosam.models import checkpoint
+from autosam.models.losses import SegmentationLoss
+from autosam.models.plain import PlainHead
+from autosam.models.state_dict import read_weights
 from autosam.predict import PredictConfig, predict
 from autosam.report import contact_sheet
 from autosam.tracking import read_scores

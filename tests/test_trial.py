@@ -14,12 +14,12 @@ from test_segmenter import make_batch
 from timm.data import resolve_data_config
 from timm.models import list_modules
 
-from autosam import checkpoint
 from autosam.errors import ConfigError
-from autosam.models import trial
-from autosam.models.backbone import Backbone, _build, _options
+from autosam.models import checkpoint
+from autosam.models.backbones import trial
+from autosam.models.backbones.timm import Backbone, _build, _options
+from autosam.models.backbones.trial import fault
 from autosam.models.segmenter import build_segmenter
-from autosam.models.trial import fault
 
 SIZE = 256
 CPU = {"device": "cpu"}
@@ -124,7 +124,7 @@ def test_weights_that_are_put_back_are_those_that_score() -> None:
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "mobilenetv3_small_050",
                                   "inception_v3", "hardnet39ds", "convnext_atto"])  # fmt: skip
 def test_each_backbone_sees_pixels_by_its_own_statistics(name: str) -> None:
-    with torch.device("meta"), patch("autosam.models.backbone.require_fit"):
+    with torch.device("meta"), patch("autosam.models.backbones.timm.require_fit"):
         exact = torch.linspace
         with patch("torch.linspace", lambda *a, **k: exact(*a, **k | CPU)):
             backbone = Backbone(name, "none", 256)

@@ -22,8 +22,9 @@ from conftest import TINY
 
 from autosam import weights as verb
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.sam import SAMS, files, load_sam, sam_weights
-from autosam.models.sam.download import _Redirects
+from autosam.models.sam import SAMS, load_sam, sam_weights
+from autosam.models.sam.weights import locate as files
+from autosam.models.sam.weights.download import _Redirects
 from autosam.utils.assets import asset_folder
 from autosam.weights import weights
 

@@ -14,7 +14,7 @@ from autosam.config.cli import parse
 from autosam.config.yaml import config_path
 from autosam.data.layouts import LAYOUTS, load_split
 from autosam.evaluate import EvaluateConfig
-from autosam.models.backbone import Backbone
+from autosam.models.backbones.timm import Backbone
 from autosam.models.sam import SAMS
 from autosam.train import resolve
 

@@ -14,9 +14,9 @@ from PIL import Image
 from autosam.data.labels import class_masks
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.models.objects import iou_of
+from autosam.models.prompters import iou_of
 from autosam.models.sam import load_sam
-from autosam.prompted import correct, mask_logits, prompt_with_boxes
+from autosam.models.sam.interactive import correct, mask_logits, prompt_with_boxes
 from autosam.zero_shot import ZeroShot, ellipse_in_box, filled_box, random_decoder
 
 

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from autosam.config import RUNS, Config
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError
-from autosam.models.grid import LEAST, MaskRule, describe, grid_points, vote
-from autosam.models.head import PlainHead
-from autosam.models.objects import ABSENT, choose_mask, merge_objects
-from autosam.models.pixels import inside
-from autosam.models.prompt import PromptGenerator
+from autosam.models.automatic import LEAST, MaskRule, describe, grid_points, vote
+from autosam.models.normalize import inside
+from autosam.models.plain import PlainHead
+from autosam.models.prompt_generator import PromptGenerator
+from autosam.models.prompters import ABSENT, choose_mask, merge_objects
 from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
 from autosam.models.sam.encode import encode
 from autosam.models.surrogate import SurrogateDecoder

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from autosam import checkpoint
 from autosam.config import Config, DataConfig
 from autosam.config.cli import parse
 from autosam.config.yaml import read_config
@@ -25,7 +24,8 @@ from autosam.data.images import read_bands, read_image, read_mask
 from autosam.data.layouts.coco import pairs_of_coco
 from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.errors import AutosamError
-from autosam.models.loading import read_weights
+from autosam.models import checkpoint
+from autosam.models.state_dict import read_weights
 
 bounded = settings(
     derandomize=True,

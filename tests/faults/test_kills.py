@@ -24,10 +24,12 @@ import torch
 import yaml
 from conftest import TINY, draw, draw_folders, tiny_config
 
-from autosam import checkpoint, state
+from autosam import state
 from autosam.config import Config
 from autosam.data.embedding_store import META, Store
-from autosam.models.sam import SAMS, files
+from autosam.models import checkpoint
+from autosam.models.sam import SAMS
+from autosam.models.sam.weights import locate as files
 from autosam.predict import PredictConfig, predict
 from autosam.train import train
 

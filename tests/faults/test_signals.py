@@ -24,7 +24,7 @@ from processes_ended import end, family, note, start, wait_for
 from autosam.config import Config
 from autosam.config.cli import run_command
 from autosam.data import loaders
-from autosam.losses import SegmentationLoss
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.train import train
 

@@ -22,12 +22,13 @@ from conftest import TINY, draw_folders, tiny_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from autosam import checkpoint, ending, state
+from autosam import ending, state
 from autosam.config import Config
 from autosam.config.cli import parse, run_command
 from autosam.data.embedding_store import Store
 from autosam.errors import DataError, Stopped, TrainingError
-from autosam.losses import SegmentationLoss
+from autosam.models import checkpoint
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.predict import PredictConfig, predict
 from autosam.run import Run

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
-from autosam.models.loading import (
+from autosam.models.sam.base import Sam, SamSpec
+from autosam.models.sam.registry import SAMS
+from autosam.models.sam.weights.identify import convert, guess
+from autosam.models.sam.weights.locate import cache_folder, fetch, known
+from autosam.models.state_dict import (
     file_hash,
     load_strict,
     read_weights,
     require_finite,
     require_fit,
 )
-from autosam.models.sam.base import Sam, SamSpec
-from autosam.models.sam.files import cache_folder, fetch, known
-from autosam.models.sam.guess import convert, guess
-from autosam.models.sam.registry import SAMS
 from autosam.types import Prompt
 
 __all__ = [

@@ -8,7 +8,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosam.models.pixels import normalise
+from autosam.models.normalize import normalise
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.vit import VitEncoder
 from autosam.types import ImageEmbedding, Prompt

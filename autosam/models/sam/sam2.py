@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autosam.errors import ConfigError
-from autosam.models.pixels import normalise
+from autosam.models.normalize import normalise
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.meta import prompted_levels
 from autosam.types import ImageEmbedding, Prompt

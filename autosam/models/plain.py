@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosam.models.backbone import Backbone
+from autosam.models.backbones.timm import Backbone
 from autosam.models.neck import Neck, conv_block
 
 

@@ -5,7 +5,7 @@ Network", ICCV 2019, arXiv:1909.00948.
 
 Importing this module registers ``hardnet39ds``, ``hardnet68``, ``hardnet68ds`` and ``hardnet85``::
 
-    import autosam.models.hardnet
+    import autosam.models.backbones.hardnet
     net = timm.create_model("hardnet85", features_only=True, out_indices=(1, 2, 3, 4))
     net.feature_info.reduction()  # [4, 8, 16, 32]
     net(images)                   # list of (B, C_i, H / r_i, W / r_i)

@@ -11,11 +11,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import autosam.models.hardnet  # noqa: F401  registers HarDNet in timm
+import autosam.models.backbones.hardnet  # noqa: F401  registers HarDNet in timm
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.loading import read_weights
-from autosam.models.pixels import normalise
-from autosam.models.trial import require_fit
+from autosam.models.backbones.trial import require_fit
+from autosam.models.normalize import normalise
+from autosam.models.state_dict import read_weights
 from autosam.utils import hub
 
 BUNDLED = "tf_efficientnet_lite0"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosam.models.backbone import Backbone
+from autosam.models.backbones.timm import Backbone
 from autosam.models.neck import Neck, conv_block
 from autosam.types import Prompt, high_res_shapes
 

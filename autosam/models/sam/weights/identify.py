@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from autosam.errors import AutosamError, CheckpointError, ConfigError
-from autosam.models.loading import differences, without_prefix
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.registry import SAMS
+from autosam.models.state_dict import differences, without_prefix
 
 OWN = ("generator.", "class_prompt.", "head.", "sam.mask_decoder.")
 """The parts of a `Segmenter` that a run's checkpoint may hold."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
-from autosam.models.objects import iou_of
+from autosam.models.prompters import iou_of
 from autosam.models.sam import Sam
 from autosam.types import ImageEmbedding, Prompt
 

@@ -24,9 +24,9 @@ from autosam.config import Config
 from autosam.config.cli import from_dict, to_dict
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.loading import read_weights
 from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.segmenter import Segmenter, build_segmenter
+from autosam.models.state_dict import read_weights
 from autosam.utils import hub
 from autosam.utils.io import write_atomically
 

@@ -15,17 +15,17 @@ from urllib.parse import quote, urlsplit
 from filelock import FileLock, Timeout
 
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.loading import (
+from autosam.models.sam.base import SamSpec
+from autosam.models.sam.registry import SAMS
+from autosam.models.sam.weights.download import download, note_of, transfer_error
+from autosam.models.sam.weights.identify import convert, guess, skeleton
+from autosam.models.state_dict import (
     file_hash,
     read_weights,
     require_finite,
     require_fit,
     what_is_wrong,
 )
-from autosam.models.sam.base import SamSpec
-from autosam.models.sam.download import download, note_of, transfer_error
-from autosam.models.sam.guess import convert, guess, skeleton
-from autosam.models.sam.registry import SAMS
 from autosam.utils.assets import asset_folder
 
 

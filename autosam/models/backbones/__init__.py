@@ -1,0 +1,1 @@
+"""Image backbones of the prompt generator and the plain network."""

@@ -1,0 +1,1 @@
+"""Where the weights of each SAM are: located, downloaded, identified."""
