@@ -22,8 +22,8 @@ from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import read_valid
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.evaluation.visualize import overlay, palette
 from autosam.outputs import mask_files, mask_names
-from autosam.pictures import overlay, palette
 from autosam.predictor import Predictor, load
 
 TITLE = "autosam"

@@ -7,9 +7,9 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from autosam.config import RUNS
+from autosam.evaluation.tables import COLUMNS
 from autosam.models.checkpoint import Loaded
 from autosam.models.sam import SAMS
-from autosam.report import COLUMNS
 
 MEANING = {
     "learned": "a prompt generator emits SAM's prompt embeddings",

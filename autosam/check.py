@@ -14,7 +14,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from autosam import pictures
 from autosam.config import CacheConfig, DataConfig
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
@@ -23,9 +22,10 @@ from autosam.data.images import write_png
 from autosam.data.inspection import Examination, examine
 from autosam.data.labels import class_masks
 from autosam.errors import ConfigError
+from autosam.evaluation import visualize as pictures
+from autosam.evaluation.visualize import spread
 from autosam.models.sam import SAMS
 from autosam.models.sam.cost import cache_costs
-from autosam.report import spread
 from autosam.utils.io import make_folder, require_new
 
 SIDE = 224

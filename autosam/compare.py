@@ -25,7 +25,6 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from autosam import page
-from autosam.cautions import NOTHING, cautions, contents_of
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
@@ -33,9 +32,10 @@ from autosam.config.validation import check_number, check_ranges, check_settings
 from autosam.data.layouts import load_split
 from autosam.data.pairs import Split, fingerprint
 from autosam.errors import ConfigError, Stopped, TrainingError
-from autosam.metrics import mean_scores
+from autosam.evaluation.cautions import NOTHING, cautions, contents_of
+from autosam.evaluation.metrics import mean_scores
+from autosam.evaluation.visualize import palette
 from autosam.page import picked
-from autosam.pictures import palette
 from autosam.scoring import (
     Predicted,
     gather,
@@ -46,11 +46,11 @@ from autosam.scoring import (
     trivial_scores,
 )
 from autosam.standings import Row, Standings
-from autosam.tracking import quiet
 from autosam.train import default_epochs
 from autosam.trials import Trial, Variant, plan
 from autosam.utils import provenance as origin
 from autosam.utils.io import make_folder, write_atomically
+from autosam.utils.logging import quiet
 from autosam.utils.signals import die_with_parent, heeded, kill_children, leave_now
 from autosam.verdict import verdict
 

@@ -12,7 +12,6 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from autosam.cautions import cautions, contents_of
 from autosam.config import DataConfig
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
@@ -24,19 +23,20 @@ from autosam.data.labels import class_masks, without
 from autosam.data.layouts import load_pairs, load_split
 from autosam.data.pairs import Pair, Split, read_valid
 from autosam.data.splits import RULE, depends_on_rule, limited
-from autosam.engine import evaluate as score_loader
 from autosam.errors import ConfigError, DataError
-from autosam.metrics import METRICS, by_subset, mean_scores, require_all
+from autosam.evaluation.cautions import cautions, contents_of
+from autosam.evaluation.evaluator import evaluate as score_loader
+from autosam.evaluation.metrics import METRICS, by_subset, mean_scores, require_all
+from autosam.evaluation.scores import write_scores
+from autosam.evaluation.tables import print_scores, print_zero_shot
+from autosam.evaluation.zero_shot import ZeroShot
 from autosam.models import checkpoint
 from autosam.models.sam import load_sam
-from autosam.report import print_scores, print_zero_shot
-from autosam.tracking import write_scores
 from autosam.types import Batch
 from autosam.utils.device import choose_device
 from autosam.utils.distributed import of_all, processes
 from autosam.utils.io import make_folder, require_new
 from autosam.utils.launcher import check_alone
-from autosam.zero_shot import ZeroShot
 
 SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold")
 """Settings that a checkpoint's own data keep, so that no picture trained on is a test picture."""

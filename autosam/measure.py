@@ -25,7 +25,6 @@ from autosam.data.images import write_png
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
 from autosam.embeddings import Cached
-from autosam.engine import train_one_epoch
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import PromptGenerator
@@ -35,9 +34,10 @@ from autosam.models.sam.meta import VITS
 from autosam.models.sam.vit import from_meta
 from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
-from autosam.optim import parameter_groups, warmup_cosine
 from autosam.predictor import Predictor
-from autosam.tracking import count_parameters
+from autosam.training.loop import train_one_epoch
+from autosam.training.optim import parameter_groups, warmup_cosine
+from autosam.training.tracker import count_parameters
 from autosam.types import Batch, ImageEmbedding, high_res_shapes
 from autosam.utils.device import choose_device
 from autosam.utils.distributed import make_accelerator

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from autosam import charts
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Split
-from autosam.pictures import overlay
+from autosam.evaluation.visualize import overlay
 from autosam.scoring import Predicted
 from autosam.standings import Standings
 

@@ -24,11 +24,11 @@ from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
-from autosam.metrics import predict_label
+from autosam.evaluation.contact_sheet import Look, look
+from autosam.evaluation.metrics import predict_label
 from autosam.models import checkpoint
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import probabilities
-from autosam.report import Look, look
 from autosam.types import Batch
 from autosam.utils.device import choose_device
 

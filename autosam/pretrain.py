@@ -47,7 +47,7 @@ from autosam.models.sam.interactive import (
 )
 from autosam.models.sam.lite import LiteEncoder
 from autosam.models.sam.meta import SegmentAnything
-from autosam.optim import parameter_groups, warmup_cosine
+from autosam.training.optim import parameter_groups, warmup_cosine
 from autosam.types import ImageEmbedding
 from autosam.utils.device import choose_device
 from autosam.utils.io import make_folder, write_atomically

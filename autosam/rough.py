@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from autosam import pictures
 from autosam.config import DataConfig, PromptConfig, RoughConfig
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
@@ -18,8 +17,9 @@ from autosam.data.images import write_png
 from autosam.data.layouts import load_split
 from autosam.data.prompts import draw_prompts
 from autosam.errors import ConfigError
-from autosam.metrics import iou
-from autosam.report import spread
+from autosam.evaluation import visualize as pictures
+from autosam.evaluation.metrics import iou
+from autosam.evaluation.visualize import spread
 from autosam.types import Frame
 from autosam.utils.io import make_folder, require_new
 

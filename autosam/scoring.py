@@ -13,18 +13,18 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from autosam.cautions import COVER, NOTHING
 from autosam.config import Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
 from autosam.data.labels import class_masks
 from autosam.embeddings import use_cache, views_of
-from autosam.engine import evaluate
 from autosam.errors import CheckpointError
-from autosam.metrics import METRICS, predict_label, require_all, score
+from autosam.evaluation.cautions import COVER, NOTHING
+from autosam.evaluation.evaluator import evaluate
+from autosam.evaluation.metrics import METRICS, predict_label, require_all, score
+from autosam.evaluation.scores import read_scores, write_scores
 from autosam.models import checkpoint
 from autosam.models.segmenter import Segmenter
-from autosam.tracking import read_scores, write_scores
 from autosam.train import open_data
 from autosam.trials import Trial
 from autosam.types import Batch

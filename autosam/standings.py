@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autosam.metrics import mean_known
-from autosam.report import APART, COLUMNS
+from autosam.evaluation.metrics import mean_known
+from autosam.evaluation.tables import APART, COLUMNS
 from autosam.scoring import Scores
 from autosam.significance import FEWEST, Difference, compare, seed_margin
 

@@ -22,11 +22,9 @@ from rich import get_console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autosam import state
-from autosam.auto_batch import fit_batch
 from autosam.config import RUNS, Config, DataConfig
 from autosam.config.choices import require_config
-from autosam.config.cli import from_dict, run_command, to_dict
+from autosam.config.cli import flatten, from_dict, run_command, to_dict
 from autosam.config.validation import check_settings
 from autosam.config.yaml import read_yaml
 from autosam.data.augment import Augment, build_augment
@@ -35,20 +33,22 @@ from autosam.data.dataset import PairDataset
 from autosam.data.layouts import load_split
 from autosam.data.loaders import Data, worker_count
 from autosam.embeddings import use_cache, views_of
-from autosam.ending import TrainResult, finish
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models import checkpoint
 from autosam.models.backbones.timm import WEIGHTS_BY_WORD
 from autosam.models.sam.weights.locate import known
 from autosam.models.segmenter import Segmenter, build_segmenter
-from autosam.run import Run
-from autosam.tracking import flatten, log
+from autosam.training import resume as state
+from autosam.training.auto_batch import fit_batch
+from autosam.training.finalize import TrainResult, finish
+from autosam.training.trainer import Run
 from autosam.types import Frame
 from autosam.utils import provenance as origin
 from autosam.utils.device import gains_from_bf16
 from autosam.utils.distributed import make_accelerator
 from autosam.utils.io import LOCK, claim, make_folder
 from autosam.utils.launcher import check_launcher, launcher_precision
+from autosam.utils.logging import log
 from autosam.utils.memory import PeakMemory
 from autosam.utils.signals import Interrupt
 

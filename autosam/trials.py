@@ -13,15 +13,15 @@ from typing import TypeVar
 import yaml
 
 import autosam
-from autosam import state
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
-from autosam.config.cli import to_dict
+from autosam.config.cli import flatten, to_dict
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError
 from autosam.models.sam import sam_hash
-from autosam.tracking import flatten, read_metrics
 from autosam.train import train
+from autosam.training import resume as state
+from autosam.training.tracker import read_metrics
 
 T = TypeVar("T")
 NOT_PART = ("output", "overwrite", "init", "resume", "sam_checkpoint", "data.workers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autosam.engine import trust_in_words
+from autosam.evaluation.evaluator import trust_in_words
 from autosam.significance import FEWEST, LEVEL, Difference, holm
 from autosam.standings import Row, Standings
 

@@ -20,6 +20,7 @@ from autosam.data.images import write_png
 from autosam.data.layouts.folders import image_file
 from autosam.data.layouts.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
+from autosam.evaluation.visualize import overlay, palette
 from autosam.inputs import Source, frames_of, rate_of
 from autosam.outputs import (
     geojson,
@@ -31,7 +32,6 @@ from autosam.outputs import (
     rows_of,
     write_probabilities,
 )
-from autosam.pictures import overlay, palette
 from autosam.predictor import Prediction, Predictor
 from autosam.utils.io import make_folder, write_atomically
 from autosam.windows import CELLS, open_pixels, segment_windows

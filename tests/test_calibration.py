@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autosam.calibration import FEWEST, THRESHOLDS, choose, smallest_area
+from autosam.evaluation.calibration import FEWEST, THRESHOLDS, choose, smallest_area
 
 COUNT = len(THRESHOLDS)
 MIDDLE = THRESHOLDS.index(0.5)

@@ -15,16 +15,17 @@ from conftest import tiny_config
 
 import autosam.scoring
 import autosam.trials
-from autosam.cautions import cautions
 from autosam.compare import CompareConfig, compare
 from autosam.config import Settings
 from autosam.errors import ConfigError, Stopped
+from autosam.evaluation.cautions import cautions
+from autosam.evaluation.scores import read_scores
+from autosam.evaluation.tables import COLUMNS
 from autosam.models.losses import SegmentationLoss
-from autosam.report import COLUMNS
 from autosam.scoring import SWAPS
 from autosam.standings import Row, Standings
-from autosam.tracking import log, read_scores
 from autosam.trials import Variant, plan
+from autosam.utils.logging import log
 from autosam.verdict import judge, rise, verdict
 
 
@@ -131,7 +132,7 @@ def test_an_interrupted_comparison_goes_on(
         with pytest.raises(KeyboardInterrupt):
             compare(config)
     with monkeypatch.context() as patch:
-        patch.setattr("autosam.run.Run._asked_to_stop", lambda run: True)
+        patch.setattr("autosam.training.trainer.Run._asked_to_stop", lambda run: True)
         with pytest.raises(Stopped, match="the same command goes on") as stopped:
             compare(config)
     assert stopped.value.signal == 15

@@ -17,19 +17,21 @@ from test_segmenter import make_batch
 from torch import nn
 
 from autosam.config import RUNS, Config, LossConfig
-from autosam.engine import calibrate, evaluate, fit_rule, losses_of
 from autosam.evaluate import EvaluateConfig
 from autosam.evaluate import evaluate as evaluate_command
+from autosam.evaluation.evaluator import calibrate, evaluate
 from autosam.models import checkpoint
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import Segmenter, build_segmenter
-from autosam.optim import build_optimizer
 from autosam.predict import PredictConfig, predict
 from autosam.predictor import Predictor
 from autosam.scoring import swapped_scores
 from autosam.train import train
+from autosam.training.loop import losses_of
+from autosam.training.mask_classifier import fit_rule
+from autosam.training.optim import build_optimizer
 from autosam.trials import Trial
 from autosam.types import Batch
 from autosam.utils.device import choose_device

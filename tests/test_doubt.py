@@ -12,7 +12,6 @@ import tifffile
 import torch
 from PIL import Image
 
-from autosam import engine
 from autosam.check import CheckConfig, check
 from autosam.config import Config, DataConfig, TrainConfig
 from autosam.data.checks import check_pairs, check_split
@@ -23,8 +22,9 @@ from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.pairs import Layers
 from autosam.data.readers.images import turn_of
 from autosam.errors import AutosamError, DataError
-from autosam.metrics import by_subset, mean_scores
+from autosam.evaluation.metrics import by_subset, mean_scores
 from autosam.train import train
+from autosam.training import loop as engine
 from autosam.types import Batch, Frame, Sample
 
 SIZE = 48

@@ -29,9 +29,9 @@ from autosam.data.geometry import (
 )
 from autosam.data.layouts.folders import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.evaluation.metrics import predict_label
 from autosam.export import ExportConfig, Runner, export, readable
 from autosam.graph import Graph
-from autosam.metrics import predict_label
 from autosam.models.sam import SAMS
 from autosam.train import train
 

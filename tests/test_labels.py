@@ -13,7 +13,7 @@ from autosam.data.geometry import resize_label
 from autosam.data.labels import IGNORED, class_masks, known, pack
 from autosam.data.reading import MaskReading
 from autosam.errors import ConfigError, DataError
-from autosam.metrics import score
+from autosam.evaluation.metrics import score
 
 
 class Stored:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from autosam.auto_batch import fit_batch
 from autosam.data.dataset import EpochBatches, EpochSampler, largest_batch
 from autosam.errors import TrainingError, is_out_of_memory
 from autosam.models.losses import SegmentationLoss
@@ -19,6 +18,7 @@ from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
 from autosam.models.segmenter import build_segmenter, min_max
 from autosam.train import open_data, train
+from autosam.training.auto_batch import fit_batch
 from autosam.utils.distributed import make_accelerator
 
 SAID = [

@@ -10,9 +10,9 @@ import pytest
 import torch
 from monai.metrics import compute_dice, compute_iou
 
-from autosam.cautions import cautions, contents_of, trivial_dice
 from autosam.data.labels import pack
-from autosam.metrics import (
+from autosam.evaluation.cautions import cautions, contents_of, trivial_dice
+from autosam.evaluation.metrics import (
     dice,
     hausdorff95,
     iou,
@@ -23,7 +23,7 @@ from autosam.metrics import (
     score,
     surface_dice,
 )
-from autosam.tracking import read_scores, write_scores
+from autosam.evaluation.scores import read_scores, write_scores
 
 
 def mask(*cells: tuple[int, int], shape: tuple[int, int] = (6, 8)) -> np.ndarray:

@@ -21,9 +21,9 @@ from autosam.data.layouts import load_pairs, load_split
 from autosam.data.pairs import PARTS
 from autosam.errors import CheckpointError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.metrics import by_subset, require_all
+from autosam.evaluation.metrics import by_subset, require_all
+from autosam.evaluation.scores import read_scores, write_scores
 from autosam.scoring import gather
-from autosam.tracking import read_scores, write_scores
 from autosam.trials import Trial
 from autosam.types import Frame
 

@@ -16,9 +16,9 @@ from autosam import charts
 from autosam.compare import write
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
+from autosam.evaluation.tables import print_scores
+from autosam.evaluation.visualize import COLOURS
 from autosam.page import build, picked
-from autosam.pictures import COLOURS
-from autosam.report import print_scores
 from autosam.scoring import Predicted
 from autosam.standings import Row, Standings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from autosam import pictures
-from autosam.report import spread
+from autosam.evaluation import visualize as pictures
+from autosam.evaluation.visualize import spread
 from autosam.types import Prompt
 
 

@@ -22,8 +22,8 @@ import autosam
 from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
 from autosam.data.readers.memory import MemoryImage, array_of
-from autosam.engine import calibrate
 from autosam.errors import CheckpointError, ConfigError, DataError
+from autosam.evaluation.evaluator import calibrate
 from autosam.models import checkpoint
 from autosam.predictor import Prediction, Predictor
 from autosam.train import train

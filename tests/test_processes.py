@@ -15,12 +15,12 @@ import pytest
 import yaml
 from conftest import draw
 
-from autosam import state
 from autosam.config import Config
 from autosam.config.cli import parse
+from autosam.evaluation.scores import read_scores
 from autosam.predict import PredictConfig, predict
-from autosam.tracking import read_scores
 from autosam.train import train
+from autosam.training import resume as state
 
 # What learns has no BatchNorm, whose statistics each process would take of its own pictures; and
 # pictures stay where they are, so that every process weighs as many cells.

@@ -13,8 +13,8 @@ from autosam.config.cli import parse
 from autosam.data.checks import check_split
 from autosam.data.layouts import load_split
 from autosam.predict import PredictConfig, predict
-from autosam.tracking import read_metrics
 from autosam.train import train
+from autosam.training.tracker import read_metrics
 
 pytestmark = pytest.mark.real
 

@@ -19,17 +19,17 @@ import torch
 from conftest import TINY, draw_folders, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import autosam.run
 import autosam.train
-from autosam import state
+import autosam.training.trainer
 from autosam.config import Config
-from autosam.engine import evaluate
 from autosam.errors import CheckpointError, ConfigError, Stopped, TrainingError
+from autosam.evaluation.evaluator import evaluate
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
-from autosam.run import Run
 from autosam.train import train
+from autosam.training import resume as state
+from autosam.training.trainer import Run
 from autosam.utils.io import claim
 from autosam.utils.signals import Interrupt
 
@@ -154,7 +154,7 @@ def test_a_signal_in_the_final_scoring(
         return evaluate(*args, **kwargs)
 
     config = config_of(tiny_file, folders, folder)
-    train_until_stopped(config, autosam.run, "evaluate", signalled)
+    train_until_stopped(config, autosam.training.trainer, "evaluate", signalled)
     assert not (folder / "scores.yaml").exists()
     train(Config(resume=str(folder)))
     assert_equal(folder, whole)
@@ -222,7 +222,9 @@ def test_stopped_at_every_step(
     folder = tmp_path / "run"
     config, stops = config_of(tiny_file, folders, folder), 0
     with monkeypatch.context() as patch:
-        patch.setattr("autosam.run.Run._asked_to_stop", lambda run: run.sums.batches % 6 != 0)
+        patch.setattr(
+            "autosam.training.trainer.Run._asked_to_stop", lambda run: run.sums.batches % 6 != 0
+        )
         while True:
             try:
                 train(config)

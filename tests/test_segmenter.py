@@ -13,13 +13,13 @@ from conftest import tiny_config
 
 from autosam.config import RUNS, LearnedPrompt, LossConfig, PromptConfig
 from autosam.data.dataset import make_sample
-from autosam.engine import evaluate, trust
 from autosam.errors import ConfigError
+from autosam.evaluation.contact_sheet import look
+from autosam.evaluation.evaluator import evaluate, trust
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import HighResHead
 from autosam.models.segmenter import build_segmenter
-from autosam.optim import build_optimizer, warmup_cosine
-from autosam.report import look
+from autosam.training.optim import build_optimizer, warmup_cosine
 from autosam.types import Batch, Frame
 
 

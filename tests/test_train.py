@@ -16,19 +16,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import autosam
-from autosam import state
 from autosam.config import RUNS
 from autosam.errors import CheckpointError, ConfigError, DataError, TrainingError
 from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.metrics import score
+from autosam.evaluation.contact_sheet import contact_sheet
+from autosam.evaluation.metrics import score
+from autosam.evaluation.scores import read_scores
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.plain import PlainHead
 from autosam.models.state_dict import read_weights
 from autosam.predict import PredictConfig, predict
-from autosam.report import contact_sheet
-from autosam.tracking import read_scores
 from autosam.train import TrainResult, default_epochs, open_data, train
+from autosam.training import resume as state
 
 
 def run(tiny_file: Path, folders: Path, output: Path, *flags: str) -> TrainResult:

@@ -14,10 +14,10 @@ from PIL import Image
 from autosam.data.labels import class_masks
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.evaluation.zero_shot import ZeroShot, ellipse_in_box, filled_box, random_decoder
 from autosam.models.prompters import iou_of
 from autosam.models.sam import load_sam
 from autosam.models.sam.interactive import correct, mask_logits, prompt_with_boxes
-from autosam.zero_shot import ZeroShot, ellipse_in_box, filled_box, random_decoder
 
 
 def test_iou_by_hand() -> None:

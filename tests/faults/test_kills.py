@@ -24,7 +24,6 @@ import torch
 import yaml
 from conftest import TINY, draw, draw_folders, tiny_config
 
-from autosam import state
 from autosam.config import Config
 from autosam.data.embedding_store import META, Store
 from autosam.models import checkpoint
@@ -32,6 +31,7 @@ from autosam.models.sam import SAMS
 from autosam.models.sam.weights import locate as files
 from autosam.predict import PredictConfig, predict
 from autosam.train import train
+from autosam.training import resume as state
 
 KILLS = int(os.environ.get("AUTOSAM_KILLS", "3"))
 """Of each kind of work."""

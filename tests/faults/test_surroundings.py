@@ -22,7 +22,6 @@ from conftest import TINY, draw_folders, tiny_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from autosam import ending, state
 from autosam.config import Config
 from autosam.config.cli import parse, run_command
 from autosam.data.embedding_store import Store
@@ -31,9 +30,11 @@ from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.predict import PredictConfig, predict
-from autosam.run import Run
-from autosam.tracking import Tracker, read_metrics
 from autosam.train import train
+from autosam.training import finalize as ending
+from autosam.training import resume as state
+from autosam.training.tracker import Tracker, read_metrics
+from autosam.training.trainer import Run
 from autosam.utils import io as files
 from autosam.utils import provenance as origin
 

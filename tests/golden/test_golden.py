@@ -184,7 +184,7 @@ class _Stop(Exception):
 
 def interrupt(folder: Path) -> None:
     """Train a run of autosam, and end it after its first epoch."""
-    from autosam.run import Run
+    from autosam.training.trainer import Run
 
     def record(self: Any, *args: Any) -> None:
         recorded(self, *args)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,40 +18,21 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from autosam.config import Config
-from autosam.config.cli import to_dict
+from autosam.config.cli import flatten, to_dict
 from autosam.models.sam import AbsentEncoder
 from autosam.utils.io import not_written, to_disk, write_atomically
+from autosam.utils.logging import LogFile, log
 
-log = logging.getLogger("autosam")
 WHERE_TO = ("output", "overwrite", "resume")
 """Settings that belong to one call of `train` and not to what is trained."""
+
 
 EVENTS = "events.out.tfevents.*"
 """TensorBoard's files."""
 
+
 HPARAMS = ".hparams"
 """How the name of TensorBoard's file of hyper-parameters ends."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing but errors is logged inside: what was said once need not be said again."""
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-class LogFile(logging.FileHandler):
-    """log.txt; that it cannot be written is an error like any other."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            raise not_written(Path(self.baseFilename), error) from None
-        super().handleError(record)
 
 
 class Tracker:
@@ -180,53 +158,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:
-    """Per-image scores as CSV: name and one column per metric; NaN (of a class that the image does
-    not hold) is an empty cell."""
-    names = list(next(iter(scores.values())))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *names])
-        for image, row in sorted(scores.items()):
-            writer.writerow([image, *(_cell(row.get(name, math.nan)) for name in names)])
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def read_scores(path: Path) -> dict[str, dict[str, float]]:
-    """The inverse of `write_scores`.
-
-    Raises:
-        ValueError: an image has two rows, or a value is no number.
-        KeyError: there is no column image.
-    """
-    found: dict[str, dict[str, float]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            image = row.pop("image")
-            if image in found:
-                raise ValueError(f"{path}: two rows for {image}")
-            found[image] = {
-                name: float(value) if value else math.nan for name, value in row.items()
-            }
-    return found
-
-
 def count_parameters(module: nn.Module) -> tuple[int, int]:
     """All and trainable parameters; those of an image encoder that was not loaded count too."""
     total = sum(p.numel() for p in module.parameters())
     total += sum(m.left_out for m in module.modules() if isinstance(m, AbsentEncoder))
     return total, sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autosam.data.dataset import make_sample
 from autosam.data.geometry import content_size, pad, resize_label, restore
 from autosam.data.prompts import box_from_mask, objects_of, points_from_mask
-from autosam.metrics import dice, iou
+from autosam.evaluation.metrics import dice, iou
 from autosam.models.sam import Sam
 from autosam.models.sam.interactive import Prompted, mask_logits
 from autosam.types import Batch, Frame, ImageEmbedding

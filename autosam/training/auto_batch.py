@@ -11,12 +11,12 @@ from accelerate.utils import release_memory
 
 from autosam.config import Config, TrainConfig
 from autosam.data.dataset import PairDataset, largest_batch
-from autosam.engine import ONE_VALUE, losses_of, one_value
 from autosam.errors import TrainingError, is_out_of_memory
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.segmenter import Segmenter
-from autosam.optim import build_optimizer
+from autosam.training.loop import ONE_VALUE, losses_of, one_value
+from autosam.training.optim import build_optimizer
 from autosam.utils.distributed import of_all
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autosam.metrics import mean_known
+from autosam.evaluation.metrics import mean_known
 
 Rows = dict[str, dict[str, float]]
 """Scores by image, see `metrics.score`."""

@@ -1,4 +1,4 @@
-"""The contact sheet and the closing table of a run."""
+"""The contact sheet of a run, and a look at one image."""
 
 from __future__ import annotations
 
@@ -7,39 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from autosam import pictures
 from autosam.data.dataset import PairDataset
 from autosam.data.geometry import restore
 from autosam.data.labels import class_masks
-from autosam.metrics import dice, predict_label
+from autosam.evaluation import visualize as pictures
+from autosam.evaluation.metrics import dice, predict_label
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
 
 SIDE = 224
 """Pixels of a picture in the contact sheet."""
-
-COLUMNS = {
-    "dice": ("Dice", 4),
-    "iou": ("IoU", 4),
-    "hd95": ("HD95, px", 1),
-    "nsd": ("NSD", 4),
-    "precision": ("precision", 4),
-    "recall": ("recall", 4),
-}
-"""Title and digits of each metric: HD95 is the 95 % Hausdorff distance, NSD the normalised surface
-distance (see `autosam.metrics`)."""
-
-
-APART = {
-    "nonempty_dice": ("Dice, not empty", ".4f"),
-    "miss": ("missed", ".1%"),
-    "false_alarm": ("false alarms", ".1%"),
-}
-"""Title and format of what is known of images with something in them (Dice, and the share of them
-in which nothing is found) and of those with nothing (the share in which something is predicted)."""
 
 
 @dataclass
@@ -131,46 +109,3 @@ def contact_sheet(
     highlights = [f"prompt, {title}" for title in seen.heatmaps] if positions else []
     titles = ["image", truth_title, "prediction", *highlights, "prompt without SAM"]
     return pictures.contact_sheet(rows, titles[: len(rows[0])], notes, SIDE)
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` positions spread evenly over 0..count-1."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
-
-
-def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> None:
-    """A table of scores by part, one that tells images with nothing in them apart where there are
-    some, and lines of facts below."""
-    console = Console(soft_wrap=True, markup=False, emoji=False)
-    columns = {name: (title, f".{digits}f") for name, (title, digits) in COLUMNS.items()}
-    for shown in (columns, APART):
-        if shown is APART and not any("false_alarm" in row for row in scores.values()):
-            continue
-        table = Table("part")
-        for title, _ in shown.values():
-            table.add_column(title, justify="right")
-        for part, row in scores.items():
-            classes = [name.removeprefix("dice") for name in row if name.startswith("dice")]
-            for end in classes:  # "" for the mean, then "/NAME" for each of several classes
-                cells = (
-                    f"{row[name + end]:{form}}" if name + end in row else ""
-                    for name, (_, form) in shown.items()
-                )
-                table.add_row(part + end.replace("/", ": "), *cells)
-        console.print(table)
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)
-
-
-def print_zero_shot(table: dict[str, tuple[float, float]], facts: dict[str, str]) -> None:
-    """A table of IoU over objects and Dice over pictures by kind of prompt, and lines of facts."""
-    lines = Table()
-    lines.add_column("prompt from the true mask")
-    lines.add_column("mean IoU of objects", justify="right")
-    lines.add_column("mean Dice of pictures", justify="right")
-    for prompt, (of_objects, of_pictures) in table.items():
-        lines.add_row(prompt, f"{of_objects:.4f}", f"{of_pictures:.4f}")
-    console = Console(soft_wrap=True, markup=False, emoji=False)
-    console.print(lines)
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)

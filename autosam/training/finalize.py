@@ -8,19 +8,21 @@ from pathlib import Path
 
 import yaml
 
-from autosam import state
-from autosam.cautions import cautions, contents_of
 from autosam.config import RUNS, Config
 from autosam.data.images import write_png
 from autosam.data.pairs import PARTS
-from autosam.engine import calibrate, trust_in_words
 from autosam.errors import CheckpointError
-from autosam.metrics import by_subset, mean_scores
+from autosam.evaluation.cautions import cautions, contents_of
+from autosam.evaluation.evaluator import calibrate, trust_in_words
+from autosam.evaluation.metrics import by_subset, mean_scores
+from autosam.evaluation.scores import write_scores
+from autosam.evaluation.tables import print_scores
 from autosam.models import checkpoint
-from autosam.report import print_scores
-from autosam.run import Run
-from autosam.tracking import count_parameters, log, write_scores
+from autosam.training import resume as state
+from autosam.training.tracker import count_parameters
+from autosam.training.trainer import Run
 from autosam.utils.io import write_atomically
+from autosam.utils.logging import log
 
 Scores = dict[str, dict[str, float]]
 """Means by part and metric, or metrics by picture."""
@@ -32,7 +34,7 @@ class TrainResult:
 
     folder: Path
     validation: dict[str, float]
-    """Means over the validation images, of the chosen checkpoint, by metric (`autosam.metrics`)."""
+    """Means over the validation images, of the chosen checkpoint, by metric (`autosam.evaluation.metrics`)."""
     test: dict[str, float]
     epochs: int
     seconds: float

@@ -191,3 +191,8 @@ def contact_sheet(
         cv2.rectangle(sheet, (gap, top + side - 18), (gap + side, top + side), (0, 0, 0), -1)
         write(note, gap + 4, top + side - 5, (255, 255, 255))
     return sheet
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` positions spread evenly over 0..count-1."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()

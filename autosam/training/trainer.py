@@ -17,14 +17,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress, TaskID
 
-from autosam import pictures, state
 from autosam.config import RUNS, Config
 from autosam.data import seen
 from autosam.data.dataset import PairDataset
 from autosam.data.loaders import Data, make_loader, what_happened
 from autosam.data.pairs import PARTS, Split, fingerprint, sizes
 from autosam.data.splits import RULE, depends_on_rule
-from autosam.engine import ONE_VALUE, Sums, evaluate, fit_rule, one_value, train_one_epoch
 from autosam.errors import (
     CheckpointError,
     ConfigError,
@@ -32,17 +30,24 @@ from autosam.errors import (
     TrainingError,
     is_out_of_memory,
 )
-from autosam.metrics import METRICS, mean_scores, require_all
+from autosam.evaluation import visualize as pictures
+from autosam.evaluation.contact_sheet import contact_sheet
+from autosam.evaluation.evaluator import evaluate
+from autosam.evaluation.metrics import METRICS, mean_scores, require_all
+from autosam.evaluation.visualize import spread
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
-from autosam.optim import build_optimizer, build_schedule
-from autosam.report import contact_sheet, spread
-from autosam.tracking import Tracker, log
+from autosam.training import resume as state
+from autosam.training.loop import ONE_VALUE, Sums, one_value, train_one_epoch
+from autosam.training.mask_classifier import fit_rule
+from autosam.training.optim import build_optimizer, build_schedule
+from autosam.training.tracker import Tracker
 from autosam.types import Batch
 from autosam.utils import provenance as origin
 from autosam.utils.distributed import of_another
+from autosam.utils.logging import log
 from autosam.utils.signals import AtOnce, Interrupt
 
 

@@ -1,0 +1,41 @@
+"""Scores of each image as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+
+def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:
+    """Per-image scores as CSV: name and one column per metric; NaN (of a class that the image does
+    not hold) is an empty cell."""
+    names = list(next(iter(scores.values())))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *names])
+        for image, row in sorted(scores.items()):
+            writer.writerow([image, *(_cell(row.get(name, math.nan)) for name in names)])
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """The inverse of `write_scores`.
+
+    Raises:
+        ValueError: an image has two rows, or a value is no number.
+        KeyError: there is no column image.
+    """
+    found: dict[str, dict[str, float]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            image = row.pop("image")
+            if image in found:
+                raise ValueError(f"{path}: two rows for {image}")
+            found[image] = {
+                name: float(value) if value else math.nan for name, value in row.items()
+            }
+    return found

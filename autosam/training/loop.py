@@ -1,0 +1,157 @@
+"""One epoch of training, one pass of evaluation: plain functions."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from autosam.errors import TrainingError
+from autosam.models.losses import SegmentationLoss
+from autosam.types import Batch
+from autosam.utils.device import half_precision
+
+OnStep = Callable[[int, float], None]
+"""Called after each batch with its number of images and its loss."""
+
+
+ONE_VALUE = "Expected more than 1 value per channel"
+"""What torch says where BatchNorm has one value to learn from."""
+
+
+def one_value(error: Exception) -> str:
+    """The sentence for it."""
+    return (
+        f"BatchNorm cannot learn from a single image whose last map is one cell ({error}). Take "
+        "--train.batch_size 2 or more (and as many images), a larger --model.view_size, or another "
+        "--model.backbone."
+    )
+
+
+@dataclass
+class Sums:
+    """What an epoch has come to so far: its figures are means of these."""
+
+    batches: int = 0
+    images: int = 0
+    """Of all processes."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Sum over batches of each part of the loss."""
+    norms: int = 0
+    norm: float = 0.0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def means(self) -> dict[str, float]:
+        """See `train_one_epoch`."""
+        return {name: value / self.batches for name, value in self.parts.items()} | {
+            "grad_norm": self.norm / max(1, self.norms),
+            "images_per_second": self.images / self.seconds,
+            "data_wait": self.waited / self.seconds,
+        }
+
+
+def losses_of(
+    model: nn.Module,
+    batch: Batch,
+    criterion: SegmentationLoss,
+    device: torch.device,
+    bf16: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a training step brings down, and its parts; the arguments are those of
+    `train_one_epoch`."""
+    with half_precision(device, bf16):
+        logits, beside = model(batch, beside=True)
+    parts = criterion(logits, batch.targets, batch.weights)
+    total = parts["loss"]
+    if beside is not None:
+        parts["surrogate"] = criterion(beside, batch.targets, batch.weights)["loss"]
+        total = total + parts["surrogate"]
+    return total, parts
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    criterion: SegmentationLoss,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    accelerator: Accelerator,
+    clip: float,
+    bf16: bool = False,
+    on_step: OnStep = lambda images, loss: None,
+    sums: Sums | None = None,
+) -> dict[str, float]:
+    """Train once over the data, or over what is left of them.
+
+    Args:
+        model: a segmenter, prepared by the accelerator.
+        loader: batches with targets.
+        criterion: gives the loss and its parts.
+        optimizer, scheduler: stepped once per accumulated batch.
+        accelerator: device, processes, accumulation.
+        clip: largest gradient norm.
+        bf16: forward pass in bfloat16 where it is safe; the loss stays float32.
+        on_step: progress.
+        sums: those of the batches of this epoch that `loader` leaves out, if any; added to.
+
+    Returns:
+        Means over the batches of all processes of each loss part, and of the surrogate's whole
+        loss; `grad_norm`; `lr` at the end; `images_per_second`; `data_wait`, the share of time
+        spent waiting for data.
+
+    Raises:
+        TrainingError: the loss or its gradient is not finite; the weights are those before that
+            batch.
+    """
+    model.train()
+    sums = Sums() if sums is None else sums
+    before = time.perf_counter()
+    for batch in loader:
+        fetched = time.perf_counter()
+        with accelerator.accumulate(model):
+            total, parts = losses_of(model, batch, criterion, accelerator.device, bf16)
+            if not torch.isfinite(total):
+                raise TrainingError(
+                    f"the loss is {total.item()} at batch {sums.batches + 1} "
+                    f"({', '.join(batch.names[:4])}...). Lower --train.lr, or look at these images."
+                )
+            accelerator.backward(total)
+            if accelerator.sync_gradients:
+                groups = accelerator.unwrap_model(model).learners()
+                norms = [float(accelerator.clip_grad_norm_(group, clip)) for group in groups]
+                if not all(map(math.isfinite, norms)):
+                    raise TrainingError(
+                        f"the gradient is not finite at batch {sums.batches + 1} "
+                        f"({', '.join(batch.names[:4])}...). Lower --train.lr, try "
+                        "--train.precision no, or look at these images."
+                    )
+                sums.norm, sums.norms = sums.norm + norms[0], sums.norms + 1
+            optimizer.step()
+            if accelerator.sync_gradients:
+                scheduler.step()
+            optimizer.zero_grad()
+        for name, value in parts.items():
+            sums.parts[name] = sums.parts.get(name, 0.0) + value.item()
+        sums.batches += 1
+        sums.images += len(batch) * accelerator.num_processes
+        now = time.perf_counter()
+        sums.waited, sums.seconds = sums.waited + fetched - before, sums.seconds + now - before
+        on_step(len(batch), parts["loss"].item())
+        before = time.perf_counter()
+    means = sums.means()
+    if accelerator.num_processes > 1:  # each has seen its share of the batches
+        values = torch.tensor(
+            [means[name] for name in sums.parts], dtype=torch.float64, device=accelerator.device
+        )
+        shared = accelerator.reduce(values, reduction="mean")
+        means |= dict(zip(sums.parts, cast(torch.Tensor, shared).tolist(), strict=True))
+    return means | {"lr": float(scheduler.get_last_lr()[0])}

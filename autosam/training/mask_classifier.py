@@ -1,0 +1,45 @@
+"""Fit the rule that says which of SAM's masks count (run sam-auto)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn import functional as F
+
+from autosam.models.segmenter import Segmenter
+from autosam.types import Batch
+
+
+@torch.no_grad()
+def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], pictures: int = 100) -> int:
+    """Fit the rule that says which of SAM's masks are of which class.
+
+    Args:
+        segmenter: with a rule.
+        loader: batches with targets, unaugmented training pictures.
+        pictures: how many are enough.
+
+    Returns:
+        How many masks the rule was fitted on.
+    """
+    assert segmenter.rule is not None
+    looks, labels, seen = [], [], 0
+    for batch in loader:
+        assert batch.targets is not None
+        assert batch.weights is not None
+        proposed = segmenter.propose(batch)
+        for target, weight, (masks, found) in zip(
+            batch.targets, batch.weights, proposed, strict=True
+        ):
+            shares = torch.cat([1 - target.sum(0, keepdim=True).clamp(max=1), target]) * weight
+            shares = F.interpolate(shares[None], masks.shape[-2:], mode="area")[0]
+            covered = masks.flatten(1).to(shares) @ shares.flatten(1).T
+            seen_there = covered.sum(1) > 0  # a mask of unlabelled pixels is of no known class
+            looks.append(found[seen_there])
+            labels.append(covered[seen_there].argmax(1))
+        seen += len(batch)
+        if seen >= pictures:
+            break
+    segmenter.rule.fit(torch.cat(looks), torch.cat(labels))
+    return sum(map(len, labels))

@@ -1,0 +1,34 @@
+"""The log of a run: terminal and log.txt."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autosam.utils.io import not_written
+
+log = logging.getLogger("autosam")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing but errors is logged inside: what was said once need not be said again."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+class LogFile(logging.FileHandler):
+    """log.txt; that it cannot be written is an error like any other."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise not_written(Path(self.baseFilename), error) from None
+        super().handleError(record)
