@@ -46,7 +46,7 @@ from autosam.scoring import (
     trivial_scores,
 )
 from autosam.standings import Row, Standings
-from autosam.train import default_epochs
+from autosam.training.data import default_epochs
 from autosam.trials import Trial, Variant, plan
 from autosam.utils import provenance as origin
 from autosam.utils.io import make_folder, write_atomically

@@ -25,7 +25,7 @@ from autosam.evaluation.metrics import METRICS, predict_label, require_all, scor
 from autosam.evaluation.scores import read_scores, write_scores
 from autosam.models import checkpoint
 from autosam.models.segmenter import Segmenter
-from autosam.train import open_data
+from autosam.training.data import open_data
 from autosam.trials import Trial
 from autosam.types import Batch
 from autosam.utils.device import choose_device

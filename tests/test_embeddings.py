@@ -27,7 +27,8 @@ from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.models.checkpoint import load
 from autosam.models.sam import AbsentEncoder, load_sam
 from autosam.models.segmenter import Segmenter, build_segmenter
-from autosam.train import open_data, train
+from autosam.train import train
+from autosam.training.data import open_data
 
 CPU = torch.device("cpu")
 Made = list[int]

@@ -17,8 +17,9 @@ from autosam.models.sam import SAMS, SamSpec
 from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
 from autosam.models.segmenter import build_segmenter, min_max
-from autosam.train import open_data, train
+from autosam.train import train
 from autosam.training.auto_batch import fit_batch
+from autosam.training.data import open_data
 from autosam.utils.distributed import make_accelerator
 
 SAID = [

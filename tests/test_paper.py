@@ -18,7 +18,8 @@ from autosam.models.losses import SegmentationLoss
 from autosam.models.normalize import normalise
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import build_segmenter, min_max
-from autosam.train import open_data, train
+from autosam.train import train
+from autosam.training.data import open_data
 
 
 def test_a_picture_normalised_twice_is_almost_black() -> None:

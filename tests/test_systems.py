@@ -27,7 +27,8 @@ from autosam.models.segmenter import build_segmenter
 from autosam.outputs import write_probabilities
 from autosam.predict import PredictConfig, predict
 from autosam.predictor import Prediction
-from autosam.train import open_data, train
+from autosam.train import train
+from autosam.training.data import open_data
 from autosam.utils.io import write_atomically
 from autosam.utils.signals import Interrupt
 

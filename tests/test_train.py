@@ -27,8 +27,9 @@ from autosam.models.losses import SegmentationLoss
 from autosam.models.plain import PlainHead
 from autosam.models.state_dict import read_weights
 from autosam.predict import PredictConfig, predict
-from autosam.train import TrainResult, default_epochs, open_data, train
+from autosam.train import TrainResult, train
 from autosam.training import resume as state
+from autosam.training.data import default_epochs, open_data
 
 
 def run(tiny_file: Path, folders: Path, output: Path, *flags: str) -> TrainResult:

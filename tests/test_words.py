@@ -16,7 +16,7 @@ from autosam.data.layouts import LAYOUTS, load_split
 from autosam.evaluate import EvaluateConfig
 from autosam.models.backbones.timm import Backbone
 from autosam.models.sam import SAMS
-from autosam.train import resolve
+from autosam.training.run_folder import resolve
 
 WORDS = {"auto", "none", "no", "null", "bf16", "real", "single", "low", "full", "box", "points",
          "default", "kvasir", "default.yaml", "tf_efficientnet_lite0", "test_efficientnet",

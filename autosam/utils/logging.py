@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich import get_console
+from rich.logging import RichHandler
+
 from autosam.utils.io import not_written
 
 log = logging.getLogger("autosam")
@@ -32,3 +35,12 @@ class LogFile(logging.FileHandler):
         if isinstance(error, OSError):
             raise not_written(Path(self.baseFilename), error) from None
         super().handleError(record)
+
+
+def set_up_log(main: bool) -> None:
+    """Messages to the terminal (above the progress bar), or plain lines to a file or pipe."""
+    if not log.handlers:
+        terminal = get_console().is_terminal
+        rich = RichHandler(show_path=False, show_time=False, show_level=False)
+        log.addHandler(rich if terminal else logging.StreamHandler(sys.stdout))
+        log.setLevel(logging.INFO if main else logging.ERROR)

@@ -1,0 +1,57 @@
+"""The data of a training: found, checked, wrapped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from autosam.config import RUNS, Config
+from autosam.data.augment import Augment, build_augment
+from autosam.data.checks import check_split
+from autosam.data.dataset import PairDataset
+from autosam.data.layouts import load_split
+from autosam.data.loaders import Data
+from autosam.types import Frame
+from autosam.utils.logging import log
+
+
+def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
+    """Find, check and wrap the files; warnings go to the log.
+
+    Args:
+        config: the run.
+        frame: of its segmenter.
+        views: V of the training images, 0 for none; the others then have one.
+
+    Raises:
+        ConfigError, DataError: see `load_split` and `check_split`.
+    """
+    split = load_split(config.data)
+    report = check_split(split, config.data)
+    log.info("%s", ", ".join(f"{len(pairs)} {part}" for part, pairs in split.items()) + " images")
+    for warning in report.warnings:
+        log.warning(warning)
+    if report.reading.how:
+        log.info("masks: %s", report.reading.how)
+    if config.loss.resolution == "full":
+        frame = dataclasses.replace(frame, target_size=frame.image_size)
+    augment = build_augment(config.augment)
+
+    def part(name: str, augment: Augment | None, views: int) -> PairDataset:
+        return PairDataset(
+            split[name], frame, report.reading, augment, config.train.seed, config.prompt, views,
+            config.rule, config.embedding == "shuffled",
+        )  # fmt: skip
+
+    clean = min(views, 1)
+    learns = bool(RUNS[config.run].trainable)
+    return Data(
+        part("train", augment, views) if learns else part("train", None, clean),
+        part("validation", None, clean),
+        part("test", None, clean),
+    )
+
+
+def default_epochs(images: int) -> int:
+    """How long to train where the settings do not say; see `TrainConfig.epochs`."""
+    return max(5, min(50, math.ceil(1440 / images)))

@@ -1,0 +1,132 @@
+"""A training from its settings to its test score."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from autosam.config import RUNS, Config
+from autosam.config.choices import require_config
+from autosam.config.validation import check_settings
+from autosam.data.loaders import Data, worker_count
+from autosam.embeddings import use_cache, views_of
+from autosam.models import checkpoint
+from autosam.models.sam.weights.locate import known
+from autosam.models.segmenter import Segmenter, build_segmenter
+from autosam.training import resume as state
+from autosam.training.auto_batch import fit_batch
+from autosam.training.data import default_epochs, open_data
+from autosam.training.finalize import TrainResult, finish
+from autosam.training.run_folder import occupy, refuse_folder, resolve
+from autosam.training.trainer import Run
+from autosam.utils.device import gains_from_bf16
+from autosam.utils.distributed import make_accelerator
+from autosam.utils.launcher import check_launcher, launcher_precision
+from autosam.utils.logging import log, set_up_log
+from autosam.utils.memory import PeakMemory
+from autosam.utils.signals import Interrupt
+
+
+def train(config: Config) -> TrainResult:
+    """Train a run from start to test score.
+
+    Args:
+        config: the run; see `autosam.config`.
+
+    Returns:
+        The run folder and its scores.
+
+    Raises:
+        AutosamError: before training: settings, data or weights that cannot be used, nothing
+            written; during it: a loss that is no longer finite, the last good checkpoint kept.
+    """
+    require_config(config, Config, "train")
+    started = time.perf_counter()
+    check_launcher()
+    config, saved = resolve(config)
+    check_settings(config)
+    known(config.sam)
+    with Interrupt() as interrupt:
+        interrupt.at_once = True
+        if saved is not None:
+            interrupt.remedy = state.how_to_go_on(Path(config.output or ""))
+        return _train(config, saved, started, interrupt)
+
+
+def _train(
+    config: Config, saved: dict[str, Any] | None, started: float, interrupt: Interrupt
+) -> TrainResult:
+    """`train`, while signals are noted."""
+    accelerator = make_accelerator(config.train.accumulate)
+    main = accelerator.is_main_process
+    set_up_log(main)
+    if launcher_precision() != "no":
+        log.info("the launcher's precision %s is not used: --train.precision %s decides",
+                 launcher_precision(), config.train.precision)  # fmt: skip
+    # Every process has its own clock, and so its own idea of the folder's name.
+    folder = Path(broadcast_object_list([config.output])[0])
+    config.output = str(folder)
+    if saved is None:
+        refuse_folder(folder, config)
+    if config.deterministic:  # cuBLAS reads this when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    set_seed(config.train.seed)
+    views = views_of(config)
+    segmenter = build_segmenter(config, encoder=views == 0)
+    if config.init and saved is None:
+        count = checkpoint.initialise(segmenter, config, config.init)
+        log.info("%d tensors taken from %s", count, config.init)
+    data = open_data(config, segmenter.frame, views)
+    if config.train.epochs is None:
+        config.train = dataclasses.replace(config.train, epochs=default_epochs(len(data.train)))
+    with contextlib.ExitStack() as stack:
+        if main:
+            stack.enter_context(occupy(folder, empty=saved is None))
+        accelerator.wait_for_everyone()
+        if views:
+            embed(config, data, segmenter, accelerator, interrupt)
+        bf16 = config.train.precision == "bf16" or (
+            config.train.precision == "auto"
+            and accelerator.device.type == "cuda"
+            and gains_from_bf16(accelerator.device)
+        )
+        if config.auto_batch and saved is None and RUNS[config.run].trainable:
+            config.train = fit_batch(config, segmenter, data.train, accelerator, bf16)
+            accelerator.gradient_accumulation_steps = config.train.accumulate
+            log.info("batches of %d, %d for each optimiser step",
+                     config.train.batch_size, config.train.accumulate)  # fmt: skip
+        run = Run(config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved)
+        stack.callback(run.close)
+        stack.enter_context(run.explaining())
+        with PeakMemory() as peak, Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  loss {task.fields[loss]}  val Dice "
+                       "{task.fields[dice]}  {task.fields[speed]:.1f} images/s  left"),
+            TimeRemainingColumn(),
+            disable=not main,
+        ) as progress:  # fmt: skip
+            run.fit(progress)
+        log.info("scoring validation and test by the checkpoint that validation chose")
+        return finish(run, peak.gib)
+
+
+def embed(
+    config: Config, data: Data, segmenter: Segmenter, accelerator: Accelerator, interrupt: Interrupt
+) -> None:
+    """Let the parts of the data take their embeddings from the cache."""
+    workers = worker_count(config.data.workers, accelerator.num_processes)
+    parts = {"validation": data.validation, "test": data.test}
+    if RUNS[config.run].trainable or segmenter.rule is not None:
+        parts = {"train": data.train, **parts}
+    use_cache(config, parts, accelerator.device, workers, interrupt)

@@ -1,0 +1,140 @@
+"""The folder of a run: who writes into it, and which settings it goes on with."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from autosam.config import Config, DataConfig
+from autosam.config.cli import flatten, from_dict, to_dict
+from autosam.config.yaml import read_yaml
+from autosam.errors import CheckpointError, ConfigError
+from autosam.models.backbones.timm import WEIGHTS_BY_WORD
+from autosam.training import resume as state
+from autosam.utils import provenance as origin
+from autosam.utils.io import LOCK, claim, make_folder
+
+WHERE = ("data.root", "data.images", "data.masks", "data.annotations", "data.groups",
+         "data.workers", "cache.dir", "cache.max_gb", "sam_checkpoint")  # fmt: skip
+"""Settings that --resume may be given anew: they say where things lie, not what is trained."""
+
+
+@contextlib.contextmanager
+def occupy(folder: Path, empty: bool) -> Iterator[None]:
+    """Be the one process that writes into a run folder, which is made if need be.
+
+    Args:
+        folder: the run folder.
+        empty: delete what an earlier run left in it.
+
+    Raises:
+        ConfigError, StorageError: see `claim`.
+    """
+    make_folder(folder)
+    with claim(folder):
+        for path in folder.iterdir() if empty else ():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        yield
+
+
+def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
+    """The settings in force (paths absolute, `output` set), and the state to go on from or None.
+
+    Raises:
+        ConfigError: `--resume` with settings beside it that are not those of `WHERE`.
+        CheckpointError: nothing to resume.
+    """
+    if not config.resume:
+        name = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.title}"
+        return dataclasses.replace(with_whole_paths(config), output=config.output or name), None
+    folder, default = Path(config.resume), flatten(to_dict(Config()))
+    said = {key: value for key, value in flatten(to_dict(config)).items() if value != default[key]}
+    del said["resume"]
+    if others := [key for key in said if key not in WHERE]:
+        raise ConfigError(
+            f"--resume takes its settings from the run: leave {', '.join(others)} out. Only where "
+            f"things lie may be said anew ({', '.join(WHERE)}). (--init RUN starts a new run, with "
+            "settings of its own, from its weights.)"
+        )
+    saved, warnings = state.load(folder)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise CheckpointError(
+            f"--resume {folder}: its config.yaml is missing. Bring it back, or start a new run "
+            "from its weights with --init."
+        )
+    values = read_yaml(file)
+    for key, value in said.items():
+        section, _, last = key.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[last] = value
+    try:
+        resolved = with_whole_paths(from_dict(Config, values))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return dataclasses.replace(resolved, output=str(folder)), saved
+
+
+def with_whole_paths(config: Config) -> Config:
+    """A checkpoint must find its files from wherever it is used."""
+
+    def whole(path: str | None, certain: bool = True) -> str | None:
+        return str(Path(path).resolve()) if path and (certain or Path(path).exists()) else path
+
+    groups = config.data.groups  # a table, or an expression
+    data: DataConfig = dataclasses.replace(
+        config.data,
+        root=whole(config.data.root, certain=False),  # or a name on the hub
+        images=whole(config.data.images),
+        masks=whole(config.data.masks),
+        annotations=whole(config.data.annotations),
+        groups=whole(groups) if groups and groups.lower().endswith(".csv") else groups,
+    )
+    # A word of the settings is never a path: a folder of that name is written ./auto.
+    weights = config.model.backbone_weights
+    if weights not in WEIGHTS_BY_WORD:
+        weights = str(Path(weights).resolve())
+    model = dataclasses.replace(config.model, backbone_weights=weights)
+    return dataclasses.replace(
+        config,
+        data=data,
+        cache=dataclasses.replace(config.cache, dir=whole(config.cache.dir)),
+        sam_checkpoint=whole(config.sam_checkpoint),
+        init=whole(config.init, certain=False),  # or a name on the hub
+        model=model,
+    )
+
+
+def refuse_folder(folder: Path, config: Config) -> None:
+    """Say no to an output folder that holds anything but an old run to be replaced on request.
+
+    Raises:
+        ConfigError: it must not be written to.
+    """
+    if not folder.exists():
+        return
+    # A killed run may have left no more than its lock.
+    if folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()):
+        return
+    if not config.overwrite:
+        raise ConfigError(
+            f"--output {folder}: exists. Choose another, pass --overwrite, or go on with it by "
+            f"--resume {folder}."
+        )
+    if not (folder / origin.FILE).exists():  # the first that a run writes
+        raise ConfigError(f"--output {folder}: is not a run (no {origin.FILE}); not overwritten.")
+    read = (config.data.root, config.data.images, config.data.masks, config.sam_checkpoint,
+            config.init)  # fmt: skip
+    for path in (Path(p).resolve() for p in read if p):
+        if path == folder.resolve() or folder.resolve() in path.parents:
+            raise ConfigError(f"--output {folder}: holds {path}, which this run reads.")
