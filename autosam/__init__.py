@@ -26,7 +26,7 @@ from autosam.config import Config
 from autosam.errors import AutosamError
 
 if TYPE_CHECKING:
-    from autosam.predictor import Prediction, Predictor, load
+    from autosam.inference.predictor import Prediction, Predictor, load
 
 __version__ = "0.1.0"
 __all__ = ["AutosamError", "Config", "Prediction", "Predictor", "__version__", "load"]
@@ -36,7 +36,7 @@ LATE = ("Prediction", "Predictor", "load")
 
 def __getattr__(name: str) -> Any:
     if name in LATE:
-        from autosam import predictor
+        from autosam.inference import predictor
 
         return getattr(predictor, name)
     raise AttributeError(f"module 'autosam' has no attribute {name!r}")

@@ -23,8 +23,8 @@ from autosam.data.pairs import read_valid
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.evaluation.visualize import overlay, palette
-from autosam.outputs import mask_files, mask_names
-from autosam.predictor import Predictor, load
+from autosam.inference.formats import mask_files, mask_names
+from autosam.inference.predictor import Predictor, load
 
 TITLE = "autosam"
 COLUMNS = ("picture", "run", "class", "area, %", "score")

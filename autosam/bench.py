@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from autosam.benchmark.cases import PARTS, SIDES, Case, measure
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.config.validation import check_number, check_view_size
 from autosam.errors import ConfigError
-from autosam.measure import PARTS, SIDES, Case, measure
 from autosam.models.sam.encode import faster_in_half
 from autosam.models.sam.meta import VITS
 from autosam.models.sam.weights.locate import known

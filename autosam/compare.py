@@ -24,7 +24,20 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from autosam import page
+from autosam.comparison import report as page
+from autosam.comparison.conclusion import verdict
+from autosam.comparison.plan import Trial, Variant, plan
+from autosam.comparison.report import picked
+from autosam.comparison.scores import (
+    Predicted,
+    gather,
+    images_per_second,
+    predict_some,
+    scores_of,
+    swapped_scores,
+    trivial_scores,
+)
+from autosam.comparison.table import Row, Standings
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
@@ -35,24 +48,11 @@ from autosam.errors import ConfigError, Stopped, TrainingError
 from autosam.evaluation.cautions import NOTHING, cautions, contents_of
 from autosam.evaluation.metrics import mean_scores
 from autosam.evaluation.visualize import palette
-from autosam.page import picked
-from autosam.scoring import (
-    Predicted,
-    gather,
-    images_per_second,
-    predict_some,
-    scores_of,
-    swapped_scores,
-    trivial_scores,
-)
-from autosam.standings import Row, Standings
 from autosam.training.data import default_epochs
-from autosam.trials import Trial, Variant, plan
 from autosam.utils import provenance as origin
 from autosam.utils.io import make_folder, write_atomically
 from autosam.utils.logging import quiet
 from autosam.utils.signals import die_with_parent, heeded, kill_children, leave_now
-from autosam.verdict import verdict
 
 QUICK_LIMIT = 48
 """Pictures of each part of --quick, at most."""

@@ -15,14 +15,14 @@ from rich.progress import track
 from autosam.config.choices import require_config
 from autosam.config.cli import run_command
 from autosam.errors import AutosamError, ConfigError, DataError
-from autosam.inputs import Source, find_sources
-from autosam.journal import JOURNAL, Journal
+from autosam.inference.formats import mask_names, named_classes
+from autosam.inference.predictor import load
+from autosam.inference.progress import JOURNAL, Journal
+from autosam.inference.sources import Source, find_sources
+from autosam.inference.writers import FRAME, WRITERS, Wanted, files_of
 from autosam.models.state_dict import file_hash
-from autosam.outputs import mask_names, named_classes
-from autosam.predictor import load
 from autosam.utils.distributed import of_all, processes, same_for_all
 from autosam.utils.io import ignores_case, make_folder, require_text
-from autosam.writing import FRAME, WRITERS, Wanted, files_of
 
 DECISIVE = ("fast", "flips", "threshold", "min_area", "window", "overlap", "smooth")
 """Settings that masks depend on."""

@@ -19,8 +19,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from autosam.app import AppConfig, app, build, segment, show
 from autosam.errors import ConfigError
+from autosam.inference.predictor import load
 from autosam.models.sam import SAMS
-from autosam.predictor import load
 from autosam.train import train
 
 expect.set_options(timeout=60_000)  # the browser may share its core

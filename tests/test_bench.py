@@ -14,8 +14,8 @@ import torch
 
 import autosam.bench
 from autosam.bench import BenchConfig, bench, cases_of, compare, ratios
+from autosam.benchmark.cases import PARTS, Case, build_sam, level_shapes, measure
 from autosam.errors import ConfigError
-from autosam.measure import PARTS, Case, build_sam, level_shapes, measure
 from autosam.models.sam import SAMS
 from autosam.utils.memory import Stopwatch, in_own_process, peak_gib
 

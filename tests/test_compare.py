@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-import autosam.scoring
-import autosam.trials
+import autosam.comparison.plan
+import autosam.comparison.scores
 from autosam.compare import CompareConfig, compare
+from autosam.comparison.conclusion import judge, rise, verdict
+from autosam.comparison.plan import Variant, plan
+from autosam.comparison.scores import SWAPS
+from autosam.comparison.table import Row, Standings
 from autosam.config import Settings
 from autosam.errors import ConfigError, Stopped
 from autosam.evaluation.cautions import cautions
 from autosam.evaluation.scores import read_scores
 from autosam.evaluation.tables import COLUMNS
 from autosam.models.losses import SegmentationLoss
-from autosam.scoring import SWAPS
-from autosam.standings import Row, Standings
-from autosam.trials import Variant, plan
 from autosam.utils.logging import log
-from autosam.verdict import judge, rise, verdict
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_a_comparison_from_start_to_table(
 
     # Again: nothing is trained or scored, and the table is the same.
     first = without_times(tmp_path / "compare" / "table.csv")
-    monkeypatch.setattr(autosam.trials, "train", None)
-    monkeypatch.setattr(autosam.scoring, "evaluate", None)
+    monkeypatch.setattr(autosam.comparison.plan, "train", None)
+    monkeypatch.setattr(autosam.comparison.scores, "evaluate", None)
     compare(config)
     assert without_times(tmp_path / "compare" / "table.csv") == first
 
@@ -110,7 +110,7 @@ def test_an_interrupted_comparison_goes_on(
     """Cut off in the first epoch, in the second, and between two runs."""
     settings = dataclasses.replace(config.train, epochs=2)
     config = dataclasses.replace(config, runs="head,sam-box", seeds=1, train=settings)
-    train, seen = autosam.trials.train, []
+    train, seen = autosam.comparison.plan.train, []
     forward, batches = SegmentationLoss.forward, []
 
     def counted(run):
@@ -126,7 +126,7 @@ def test_an_interrupted_comparison_goes_on(
     # 3 batches and 3 pictures of validation make an epoch: the 2nd of the first attempt, and of the
     # second attempt the 2nd of its second epoch.
     cuts = (2, 2 + 6 + 2)
-    monkeypatch.setattr(autosam.trials, "train", counted)
+    monkeypatch.setattr(autosam.comparison.plan, "train", counted)
     monkeypatch.setattr(SegmentationLoss, "forward", cut_off)
     for _ in cuts:
         with pytest.raises(KeyboardInterrupt):

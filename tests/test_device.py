@@ -16,23 +16,23 @@ from test_backends import SPECS
 from test_segmenter import make_batch
 from torch import nn
 
+from autosam.comparison.plan import Trial
+from autosam.comparison.scores import swapped_scores
 from autosam.config import RUNS, Config, LossConfig
 from autosam.evaluate import EvaluateConfig
 from autosam.evaluate import evaluate as evaluate_command
 from autosam.evaluation.evaluator import calibrate, evaluate
+from autosam.inference.predictor import Predictor
 from autosam.models import checkpoint
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.predict import PredictConfig, predict
-from autosam.predictor import Predictor
-from autosam.scoring import swapped_scores
 from autosam.train import train
 from autosam.training.loop import losses_of
 from autosam.training.mask_classifier import fit_rule
 from autosam.training.optim import build_optimizer
-from autosam.trials import Trial
 from autosam.types import Batch
 from autosam.utils.device import choose_device
 from autosam.utils.distributed import processes

@@ -30,7 +30,7 @@ from pydicom.uid import (
 from autosam.data.layouts.volumes import Slice, affine_of, read_slice, shape_of
 from autosam.data.readers.dicom import DicomImage, read_header, read_values
 from autosam.errors import DataError
-from autosam.inputs import find_sources, frames_of, rate_of
+from autosam.inference.sources import find_sources, frames_of, rate_of
 
 PLACED = {"ImageOrientationPatient": list(UPRIGHT), "PixelSpacing": [0.7, 0.9]}
 TURNED = (0.8, 0.6, 0.0, 0.0, 0.0, -1.0)

@@ -30,8 +30,8 @@ from autosam.data.geometry import (
 from autosam.data.layouts.folders import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.metrics import predict_label
-from autosam.export import ExportConfig, Runner, export, readable
-from autosam.graph import Graph
+from autosam.inference.onnx import ExportConfig, Runner, export, readable
+from autosam.inference.onnx_graph import Graph
 from autosam.models.sam import SAMS
 from autosam.train import train
 
@@ -175,8 +175,8 @@ def test_a_file_that_differs_is_not_kept(
             np.zeros((1, *image.shape[:2]), np.float32),
         )
 
-    monkeypatch.setattr("autosam.export.trace", lambda *args: None)
-    monkeypatch.setattr("autosam.export.write_onnx", wrong)
+    monkeypatch.setattr("autosam.inference.onnx.trace", lambda *args: None)
+    monkeypatch.setattr("autosam.inference.onnx.write_onnx", wrong)
     with pytest.raises(CheckpointError, match=r"not kept\. On 3 pictures .* as PyTorch has them"):
         export(ExportConfig(checkpoint=str(runs["autosam"]), output=str(tmp_path / "model.onnx")))
     assert not list(tmp_path.iterdir())
@@ -231,7 +231,7 @@ def test_broken_images_are_left_out_before_the_work_begins(
     assert warned.count("warning: not compared on") == 3
     assert all(f"{name}.png" in warned for name in "abd")
 
-    monkeypatch.setattr("autosam.export.trace", lambda *args: pytest.fail("the work began"))
+    monkeypatch.setattr("autosam.inference.onnx.trace", lambda *args: pytest.fail("the work began"))
     for name in "cef":
         (tmp_path / f"{name}.png").unlink()
     config = ExportConfig(str(runs["head"]), str(tmp_path / "m.onnx"), images=str(tmp_path))

@@ -19,7 +19,7 @@ from autosam.compare import CompareConfig
 from autosam.config import Config
 from autosam.config.cli import parse
 from autosam.evaluate import EvaluateConfig
-from autosam.export import ExportConfig
+from autosam.inference.onnx import ExportConfig
 from autosam.predict import PredictConfig
 from autosam.pretrain import PretrainConfig
 from autosam.rough import RoughPreview

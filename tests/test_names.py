@@ -14,6 +14,8 @@ from PIL import Image
 
 from autosam.check import CheckConfig, check
 from autosam.compare import CompareConfig, compare
+from autosam.comparison.plan import Trial
+from autosam.comparison.scores import gather
 from autosam.config import Config, DataConfig, Settings
 from autosam.data.checks import MaskReading
 from autosam.data.dataset import PairDataset
@@ -23,8 +25,6 @@ from autosam.errors import CheckpointError, DataError
 from autosam.evaluate import EvaluateConfig, evaluate
 from autosam.evaluation.metrics import by_subset, require_all
 from autosam.evaluation.scores import read_scores, write_scores
-from autosam.scoring import gather
-from autosam.trials import Trial
 from autosam.types import Frame
 
 

@@ -30,9 +30,9 @@ from autosam.data.checks import check_pairs
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
-from autosam.outputs import geojson, mask_files
+from autosam.inference.formats import geojson, mask_files
+from autosam.inference.predictor import Prediction
 from autosam.predict import PredictConfig, predict
-from autosam.predictor import Prediction
 from autosam.train import train
 
 

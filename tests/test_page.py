@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autosam import charts
 from autosam.compare import write
+from autosam.comparison import charts
+from autosam.comparison.report import build, picked
+from autosam.comparison.scores import Predicted
+from autosam.comparison.table import Row, Standings
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.evaluation.tables import print_scores
 from autosam.evaluation.visualize import COLOURS
-from autosam.page import build, picked
-from autosam.scoring import Predicted
-from autosam.standings import Row, Standings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 METRICS = ("dice", "iou", "hd95", "nsd", "precision", "recall")

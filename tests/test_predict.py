@@ -17,10 +17,10 @@ import autosam
 from autosam.config import ClassConfig, DataConfig
 from autosam.data.images import read_image
 from autosam.errors import ConfigError, DataError
-from autosam.inputs import find_sources, frames_of
-from autosam.outputs import geojson, objects_of, rings_of, rows_of
+from autosam.inference.formats import geojson, objects_of, rings_of, rows_of
+from autosam.inference.predictor import Prediction
+from autosam.inference.sources import find_sources, frames_of
 from autosam.predict import PredictConfig, predict
-from autosam.predictor import Prediction
 
 
 def run(trained: Path, source: Path | str, output: Path, **settings: Any) -> list[Path]:

@@ -24,8 +24,8 @@ from autosam.data.images import read_image
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.evaluator import calibrate
+from autosam.inference.predictor import Prediction, Predictor
 from autosam.models import checkpoint
-from autosam.predictor import Prediction, Predictor
 from autosam.train import train
 from autosam.types import Batch, Frame
 

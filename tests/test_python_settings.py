@@ -17,7 +17,7 @@ from autosam.config import ClassConfig, Config, DataConfig, TrainConfig
 from autosam.config.validation import check_settings
 from autosam.errors import ConfigError
 from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.export import export
+from autosam.inference.onnx import export
 from autosam.predict import predict
 from autosam.pretrain import pretrain
 from autosam.rough import rough

@@ -22,9 +22,9 @@ from autosam.data.labels import IGNORED, class_masks, known, pack, without
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import DataError
+from autosam.inference.tiling import open_pixels
 from autosam.predict import PredictConfig, predict
 from autosam.types import Frame
-from autosam.windows import open_pixels
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 200, (40, 56), dtype=np.uint8)

@@ -21,7 +21,7 @@ from matrix_cases import CMYK, GREY, PALETTE, RGB, WHITE_0, Case
 
 from autosam.data.images import ImageFile, read_mask_file
 from autosam.errors import DataError
-from autosam.windows import open_pixels
+from autosam.inference.tiling import open_pixels
 
 WRITERS = (
     matrix_tiffs.tiffs,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from autosam.significance import FEWEST, LEVEL, compare, holm, seed_margin
+from autosam.comparison.statistics import FEWEST, LEVEL, compare, holm, seed_margin
 
 TRIALS = 600
 ERROR = 3 * math.sqrt(LEVEL * (1 - LEVEL) / TRIALS)

@@ -22,7 +22,7 @@ from PIL import Image
 import autosam
 import autosam.predict
 from autosam.errors import DataError
-from autosam.inputs import frames_of
+from autosam.inference.sources import frames_of
 from autosam.predict import PredictConfig, predict
 from autosam.utils.io import ignores_case
 

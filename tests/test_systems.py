@@ -22,11 +22,11 @@ from autosam.config import DataConfig
 from autosam.data.layouts import load_split
 from autosam.data.loaders import make_loader
 from autosam.errors import StorageError
+from autosam.inference.formats import write_probabilities
+from autosam.inference.predictor import Prediction
 from autosam.models import checkpoint
 from autosam.models.segmenter import build_segmenter
-from autosam.outputs import write_probabilities
 from autosam.predict import PredictConfig, predict
-from autosam.predictor import Prediction
 from autosam.train import train
 from autosam.training.data import open_data
 from autosam.utils.io import write_atomically

@@ -15,8 +15,8 @@ from autosam.data.layouts import load_pairs, load_split
 from autosam.data.layouts.volumes import Slice
 from autosam.data.pairs import PARTS
 from autosam.errors import DataError
+from autosam.inference.predictor import load
 from autosam.predict import PredictConfig, predict
-from autosam.predictor import load
 from autosam.train import train
 
 

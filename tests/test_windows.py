@@ -14,8 +14,8 @@ from PIL import Image
 import autosam
 from autosam.data.images import ImageFile
 from autosam.errors import ConfigError, DataError
+from autosam.inference.tiling import open_pixels, segment_windows, starts
 from autosam.predict import PredictConfig, predict
-from autosam.windows import open_pixels, segment_windows, starts
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_predict_by_windows(
     trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """In memory, and piece by piece: the same masks and areas."""
-    monkeypatch.setattr("autosam.writing.LARGE", most)
-    monkeypatch.setattr("autosam.writing.CELLS", 64)
+    monkeypatch.setattr("autosam.inference.writers.LARGE", most)
+    monkeypatch.setattr("autosam.inference.writers.CELLS", 64)
     Image.fromarray(tifffile.imread(large)).save(large.parent / "same.png")
     small = tifffile.imread(large)[:40, :56]
     Image.fromarray(small).save(large.parent / "small.png")
@@ -98,7 +98,7 @@ def test_too_much_is_wanted_of_a_large_picture(
     trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("autosam.writing.LARGE", 10)
+    monkeypatch.setattr("autosam.inference.writers.LARGE", 10)
     config = PredictConfig(str(trained), str(large), str(tmp_path / "out"), window=60, overlay=True)
     with pytest.raises(DataError, match="1 of 1 could not be read"):
         predict(config)
@@ -136,7 +136,7 @@ def test_the_smallest_area_is_a_share_of_a_window(
     trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Whether the mask is made at once or piece by piece: all of it, or none."""
-    monkeypatch.setattr("autosam.writing.LARGE", most)
+    monkeypatch.setattr("autosam.inference.writers.LARGE", most)
 
     def found(name: str, **settings: float) -> np.ndarray:
         out = tmp_path / name

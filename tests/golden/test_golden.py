@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 
 import autosam
 from autosam.config import RUNS
-from autosam.export import ExportConfig, export
+from autosam.inference.onnx import ExportConfig, export
 from autosam.models.sam import SAMS
 from autosam.predict import PredictConfig, predict
 from autosam.train import train

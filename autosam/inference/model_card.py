@@ -61,7 +61,7 @@ def model_card(loaded: Loaded) -> ModelCard:
             pipeline_tag="image-segmentation",
             tags=["autosam", "segment-anything", config.run],
         ),
-        template_path=str(Path(__file__).with_name("card.md")),
+        template_path=str(Path(__file__).with_name("model_card.md")),
         title=f"{config.title} on {facts['data']}",
         run=config.title,
         meaning=meaning,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from autosam.comparison.statistics import FEWEST, LEVEL, Difference, holm
+from autosam.comparison.table import Row, Standings
 from autosam.evaluation.evaluator import trust_in_words
-from autosam.significance import FEWEST, LEVEL, Difference, holm
-from autosam.standings import Row, Standings
 
 STEEP = 0.02
 """Gain in validation Dice over the last quarter of the epochs from which on a training has not come

@@ -21,8 +21,7 @@ from autosam.data.layouts.folders import image_file
 from autosam.data.layouts.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
-from autosam.inputs import Source, frames_of, rate_of
-from autosam.outputs import (
+from autosam.inference.formats import (
     geojson,
     mask_files,
     mask_names,
@@ -32,9 +31,10 @@ from autosam.outputs import (
     rows_of,
     write_probabilities,
 )
-from autosam.predictor import Prediction, Predictor
+from autosam.inference.predictor import Prediction, Predictor
+from autosam.inference.sources import Source, frames_of, rate_of
+from autosam.inference.tiling import CELLS, open_pixels, segment_windows
 from autosam.utils.io import make_folder, write_atomically
-from autosam.windows import CELLS, open_pixels, segment_windows
 
 LARGE = 100_000_000
 """Logits of a picture that are held in memory, at most: beyond, masks are made piece by piece."""

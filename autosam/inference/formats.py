@@ -13,7 +13,7 @@ from autosam.config import DataConfig
 from autosam.config.validation import value_ranges
 from autosam.data.images import write_png
 from autosam.errors import ConfigError
-from autosam.predictor import Prediction
+from autosam.inference.predictor import Prediction
 
 
 def own_values(data: DataConfig) -> list[int] | None:

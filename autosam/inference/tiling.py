@@ -15,7 +15,7 @@ from autosam.data.images import ImageFile, ImageReader
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import ConfigError
-from autosam.predictor import Predictor
+from autosam.inference.predictor import Predictor
 
 CELLS = 1024
 """Side of the pieces in which results lie on disk, pixels."""

@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
+from autosam.comparison.plan import Trial
 from autosam.config import Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
@@ -26,7 +27,6 @@ from autosam.evaluation.scores import read_scores, write_scores
 from autosam.models import checkpoint
 from autosam.models.segmenter import Segmenter
 from autosam.training.data import open_data
-from autosam.trials import Trial
 from autosam.types import Batch
 from autosam.utils.device import choose_device
 from autosam.utils.io import write_atomically

@@ -25,6 +25,7 @@ from autosam.data.images import write_png
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
 from autosam.embeddings import Cached
+from autosam.inference.predictor import Predictor
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import PromptGenerator
@@ -34,7 +35,6 @@ from autosam.models.sam.meta import VITS
 from autosam.models.sam.vit import from_meta
 from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
-from autosam.predictor import Predictor
 from autosam.training.loop import train_one_epoch
 from autosam.training.optim import parameter_groups, warmup_cosine
 from autosam.training.tracker import count_parameters

@@ -16,7 +16,6 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 
-from autosam.card import model_card
 from autosam.data.color_prior import rough_mask
 from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
@@ -26,6 +25,7 @@ from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.evaluation.contact_sheet import Look, look
 from autosam.evaluation.metrics import predict_label
+from autosam.inference.model_card import model_card
 from autosam.models import checkpoint
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import probabilities
@@ -249,7 +249,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         return cls(checkpoint.load(file, sam_checkpoint, fast), **model_kwargs)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Data, split, figures, SAM and how to use it, see `autosam.card`."""
+        """Data, split, figures, SAM and how to use it, see `autosam.inference.model_card`."""
         return model_card(self.loaded)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autosam.errors import DataError
-from autosam.inputs import Source
+from autosam.inference.sources import Source
 from autosam.utils.distributed import processes, same_for_all
 from autosam.utils.io import write_atomically
 

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
-from autosam import charts
+from autosam.comparison import charts
+from autosam.comparison.scores import Predicted
+from autosam.comparison.table import Standings
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Split
 from autosam.evaluation.visualize import overlay
-from autosam.scoring import Predicted
-from autosam.standings import Standings
 
 SHOWN = 2
 """Best, median and worst pictures, of each."""
@@ -73,8 +73,8 @@ def build(
         if empty
     ]
     facts = {k: v for k, v in standings.facts.items() if k != "verdict"}
-    template = Environment(loader=PackageLoader("autosam", "."), autoescape=True)
-    return template.get_template("page.html").render(
+    template = Environment(loader=PackageLoader("autosam.comparison", "."), autoescape=True)
+    return template.get_template("report.html").render(
         title=f"autosam: {', '.join(row.name for row in standings.rows if ',' not in row.name)}",
         verdict=standings.facts.get("verdict"),
         header=standings.header(),

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from autosam.comparison.scores import Scores
+from autosam.comparison.statistics import FEWEST, Difference, compare, seed_margin
 from autosam.evaluation.metrics import mean_known
 from autosam.evaluation.tables import APART, COLUMNS
-from autosam.scoring import Scores
-from autosam.significance import FEWEST, Difference, compare, seed_margin
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""From a trained run to masks of new images."""

@@ -1,0 +1,1 @@
+"""The image encoder that is shipped."""
