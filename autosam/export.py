@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from autosam.config.cli import run_command
-from autosam.inference.onnx import ExportConfig, export
+from autosam.config.commands import ExportConfig
+from autosam.inference.onnx import export
 
 __all__ = ["ExportConfig", "export"]
 

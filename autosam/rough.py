@@ -2,81 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import numpy as np
-
-from autosam.config import DataConfig, PromptConfig, RoughConfig
-from autosam.config.choices import require_config
 from autosam.config.cli import run_command
-from autosam.config.validation import check_ranges
-from autosam.data.checks import check_pairs
-from autosam.data.color_prior import rough_mask
-from autosam.data.images import write_png
-from autosam.data.layouts import load_split
-from autosam.data.prompts import draw_prompts
-from autosam.errors import ConfigError
-from autosam.evaluation import visualize as pictures
-from autosam.evaluation.metrics import iou
-from autosam.evaluation.visualize import spread
-from autosam.types import Frame
-from autosam.utils.io import make_folder, require_new
+from autosam.config.commands import RoughPreview
+from autosam.evaluation.rough_preview import rough
 
-SIDE = 320
-
-
-@dataclass
-class RoughPreview:
-    """Preview the rough masks, and the prompts taken from them, on some training pictures."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    """The data, as for training."""
-    rough: RoughConfig = field(default_factory=RoughConfig)
-    """The rule."""
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    """How prompts are taken."""
-    count: int = 8
-    """Pictures, spread over the training part (the test part is not looked at)."""
-    output: str = "rough.png"
-    """PNG file of picture, true mask, rough mask and prompts."""
-
-
-def rough(config: RoughPreview) -> list[float]:
-    """Draw the sheet; returns the IoU of rough and true mask of each picture.
-
-    Raises:
-        ConfigError, DataError: the file exists; data that cannot be used.
-    """
-    require_config(config, RoughPreview, "rough")
-    require_new("output", config.output, ".png")
-    if config.count < 1:
-        raise ConfigError(f"--count {config.count}: must be at least 1.")
-    check_ranges(rough=config.rough, prompt=config.prompt)
-    pairs = load_split(config.data)["train"]
-    chosen = [pairs[i] for i in spread(len(pairs), config.count)]
-    reading = check_pairs(chosen, config.data).reading
-    rows, notes, scores = [], [], []
-    for pair in chosen:
-        image, label = pair.image.read(), reading.read(pair.mask)
-        found = rough_mask(pair.image, config.rough)
-        side = max(label.shape)
-        frame = Frame(side, side, side, prompts=config.rough.prompt)
-        prompts, _ = draw_prompts(
-            label, frame, config.prompt, np.random.default_rng(0), False, 1, found
-        )
-        scores.append(iou(found > 0, label == 1))
-        shown = pictures.overlay(image, found[None] > 0)
-        shown = pictures.draw_prompts(shown, prompts, label.shape)
-        cells = (image, pictures.overlay(image, label[None] == 1), shown)
-        rows.append([pictures.fit(cell, SIDE) for cell in cells])
-        notes.append(f"{pair.name[:18]}  IoU {scores[-1]:.2f}")
-    titles = ["picture", "true mask", "rough mask and prompts"]
-    make_folder(Path(config.output).parent)
-    write_png(Path(config.output), pictures.contact_sheet(rows, titles, notes, SIDE))
-    print(f"mean IoU of rough and true masks: {np.mean(scores):.3f}, {len(scores)} pictures")
-    print(f"sheet: {config.output}")
-    return scores
+__all__ = ["RoughPreview", "rough"]
 
 
 def main() -> None:

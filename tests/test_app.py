@@ -17,8 +17,10 @@ from conftest import TINY, tiny_config
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from autosam.app import AppConfig, app, build, segment, show
+from autosam.app import app
+from autosam.config.commands import AppConfig
 from autosam.errors import ConfigError
+from autosam.inference.app import build, segment, show
 from autosam.inference.predictor import load
 from autosam.models.sam import SAMS
 from autosam.train import train

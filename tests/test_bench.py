@@ -13,11 +13,14 @@ import pytest
 import torch
 
 import autosam.bench
-from autosam.bench import BenchConfig, bench, cases_of, compare, ratios
-from autosam.benchmark.cases import PARTS, Case, build_sam, level_shapes, measure
+from autosam.bench import bench
+from autosam.benchmark.bench import compare, ratios
+from autosam.benchmark.cases import PARTS, Case, build_sam, cases_of, level_shapes, measure
+from autosam.benchmark.profiler import Stopwatch, in_own_process
+from autosam.config.commands import BenchConfig
 from autosam.errors import ConfigError
 from autosam.models.sam import SAMS
-from autosam.utils.memory import Stopwatch, in_own_process, peak_gib
+from autosam.utils.memory import peak_gib
 
 TINY = Case("x", "training", sam="tiny", backbone="test_efficientnet", view_size=64, repeats=2)
 

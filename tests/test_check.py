@@ -11,8 +11,9 @@ import miniature
 import numpy as np
 import pytest
 
-from autosam.check import CheckConfig, check
+from autosam.check import check
 from autosam.config import ClassConfig, DataConfig
+from autosam.config.commands import CheckConfig
 from autosam.data.checks import check_split
 from autosam.data.layouts import load_split
 from autosam.errors import ConfigError

@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autosam.app import AppConfig
 from autosam.config import RUNS, Config
 from autosam.config.cli import from_dict, parse, run_command, to_dict
+from autosam.config.commands import AppConfig, EvaluateConfig, PredictConfig
 from autosam.config.validation import check_settings
 from autosam.config.yaml import config_path
 from autosam.errors import ConfigError, DataError
-from autosam.evaluate import EvaluateConfig
 from autosam.models.segmenter import build_segmenter
-from autosam.predict import PredictConfig
 from autosam.utils.assets import asset_folder
 
 CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))

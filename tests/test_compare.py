@@ -15,12 +15,13 @@ from conftest import tiny_config
 
 import autosam.comparison.plan
 import autosam.comparison.scores
-from autosam.compare import CompareConfig, compare
+from autosam.compare import compare
 from autosam.comparison.conclusion import judge, rise, verdict
 from autosam.comparison.plan import Variant, plan
 from autosam.comparison.scores import SWAPS
 from autosam.comparison.table import Row, Standings
 from autosam.config import Settings
+from autosam.config.commands import CompareConfig
 from autosam.errors import ConfigError, Stopped
 from autosam.evaluation.cautions import cautions
 from autosam.evaluation.scores import read_scores

@@ -19,7 +19,7 @@ from torch import nn
 from autosam.comparison.plan import Trial
 from autosam.comparison.scores import swapped_scores
 from autosam.config import RUNS, Config, LossConfig
-from autosam.evaluate import EvaluateConfig
+from autosam.config.commands import EvaluateConfig, PredictConfig
 from autosam.evaluate import evaluate as evaluate_command
 from autosam.evaluation.evaluator import calibrate, evaluate
 from autosam.inference.predictor import Predictor
@@ -28,7 +28,7 @@ from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import Segmenter, build_segmenter
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 from autosam.training.loop import losses_of
 from autosam.training.mask_classifier import fit_rule

@@ -12,8 +12,9 @@ import tifffile
 import torch
 from PIL import Image
 
-from autosam.check import CheckConfig, check
+from autosam.check import check
 from autosam.config import Config, DataConfig, TrainConfig
+from autosam.config.commands import CheckConfig
 from autosam.data.checks import check_pairs, check_split
 from autosam.data.labels import IGNORED_BITS
 from autosam.data.layouts import load_split

@@ -19,16 +19,17 @@ from PIL import Image
 import autosam.train
 from autosam import embeddings
 from autosam.config import Config
+from autosam.config.commands import EvaluateConfig
 from autosam.data.dataset import PairDataset
-from autosam.data.embedding_store import RECORDS, Store, entries
-from autosam.embeddings import folder_of, prune, use_cache, views_of
+from autosam.data.embedding_store import RECORDS, Store, entries, prune
 from autosam.errors import ConfigError, DataError
-from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.evaluate import evaluate
 from autosam.models.checkpoint import load
 from autosam.models.sam import AbsentEncoder, load_sam
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.train import train
 from autosam.training.data import open_data
+from autosam.training.embedding_cache import folder_of, use_cache, views_of
 
 CPU = torch.device("cpu")
 Made = list[int]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from autosam.config import ClassConfig, DataConfig
+from autosam.config.commands import EvaluateConfig
 from autosam.data.checks import check_pairs
-from autosam.evaluate import EvaluateConfig, find_part
+from autosam.evaluation.evaluate import find_part
 
 
 def asked(**data: object) -> EvaluateConfig:

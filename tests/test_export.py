@@ -18,6 +18,7 @@ from PIL import Image
 
 import autosam
 from autosam.config import DataConfig
+from autosam.config.commands import ExportConfig
 from autosam.data.geometry import (
     content_size,
     content_sizes,
@@ -30,7 +31,7 @@ from autosam.data.geometry import (
 from autosam.data.layouts.folders import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.metrics import predict_label
-from autosam.inference.onnx import ExportConfig, Runner, export, readable
+from autosam.inference.onnx import Runner, export, readable
 from autosam.inference.onnx_graph import Graph
 from autosam.models.sam import SAMS
 from autosam.train import train

@@ -13,10 +13,11 @@ import SimpleITK as sitk
 from dicom_files import UPRIGHT, enhanced, make, save, series
 
 from autosam.config import DataConfig
+from autosam.config.commands import PredictConfig
 from autosam.data.layouts import load_pairs
 from autosam.data.layouts.volumes import Slice, write_volume
 from autosam.errors import DataError
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 
 RAS = np.diag([0.7, 0.9, 2.5, 1.0])
 LAS = np.diag([-0.7, 0.9, 2.5, 1.0])

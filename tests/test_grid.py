@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.config.commands import EvaluateConfig
+from autosam.evaluate import evaluate
 from autosam.models import checkpoint
 from autosam.models.automatic import FEATURES, MaskRule, describe, grid_points, vote
 from autosam.train import train

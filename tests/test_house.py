@@ -12,17 +12,19 @@ import pytest
 
 from autosam import embeddings, weights
 from autosam.__main__ import VERBS
-from autosam.app import AppConfig
-from autosam.bench import BenchConfig
-from autosam.check import CheckConfig
-from autosam.compare import CompareConfig
 from autosam.config import Config
 from autosam.config.cli import parse
-from autosam.evaluate import EvaluateConfig
-from autosam.inference.onnx import ExportConfig
-from autosam.predict import PredictConfig
-from autosam.pretrain import PretrainConfig
-from autosam.rough import RoughPreview
+from autosam.config.commands import (
+    AppConfig,
+    BenchConfig,
+    CheckConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    PretrainConfig,
+    RoughPreview,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {

@@ -19,9 +19,10 @@ from conftest import draw_folders, tiny_config
 
 from autosam.config import Config
 from autosam.config.cli import run_command
+from autosam.config.commands import EvaluateConfig, PredictConfig
 from autosam.errors import ConfigError
-from autosam.evaluate import EvaluateConfig, evaluate
-from autosam.predict import PredictConfig, predict
+from autosam.evaluate import evaluate
+from autosam.predict import predict
 from autosam.train import train
 from autosam.utils.device import choose_device
 from autosam.utils.distributed import make_accelerator, processes

@@ -12,17 +12,18 @@ import pytest
 from conftest import draw, tiny_config
 from PIL import Image
 
-from autosam.check import CheckConfig, check
-from autosam.compare import CompareConfig, compare
+from autosam.check import check
+from autosam.compare import compare
 from autosam.comparison.plan import Trial
 from autosam.comparison.scores import gather
 from autosam.config import Config, DataConfig, Settings
+from autosam.config.commands import CheckConfig, CompareConfig, EvaluateConfig
 from autosam.data.checks import MaskReading
 from autosam.data.dataset import PairDataset
 from autosam.data.layouts import load_pairs, load_split
 from autosam.data.pairs import PARTS
 from autosam.errors import CheckpointError, DataError
-from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.evaluate import evaluate
 from autosam.evaluation.metrics import by_subset, require_all
 from autosam.evaluation.scores import read_scores, write_scores
 from autosam.types import Frame

@@ -26,13 +26,14 @@ from shapely.geometry import shape
 
 import autosam
 from autosam.config import ClassConfig, DataConfig
+from autosam.config.commands import PredictConfig
 from autosam.data.checks import check_pairs
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
 from autosam.inference.formats import geojson, mask_files
 from autosam.inference.predictor import Prediction
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autosam.compare import write
 from autosam.comparison import charts
+from autosam.comparison.compare import write
 from autosam.comparison.report import build, picked
 from autosam.comparison.scores import Predicted
 from autosam.comparison.table import Row, Standings

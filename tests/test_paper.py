@@ -11,7 +11,6 @@ from conftest import TINY, tiny_config
 from test_segmenter import make_batch
 
 from autosam.config import LossConfig, PaperConfig
-from autosam.embeddings import facts_of
 from autosam.errors import ConfigError
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
@@ -20,6 +19,7 @@ from autosam.models.sam import SAMS
 from autosam.models.segmenter import build_segmenter, min_max
 from autosam.train import train
 from autosam.training.data import open_data
+from autosam.training.embedding_cache import facts_of
 
 
 def test_a_picture_normalised_twice_is_almost_black() -> None:

@@ -15,12 +15,13 @@ from pycocotools import mask as coco
 
 import autosam
 from autosam.config import ClassConfig, DataConfig
+from autosam.config.commands import PredictConfig
 from autosam.data.images import read_image
 from autosam.errors import ConfigError, DataError
 from autosam.inference.formats import geojson, objects_of, rings_of, rows_of
 from autosam.inference.predictor import Prediction
 from autosam.inference.sources import find_sources, frames_of
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 
 
 def run(trained: Path, source: Path | str, output: Path, **settings: Any) -> list[Path]:

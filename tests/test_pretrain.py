@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from autosam.config.commands import PretrainConfig
 from autosam.errors import ConfigError
 from autosam.models.sam import load_sam
-from autosam.pretrain import PretrainConfig, Scenes, choose_objects, mask_loss, pretrain
+from autosam.pretrain import pretrain
+from autosam.pretraining.lite import Scenes, choose_objects, mask_loss
 
 SMALL = {
     "scenes": 8,

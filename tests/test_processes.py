@@ -17,8 +17,9 @@ from conftest import draw
 
 from autosam.config import Config
 from autosam.config.cli import parse
+from autosam.config.commands import PredictConfig
 from autosam.evaluation.scores import read_scores
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 from autosam.training import resume as state
 

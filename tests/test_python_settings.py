@@ -14,9 +14,10 @@ from autosam.bench import bench
 from autosam.check import check
 from autosam.compare import compare
 from autosam.config import ClassConfig, Config, DataConfig, TrainConfig
+from autosam.config.commands import EvaluateConfig
 from autosam.config.validation import check_settings
 from autosam.errors import ConfigError
-from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.evaluate import evaluate
 from autosam.inference.onnx import export
 from autosam.predict import predict
 from autosam.pretrain import pretrain

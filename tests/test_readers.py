@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 import autosam
 from autosam.config import DataConfig
+from autosam.config.commands import PredictConfig
 from autosam.data.checks import check_pairs
 from autosam.data.dataset import PairDataset
 from autosam.data.images import ImageFile, image_size, open_raster, read_image, read_mask_file
@@ -23,7 +24,7 @@ from autosam.data.layouts.folders import find_pairs
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import DataError
 from autosam.inference.tiling import open_pixels
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.types import Frame
 
 RNG = np.random.default_rng(0)

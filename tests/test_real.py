@@ -10,9 +10,10 @@ from PIL import Image
 
 from autosam.config import Config, DataConfig
 from autosam.config.cli import parse
+from autosam.config.commands import PredictConfig
 from autosam.data.checks import check_split
 from autosam.data.layouts import load_split
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 from autosam.training.tracker import read_metrics
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from autosam.config import RUNS, Config
 from autosam.config.cli import parse
-from autosam.predict import PredictConfig, predict
+from autosam.config.commands import PredictConfig
+from autosam.predict import predict
 from autosam.train import train
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from autosam.config import PromptConfig, RoughConfig
+from autosam.config.commands import RoughPreview
 from autosam.data.color_prior import clean, rough_mask
 from autosam.data.images import ImageFile, read_bands, read_image
 from autosam.data.prompts import draw_prompts
 from autosam.errors import ConfigError, DataError
-from autosam.rough import RoughPreview, rough
+from autosam.rough import rough
 from autosam.types import Frame
 
 

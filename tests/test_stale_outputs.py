@@ -21,9 +21,10 @@ from PIL import Image
 
 import autosam
 import autosam.predict
+from autosam.config.commands import PredictConfig
 from autosam.errors import DataError
 from autosam.inference.sources import frames_of
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.utils.io import ignores_case
 
 ROOT = Path(__file__).parents[1]

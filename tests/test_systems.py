@@ -19,6 +19,7 @@ from PIL import Image
 
 import autosam
 from autosam.config import DataConfig
+from autosam.config.commands import PredictConfig
 from autosam.data.layouts import load_split
 from autosam.data.loaders import make_loader
 from autosam.errors import StorageError
@@ -26,7 +27,7 @@ from autosam.inference.formats import write_probabilities
 from autosam.inference.predictor import Prediction
 from autosam.models import checkpoint
 from autosam.models.segmenter import build_segmenter
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 from autosam.training.data import open_data
 from autosam.utils.io import write_atomically

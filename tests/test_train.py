@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import autosam
 from autosam.config import RUNS
+from autosam.config.commands import EvaluateConfig, PredictConfig
 from autosam.errors import CheckpointError, ConfigError, DataError, TrainingError
-from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.evaluate import evaluate
 from autosam.evaluation.contact_sheet import contact_sheet
 from autosam.evaluation.metrics import score
 from autosam.evaluation.scores import read_scores
@@ -26,7 +27,7 @@ from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.plain import PlainHead
 from autosam.models.state_dict import read_weights
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import TrainResult, train
 from autosam.training import resume as state
 from autosam.training.data import default_epochs, open_data

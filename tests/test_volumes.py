@@ -11,12 +11,13 @@ import pytest
 from conftest import tiny_config
 
 from autosam.config import DataConfig
+from autosam.config.commands import PredictConfig
 from autosam.data.layouts import load_pairs, load_split
 from autosam.data.layouts.volumes import Slice
 from autosam.data.pairs import PARTS
 from autosam.errors import DataError
 from autosam.inference.predictor import load
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 import autosam
+from autosam.config.commands import PredictConfig
 from autosam.data.images import ImageFile
 from autosam.errors import ConfigError, DataError
 from autosam.inference.tiling import open_pixels, segment_windows, starts
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from conftest import draw_folders
 
 from autosam.config import RUNS, Config
 from autosam.config.cli import parse
+from autosam.config.commands import EvaluateConfig
 from autosam.config.yaml import config_path
 from autosam.data.layouts import LAYOUTS, load_split
-from autosam.evaluate import EvaluateConfig
 from autosam.models.backbones.timm import Backbone
 from autosam.models.sam import SAMS
 from autosam.training.run_folder import resolve

@@ -11,9 +11,10 @@ import torch
 from conftest import TINY, build_tiny
 from PIL import Image
 
+from autosam.config.commands import EvaluateConfig
 from autosam.data.labels import class_masks
 from autosam.errors import ConfigError, DataError
-from autosam.evaluate import EvaluateConfig, evaluate
+from autosam.evaluate import evaluate
 from autosam.evaluation.zero_shot import ZeroShot, ellipse_in_box, filled_box, random_decoder
 from autosam.models.prompters import iou_of
 from autosam.models.sam import load_sam

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, cast
@@ -17,31 +17,34 @@ from segment_anything import sam_model_registry
 from torch import nn
 from torch.utils.data import DataLoader
 
+from autosam.benchmark.profiler import Stopwatch
 from autosam.config import AugmentConfig, Config, LearnedPrompt, LossConfig, ModelConfig
+from autosam.config.commands import BenchConfig
 from autosam.data.augment import build_augment
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.embedding_store import Layout, Store
 from autosam.data.images import write_png
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
-from autosam.embeddings import Cached
 from autosam.inference.predictor import Predictor
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.sam import SAMS, AbsentEncoder, Sam
-from autosam.models.sam.encode import encode
+from autosam.models.sam.encode import encode, faster_in_half
 from autosam.models.sam.meta import VITS
 from autosam.models.sam.vit import from_meta
+from autosam.models.sam.weights.locate import known
 from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
+from autosam.training.embedding_cache import Cached
 from autosam.training.loop import train_one_epoch
 from autosam.training.optim import parameter_groups, warmup_cosine
 from autosam.training.tracker import count_parameters
 from autosam.types import Batch, ImageEmbedding, high_res_shapes
-from autosam.utils.device import choose_device
+from autosam.utils.device import choose_device, wait
 from autosam.utils.distributed import make_accelerator
-from autosam.utils.memory import Stopwatch, peak_gib, wait
+from autosam.utils.memory import peak_gib
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
 VIEWS = 4
@@ -252,3 +255,38 @@ def prediction(case: Case, device: torch.device) -> dict[str, Any]:
         predictor(image)
         seconds.append(time.perf_counter() - started)
     return {"seconds": seconds[1:]}
+
+
+def cases_of(config: BenchConfig) -> list[Case]:
+    """Everything that can be measured."""
+    vit = config.sam in VITS
+    half = faster_in_half(known(config.sam), choose_device())
+    own = Case("", "training", sam=config.sam, backbone=config.backbone,
+               view_size=config.view_size, repeats=config.repeats)  # fmt: skip
+    batched = replace(own, batch_size=config.batch_size)
+
+    def published(case: Case, **changes: Any) -> Case:
+        """The same with the prompt generator of the original AutoSAM."""
+        return replace(case, backbone="hardnet85", view_size=512, prompt="dense", **changes)
+
+    found = []
+    if vit:
+        found.append(replace(own, name="segment_anything, fp32", kind="encoder", reference=True))
+    found.append(replace(own, name="autosam, fp32", kind="encoder"))
+    if half:
+        found.append(replace(own, name="autosam, bf16", kind="encoder", half=True))
+    if config.compile:
+        name = f"autosam, {'bf16' if half else 'fp32'}, compiled"
+        found.append(replace(own, name=name, kind="encoder", half=half, compiled=True))
+    return [
+        *found,
+        replace(batched, name="floor", embeddings="memory"),
+        replace(batched, name="cached", embeddings="cache"),
+        replace(batched, name="cached, dense prompt alone", embeddings="cache", prompt="dense"),
+        replace(own, name="not cached", half=True, batch_size=2),
+        published(batched, name="published generator, cached", embeddings="cache"),
+        published(own, name="published", reference=vit, batch_size=3),
+        replace(own, name="one picture", kind="prediction", half=True),
+        replace(own, name="one picture, dense prompt alone", kind="prediction", half=True,
+                prompt="dense"),
+    ]  # fmt: skip

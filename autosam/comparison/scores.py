@@ -18,7 +18,6 @@ from autosam.config import Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
 from autosam.data.labels import class_masks
-from autosam.embeddings import use_cache, views_of
 from autosam.errors import CheckpointError
 from autosam.evaluation.cautions import COVER, NOTHING
 from autosam.evaluation.evaluator import evaluate
@@ -27,10 +26,10 @@ from autosam.evaluation.scores import read_scores, write_scores
 from autosam.models import checkpoint
 from autosam.models.segmenter import Segmenter
 from autosam.training.data import open_data
+from autosam.training.embedding_cache import use_cache, views_of
 from autosam.types import Batch
-from autosam.utils.device import choose_device
+from autosam.utils.device import choose_device, wait
 from autosam.utils.io import write_atomically
-from autosam.utils.memory import wait
 
 Scores = dict[str, dict[str, float]]
 """Metrics by picture."""

@@ -17,12 +17,14 @@ import os
 import shutil
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from autosam.errors import DataError
@@ -223,3 +225,37 @@ def touch(folder: Path) -> None:
     """Note that a cache was used now."""
     with contextlib.suppress(OSError):  # a read-only cache still serves
         os.utime(folder / META)
+
+
+def show(root: Path) -> None:
+    """Print the caches of a folder."""
+    found = entries(root)
+    for entry in found:
+        state = "" if entry.done == 1 else f"  {entry.done:.0%} made"
+        print(f"{entry.folder.name}  {entry.bytes / 1e9:8.2f} GB  used {entry.used / 86400:.0f} "
+              f"days ago{state}  {entry.title}")  # fmt: skip
+    print(f"{len(found)} caches, {sum(e.bytes for e in found) / 1e9:.2f} GB in {root}")
+
+
+def prune(root: Path, names: Sequence[str], days: float | None) -> list[Entry]:
+    """Delete caches by name, or those not used for `days`.
+
+    Raises:
+        DataError: no cache of that name, or one that is being made.
+    """
+    found = {entry.folder.name: entry for entry in entries(root)}
+    if unknown := [name for name in names if name not in found]:
+        raise DataError(f"{root}: has no cache {', '.join(unknown)}; see `list`.")
+    chosen = [
+        entry
+        for name, entry in found.items()
+        if name in names or (days is not None and entry.used >= days * 86400)
+    ]
+    for entry in chosen:
+        lock = FileLock(entry.folder.with_name(entry.folder.name + ".lock"))
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(entry.folder)
+        except Timeout:
+            raise DataError(f"{entry.folder}: is being made by another process.") from None
+    return chosen

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from autosam.config.choices import require_config
+from autosam.config.commands import ExportConfig
 from autosam.data.layouts import load_split
 from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels
@@ -34,43 +35,20 @@ from autosam.utils.io import make_folder, write_atomically
 
 SMALLEST, LARGEST = 2, 16384
 """Sides of a picture that the graph takes, pixels."""
+
+
 OPSET = 20
+
+
 AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.9}
 """Share of mask pixels that must be as PyTorch has them, by precision."""
+
+
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
+
 
 Runner = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """uint8 H x W x 3 -> mask and logits, see `Graph`."""
-
-
-@dataclass
-class ExportConfig:
-    """Write a run as one graph: a picture of any size in, its mask out, no prompt. The file is run
-    on pictures and compared with PyTorch before it is kept."""
-
-    checkpoint: str = ""
-    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
-    output: str = "model.onnx"
-    """The file: .onnx, or .pt2 for torch.export's own format."""
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Of .onnx. fp16: half the size. int8: matrix products in 8 bits, their scales found while they
-    run."""
-    images: str | None = None
-    """Folder of pictures to compare on; unset: the test pictures of its data."""
-    count: int = 20
-    """How many pictures to compare on, at most."""
-    fast: bool = False
-    """The mask that the learned prompt makes by itself, through the surrogate decoder: no SAM in
-    the graph."""
-    threshold: float | None = None
-    """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
-    min_area: float | None = None
-    """Share of the image that a class covers at least, or it counts as not found; unset: the
-    checkpoint's own."""
-    sam_checkpoint: str | None = None
-    """SAM weights, where they lie elsewhere than in training."""
-    overwrite: bool = False
-    """Replace the file if it is there."""
 
 
 @dataclass

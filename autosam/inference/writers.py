@@ -7,15 +7,15 @@ import itertools
 import json
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
 from autosam.config import DataConfig
+from autosam.config.commands import Wanted
 from autosam.data.images import write_png
 from autosam.data.layouts.folders import image_file
 from autosam.data.layouts.volumes import Slice, shape_of, stack, write_volume
@@ -42,30 +42,6 @@ LARGE = 100_000_000
 
 FRAME = r"\d{6}(_\d+)?\.png"
 """Names of the masks of a video, in its folder."""
-
-
-@dataclass(kw_only=True)
-class Wanted:
-    """What is written beside masks, and how pictures are gone through."""
-
-    overlay: bool = False
-    """Also write NAME_overlay.png, the mask drawn on the picture; of videos NAME_overlay.mp4 (not
-    for volumes)."""
-    probabilities: bool = False
-    """Also write NAME_probability.png, 16 bits, 0 to 65535 (pictures alone)."""
-    coco: Literal["no", "rle", "polygon"] = "no"
-    """Also write coco.json, each connected part an object, as run lengths or as polygons, which
-    lose holes (pictures alone)."""
-    geojson: bool = False
-    """Also write NAME.geojson, outlines with holes in pixels (pictures alone)."""
-    window: int | None = None
-    """Pictures larger than this, in pixels, are segmented window by window of this size, TIFFs
-    without reading more than that at a time. Choose the size of the pictures trained on. Unset:
-    every picture as a whole."""
-    overlap: float = 0.25
-    """Share of a window that the next one covers again, 0 to 0.9; logits are averaged there."""
-    smooth: float = 0.0
-    """Of videos: share of the frames before in each frame's logits, 0 (none) to below 1."""
 
 
 def files_of(source: Source, output: Path, wanted: Wanted, data: DataConfig) -> list[Path]:

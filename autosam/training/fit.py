@@ -18,13 +18,13 @@ from autosam.config import RUNS, Config
 from autosam.config.choices import require_config
 from autosam.config.validation import check_settings
 from autosam.data.loaders import Data, worker_count
-from autosam.embeddings import use_cache, views_of
 from autosam.models import checkpoint
 from autosam.models.sam.weights.locate import known
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.training import resume as state
 from autosam.training.auto_batch import fit_batch
 from autosam.training.data import default_epochs, open_data
+from autosam.training.embedding_cache import use_cache, views_of
 from autosam.training.finalize import TrainResult, finish
 from autosam.training.run_folder import occupy, refuse_folder, resolve
 from autosam.training.trainer import Run

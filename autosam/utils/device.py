@@ -52,3 +52,9 @@ def gains_from_bf16(device: torch.device) -> bool:
 def half_precision(device: torch.device, enabled: bool) -> torch.autocast:
     """Autocast to bfloat16, or nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

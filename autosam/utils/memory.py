@@ -4,50 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
-from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from functools import wraps
-from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 import torch
 
-from autosam.utils.signals import die_with_parent
-
 T = TypeVar("T")
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by name; the methods that it watches keep doing what they did."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        """Add the time that each call of `owner.method` takes to `name`."""
-        original = getattr(owner, method)
-
-        @wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            wait(self.device)
-            started = time.perf_counter()
-            result = original(*args, **kwargs)
-            wait(self.device)
-            self.seconds[name] += time.perf_counter() - started
-            return result
-
-        setattr(owner, method, timed)
 
 
 def peak_gib() -> dict[str, float]:
@@ -94,9 +56,3 @@ class PeakMemory:
             self.gib = max(self.gib, process.memory_info().rss / 2**30)
             if self._done.wait(0.1):
                 return
-
-
-def in_own_process(function: Callable[..., T], *args: Any) -> T:
-    """`function(*args)` in a fresh process, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, get_context("spawn"), die_with_parent) as pool:
-        return pool.submit(function, *args).result()

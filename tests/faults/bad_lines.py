@@ -685,9 +685,9 @@ def a_run_that_needs_prompts(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("line", CheckpointError, r"scores\.yaml: damaged\. Delete .*trains it again", 2)
 def a_comparison_that_was_damaged(rng: Random, folder: Path, good: Good) -> Bad:
     """Its only training is there, by its name, but for its scores."""
-    from autosam.compare import CompareConfig
     from autosam.comparison.plan import Variant, plan
     from autosam.config.cli import parse
+    from autosam.config.commands import CompareConfig
     from autosam.data.layouts import load_split
 
     line = ["compare", "--runs=sam-box", "--seeds=1", *training(good, folder)[1:],

@@ -25,11 +25,12 @@ import yaml
 from conftest import TINY, draw, draw_folders, tiny_config
 
 from autosam.config import Config
+from autosam.config.commands import PredictConfig
 from autosam.data.embedding_store import META, Store
 from autosam.models import checkpoint
 from autosam.models.sam import SAMS
 from autosam.models.sam.weights import locate as files
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 from autosam.training import resume as state
 

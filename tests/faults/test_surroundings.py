@@ -24,12 +24,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autosam.config import Config
 from autosam.config.cli import parse, run_command
+from autosam.config.commands import PredictConfig
 from autosam.data.embedding_store import Store
 from autosam.errors import DataError, Stopped, TrainingError
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 from autosam.training import finalize as ending
 from autosam.training import resume as state

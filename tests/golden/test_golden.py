@@ -33,9 +33,10 @@ from safetensors.torch import load_file, save_file
 
 import autosam
 from autosam.config import RUNS
-from autosam.inference.onnx import ExportConfig, export
+from autosam.config.commands import ExportConfig, PredictConfig
+from autosam.inference.onnx import export
 from autosam.models.sam import SAMS
-from autosam.predict import PredictConfig, predict
+from autosam.predict import predict
 from autosam.train import train
 
 HERE = Path(__file__).parent

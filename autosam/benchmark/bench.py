@@ -1,0 +1,134 @@
+"""How fast this machine encodes, trains and predicts: the cases, measured, as tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from autosam.benchmark.cases import PARTS, SIDES, cases_of, measure
+from autosam.benchmark.profiler import in_own_process
+from autosam.config.choices import require_config
+from autosam.config.commands import BenchConfig
+from autosam.config.validation import check_number, check_view_size
+from autosam.errors import ConfigError
+from autosam.models.sam.weights.locate import known
+from autosam.utils import provenance as origin
+from autosam.utils.io import make_folder, write_atomically
+
+
+def bench(config: BenchConfig) -> dict[str, Any]:
+    """Measure and print; returns the figures by case.
+
+    Raises:
+        ConfigError: a SAM or case that does not exist, or a number that makes no sense.
+    """
+    require_config(config, BenchConfig, "bench")
+    known(config.sam)
+    for name in ("repeats", "batch_size"):
+        check_number(name, getattr(config, name), 1, 1000)
+    check_view_size("view_size", config.view_size)
+    cases = {case.name: case for case in cases_of(config)}
+    if unknown := set(config.cases) - cases.keys():
+        raise ConfigError(f"--cases {unknown.pop()}: not one of {', '.join(cases)}.")
+    if config.json:
+        if Path(config.json).is_dir():
+            raise ConfigError(f"--json {config.json}: is a folder. Name a file.")
+        make_folder(Path(config.json).parent)
+    chosen = [cases[name] for name in config.cases or cases]
+    console = Console(soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 160
+    figures: dict[str, Any] = {}
+    for case in track(chosen, "measuring", console=Console(stderr=True)):
+        figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}
+    compare(figures)
+    machine = origin.machine()
+    console.print(", ".join(machine.values()), highlight=False)
+    for kind in ("encoder", "training", "prediction"):
+        rows = {name: row for name, row in figures.items() if row["kind"] == kind}
+        if rows:
+            console.print(table(kind, config.sam, rows))
+    for line in ratios(figures):
+        console.print(line, highlight=False)
+    if config.json:
+        content = {"machine": machine, "settings": asdict(config), "cases": figures}
+        text = json.dumps(content, indent=1)
+        write_atomically(Path(config.json), lambda to: to.write_text(text, encoding="utf-8"))
+    return figures
+
+
+def compare(figures: dict[str, Any]) -> None:
+    """Put the cosine similarity to the first encoder's embedding in place of the embeddings."""
+    features = {name: row.pop("features") for name, row in figures.items() if "features" in row}
+    for name, values in features.items():
+        first = next(iter(features.values())).ravel()
+        norms = np.linalg.norm(first) * np.linalg.norm(values)
+        figures[name]["cosine"] = float(first @ values.ravel() / norms)
+
+
+def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
+    """Seconds per image (median, spread), where they go, and peak memory."""
+    titles = {
+        "encoder": f"image encoder of {sam}, one picture",
+        "training": f"training step of the run autosam with {sam}, per image",
+        "prediction": f"prediction with {sam}, one picture of {SIDES[1]} x {SIDES[0]}",
+    }
+    result = Table(title=titles[kind], title_justify="left")
+    result.add_column(kind)
+    columns = ["ms", "least", "most"]
+    columns += ["images/s", "times the first", "cosine"] if kind == "encoder" else []
+    columns += ["batch", *PARTS, "learn, million"] if kind == "training" else []
+    for column in (*columns, "peak GiB"):
+        result.add_column(column, justify="right")
+    first = median(next(iter(rows.values()))["seconds"])
+    for name, row in rows.items():
+        middle = median(row["seconds"])
+        cells = [
+            f"{1000 * value:.0f}" for value in (middle, min(row["seconds"]), max(row["seconds"]))
+        ]
+        if kind == "encoder":
+            cells += [f"{1 / middle:.3g}", f"{first / middle:.2f}", f"{row['cosine']:.5f}"]
+        if kind == "training":
+            cells += [str(row["batch size"])]
+            cells += [f"{1000 * row['parts'][part]:.0f}" for part in PARTS]
+            cells += [f"{row['trainable'] / 1e6:.3f}"]
+        peaks = [f"{row[key]:.2f}" for key in ("memory", "gpu memory") if key in row]
+        result.add_row(name, *cells, " / ".join(peaks))
+    return result
+
+
+def ratios(figures: dict[str, Any]) -> list[str]:
+    """What the figures come to."""
+
+    def over(above: str, below: str) -> float | None:
+        if above in figures and below in figures:
+            return median(figures[above]["seconds"]) / median(figures[below]["seconds"])
+        return None
+
+    lines = []
+    for above, below, text in (
+        (
+            "cached",
+            "floor",
+            "a cached step takes {:.2f} times the floor (all in memory, no images)",
+        ),
+        (
+            "cached",
+            "cached, dense prompt alone",
+            "a step takes {:.2f} times that of the dense prompt",
+        ),
+        ("not cached", "cached", "without the cache a step takes {:.1f} times as long per image"),
+        ("published", "cached", "the published loop takes {:.0f} times as long per image"),
+        ("published", "published generator, cached", "with its own generator, {:.1f} times"),
+    ):
+        if (ratio := over(above, below)) is not None:
+            lines.append(text.format(ratio))
+    return lines

@@ -1,0 +1,47 @@
+"""Named stretches of time, and a process of its own for each case."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import wraps
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from autosam.utils.device import wait
+from autosam.utils.memory import T
+from autosam.utils.signals import die_with_parent
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by name; the methods that it watches keep doing what they did."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Add the time that each call of `owner.method` takes to `name`."""
+        original = getattr(owner, method)
+
+        @wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            wait(self.device)
+            started = time.perf_counter()
+            result = original(*args, **kwargs)
+            wait(self.device)
+            self.seconds[name] += time.perf_counter() - started
+            return result
+
+        setattr(owner, method, timed)
+
+
+def in_own_process(function: Callable[..., T], *args: Any) -> T:
+    """`function(*args)` in a fresh process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, get_context("spawn"), die_with_parent) as pool:
+        return pool.submit(function, *args).result()

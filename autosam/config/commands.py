@@ -1,0 +1,268 @@
+"""Settings of each command but `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from autosam.config import (
+    CacheConfig,
+    DataConfig,
+    PromptConfig,
+    RoughConfig,
+    Settings,
+)
+
+
+@dataclass
+class CheckConfig:
+    """Examine a data set before training on it."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The data, as for training."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """For the size of a cache: its views."""
+    sam: str = "lite"
+    """Which SAM is meant, for the smallest object that it can draw."""
+    output: str | None = None
+    """PNG file for a contact sheet of pictures with their masks outlined."""
+    groups: str | None = None
+    """CSV file for a proposal of groups, to be given as --data.groups."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass
+class RoughPreview:
+    """Preview the rough masks, and the prompts taken from them, on some training pictures."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The data, as for training."""
+    rough: RoughConfig = field(default_factory=RoughConfig)
+    """The rule."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """How prompts are taken."""
+    count: int = 8
+    """Pictures, spread over the training part (the test part is not looked at)."""
+    output: str = "rough.png"
+    """PNG file of picture, true mask, rough mask and prompts."""
+
+
+@dataclass
+class CompareConfig(Settings):
+    """Train several runs on the same split with the same budget and score all of them once on test.
+    Finished runs are reused, an interrupted comparison goes on."""
+
+    runs: str = "autosam,decoder,head"
+    """Which runs, with commas between them; see --run of train."""
+    seeds: int = 3
+    """Trainings of each run, with seeds from --train.seed on."""
+    folds: int | None = None
+    """Cross-validation: each picture is tested once, by one of so many trainings."""
+    attribution: bool = True
+    """Beside the run autosam: trained and tested with blank and shuffled image embeddings, only
+    tested with them, and its surrogate decoder, which uses no SAM."""
+    prompts: str = ""
+    """Beside the run autosam: with these learned prompts, with commas between them; see
+    --model.prompt of train (dense is the published AutoSAM's)."""
+    paper_compat: bool = False
+    """Beside the run autosam: with each of the published code's peculiarities, and with all; see
+    --paper of train."""
+    quick: bool = False
+    """A first look: at most 48 pictures of each part and 5 epochs, one seed."""
+    jobs: int = 1
+    """Trainings at a time."""
+    output: str = "runs/compare"
+    """Folder of the table, the report and the runs."""
+
+
+@dataclass
+class EvaluateConfig:
+    """Score a checkpoint on a data set, or with --zero-shot a SAM by itself."""
+
+    checkpoint: str = ""
+    """Run folder or checkpoint file."""
+    zero_shot: bool = False
+    """Score a SAM without any training, with prompts taken from the true masks: the yardstick for
+    choosing a SAM."""
+    sam: str | None = None
+    """Which SAM, for --zero-shot alone; unset: lite."""
+    sam_checkpoint: str | None = None
+    """SAM weights, where they lie elsewhere than in training or than usual."""
+    fast: bool = False
+    """Score the mask that the learned prompt makes by itself, through the surrogate decoder."""
+    part: Literal["train", "validation", "test", "all"] = "test"
+    """Which part to score. Of --data.images with --data.masks that were not trained on: all."""
+    output: str | None = None
+    """CSV file for the per-image scores."""
+    batch_size: int = 8
+    """Images at a time (with --zero-shot always one)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Unset: the data it was trained on, split in the same way."""
+
+
+@dataclass(kw_only=True)
+class Wanted:
+    """What is written beside masks, and how pictures are gone through."""
+
+    overlay: bool = False
+    """Also write NAME_overlay.png, the mask drawn on the picture; of videos NAME_overlay.mp4 (not
+    for volumes)."""
+    probabilities: bool = False
+    """Also write NAME_probability.png, 16 bits, 0 to 65535 (pictures alone)."""
+    coco: Literal["no", "rle", "polygon"] = "no"
+    """Also write coco.json, each connected part an object, as run lengths or as polygons, which
+    lose holes (pictures alone)."""
+    geojson: bool = False
+    """Also write NAME.geojson, outlines with holes in pixels (pictures alone)."""
+    window: int | None = None
+    """Pictures larger than this, in pixels, are segmented window by window of this size, TIFFs
+    without reading more than that at a time. Choose the size of the pictures trained on. Unset:
+    every picture as a whole."""
+    overlap: float = 0.25
+    """Share of a window that the next one covers again, 0 to 0.9; logits are averaged there."""
+    smooth: float = 0.0
+    """Of videos: share of the frames before in each frame's logits, 0 (none) to below 1."""
+
+
+@dataclass
+class PredictConfig(Wanted):
+    """Segment pictures, volumes and videos with a trained run. What is done already is skipped; a
+    file that cannot be read is named and does not stop the rest, but the exit code says so."""
+
+    checkpoint: str = ""
+    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
+    input: str = ""
+    """An image, a volume (NIfTI, or a folder of DICOM slices), a video, a DICOM file, a folder of
+    such, or a pattern in quotes ('scans/*/*.png'). Hidden and system files are ignored."""
+    output: str = ""
+    """Folder for the masks: NAME.png, 0 background; 255 foreground for one class, else the class
+    number; or the mask values that the data of the training named (--data.values, data.classes).
+    Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each. Of volumes: .nii.gz, in the
+    geometry of the volume. Of videos: a folder with a mask for each frame. Beside them
+    areas.csv: area, objects and mean probability of each."""
+    recursive: bool = False
+    """Search folders to the bottom; the output has the same sub-folders."""
+    overwrite: bool = False
+    """Do again what is done already. Without it, only what is missing, or was made from other
+    content, is done."""
+    sam_checkpoint: str | None = None
+    """SAM weights, where they lie elsewhere than in training."""
+    fast: bool = False
+    """The mask that the learned prompt makes by itself, through the surrogate decoder; SAM is not
+    loaded."""
+    flips: bool = False
+    """Also segment the mirror images that training drew, and average: twice or four times the
+    work."""
+    threshold: float | None = None
+    """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
+    min_area: float | None = None
+    """Share of the image (with --window of a window, of a volume of a slice) that a class covers at
+    least, or it counts as not found, 0 to below 1; unset: the checkpoint's own."""
+
+
+@dataclass
+class ExportConfig:
+    """Write a run as one graph: a picture of any size in, its mask out, no prompt. The file is run
+    on pictures and compared with PyTorch before it is kept."""
+
+    checkpoint: str = ""
+    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
+    output: str = "model.onnx"
+    """The file: .onnx, or .pt2 for torch.export's own format."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Of .onnx. fp16: half the size. int8: matrix products in 8 bits, their scales found while they
+    run."""
+    images: str | None = None
+    """Folder of pictures to compare on; unset: the test pictures of its data."""
+    count: int = 20
+    """How many pictures to compare on, at most."""
+    fast: bool = False
+    """The mask that the learned prompt makes by itself, through the surrogate decoder: no SAM in
+    the graph."""
+    threshold: float | None = None
+    """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
+    min_area: float | None = None
+    """Share of the image that a class covers at least, or it counts as not found; unset: the
+    checkpoint's own."""
+    sam_checkpoint: str | None = None
+    """SAM weights, where they lie elsewhere than in training."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+
+@dataclass
+class AppConfig:
+    """A page: drop pictures, see the mask of each run side by side, move the threshold, take the
+    masks along. It serves this machine alone unless --host says otherwise, and asks nothing of any
+    other."""
+
+    checkpoint: list[str] = field(default_factory=list)
+    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name); again for each
+    further run."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets others in, without a password."""
+    port: int = 7860
+    """Port to listen on."""
+    max_megabytes: int = 50
+    """Largest file that is taken."""
+    max_megapixels: int = 50
+    """Largest picture that is decoded, millions of pixels."""
+    sam_checkpoint: str | None = None
+    """SAM weights, where they lie elsewhere than in training."""
+
+
+@dataclass
+class BenchConfig:
+    """Measure this machine."""
+
+    sam: str = "vit_b"
+    """Which SAM (random weights)."""
+    backbone: str = "tf_efficientnet_lite0"
+    """Backbone of the prompt generator."""
+    view_size: int = 256
+    """G, pixels."""
+    batch_size: int = 8
+    """Images per step where embeddings are cached. (2 where they are not, 3 in the published
+    loop.)"""
+    repeats: int = 3
+    """Measurements of each case, after one that does not count."""
+    cases: list[str] = field(default_factory=list)
+    """Which cases, by the names that the tables show; unset: all."""
+    compile: bool = False
+    """Also the encoder compiled by torch.compile, which takes minutes to begin and a C++
+    compiler."""
+    json: str | None = None
+    """Also write the figures to this file."""
+
+
+@dataclass
+class PretrainConfig:
+    """Pretraining of SAM `lite`."""
+
+    output: str = "runs/pretrain"
+    """Folder for the state (resumed when it is there) and `sam_lite.safetensors`."""
+    scenes: int = 4000
+    """Drawn scenes whose trunk features are kept in memory at first (about 0.9 MB each)."""
+    frozen_steps: int = 1500
+    """Optimiser steps with a frozen trunk on those scenes."""
+    steps: int = 2500
+    """Optimiser steps in all; the later ones train everything, each on new scenes."""
+    batch_size: int = 10
+    """Scenes per step."""
+    objects: int = 4
+    """Prompted objects per scene: half by a box, half by points."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    trunk_lr: float = 5e-5
+    """The same for the trunk."""
+    seed: int = 0
+    """Seed of the scenes, the prompts and the weights."""
+    save_every: int = 250
+    """Steps between saved states."""
+    held_out: int = 200
+    """Scenes of another seed on which zero-shot IoU is printed at each save."""
+    workers: int = 2
+    """Processes that draw scenes."""
+    stop_after: int | None = None
+    """Stop at this step and go on at the next call (the learning rate still aims at `steps`)."""

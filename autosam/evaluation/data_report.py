@@ -1,0 +1,131 @@
+"""What an inspection of a data set found, as a table, a contact sheet, JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from autosam.config import DataConfig
+from autosam.config.choices import require_config
+from autosam.config.commands import CheckConfig
+from autosam.config.validation import check_ranges
+from autosam.data.images import write_png
+from autosam.data.inspection import Examination, examine
+from autosam.data.labels import class_masks
+from autosam.errors import ConfigError
+from autosam.evaluation import visualize as pictures
+from autosam.evaluation.visualize import spread
+from autosam.models.sam import SAMS
+from autosam.models.sam.cost import cache_costs
+from autosam.utils.io import make_folder, require_new
+
+SIDE = 224
+
+
+SHOWN = 24
+
+
+def check(config: CheckConfig) -> Examination:
+    """Examine a data set and print what was found.
+
+    Raises:
+        ConfigError: settings that cannot work, or files that exist.
+    """
+    require_config(config, CheckConfig, "check")
+    if config.sam not in SAMS:
+        raise ConfigError(f"--sam {config.sam}: not one of {', '.join(SAMS)}.")
+    if config.output:
+        require_new("output", config.output, ".png")
+    if config.groups:
+        require_new("groups", config.groups)
+    check_ranges(cache=config.cache)
+    views = config.cache.views if config.cache.views is not None else 4
+    spec = SAMS[config.sam]
+    found = examine(config.data, config.sam, spec.image_size, spec.geometry)
+    if found.images:
+        found.facts["cache"] = cache_costs(found.images, views)
+    if config.output and found.pairs:
+        write_sheet(Path(config.output), found, config.data)
+        found.facts["contact sheet"] = config.output
+    if config.groups and found.groups:
+        write_groups(Path(config.groups), found.groups)
+        found.facts["proposed groups"] = config.groups
+    elif config.groups:
+        found.facts["proposed groups"] = "none: no scene stands in several parts"
+    if config.json:
+        content = {"errors": found.errors, "warnings": found.warnings, **found.facts}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        show(found)
+    return found
+
+
+def show(found: Examination) -> None:
+    """The table, then warnings and errors."""
+    table = Table(show_header=False)
+    for name, value in _rows(found.facts):
+        table.add_row(name, value)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
+    console.print(table)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", highlight=False)
+    for error in found.errors[:20]:
+        console.print(f"error: {error}", highlight=False)
+    if len(found.errors) > 20:
+        console.print(f"... and {len(found.errors) - 20} more errors (--json lists all).")
+    if not found.errors:
+        console.print("No errors." if found.warnings else "Nothing wrong was found.")
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            rows += [(f"{name}: {key}", str(inner)) for key, inner in value.items()]
+        else:
+            rows.append((name, str(value)))
+    return rows
+
+
+def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
+    """Pictures with their masks outlined, four in a row."""
+    cells, notes = [], []
+    colours = pictures.palette(data)
+    for name, image, masks in outlined(found, SHOWN, data.num_classes):
+        cells.append(pictures.fit(pictures.overlay(image, masks, colours), SIDE))
+        notes.append(name)
+    blank = cells[0] * 0
+    rows = [
+        cells[i : i + 4] + [blank] * (4 - len(cells[i : i + 4])) for i in range(0, len(cells), 4)
+    ]
+    titles = ["picture and mask", "", "", ""]
+    lines = [", ".join(n[:9] for n in notes[i : i + 4]) for i in range(0, len(notes), 4)]
+    make_folder(path.parent)
+    write_png(path, pictures.contact_sheet(rows, titles, lines, SIDE))
+
+
+def outlined(
+    found: Examination, count: int, num_classes: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Pictures for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
+    K x H x W."""
+    for i in spread(len(found.pairs), count):
+        pair = found.pairs[i]
+        label = found.reading.read(pair.mask)
+        yield pair.name, pair.image.read(), class_masks(label, num_classes)
+
+
+def write_groups(path: Path, groups: dict[str, str]) -> None:
+    """A CSV with the columns name and group."""
+    make_folder(path.parent)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "group"])
+        writer.writerows(sorted(groups.items()))

@@ -1,0 +1,178 @@
+"""Masks for new pictures, volumes and videos, no prompt."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+from rich.progress import track
+
+from autosam.config.choices import require_config
+from autosam.config.commands import PredictConfig
+from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.inference.formats import mask_names, named_classes
+from autosam.inference.predictor import load
+from autosam.inference.progress import JOURNAL, Journal
+from autosam.inference.sources import Source, find_sources
+from autosam.inference.writers import FRAME, WRITERS, files_of
+from autosam.models.state_dict import file_hash
+from autosam.utils.distributed import of_all, processes, same_for_all
+from autosam.utils.io import ignores_case, make_folder, require_text
+
+DECISIVE = ("fast", "flips", "threshold", "min_area", "window", "overlap", "smooth")
+"""Settings that masks depend on."""
+
+
+def predict(config: PredictConfig) -> list[Path]:
+    """Write what `PredictConfig` asks for; returns the mask files of all sources, those of earlier
+    calls included.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: before anything is written; DataError at the end
+            when some sources failed, naming them.
+    """
+    require_config(config, PredictConfig, "predict")
+    process = processes()
+    output = check(config)
+    sources = find_sources(config.input, config.recursive, output)
+    require_text([str(output), *(source.key for source in sources)])
+    predictor = load(
+        config.checkpoint, config.sam_checkpoint, None, config.fast, config.flips, config.threshold,
+        config.min_area,
+    )  # fmt: skip
+    data = predictor.loaded.config.data
+    if config.window is not None and predictor.loaded.config.rule is not None:
+        raise ConfigError(
+            f"--window: the run {predictor.loaded.config.run} takes its prompts from a rule on the "
+            "colours of whole pictures."
+        )
+    files = {source: files_of(source, output, config, data) for source in sources}
+    refuse_clashes(files, output, config.overwrite)
+    make_folder(output)
+    needs = {"rows": None} | ({"objects_as": config.coco} if config.coco != "no" else {})
+    made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
+    made_by |= {name: getattr(config, name) for name in DECISIVE}
+    journal, process = Journal(output, made_by, needs, config.overwrite), processes()
+    main = process.is_main_process
+    left = same_for_all(remaining(files, journal) if main else [])
+    failed = []
+    share = left[process.process_index :: process.num_processes]
+    for source in track(share, "segmenting", disable=not main):
+        make_folder(files[source][0].parent)
+        try:
+            noted = {"path": str(source.path.absolute()), **fingerprint(source)}
+            entry = WRITERS[source.kind](source, files[source], predictor, config)
+        except AutosamError as error:
+            failed.append(source.key)
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
+        journal.add({"name": source.key, "source": noted, **entry})
+    journal.gather()
+    if main:
+        journal.table()
+    if main and config.coco != "no":
+        journal.coco(named_classes(data))
+    count = len(mask_names(data.num_classes, data.exclusive))
+    written = [
+        file
+        for source, paths in files.items()
+        if source.key in journal.done
+        for file in paths[: 1 if source.kind == "video" else count]
+    ]
+    if main:
+        print(f"{len(written)} masks in {output}")
+    if failed := of_all(failed):
+        raise DataError(f"{len(failed)} of {len(sources)} could not be read (see above).")
+    return written
+
+
+def remaining(files: dict[Source, list[Path]], journal: Journal) -> list[Source]:
+    """What is not done, of all sources with their files; says what is done again, and why."""
+    left, states = [], Counter[str]()
+    for source, paths in files.items():
+        state = journal.state_of(source)
+        masks = journal.done.get(source.key, {}).get("masks", [])
+        whole = [*paths, *(paths[0] / name for name in masks)]  # of a video: in its folder
+        if state == "done" and all(path.exists() for path in whole):
+            states["done"] += 1
+            continue
+        states[state] += state != "done"
+        left.append(source)
+        if state == "replaced":  # what is there belongs to a file that is gone
+            journal.forget(source)
+            for path in whole:
+                if path.is_file():
+                    path.unlink()
+    if states["done"]:
+        print(f"{states['done']} of {len(files)} are done already")
+    if states["replaced"]:
+        print(f"{states['replaced']} were made from other files of the same names: done again")
+    if states["unknown"]:
+        print(f"{states['unknown']} were noted by an earlier version of autosam, which did not "
+              "note from which files: done again")  # fmt: skip
+    return left
+
+
+def fingerprint(source: Source) -> dict[str, str]:
+    """What tells a source from others of its name.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return {"stamp": source.stamp(), "sha256": source.digest()}
+    except OSError as error:
+        raise DataError(
+            f"{source.path}: cannot be read ({error.strerror}). Replace or remove it."
+        ) from None
+
+
+def check(config: PredictConfig) -> Path:
+    """The output folder.
+
+    Raises:
+        ConfigError: settings that cannot work.
+    """
+    for name in ("checkpoint", "input", "output"):
+        if not getattr(config, name):
+            raise ConfigError(f"--{name} is needed.")
+    if not 0 <= config.smooth < 1:
+        raise ConfigError(f"--smooth {config.smooth}: must be at least 0 and below 1.")
+    if config.window is not None and config.window < 32:
+        raise ConfigError(f"--window {config.window}: must be at least 32 pixels.")
+    if not 0 <= config.overlap <= 0.9:
+        raise ConfigError(f"--overlap {config.overlap}: must lie between 0 and 0.9.")
+    source, output = Path(config.input), Path(config.output)
+    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise ConfigError(
+            f"--output {output}: is the input's folder; masks would replace images. Choose another."
+        )
+    return output
+
+
+def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: bool) -> None:
+    """
+    Raises:
+        DataError: two sources would write one file, or a file is there that no earlier call wrote.
+    """
+    writer: dict[Path | str, Source] = {}
+    fold = ignores_case(output)
+    ours = overwrite or (output / JOURNAL).is_file()
+    videos = {paths[0]: source for source, paths in files.items() if source.kind == "video"}
+    for source, paths in files.items():
+        for path in paths:
+            key = normalize("NFC", str(path)).casefold() if fold else path
+            frame = videos.get(path.parent) if re.fullmatch(FRAME, path.name) else None
+            if other := writer.get(key, frame):
+                raise DataError(
+                    f"{other.path.name} and {source.path.name} would both write {path.name}"
+                    + f" in {path.parent}" * (frame is not None)
+                    + "; rename one."
+                )
+            writer[key] = source
+            if path.exists() and not ours:
+                raise DataError(f"{path}: exists. Choose another --output, or pass --overwrite.")

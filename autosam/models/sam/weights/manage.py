@@ -1,0 +1,89 @@
+"""List, download, identify and register files of weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from autosam.errors import CheckpointError
+from autosam.models.sam import SAMS
+from autosam.models.sam.weights import locate as files
+from autosam.models.sam.weights.identify import guess, recognise
+from autosam.models.state_dict import file_hash, read_weights
+
+
+def show() -> None:
+    """Print every SAM and its file: shipped, its path, or that it is not here yet."""
+    table = Table("--sam", "image encoder", "MB", Column("file", overflow="fold"), "licence")
+    for name, spec in SAMS.items():
+        path = files.find(name)
+        megabytes = path.stat().st_size / 1e6 if path else spec.megabytes
+        where = "shipped" if files.shipped(name) else str(path or "not here")
+        table.add_row(name, spec.architecture, f"{megabytes:.0f}", where, spec.licence)
+    Console(markup=False, emoji=False).print(table)
+    print(f"cache folder (AUTOSAM_CACHE): {files.cache_folder()}")
+    print(f"mirror (AUTOSAM_MIRROR): {os.environ.get('AUTOSAM_MIRROR') or 'none'}")
+
+
+def get(*names: str) -> None:
+    """Download the files that are not here, and print where they lie.
+
+    Raises:
+        ConfigError, CheckpointError: see `files.fetch`.
+    """
+    for name in names:
+        files.known(name)  # all of them before the first transfer
+    for name in names:
+        print(f"{name}: {files.fetch(name)}")
+
+
+def verify(file: str | Path, sam: str | None = None) -> None:
+    """Print what a weights file is.
+
+    Args:
+        file: to be checked.
+        sam: the SAM that it should be; None: told from its hash, name and tensors.
+
+    Raises:
+        ConfigError: no SAM of that name.
+        CheckpointError: it is no SAM's file, its hash is another, or a tensor does not fit.
+    """
+    path, state = Path(file), read_weights(file)
+    digest = file_hash(path)
+    print(f"{path}\n  SHA-256  {digest}")
+    names = [sam] if sam else candidates(path, digest, recognise(state)[1])
+    if not names:
+        raise CheckpointError(f"{path}: the file of no SAM that is known here. {guess(state)}")
+    others = f" (could also be {', '.join(names[1:])}: see --sam)" if names[1:] else ""
+    print(f"  SAM      {names[0]}{others}")
+    files.check(names[0], path)
+    facts = []
+    if stated := files.known(names[0]).sha256:
+        facts.append("as its source states it" if stated == digest else f"starts with {stated}")
+    if files.recorded(path):
+        facts.append("as recorded beside the file")
+    print(f"  hash     {' and '.join(facts) or 'none is stated or recorded to compare it with'}")
+    print(f"  tensors  all {len(state)} fit")
+
+
+def candidates(path: Path, digest: str, fitting: Sequence[str]) -> list[str]:
+    """The SAMs that a file may be of, likeliest first: that of its hash alone, else that of its
+    name, then those of its tensors (`fitting`), last among them those with another hash stated."""
+    for name, spec in SAMS.items():
+        if spec.sha256 and digest.startswith(spec.sha256):
+            return [name]
+    pool = [n for n, spec in SAMS.items() if n in fitting or spec.file == path.name]
+    return sorted(pool, key=lambda n: (SAMS[n].file != path.name, bool(SAMS[n].sha256)))
+
+
+def add(name: str, file: str | Path) -> None:
+    """Check a file and copy it to where `--sam NAME` finds it.
+
+    Raises:
+        ConfigError, CheckpointError: see `files.add`.
+    """
+    print(f"{name}: {files.add(name, file)}")

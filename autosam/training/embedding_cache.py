@@ -1,0 +1,287 @@
+"""Image embeddings computed once, before training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from filelock import FileLock, Timeout
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from autosam.config import RUNS, CacheConfig, Config
+from autosam.data.dataset import PairDataset
+from autosam.data.embedding_store import Layout, Store, disk_error, entries, touch
+from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers, what_happened
+from autosam.errors import DataError
+from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
+from autosam.models.sam.encode import LARGE, encode, faster_in_half
+from autosam.types import ImageEmbedding
+from autosam.utils.distributed import processes, same_for_all
+from autosam.utils.signals import Interrupt
+
+FORMAT = 1
+"""Raised when the same picture would give another embedding than before."""
+
+
+BATCH = 4
+"""Pictures that the encoder sees at a time."""
+
+
+def folder_of(cache: CacheConfig) -> Path:
+    """Where the caches are."""
+    return Path(cache.dir) if cache.dir else cache_folder() / "embeddings"
+
+
+def views_of(config: Config) -> int:
+    """V in force, see `CacheConfig.views`; 0 for a run without SAM."""
+    if RUNS[config.run].decoder != "sam":
+        return 0
+    if config.cache.views is not None:
+        return config.cache.views
+    return 4 if SAMS[config.sam].image_size >= LARGE else 0
+
+
+@dataclass(frozen=True)
+class Cached:
+    """(position, view) -> embedding, out of a store."""
+
+    store: Store
+    views: int
+
+    def __call__(self, position: int, view: int) -> ImageEmbedding:
+        return self.store.get(position * self.views + view)
+
+
+class Squares(Dataset):
+    """The S x S squares of all records: uint8 3 x S x S, int64 2 and the record's number."""
+
+    def __init__(self, dataset: PairDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset) * self.dataset.views
+
+    def __getitem__(self, record: int) -> tuple[Tensor, Tensor, int]:
+        image, valid = self.dataset.sam_view(*divmod(record, self.dataset.views))
+        return image, torch.tensor(valid), record
+
+
+def use_cache(
+    config: Config,
+    parts: dict[str, PairDataset],
+    device: torch.device,
+    workers: int,
+    interrupt: Interrupt | None = None,
+) -> None:
+    """Give data sets their embeddings: those that are on disk, and the others made now.
+
+    The image encoder is in memory only while embeddings are made. An interrupted call is continued
+    by the next one. Processes that were launched together make their shares; of those that were
+    not, one makes a cache and the others wait for it.
+
+    Args:
+        config: the run; `views_of` it is not 0.
+        parts: data sets with fixed views, by name.
+        device: where to encode.
+        workers: processes that read images.
+        interrupt: of the run that wants them, if one does.
+
+    Raises:
+        TrainingError: a reading process died.
+        DataError: no room for the cache, or it cannot be written; an embedding is not finite.
+    """
+    root, main = folder_of(config.cache), processes().is_main_process
+
+    @functools.cache
+    def sam() -> Sam:
+        twice = config.paper.double_normalisation
+        loaded = load_sam(config.sam, config.sam_checkpoint, twice=twice)
+        cast(nn.Module, loaded).to(device)
+        return loaded
+
+    for name, dataset in parts.items():
+        facts = same_for_all(facts_of(config, dataset, device) if main else {})
+        folder = root / hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+        title = f"{name} of {config.data.root or config.data.images or 'the embedded set'}, SAM "
+        title += f"{config.sam}, {len(dataset)} images x {dataset.views} views"
+        count = len(dataset) * dataset.views
+        try:
+            with contextlib.ExitStack() as stack:
+                missing: list[int] = []
+                if main:
+                    store = Store.open(folder, facts, count)
+                    if store is None or store.missing():
+                        stack.enter_context(only_maker(folder, title))
+                        store = _prepare(config.cache, dataset, folder, facts, title, sam)
+                        missing = store.missing()
+                missing = same_for_all(missing)
+                store = Store.open(folder, facts, count)
+                if store is None:
+                    raise DataError(
+                        f"{folder}: is not there for every process. --cache.dir must name a "
+                        "folder that all machines share."
+                    )
+                if missing:
+                    _encode(
+                        store, dataset, missing, sam(), f"embedding {title}", workers,
+                        interrupt or Interrupt(),
+                    )  # fmt: skip
+                    processes().wait_for_everyone()
+        except OSError as error:
+            raise disk_error(error, folder) from None
+        touch(folder)
+        dataset.use(Cached(store, dataset.views))
+
+
+@contextlib.contextmanager
+def only_maker(folder: Path, title: str) -> Iterator[None]:
+    """Wait for other processes that make this cache, and keep others waiting."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that embeds {title}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict[str, Any]:
+    """All that an embedding depends on, as plain values: a cache serves where they are equal."""
+    spec = SAMS[config.sam]
+    if config.paper.double_normalisation:
+        spec = spec.normalised_twice()
+    with ThreadPoolExecutor() as pool:
+        files = list(pool.map(lambda pair: pair.image.digest(), dataset.pairs))
+    geometry = None
+    if dataset.views > 1:
+        settings = dataclasses.asdict(config.augment)
+        colours = ("color", "hue")
+        geometry = {key: value for key, value in settings.items() if key not in colours}
+    return {
+        "format": FORMAT,
+        "sam": sam_hash(config.sam, config.sam_checkpoint),
+        "image_size": spec.image_size,
+        "geometry": spec.geometry,
+        "pixel_mean": list(spec.pixel_mean) if spec.pixel_mean else None,
+        "pixel_std": list(spec.pixel_std) if spec.pixel_std else None,
+        "pictures": hashlib.sha256("".join(files).encode()).hexdigest(),
+        "count": len(files),
+        "views": dataset.views,
+        "moves": geometry,
+        "dtype": config.cache.dtype,
+        "bf16": config.cache.dtype != "fp32" and faster_in_half(spec, device),
+    }
+
+
+def _prepare(
+    cache: CacheConfig,
+    dataset: PairDataset,
+    folder: Path,
+    facts: dict[str, Any],
+    title: str,
+    sam: Callable[[], Sam],
+) -> Store:
+    """The store, made with its first record where there is none."""
+    count = len(dataset) * dataset.views
+    store = Store.open(folder, facts, count)
+    if store is None:
+        image, valid, _ = Squares(dataset)[0]
+        first = encode(sam(), image[None], valid[None], cache.dtype != "fp32")
+        shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
+        layout = Layout(shapes, cache.dtype)
+        require_room(cache, folder, count * layout.size, title)
+        store = Store.create(folder, facts, count, layout, title)
+        store.put(0, first)
+    return store
+
+
+def _encode(
+    store: Store,
+    dataset: PairDataset,
+    missing: list[int],
+    sam: Sam,
+    title: str,
+    workers: int,
+    interrupt: Interrupt,
+) -> None:
+    """Make this process's share of the records that are missing.
+
+    Pictures go through the encoder in the same company whichever process makes them and whatever
+    was there already: the last bits of an embedding may depend on it.
+    """
+    process, wanted = processes(), set(missing)
+    firsts = sorted({record - record % BATCH for record in missing})
+    share = [
+        list(range(first, min(first + BATCH, store.count)))
+        for first in firsts[process.process_index :: process.num_processes]
+    ]
+    side = sam.spec.image_size
+    workers, ahead, less = fit_workers(workers, BATCH * 3 * side**2, process.num_processes)
+    if less and process.is_main_process:
+        print(less, file=sys.stderr)
+    loader = DataLoader(
+        Squares(dataset),
+        batch_sampler=share,
+        num_workers=workers,
+        prefetch_factor=ahead,
+        collate_fn=collate_tensors,
+        worker_init_fn=interrupt.outlive,
+        timeout=PATIENCE if workers else 0,
+    )
+    half = store.layout.dtype != "fp32"
+    try:
+        for images, valid, records in track(loader, title, disable=not process.is_main_process):
+            embedding = encode(sam, images, valid, half)
+            for i, record in enumerate(records.tolist()):
+                if record not in wanted:
+                    continue
+                try:
+                    store.put(record, embedding.part(i))
+                except DataError as error:
+                    path = dataset.pairs[record // dataset.views].image
+                    raise DataError(f"{path}: {error}") from None
+    except RuntimeError as error:
+        if interrupt.signal is None and (died := what_happened(error, "Run it again")) is not None:
+            raise died from None
+        raise
+
+
+def require_room(cache: CacheConfig, folder: Path, size: int, title: str) -> None:
+    """Say how large a cache will be, and refuse one that has no room.
+
+    Raises:
+        DataError: more than `cache.max_gb` in all, or more than the disk has left.
+    """
+    others = sum(entry.bytes for entry in entries(folder.parent) if entry.folder != folder)
+    free = shutil.disk_usage(folder.parent).free
+    print(f"cache of {title}: {size / 1e9:.2f} GB in {folder}")
+    advice = (
+        "Fewer --cache.views, --cache.dtype int8, `python -m autosam.embeddings prune`, another "
+        "--cache.dir, or --cache.views 0 for none."
+    )
+    if size + others > cache.max_gb * 1e9:
+        raise DataError(
+            f"--cache.max_gb {cache.max_gb:g}: the cache of {title} needs {size / 1e9:.2f} GB, and "
+            f"other caches in {folder.parent} take {others / 1e9:.2f} GB. {advice}"
+        )
+    if size > free:
+        raise DataError(
+            f"the cache of {title} needs {size / 1e9:.2f} GB, and the disk of {folder.parent} has "
+            f"{free / 1e9:.2f} GB left. {advice}"
+        )
