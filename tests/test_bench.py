@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import autosam.bench
+import autosam.benchmark.bench
 from autosam.bench import bench
 from autosam.benchmark.bench import compare, ratios
 from autosam.benchmark.cases import PARTS, Case, build_sam, cases_of, level_shapes, measure
@@ -84,7 +84,9 @@ def test_ratios_and_cosines_by_hand() -> None:
 def test_the_tables_and_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(autosam.bench, "in_own_process", lambda function, *args: function(*args))
+    monkeypatch.setattr(
+        autosam.benchmark.bench, "in_own_process", lambda function, *args: function(*args)
+    )
     path = tmp_path / "bench.json"
     config = BenchConfig("tiny", "test_efficientnet", 64, 2, 1, json=str(path))
     config.cases = ["autosam, fp32", "floor", "cached", "one picture"]

@@ -23,9 +23,9 @@ from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.pairs import Layers
 from autosam.data.readers.images import turn_of
 from autosam.errors import AutosamError, DataError
+from autosam.evaluation import evaluator as engine
 from autosam.evaluation.metrics import by_subset, mean_scores
 from autosam.train import train
-from autosam.training import loop as engine
 from autosam.types import Batch, Frame, Sample
 
 SIZE = 48

@@ -16,7 +16,7 @@ from conftest import tiny_config
 from filelock import FileLock
 from PIL import Image
 
-import autosam.train
+import autosam.training.fit
 from autosam import embeddings
 from autosam.config import Config
 from autosam.config.commands import EvaluateConfig
@@ -202,8 +202,8 @@ def test_training_from_the_cache_equals_training_without(
 ) -> None:
     flags = (*f"--run={name}".split(), "--cache.dtype=fp32", "--train.epochs=3")
     cached = train(settings(*flags, f"--output={tmp_path / 'cached'}"))
-    monkeypatch.setattr(autosam.train, "use_cache", lambda *args: None)
-    monkeypatch.setattr(autosam.train, "build_segmenter", lambda config, **_: build(config))
+    monkeypatch.setattr(autosam.training.fit, "use_cache", lambda *args: None)
+    monkeypatch.setattr(autosam.training.fit, "build_segmenter", lambda config, **_: build(config))
     build = build_segmenter
     fresh = train(settings(*flags, f"--output={tmp_path / 'fresh'}"))
     for ours, theirs in zip(losses(cached.folder), losses(fresh.folder), strict=True):
@@ -226,7 +226,7 @@ def test_the_encoder_is_not_in_memory_while_training(
         seen.append(build(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(autosam.train, "build_segmenter", spy)
+    monkeypatch.setattr(autosam.training.fit, "build_segmenter", spy)
     result = train(settings(f"--output={tmp_path / 'run'}"))
     assert isinstance(seen[0].sam.image_encoder, AbsentEncoder)  # type: ignore[union-attr]
     # The checkpoint serves where there is no cache, with the score that training found.

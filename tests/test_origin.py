@@ -67,17 +67,17 @@ def test_without_an_output_the_config_of_a_run_means_a_new_folder(
 
 def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = tmp_path / "checkout"
-    package = repository / "autosam"
+    package = repository / "autosam/utils"
     package.mkdir(parents=True)
-    (package / "origin.py").touch()
+    (package / "provenance.py").touch()
     git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"], ["tag", "v1"]):
         subprocess.run([*git, *words], check=True)
-    monkeypatch.setattr(origin, "__file__", str(package / "origin.py"))
+    monkeypatch.setattr(origin, "__file__", str(package / "provenance.py"))
     found = origin.commit()
     assert found is not None
     assert re.fullmatch("[0-9a-f]{40}", found)
-    (package / "origin.py").write_text("x = 1\n")
+    (package / "provenance.py").write_text("x = 1\n")
     assert origin.commit() == f"{found}-dirty"
     monkeypatch.setenv("PATH", "")
     assert origin.commit() is None

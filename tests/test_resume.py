@@ -19,7 +19,7 @@ import torch
 from conftest import TINY, draw_folders, tiny_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import autosam.train
+import autosam.training.fit
 import autosam.training.trainer
 from autosam.config import Config
 from autosam.errors import CheckpointError, ConfigError, Stopped, TrainingError
@@ -378,6 +378,6 @@ def test_a_signal_before_the_first_step_names_the_run_to_resume(
     def stop(*args: Any) -> None:
         raise args[-1].stopped()
 
-    monkeypatch.setattr(autosam.train, "_train", stop)
+    monkeypatch.setattr(autosam.training.fit, "_train", stop)
     with pytest.raises(Stopped, match=f"--resume {re.escape(str(trained))}$"):
         train(Config(resume=str(trained)))

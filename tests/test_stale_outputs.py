@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import autosam
-import autosam.predict
+import autosam.inference.predict
 from autosam.config.commands import PredictConfig
 from autosam.errors import DataError
 from autosam.inference.sources import frames_of
@@ -123,7 +123,7 @@ def test_names_that_differ_in_case_alone(
     assert folds == (tmp_path / source.name.upper()).exists()
     if not folds:
         assert len(run(trained, source, tmp_path / "out")) == 2
-    monkeypatch.setattr(autosam.predict, "ignores_case", lambda folder: True)
+    monkeypatch.setattr(autosam.inference.predict, "ignores_case", lambda folder: True)
     with pytest.raises(DataError, match=r"A\.png and a\.jpg would both write a\.png; rename one"):
         run(trained, source, tmp_path / "other")
 

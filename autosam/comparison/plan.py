@@ -19,8 +19,8 @@ from autosam.data.pairs import Split, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError
 from autosam.models.sam import sam_hash
-from autosam.train import train
 from autosam.training import resume as state
+from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
 
 T = TypeVar("T")
