@@ -1,6 +1,6 @@
 """SAM without prompts: a small network emits the prompt embeddings, SAM stays frozen.
 
-`autosam.load` makes a trained run a function from pictures to masks. Each verb is a module with a
+`autosam.load` makes a trained run a function from images to masks. Each verb is a module with a
 function of the same name: `from autosam.train import train`.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m autosam.predict`: masks for new pictures, volumes and videos, no prompt."""
+"""`python -m autosam.predict`: masks for new images, volumes and videos, no prompt."""
 
 from __future__ import annotations
 

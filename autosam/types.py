@@ -124,21 +124,21 @@ class Sample:
     view: Tensor
     """uint8 3 x G x G RGB, zero outside the valid region."""
     view_valid: tuple[int, int]
-    """Rows and columns of `view` that hold picture."""
+    """Rows and columns of `view` that hold image."""
     image: Tensor | None
     """uint8 3 x S x S RGB, zero outside the valid region; None where no SAM takes part, or its
     embedding is there already."""
     image_valid: tuple[int, int]
-    """Rows and columns of the S x S square that hold picture."""
+    """Rows and columns of the S x S square that hold image."""
     size: tuple[int, int]
-    """H, W of the picture this sample was made from."""
+    """H, W of the image this sample was made from."""
     target: Tensor | None = None
     """float32 K x m x m in [0, 1]: the share of each cell covered by each class."""
     weight: Tensor | None = None
     """float32 1 x m x m, 1 inside the valid region, 0 on padding."""
     label: np.ndarray | None = None
     """uint8 H x W, 0 background and 1..K classes, at the image's own size, for metrics; None
-    where augmentation has changed the picture."""
+    where augmentation has changed the image."""
     valid: np.ndarray | None = None
     """bool H x W: where the image holds data; None: everywhere, or augmentation has changed it."""
     prompts: ObjectPrompts | None = None

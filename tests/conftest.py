@@ -188,7 +188,7 @@ def _tiny_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw(folder: Path, count: int, start: int = 0, size: tuple[int, int] = (40, 56)) -> None:
-    """`count` noisy pictures with one bright square, and their masks of 0 and 255."""
+    """`count` noisy images with one bright square, and their masks of 0 and 255."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for i in range(start, start + count):
@@ -208,7 +208,7 @@ def folders(tmp_path: Path) -> Path:
 
 
 def draw_folders(root: Path) -> Path:
-    """root/{train,validation,test}/{images,masks} with 6, 3 and 3 pictures."""
+    """root/{train,validation,test}/{images,masks} with 6, 3 and 3 images."""
     for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
         draw(root / part, count, start)
     return root

@@ -1,4 +1,4 @@
-"""Public data sets in their true layout, with a few small pictures each."""
+"""Public data sets in their true layout, with a few small images each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 SIZE = (40, 56)
 
 
-def picture(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
+def draw_image(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
     """A blob on a textured ground: uint8 H x W x 3 and bool H x W."""
     rng = np.random.default_rng(seed)
     height, width = size
@@ -33,7 +33,7 @@ def write(path: Path, array: np.ndarray) -> Path:
 def folders(root: Path, count: int = 8, suffix: str = ".jpg") -> Path:
     """root/{images,masks}, masks of 0 and 1."""
     for i in range(count):
-        image, mask = picture(i)
+        image, mask = draw_image(i)
         write(root / "images" / f"{i:03d}{suffix}", image)
         write(root / "masks" / f"{i:03d}.png", mask.astype(np.uint8))
     return root
@@ -44,7 +44,7 @@ def glas(root: Path) -> Path:
     lines = ["name, patient ID, grade (GlaS), grade (Sirinukunwattana et al. 2015)"]
     for kind, count in (("train", 6), ("testA", 2), ("testB", 1)):
         for i in range(1, count + 1):
-            image, mask = picture(len(lines))
+            image, mask = draw_image(len(lines))
             label = mask.astype(np.uint8)
             label[:4, :6] = 2  # a second gland
             write(root / f"{kind}_{i}.bmp", image)
@@ -73,7 +73,7 @@ def monuseg(root: Path) -> Path:
     """Training tiles in sister folders, test tiles beside their XML."""
     names = [f"TCGA-18-{4000 + i}-01Z-00-DX1" for i in range(6)]
     for i, name in enumerate(names):
-        image, mask = picture(i)
+        image, mask = draw_image(i)
         rows, columns = np.nonzero(mask)
         box = [columns.min(), rows.min(), columns.max(), rows.max()]
         corners = [(box[0], box[1]), (box[2], box[1]), (box[2], box[3]), (box[0], box[3])]
@@ -98,7 +98,7 @@ def polyp(root: Path) -> Path:
         ("TestDataset/Kvasir", ("images", "masks"), 2),
     ):
         for i in range(count):
-            image, mask = picture(seed)
+            image, mask = draw_image(seed)
             write(root / folder / inner[0] / f"{i}.png", image)
             write(root / folder / inner[1] / f"{i}.png", mask.astype(np.uint8) * 255)
             seed += 1
@@ -108,7 +108,7 @@ def polyp(root: Path) -> Path:
 def stamps(root: Path) -> Path:
     """StaVer: black letters on a white truth, a grey region for each stamp on a white map."""
     for i in range(8):
-        image, mask = picture(i, (56, 40))
+        image, mask = draw_image(i, (56, 40))
         letters = mask.copy()
         letters[:, ::4] = False
         rows, columns = np.nonzero(letters)
@@ -128,7 +128,7 @@ def stamps(root: Path) -> Path:
 def rivers(root: Path) -> Path:
     """Blue water on brown ground, masks of 0 and 1."""
     for i in range(8):
-        _, mask = picture(i)
+        _, mask = draw_image(i)
         noise = np.random.default_rng(i).integers(-8, 8, (*SIZE, 3))
         image = np.where(mask[..., None], (40, 110, 190), (140, 110, 70)) + noise
         write(root / "images" / f"{i:05d}.jpg", image.astype(np.uint8))
@@ -139,7 +139,7 @@ def rivers(root: Path) -> Path:
 def voc(root: Path) -> Path:
     """Palette masks of two classes with the border of 255."""
     for i in range(6):
-        image, mask = picture(i)
+        image, mask = draw_image(i)
         write(root / "JPEGImages" / f"2007_{i:06d}.jpg", image)
         label = mask.astype(np.uint8) * (1 + i % 2)
         label[0] = 255
@@ -165,10 +165,10 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 def coco(root: Path, count: int = 8) -> Path:
     """annotations/instances_train2017.json and train2017/: a polygon and a run-length code on each
-    picture, of two categories; the last picture has none."""
+    image, of two categories; the last image has none."""
     images, annotations = [], []
     for i in range(count):
-        image, mask = picture(i)
+        image, mask = draw_image(i)
         write(root / "train2017" / f"{i:012d}.jpg", image)
         images.append({"id": i + 10, "file_name": f"{i:012d}.jpg", "height": 40, "width": 56})
         if i == count - 1:
@@ -195,7 +195,7 @@ def hub(root: Path) -> Path:
     import datasets
 
     def table(start: int, count: int) -> datasets.Dataset:
-        rows = [picture(i) for i in range(start, start + count)]
+        rows = [draw_image(i) for i in range(start, start + count)]
         columns = {
             "image": [Image.fromarray(image) for image, _ in rows],
             "label": [Image.fromarray(mask.astype(np.uint8)) for _, mask in rows],
@@ -216,7 +216,7 @@ def volumes(root: Path, count: int = 6, depth: int = 5) -> Path:
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     for i in range(count):
-        pairs = [picture(100 * i + k) for k in range(depth)]
+        pairs = [draw_image(100 * i + k) for k in range(depth)]
         values = np.stack([image[..., 0].T.astype(np.int16) * 4 - 400 for image, _ in pairs], 2)
         label = np.stack([mask.T.astype(np.uint8) for _, mask in pairs], 2)
         suffix = ".nii.gz" if i % 2 else ".nii"

@@ -25,7 +25,7 @@ def test_monuseg(tmp_path: Path) -> None:
 
 
 def test_nuclei_agree_with_an_independent_rasteriser(tmp_path: Path) -> None:
-    """Holes, overlaps and vertices out of the picture, against scikit-image."""
+    """Holes, overlaps and vertices out of the image, against scikit-image."""
     from skimage.draw import polygon2mask
 
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The page, driven by a real browser: pictures in, masks out, and what is refused."""
+"""The page, driven by a real browser: images in, masks out, and what is refused."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def tab(page: Any, browser: Browser) -> Iterator[Page]:
 
 
 def drop(tab: Page, *files: Path) -> None:
-    tab.set_input_files("#pictures input[type=file]", [str(file) for file in files])
+    tab.set_input_files("#images input[type=file]", [str(file) for file in files])
 
 
 def shown(tab: Page) -> list[str]:
@@ -99,7 +99,7 @@ def shown(tab: Page) -> list[str]:
 
 
 @browser_needed
-def test_pictures_masks_threshold_and_download(tab: Page, trained: Path, tmp_path: Path) -> None:
+def test_images_masks_threshold_and_download(tab: Page, trained: Path, tmp_path: Path) -> None:
     test = sorted((trained.parent / "data/test/images").iterdir())
     drop(tab, test[0], test[1])
     # Of each image: itself, the mask and three maps of the prompt of one run, the other's mask.
@@ -141,11 +141,11 @@ def bomb(path: Path) -> None:
 
 
 @browser_needed
-def test_what_is_no_picture_is_refused_with_a_message(
+def test_what_is_no_image_is_refused_with_a_message(
     tab: Page, trained: Path, tmp_path: Path
 ) -> None:
     bomb(tmp_path / "bomb.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     good = sorted((trained.parent / "data/test/images").iterdir())[0]
     drop(tab, tmp_path / "bomb.png", tmp_path / "text.png", good)
     said = tab.locator("#said")
@@ -182,19 +182,17 @@ def test_no_path_that_the_browser_names_is_read(page: Any, tmp_path: Path) -> No
 
 def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     predictors = {"one": load(trained)}
-    picture = sorted((trained.parent / "data/test/images").iterdir())[0]
-    seen, refused = segment([str(picture)] * 17, predictors, 50)
+    image = sorted((trained.parent / "data/test/images").iterdir())[0]
+    seen, refused = segment([str(image)] * 17, predictors, 50)
     assert len(seen) == 16
     assert refused == ["17 files: only the first 16 are taken at once."]
-    pictures, rows, files = show(
-        seen[:1], predictors, {"one": predictors["one"].threshold}, tmp_path
-    )
-    found = predictors["one"](picture)
-    assert [caption for _, caption in pictures] == [
-        picture.name, "one: mask",
+    images, rows, files = show(seen[:1], predictors, {"one": predictors["one"].threshold}, tmp_path)
+    found = predictors["one"](image)
+    assert [caption for _, caption in images] == [
+        image.name, "one: mask",
         "one: prompt, 8 x 8", "one: prompt, 16 x 16", "one: prompt, 32 x 32",
     ]  # fmt: skip
-    assert rows == [[picture.name, "one", "1", pytest.approx(100 * found.masks.mean(), abs=0.01),
+    assert rows == [[image.name, "one", "1", pytest.approx(100 * found.masks.mean(), abs=0.01),
                      pytest.approx(found.score, abs=0.001)]]  # fmt: skip
     assert [Path(file).name for file in files] == ["img09-one.png", "img09-one_overlay.png"]
 

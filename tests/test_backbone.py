@@ -18,7 +18,7 @@ from autosam.models.segmenter import build_segmenter
 
 def batch_norm_agreement(net: torch.nn.Module) -> torch.Tensor:
     """Correlation, over channels, of the log variance that reaches each BatchNorm with the log
-    variance it has stored; pictures are pink noise, whose spectrum is about that of photographs."""
+    variance it has stored; images are pink noise, whose spectrum is about that of photographs."""
     found: list[torch.Tensor] = []
 
     def listen(module: torch.nn.BatchNorm2d, args: tuple[torch.Tensor]) -> None:

@@ -109,7 +109,7 @@ def test_the_contract(backend: tuple[str, Path]) -> None:
 
 
 @torch.no_grad()
-def test_a_batch_is_its_pictures_one_by_one(backend: tuple[str, Path]) -> None:
+def test_a_batch_is_its_images_one_by_one(backend: tuple[str, Path]) -> None:
     sam = load_sam(*backend)
     size = sam.spec.image_size
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)

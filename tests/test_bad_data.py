@@ -25,7 +25,7 @@ def checked(root: Path, **settings: object) -> None:
 
 
 def large(width: int, height: int) -> bytes:
-    """A small file that is a large picture."""
+    """A small file that is a large image."""
     file = io.BytesIO()
     Image.new("1", (width, height)).save(file, "PNG")
     return file.getvalue()
@@ -53,7 +53,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_file_that_is_no_picture(tmp_path: Path, what: str) -> None:
+def test_a_file_that_is_no_image(tmp_path: Path, what: str) -> None:
     content, message = BAD[what]
     miniature.folders(tmp_path, suffix=".png")
     (tmp_path / "images/003.png").write_bytes(content)
@@ -61,7 +61,7 @@ def test_a_file_that_is_no_picture(tmp_path: Path, what: str) -> None:
         checked(tmp_path)
 
 
-def test_truncated_pictures(tmp_path: Path) -> None:
+def test_truncated_images(tmp_path: Path) -> None:
     miniature.folders(tmp_path, suffix=".png")
     path = tmp_path / "images/003.png"
     path.write_bytes(path.read_bytes()[:-400])
@@ -84,7 +84,7 @@ def test_a_folder_that_leads_to_itself(tmp_path: Path) -> None:
     checked(root, layout="monuseg", validation=0.25)
 
 
-def test_a_folder_with_the_name_of_a_picture(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_image(tmp_path: Path) -> None:
     miniature.folders(tmp_path, suffix=".png")
     (tmp_path / "images/003.png").unlink()
     (tmp_path / "images/003.png").mkdir()

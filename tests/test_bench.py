@@ -89,10 +89,10 @@ def test_the_tables_and_the_file(
     )
     path = tmp_path / "bench.json"
     config = BenchConfig("tiny", "test_efficientnet", 64, 2, 1, json=str(path))
-    config.cases = ["autosam, fp32", "floor", "cached", "one picture"]
+    config.cases = ["autosam, fp32", "floor", "cached", "one image"]
     figures = bench(config)
     out = capsys.readouterr().out
-    for words in ("image encoder of tiny", "optimiser", "one picture", "times the floor"):
+    for words in ("image encoder of tiny", "optimiser", "one image", "times the floor"):
         assert words in out
     written = json.loads(path.read_text())
     assert list(written["cases"]) == config.cases

@@ -31,14 +31,14 @@ def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found.errors == []
     facts = found.facts
     assert facts["pairs"] == 10
-    assert facts["pictures"]["stored as"] == "JPEG RGB (10)"
-    assert facts["pictures"]["largest"] == "40 x 56"
+    assert facts["images"]["stored as"] == "JPEG RGB (10)"
+    assert facts["images"]["largest"] == "40 x 56"
     assert facts["mask values"] == {"0": "in 10 masks", "1": "in 9 masks"}
     assert facts["parts"] == {"train": 6, "validation": 2, "test": 2}
     assert facts["empty masks"] == 1
-    shares = [miniature.picture(i)[1].mean() for i in range(1, 10)]
-    assert facts["classes"] == {"1": f"{sum(shares) / 10:.2%} of the pixels, in 9 of 10 pictures"}
-    assert facts["objects"]["a picture, median"] == 1
+    shares = [miniature.draw_image(i)[1].mean() for i in range(1, 10)]
+    assert facts["classes"] == {"1": f"{sum(shares) / 10:.2%} of the pixels, in 9 of 10 images"}
+    assert facts["objects"]["an image, median"] == 1
     assert facts["objects"]["vanish on the 64 x 64 masks of lite"] == "0 of 9"
     assert facts["cache"]["vit_b, sam-vit-base, medsam"].startswith("0.1 GB, roughly ")
     assert "min here" in facts["cache"]["sam2.1-tiny"]

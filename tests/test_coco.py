@@ -34,7 +34,7 @@ def test_coco_by_root(tmp_path: Path) -> None:
     config = DataConfig(layout="coco", root=str(miniature.coco(tmp_path)), num_classes=2)
     pairs = load_pairs(config)
     assert len(pairs) == 8
-    _, mask = miniature.picture(0)
+    _, mask = miniature.draw_image(0)
     expected = mask.astype(np.uint8)
     expected[2:8, 2:10] = 2  # the square is the smaller and lies on top
     assert np.array_equal(pairs[0].mask.read(), expected)
@@ -50,7 +50,7 @@ def test_coco_classes_by_name_and_overlapping(tmp_path: Path) -> None:
     assert load_pairs(one)[0].mask.read().sum() == 6 * 8
     both = DataConfig(layout="coco", root=root, num_classes=2, exclusive=False)
     masks = class_masks(load_pairs(both)[0].mask.read(), 2)
-    assert np.array_equal(masks[0], miniature.picture(0)[1])
+    assert np.array_equal(masks[0], miniature.draw_image(0)[1])
     assert masks[1].sum() == 6 * 8
     with pytest.raises(DataError, match=r"has no category cat, which --data.classes names; it has"):
         load_pairs(DataConfig(layout="coco", root=root, classes=[ClassConfig("cat")]))
@@ -113,7 +113,7 @@ def test_bad_annotations_are_named(tmp_path: Path, change: tuple, message: str) 
         ({"file_name": None}, "lacks or mistypes"),
     ],
 )
-def test_bad_entries_of_pictures_are_named(tmp_path: Path, change: dict, message: str) -> None:
+def test_bad_entries_of_images_are_named(tmp_path: Path, change: dict, message: str) -> None:
     miniature.coco(tmp_path)
     path = tmp_path / "annotations/instances_train2017.json"
     content = json.loads(path.read_text())

@@ -75,7 +75,7 @@ def test_a_comparison_from_start_to_table(
     assert found["autosam, no SAM"].metrics != found["autosam"].metrics
     markdown = (tmp_path / "compare" / "table.md").read_text()
     assert "| autosam, shuffled at test |" in markdown
-    assert "1 epochs of 6 pictures" in markdown
+    assert "1 epochs of 6 images" in markdown
     assert found.facts["verdict"] in markdown
 
     # Again: nothing is trained or scored, and the table is the same.
@@ -100,7 +100,7 @@ def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) ->
     assert folders() == first
     train = dataclasses.replace(config.train, lr=0.1)
     assert not folders(train=train) & first
-    # One picture more or less is other data.
+    # One image more or less is other data.
     split["train"].pop()
     assert not folders() & first
 
@@ -124,7 +124,7 @@ def test_an_interrupted_comparison_goes_on(
             raise KeyboardInterrupt
         return forward(self, *args)
 
-    # 3 batches and 3 pictures of validation make an epoch: the 2nd of the first attempt, and of the
+    # 3 batches and 3 images of validation make an epoch: the 2nd of the first attempt, and of the
     # second attempt the 2nd of its second epoch.
     cuts = (2, 2 + 6 + 2)
     monkeypatch.setattr(autosam.comparison.plan, "train", counted)
@@ -146,13 +146,13 @@ def test_quick_is_small_whatever_the_config_says(config: CompareConfig) -> None:
     config.train.epochs, config.data.limit = 30, None
     config.data.groups = r"img(0\d|1)"  # of the test images img10 and img11 are of one
     found = compare(dataclasses.replace(config, runs="sam-box", seeds=3, quick=True))
-    assert found.facts["budget of each run"].startswith("5 epochs of 6 pictures")
+    assert found.facts["budget of each run"].startswith("5 epochs of 6 images")
     assert len(found["sam-box"].scores) == 1
     assert found.minus(found["sam-box"], found["sam-box"]).groups == 2
     assert "test over groups" in found.facts["figures"]
 
 
-def test_folds_test_every_picture_once(config: CompareConfig) -> None:
+def test_folds_test_every_image_once(config: CompareConfig) -> None:
     found = compare(dataclasses.replace(config, runs="head", seeds=1, folds=3))
     assert sorted(found["head"].scores[0]) == sorted(f"img{i:02d}" for i in range(12))
 

@@ -29,7 +29,7 @@ def save(path: Path, values: np.ndarray, **options) -> Path:
     return path
 
 
-# ---- pictures -----------------------------------------------------------------------------------
+# ---- images -----------------------------------------------------------------------------------
 
 
 def test_grey_rgba_and_palette_become_rgb(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert image[10:].mean() < 30
 
 
-def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
+def test_unreadable_images_are_named(tmp_path: Path) -> None:
     whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(
         0, 256, (64, 64, 3), dtype=np.uint8)).read_bytes()  # fmt: skip
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -97,7 +97,7 @@ def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_pictures_beyond_the_limit_are_refused_before_decoding(tmp_path: Path) -> None:
+def test_images_beyond_the_limit_are_refused_before_decoding(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     with pytest.raises(DataError, match="20000 x 20000 pixels"):
         read_image(tmp_path / "huge.png")
@@ -108,10 +108,10 @@ def test_pictures_beyond_the_limit_are_refused_before_decoding(tmp_path: Path) -
 
 def test_palette_masks_give_indices_and_colours_are_refused(tmp_path: Path) -> None:
     index = np.array([[0, 1], [2, 1]], np.uint8)
-    picture = Image.fromarray(index).convert("P")
-    picture.putdata(index.ravel().tolist())
-    picture.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
-    picture.save(tmp_path / "p.png")
+    image = Image.fromarray(index).convert("P")
+    image.putdata(index.ravel().tolist())
+    image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+    image.save(tmp_path / "p.png")
     assert np.array_equal(read_mask(tmp_path / "p.png"), index)
     equal = np.dstack([index * 100] * 3)
     assert np.array_equal(read_mask(save(tmp_path / "equal.png", equal)), index * 100)
@@ -210,10 +210,10 @@ def test_too_few_images_for_a_split(tmp_path: Path) -> None:
         load_split(DataConfig(root=str(tmp_path)))
 
 
-def test_the_same_picture_in_two_parts_is_refused(folders: Path) -> None:
+def test_the_same_image_in_two_parts_is_refused(folders: Path) -> None:
     source = (folders / "train" / "images" / "img02.png").read_bytes()
     (folders / "test" / "images" / "img10.png").write_bytes(source)
-    with pytest.raises(DataError, match=r"img02\.png.*img10\.png.*same picture: the parts overlap"):
+    with pytest.raises(DataError, match=r"img02\.png.*img10\.png.*same image: the parts overlap"):
         load_split(DataConfig(root=str(folders)))
 
 
@@ -352,7 +352,7 @@ def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None
     _ = dataset[1, 0]
     assert torch_equal(first.view, dataset[1, 2].view)
     assert not torch_equal(first.view, other_epoch.view)
-    assert first.label is None  # the augmented picture is another one
+    assert first.label is None  # the augmented image is another one
     again = pickle.loads(pickle.dumps(dataset))  # as a worker process receives it
     assert torch_equal(first.view, again[1, 2].view)
     plain = PairDataset(pairs, FRAME, MaskReading())[0, 2]
@@ -385,7 +385,7 @@ def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> No
     assert all(other[e, 1].image.numpy().tobytes() in squares for e in range(5))
 
 
-def test_shuffled_sam_sees_another_picture_and_the_rest_stays(folders: Path) -> None:
+def test_shuffled_sam_sees_another_image_and_the_rest_stays(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     frame = Frame(image_size=64, view_size=64, mask_size=16)
     plain = PairDataset(pairs, frame, MaskReading())

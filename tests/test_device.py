@@ -191,9 +191,9 @@ def test_the_commands_work_on_the_second_gpu(
         (run / "scores.yaml").unlink()
         train(Config(resume=str(run)))
         evaluate_command(EvaluateConfig(checkpoint=str(run)))
-        pictures, out = data / "test/images", tmp_path / "masks"
+        images, out = data / "test/images", tmp_path / "masks"
         for window in (None, 32):
-            masks = predict(PredictConfig(checkpoint=str(run), input=str(pictures), flips=True,
+            masks = predict(PredictConfig(checkpoint=str(run), input=str(images), flips=True,
                                           output=f"{out}{window}", window=window))  # fmt: skip
             assert len(masks) == 3
         trial = Trial("autosam", 0, checkpoint.load(run).config)

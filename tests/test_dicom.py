@@ -344,7 +344,7 @@ def test_what_predict_finds(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (8, 8)).save(root / "ct/photo.png")  # beside slices, and not lost
     found = find_sources(str(root), True, tmp_path / "out")
     assert [(source.name, source.kind) for source in found] == [
-        ("ct", "volume"), ("ct/photo", "picture"), ("us/clip", "video"),
-        ("xray/0", "picture"), ("xray/1", "picture"),
+        ("ct", "volume"), ("ct/photo", "image"), ("us/clip", "video"),
+        ("xray/0", "image"), ("xray/1", "image"),
     ]  # fmt: skip
     assert [s.name for s in find_sources(str(root), False, tmp_path / "out")] == ["ct"]

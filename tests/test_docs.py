@@ -151,16 +151,16 @@ def test_a_sam(
     # What the page says a new backend must pass.
     backend = ("small", file)
     test_backends.test_the_contract(backend)
-    test_backends.test_a_batch_is_its_pictures_one_by_one(backend)
+    test_backends.test_a_batch_is_its_images_one_by_one(backend)
     test_backends.test_without_its_encoder_it_decodes_the_same(backend)
     for name in ("autosam", "decoder-box", "sam-auto"):
         test_backends.test_every_run_trains(backend, name)
 
 
 def cases(root: Path) -> Path:
-    """root/CASE/{photo.png,mask.npy}: 8 patients with two pictures each."""
-    pictures = draw_folders(root / "drawn")
-    drawn = sorted(pictures.glob("*/images/*.png"))
+    """root/CASE/{photo.png,mask.npy}: 8 patients with two images each."""
+    images = draw_folders(root / "drawn")
+    drawn = sorted(images.glob("*/images/*.png"))
     for i, path in enumerate(drawn):
         case = root / "cases" / f"patient{i // 2}-{'ab'[i % 2]}"
         case.mkdir(parents=True)

@@ -119,7 +119,7 @@ def test_what_an_embedding_does_not_depend_on_does_not_matter(
     assert (len(made) == 12) == serves
 
 
-def test_another_picture_or_other_weights_are_another_cache(
+def test_another_image_or_other_weights_are_another_cache(
     settings, folders: Path, tmp_path: Path, made: Made
 ) -> None:
     first = cache(settings())

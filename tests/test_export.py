@@ -1,4 +1,4 @@
-"""One file that does what a run does: pictures of any size and shape, several classes, no SAM."""
+"""One file that does what a run does: images of any size and shape, several classes, no SAM."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_matrices_resize_as_pillow_does_and_back(shape: tuple[int, int], geometr
     pixels = torch.from_numpy(image).permute(2, 0, 1).double()
     wide = (pixels @ resize_matrix(width, columns, size).T + 0.5).floor()
     found = (resize_matrix(height, rows, size) @ wide + 0.5).floor().permute(1, 2, 0)
-    # Rows first or columns first rounds differently; newer Pillows choose for tall pictures.
+    # Rows first or columns first rounds differently; newer Pillows choose for tall images.
     assert np.abs(found.numpy() - expected).max() <= (1 if height > width else 0)
     logits = torch.from_numpy(rng.normal(size=(2, 64, 64)).astype(np.float32))
     up, right = (
@@ -95,7 +95,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path, _tiny: None)
 
 
 def check(folder: Path, file: Path, fast: bool = False) -> None:
-    """The file's masks and logits are the run's, on portrait, landscape and extreme pictures."""
+    """The file's masks and logits are the run's, on portrait, landscape and extreme images."""
     session = onnxruntime.InferenceSession(file)
     assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [
         ("image", ["height", "width", 3], "tensor(uint8)")
@@ -120,7 +120,7 @@ def model(runs: dict[str, Path], _tiny: None) -> Path:
     """The file of the run autosam."""
     file = runs["autosam"].parent / "made/model.onnx"
     result = export(ExportConfig(checkpoint=str(runs["autosam"]), output=str(file)))
-    assert result.pictures == 3
+    assert result.images == 3
     assert result.agreement > 0.999
     assert result.difference < 0.05
     assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
@@ -178,7 +178,7 @@ def test_a_file_that_differs_is_not_kept(
 
     monkeypatch.setattr("autosam.inference.onnx.trace", lambda *args: None)
     monkeypatch.setattr("autosam.inference.onnx.write_onnx", wrong)
-    with pytest.raises(CheckpointError, match=r"not kept\. On 3 pictures .* as PyTorch has them"):
+    with pytest.raises(CheckpointError, match=r"not kept\. On 3 images .* as PyTorch has them"):
         export(ExportConfig(checkpoint=str(runs["autosam"]), output=str(tmp_path / "model.onnx")))
     assert not list(tmp_path.iterdir())
 
@@ -203,14 +203,14 @@ def test_the_example_of_the_docs(runs: dict[str, Path], model: Path, tmp_path: P
     example = next(block for block in blocks if "onnxruntime" in block)
     assert len(example.splitlines()) <= 20
     (tmp_path / "example.py").write_text(example)
-    picture = runs["autosam"].parent / "data/test/images/img09.png"
+    image = runs["autosam"].parent / "data/test/images/img09.png"
     done = subprocess.run(
-        [sys.executable, "-I", "example.py", model, picture, "mask.png"],
+        [sys.executable, "-I", "example.py", model, image, "mask.png"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert f"{picture}: " in done.stdout
+    assert f"{image}: " in done.stdout
     mask = np.asarray(Image.open(tmp_path / "mask.png"))
-    expected = autosam.load(runs["autosam"])(picture).masks[0]
+    expected = autosam.load(runs["autosam"])(image).masks[0]
     assert np.mean((mask == 255) == expected) > 0.999
 
 
@@ -227,7 +227,7 @@ def test_broken_images_are_left_out_before_the_work_begins(
     (tmp_path / "b.png").write_bytes((tmp_path / "c.png").read_bytes()[:200])
     images = [image_file(path, DataConfig()) for path in sorted(tmp_path.glob("*.png"))]
     kept = readable(images, 2)
-    assert [picture.path.name for picture in kept] == ["c.png", "e.png"]
+    assert [image.path.name for image in kept] == ["c.png", "e.png"]
     warned = capsys.readouterr().err
     assert warned.count("warning: not compared on") == 3
     assert all(f"{name}.png" in warned for name in "abd")

@@ -16,7 +16,7 @@ from autosam.models.automatic import FEATURES, MaskRule, describe, grid_points, 
 from autosam.train import train
 
 
-def test_points_lie_in_the_middle_of_the_picture_s_cells() -> None:
+def test_points_lie_in_the_middle_of_the_image_s_cells() -> None:
     points = grid_points(2, torch.tensor([32, 64]))
     assert points.shape == (4, 1, 2)
     assert points[:, 0].tolist() == [[15.5, 7.5], [47.5, 7.5], [15.5, 23.5], [47.5, 23.5]]
@@ -55,7 +55,7 @@ def test_each_cell_asks_the_masks_that_cover_it() -> None:
     assert logits[0, 0].tolist() == pytest.approx([math.log(0.8 / 0.2), math.log(0.6 / 0.4), -9])
 
 
-def test_a_run_fits_its_rule_on_training_pictures_and_keeps_it(
+def test_a_run_fits_its_rule_on_training_images_and_keeps_it(
     tiny_file: Path, folders: Path, tmp_path: Path
 ) -> None:
     flags = ("--run=sam-auto", "--prompt.grid=4", f"--data.root={folders}")

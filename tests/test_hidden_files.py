@@ -31,7 +31,7 @@ def test_layouts_ignore_them(tmp_path: Path, layout: str) -> None:
     if layout == "folders":
         root = tmp_path / "train"
         for i in range(2):
-            image, mask = miniature.picture(i)
+            image, mask = miniature.draw_image(i)
             miniature.write(root / "images" / f"{i}.png", image)
             miniature.write(root / "masks" / f"{i}.png", mask)
         root = tmp_path

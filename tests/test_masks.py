@@ -385,7 +385,7 @@ def few_colors(path: Path, shape: np.ndarray, first: tuple[int, int, int]) -> No
 
 
 def quantized(path: Path, shape: np.ndarray) -> None:
-    """The order of the palette is what Pillow's quantiser makes of the picture."""
+    """The order of the palette is what Pillow's quantiser makes of the image."""
     Image.fromarray(two(0, 255, shape)).convert("RGB").quantize(2).save(path)
 
 

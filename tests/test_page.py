@@ -111,7 +111,7 @@ def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
     # Of the head: Dice of the six images with something in them, and what is wrong with which.
     shown = "<td>0.592 ± 0.000</td><td>16.7% ± 0.0%</td><td>100.0% ± 0.0%</td>"
     assert shown in text
-    # Of the one empty picture: left empty by autosam and the oracle, not by the head.
+    # Of the one empty image: left empty by autosam and the oracle, not by the head.
     assert re.findall(r"<td>([^<]*)</td><td>(\d+%)</td>", text) == [
         ("autosam", "100%"), ("head", "0%"), ("sam-&lt;box&gt;", "100%"),
     ]  # fmt: skip
@@ -126,17 +126,17 @@ def test_the_same_figures_give_the_same_charts() -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
-def test_in_a_browser_pictures_load_and_the_table_sorts(page: Path, tmp_path: Path) -> None:
+def test_in_a_browser_images_load_and_the_table_sorts(page: Path, tmp_path: Path) -> None:
     probe = """<script>
       window.addEventListener("load", () => {
         const names = () => [...document.querySelectorAll("table.scores tbody tr")]
           .map(row => row.cells[0].textContent).join(" ");
-        const pictures = [...document.images];
+        const images = [...document.images];
         const found = [names()];
         const head = document.querySelectorAll("table.scores th");
         head[1].click(); found.push(names());
         head[1].click(); found.push(names());
-        found.push(pictures.every(p => p.complete && p.naturalWidth > 0));
+        found.push(images.every(p => p.complete && p.naturalWidth > 0));
         document.body.textContent = "found: " + found.join(" | ");
       });
     </script>"""

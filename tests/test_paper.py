@@ -22,7 +22,7 @@ from autosam.training.data import open_data
 from autosam.training.embedding_cache import facts_of
 
 
-def test_a_picture_normalised_twice_is_almost_black() -> None:
+def test_a_image_normalised_twice_is_almost_black() -> None:
     """The red channel then reaches the encoder between -2.15 and -2.08."""
     images = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 255)]).to(torch.uint8)
     valid = torch.tensor([[4, 4], [4, 4]])
@@ -53,7 +53,7 @@ def test_the_loss_on_padding_by_hand() -> None:
     assert everywhere.item() == pytest.approx((0.693147 + 100) / 2, abs=1e-4)
 
 
-def test_embeddings_of_pictures_normalised_twice_have_a_cache_of_their_own(
+def test_embeddings_of_images_normalised_twice_have_a_cache_of_their_own(
     tiny_file: Path, folders: Path
 ) -> None:
     facts = []

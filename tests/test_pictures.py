@@ -1,11 +1,11 @@
-"""Pictures: the right pixels in the right colours."""
+"""Images: the right pixels in the right colours."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from autosam.evaluation import visualize as pictures
+from autosam.evaluation import visualize
 from autosam.evaluation.visualize import spread
 from autosam.types import Prompt
 
@@ -15,11 +15,11 @@ def test_overlay_leaves_the_rest_alone() -> None:
     masks = np.zeros((2, 40, 40), bool)
     masks[0, 5:15, 5:15] = True
     masks[1, 25:35, 25:35] = True
-    drawn = pictures.overlay(image, masks, alpha=0.5)
+    drawn = visualize.overlay(image, masks, alpha=0.5)
     assert np.array_equal(image, np.full_like(image, 100))
-    assert np.array_equal(drawn[10, 10], (100 + pictures.COLOURS[0].astype(int)) // 2)
-    assert np.array_equal(drawn[30, 30], (100 + pictures.COLOURS[1].astype(int)) // 2)
-    assert np.array_equal(drawn[5, 10], pictures.COLOURS[0])  # the outline
+    assert np.array_equal(drawn[10, 10], (100 + visualize.COLOURS[0].astype(int)) // 2)
+    assert np.array_equal(drawn[30, 30], (100 + visualize.COLOURS[1].astype(int)) // 2)
+    assert np.array_equal(drawn[5, 10], visualize.COLOURS[0])  # the outline
     assert (drawn[18:22] == 100).all()
 
 
@@ -40,14 +40,14 @@ def test_prompt_maps_show_the_direction_of_most_variation() -> None:
     )
     mask = pattern.repeat_interleave(4, 0).repeat_interleave(4, 1)
     logits = torch.stack([mask, 1 - mask]) * 20 - 10
-    maps = pictures.prompt_maps(prompt, logits)
+    maps = visualize.prompt_maps(prompt, logits)
     assert list(maps) == ["8 x 8", "16 x 16", "32 x 32"]
     for shown in maps.values():
         small = shown[:, :: shown.shape[-1] // 8, :: shown.shape[-1] // 8]
         torch.testing.assert_close(small[0], pattern, atol=1e-4, rtol=0)
         torch.testing.assert_close(small[1], 1 - pattern, atol=1e-4, rtol=0)
     flat = Prompt(prompt.sparse, torch.ones(2, 16, 8, 8), prompt.image_index, prompt.high_res)
-    assert list(pictures.prompt_maps(flat, logits)) == ["16 x 16", "32 x 32"]
+    assert list(visualize.prompt_maps(flat, logits)) == ["16 x 16", "32 x 32"]
 
 
 def test_prompt_maps_leave_padding_out() -> None:
@@ -58,7 +58,7 @@ def test_prompt_maps_leave_padding_out() -> None:
     logits = torch.zeros(1, 8, 8)
     logits[0, :4, 2:4] = 9
     prompt = Prompt(torch.zeros(1, 0, 3), dense, torch.tensor([0]))
-    shown = pictures.prompt_maps(prompt, logits, valid=(0.5, 1.0))["8 x 8"][0]
+    shown = visualize.prompt_maps(prompt, logits, valid=(0.5, 1.0))["8 x 8"][0]
     assert shown[:4, 2:4].min() > 0.99
     assert shown[4:].abs().max() == 0
 
@@ -67,16 +67,16 @@ def test_prompt_maps_of_a_sparse_prompt_show_what_it_changes() -> None:
     prompt = Prompt(torch.zeros(1, 2, 16), torch.ones(1, 16, 8, 8), torch.tensor([0]))
     logits, baseline = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
     logits[0, 0, 0], baseline[0, 1, 1] = 50, 50
-    shown = pictures.prompt_maps(prompt, logits, baseline)["tokens"]
+    shown = visualize.prompt_maps(prompt, logits, baseline)["tokens"]
     assert shown[0, 0, 0].item() == 0.75
     assert shown[0, 1, 1].item() == 0.25
     assert shown[0, 3, 3].item() == 0.5
 
 
-def test_contact_sheet_places_every_picture() -> None:
+def test_contact_sheet_places_every_image() -> None:
     red, blue = np.zeros((10, 20, 3), np.uint8), np.zeros((30, 10, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 255
-    sheet = pictures.contact_sheet([[red, blue], [blue, red]], ["a", "b"], ["one", "two"], side=64)
+    sheet = visualize.contact_sheet([[red, blue], [blue, red]], ["a", "b"], ["one", "two"], side=64)
     assert sheet.shape == (28 + 2 * 70, 6 + 2 * 70, 3)
     centre = [(28 + 32, 6 + 32), (28 + 32, 6 + 70 + 32), (28 + 70 + 32, 6 + 32)]
     assert [int(np.argmax(sheet[c])) for c in centre] == [0, 2, 2]

@@ -29,7 +29,7 @@ def run(trained: Path, source: Path | str, output: Path, **settings: Any) -> lis
 
 
 @pytest.fixture
-def pictures(trained: Path, tmp_path: Path) -> Path:
+def images(trained: Path, tmp_path: Path) -> Path:
     """in/{a,b}.png and in/deep/er/c.png, of three sizes."""
     folder = tmp_path / "in"
     (folder / "deep/er").mkdir(parents=True)
@@ -46,10 +46,10 @@ def area(ring: list[list[float]]) -> float:
     return abs(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum())) / 2
 
 
-def test_everything_that_can_be_written(trained: Path, pictures: Path, tmp_path: Path) -> None:
+def test_everything_that_can_be_written(trained: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = {"overlay": True, "probabilities": True, "geojson": True, "coco": "rle"}
-    written = run(trained, pictures, out, recursive=True, **asked)
+    written = run(trained, images, out, recursive=True, **asked)
     assert written == [out / "a.png", out / "b.png", out / "deep/er/c.png"]
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     ends = (".png", "_overlay.png", "_probability.png", ".geojson")
@@ -64,7 +64,7 @@ def test_everything_that_can_be_written(trained: Path, pictures: Path, tmp_path:
     sizes = {i["file_name"]: (i["height"], i["width"], i["id"]) for i in content["images"]}
     predictor = autosam.load(trained)
     for stem, size in {"a": (40, 56), "b": (200, 33), "deep/er/c": (17, 400)}.items():
-        found = predictor(pictures / f"{stem}.png")
+        found = predictor(images / f"{stem}.png")
         mask = found.masks[0]
         assert mask.shape == size
         assert np.array_equal(np.asarray(Image.open(out / f"{stem}.png")), mask * 255)
@@ -138,14 +138,14 @@ def test_outlines_enclose_as_many_pixels_as_there_are() -> None:
 
 
 def test_what_is_done_is_skipped(
-    trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    run(trained, pictures, out)
+    run(trained, images, out)
     table = (out / "areas.csv").read_text()
     before = (out / "a.png").stat().st_mtime_ns
     (out / "b.png").unlink()
-    assert run(trained, pictures, out) == [out / "a.png", out / "b.png"]
+    assert run(trained, images, out) == [out / "a.png", out / "b.png"]
     assert "1 of 2 are done already" in capsys.readouterr().out
     assert (out / "a.png").stat().st_mtime_ns == before
     assert (out / "b.png").exists()
@@ -153,26 +153,26 @@ def test_what_is_done_is_skipped(
     # What a killed call was writing is done again.
     head, first, second, *_ = (out / "predictions.jsonl").read_text().splitlines()
     (out / "predictions.jsonl").write_text(f"{head}\n{first}\n{second[:-9]}")
-    run(trained, pictures, out)
+    run(trained, images, out)
     assert "1 of 2 are done already" in capsys.readouterr().out
     assert (out / "areas.csv").read_text() == table
     # What was not asked for before is not done yet.
-    run(trained, pictures, out, coco="polygon")
+    run(trained, images, out, coco="polygon")
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
     with pytest.raises(DataError, match="holds masks made with another flips and threshold"):
-        run(trained, pictures, out, flips=True, threshold=0.6)
-    run(trained, pictures, out, overwrite=True, flips=True)
+        run(trained, images, out, flips=True, threshold=0.6)
+    run(trained, images, out, overwrite=True, flips=True)
     assert (out / "a.png").stat().st_mtime_ns != before
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_rest(
-    trained: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "broken.jpg").write_bytes(b"no image")
-    (pictures / "broken.mp4").write_bytes(b"no video")
-    (pictures / "notes.txt").write_text("not looked at")
+    (images / "broken.jpg").write_bytes(b"no image")
+    (images / "broken.mp4").write_bytes(b"no video")
+    (images / "notes.txt").write_text("not looked at")
     with pytest.raises(DataError, match=r"2 of 4 could not be read \(see above\)"):
-        run(trained, pictures, tmp_path / "out")
+        run(trained, images, tmp_path / "out")
     said = capsys.readouterr().err
     assert "broken.jpg: cannot be read as an image" in said
     assert "broken.mp4: cannot be read as a video" in said
@@ -180,30 +180,30 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_rest(
     assert (tmp_path / "out/b.png").is_file()
 
 
-def test_patterns_and_folders(pictures: Path, tmp_path: Path) -> None:
+def test_patterns_and_folders(images: Path, tmp_path: Path) -> None:
     def names(where: Path | str, recursive: bool = False) -> list[str]:
         return [source.name for source in find_sources(str(where), recursive, tmp_path / "out")]
 
-    assert names(pictures) == ["a", "b"]
-    assert names(pictures, recursive=True) == ["a", "b", "deep/er/c"]
-    assert names(f"{pictures}/*.png") == ["a", "b"]
-    assert names(f"{pictures}/**/*.png") == ["a", "b", "deep/er/c"]
+    assert names(images) == ["a", "b"]
+    assert names(images, recursive=True) == ["a", "b", "deep/er/c"]
+    assert names(f"{images}/*.png") == ["a", "b"]
+    assert names(f"{images}/**/*.png") == ["a", "b", "deep/er/c"]
     assert names(f"{tmp_path}/*/deep/*/c.*") == ["in/deep/er/c"]
-    assert names(pictures / "a.png") == ["a"]
+    assert names(images / "a.png") == ["a"]
     out = tmp_path / "out"
     out.mkdir()
     Image.new("L", (8, 8)).save(out / "mask.png")
     assert names(tmp_path, recursive=True) == ["in/a", "in/b", "in/deep/er/c"]
-    with pytest.raises(DataError, match=r"holds no picture .* --recursive true looks deeper"):
-        names(pictures / "deep")
+    with pytest.raises(DataError, match=r"holds no image .* --recursive true looks deeper"):
+        names(images / "deep")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match="not a picture, a volume or a video by its extension"):
+    with pytest.raises(DataError, match="not an image, a volume or a video by its extension"):
         names(tmp_path / "notes.txt")
 
 
 @pytest.fixture
 def video(trained: Path, tmp_path: Path) -> Path:
-    """Ten frames: a picture that fades into another."""
+    """Ten frames: an image that fades into another."""
     first, last = (
         read_image(path).astype(float)
         for path in sorted((trained.parent / "data/test/images").iterdir())[:2]

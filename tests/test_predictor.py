@@ -1,4 +1,4 @@
-"""`autosam.load`: pictures in, masks out; saved, published and loaded again."""
+"""`autosam.load`: images in, masks out; saved, published and loaded again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from autosam.types import Batch, Frame
 
 
 @pytest.fixture
-def picture(trained: Path) -> Path:
+def image_path(trained: Path) -> Path:
     return trained.parent / "data/test/images/img09.png"
 
 
@@ -41,19 +41,19 @@ def same(a: Prediction, b: Prediction) -> bool:
     )
 
 
-def test_a_path_an_array_and_a_pil_picture_are_one(trained: Path, picture: Path) -> None:
+def test_a_path_an_array_and_a_pil_image_are_one(trained: Path, image_path: Path) -> None:
     predictor = autosam.load(trained)
-    image = read_image(picture)
-    found = predictor(picture)
+    image = read_image(image_path)
+    found = predictor(image_path)
     assert found.masks.shape == found.probabilities.shape == (1, *image.shape[:2])
     assert found.masks.dtype == bool
     assert found.probabilities.dtype == np.float32
     assert np.allclose(found.masks, found.probabilities > predictor.threshold)
     assert 0 < found.masks.mean() < 1
-    for other in (str(picture), image, Image.open(picture), MemoryImage(image)):
+    for other in (str(image_path), image, Image.open(image_path), MemoryImage(image)):
         assert same(predictor(other), found)
     turned = np.ascontiguousarray(image[:, :30])
-    many = predictor([picture, turned, *[image] * 8])
+    many = predictor([image_path, turned, *[image] * 8])
     assert len(many) == 10
     assert many[1].masks.shape == (1, 40, 30)
     assert same(many[0], found)
@@ -71,9 +71,9 @@ def test_the_score_and_the_label_of_a_prediction() -> None:
     assert Prediction(probabilities, np.zeros((2, 1, 3), bool), probabilities).score == 0
 
 
-def test_mirror_images_are_averaged(trained: Path, picture: Path) -> None:
+def test_mirror_images_are_averaged(trained: Path, image_path: Path) -> None:
     """The prediction of the mirror image is then the mirror image of the prediction."""
-    image = read_image(picture)
+    image = read_image(image_path)
     plain, averaged = autosam.load(trained), autosam.load(trained, flips=True)
     mirrored = np.ascontiguousarray(image[:, ::-1])
     assert not np.allclose(
@@ -86,14 +86,14 @@ def test_mirror_images_are_averaged(trained: Path, picture: Path) -> None:
     assert np.allclose(found, 1 / (1 + np.exp(-mean)), atol=1e-5)
 
 
-def test_the_threshold_decides(trained: Path, picture: Path, tmp_path: Path) -> None:
-    found = autosam.load(trained, threshold=0.7)(picture)
+def test_the_threshold_decides(trained: Path, image_path: Path, tmp_path: Path) -> None:
+    found = autosam.load(trained, threshold=0.7)(image_path)
     assert np.array_equal(found.masks, found.probabilities > 0.7)
     # What the checkpoint says holds if nothing else is said.
     autosam.load(trained).save_pretrained(tmp_path)
     file = checkpoint.find(tmp_path)
     checkpoint.annotate(file, threshold=0.7)
-    assert same(autosam.load(tmp_path, str(sam_of(trained)))(picture), found)
+    assert same(autosam.load(tmp_path, str(sam_of(trained)))(image_path), found)
     with pytest.raises(ConfigError, match=r"threshold 1\.5: must .*between 0 and 1"):
         autosam.load(trained, threshold=1.5)
 
@@ -103,14 +103,14 @@ def sam_of(trained: Path) -> Path:
 
 
 def test_the_checkpoint_holds_threshold_and_smallest_area_of_both_ways(
-    trained: Path, picture: Path, tmp_path: Path
+    trained: Path, image_path: Path, tmp_path: Path
 ) -> None:
     written = yaml.safe_load((trained / "scores.yaml").read_text())
     header = checkpoint.load(trained).header
     assert (written["threshold"], written["min_area"]) == (header["threshold"], header["min_area"])
     autosam.load(trained).save_pretrained(tmp_path)
     file, sam = checkpoint.find(tmp_path), str(sam_of(trained))
-    area = autosam.load(trained)(picture).masks.mean()
+    area = autosam.load(trained)(image_path).masks.mean()
     changes = {"threshold": 0.4, "min_area": 0.25, "fast_threshold": 0.7, "fast_min_area": 0.125}
     checkpoint.annotate(file, **changes)
     for fast in (False, True):
@@ -122,8 +122,8 @@ def test_the_checkpoint_holds_threshold_and_smallest_area_of_both_ways(
     assert (segmenter.fast_threshold, segmenter.fast_min_area) == (0.7, 0.125)
     # A class that covers less counts as not found; what is said holds against the checkpoint.
     assert 0 < area < 0.9
-    assert not autosam.load(trained, min_area=area + 0.01)(picture).masks.any()
-    assert autosam.load(trained, min_area=area - 0.01)(picture).masks.mean() == area
+    assert not autosam.load(trained, min_area=area + 0.01)(image_path).masks.any()
+    assert autosam.load(trained, min_area=area - 0.01)(image_path).masks.mean() == area
     for wrong in (-0.1, 1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"min_area \S+: a share of the image"):
             autosam.load(trained, min_area=wrong)
@@ -164,28 +164,28 @@ def test_a_threshold_that_all_images_ask_for_is_taken(monkeypatch: pytest.Monkey
 
 
 def test_the_fast_path_loads_no_sam(
-    trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = autosam.load(trained, threshold=0.5)
     predictor.segmenter.fast = True
-    expected = predictor(picture)
+    expected = predictor(image_path)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("SAM's file is read")
 
     monkeypatch.setattr("autosam.models.sam.read_weights", refuse)
     monkeypatch.setattr("autosam.models.sam.sam_weights", refuse)
-    assert same(autosam.load(trained, fast=True, threshold=0.5)(picture), expected)
+    assert same(autosam.load(trained, fast=True, threshold=0.5)(image_path), expected)
 
 
 def test_a_tuned_sam_stays_out_of_the_fast_path(
-    trained: Path, tiny_file: Path, picture: Path, tmp_path: Path
+    trained: Path, tiny_file: Path, image_path: Path, tmp_path: Path
 ) -> None:
     flags = (f"--data.root={trained.parent / 'data'}", f"--output={tmp_path / 'run'}")
     folder = train(tiny_config(tiny_file, "--run=hybrid", "--train.epochs=1", *flags)).folder
     full = autosam.load(folder, threshold=0.5)
     full.segmenter.fast = True
-    assert same(autosam.load(folder, fast=True, threshold=0.5)(picture), full(picture))
+    assert same(autosam.load(folder, fast=True, threshold=0.5)(image_path), full(image_path))
 
 
 @pytest.mark.parametrize("run", ["head", "decoder"])
@@ -207,20 +207,20 @@ def test_an_oracle_cannot_predict(tiny_file: Path, trained: Path, tmp_path: Path
 
 def test_threads_share_a_predictor(trained: Path) -> None:
     predictor = autosam.load(trained)
-    pictures = sorted((trained.parent / "data/train/images").iterdir()) * 3
-    alone = [predictor(picture) for picture in pictures]
+    images = sorted((trained.parent / "data/train/images").iterdir()) * 3
+    alone = [predictor(image_path) for image_path in images]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(predictor, pictures))
+        together = list(pool.map(predictor, images))
     assert all(map(same, alone, together))
 
 
-def test_saved_and_loaded_again(trained: Path, picture: Path, tmp_path: Path) -> None:
+def test_saved_and_loaded_again(trained: Path, image_path: Path, tmp_path: Path) -> None:
     found = autosam.load(trained, flips=True, device="cpu")
     found.save_pretrained(tmp_path / "saved")
     names = sorted(path.name for path in (tmp_path / "saved").iterdir())
     assert names == ["README.md", "config.json", "model.safetensors"]
     again = Predictor.from_pretrained(tmp_path / "saved", sam_checkpoint=str(sam_of(trained)))
-    assert same(again(picture), autosam.load(trained)(picture))
+    assert same(again(image_path), autosam.load(trained)(image_path))
     text = "".join((tmp_path / "saved" / name).read_bytes().decode("latin-1") for name in names)
     assert str(trained.parent) not in text
     assert str(sam_of(trained).parent) not in text
@@ -239,7 +239,7 @@ def test_the_card_says_what_it_is(trained: Path, tmp_path: Path) -> None:
     for line in (
         "# autosam on data",
         "a prompt generator emits SAM's prompt embeddings; what learns: prompter.",
-        "| pictures | 6 train, 3 validation, 3 test |",
+        "| images | 6 train, 3 validation, 3 test |",
         f"| test | {scores['dice']:.4f} | {scores['iou']:.4f} |",
         "| SAM | tiny, SHA-256 ",
     ):
@@ -326,7 +326,7 @@ def test_a_name_on_the_hub(trained: Path, tmp_path: Path, monkeypatch: pytest.Mo
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
     ],
 )
-def test_what_is_no_picture_is_refused(values: np.ndarray, message: str) -> None:
+def test_what_is_no_image_is_refused(values: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         MemoryImage(values).read()
 

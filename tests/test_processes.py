@@ -23,8 +23,8 @@ from autosam.predict import predict
 from autosam.train import train
 from autosam.training import resume as state
 
-# What learns has no BatchNorm, whose statistics each process would take of its own pictures; and
-# pictures stay where they are, so that every process weighs as many cells.
+# What learns has no BatchNorm, whose statistics each process would take of its own images; and
+# images stay where they are, so that every process weighs as many cells.
 COMMON = ("--run=decoder", "--train.epochs=3", "--data.workers=0", "--train.pictures=0",
           "--augment.rotate=0", "--augment.scale=0")  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
     scores = [yaml.safe_load((folders[n] / "scores.yaml").read_text()) for n in (1, 2)]
     for part in ("validation", "test"):
         assert scores[1][part] == pytest.approx(scores[0][part], abs=1e-3)
-    # A picture that padding the shards repeated counts once.
+    # An image that padding the shards repeated counts once.
     assert len(read_scores(folders[2] / "test_scores.csv")) == 3
     # The embeddings that each of the two made a half of are those that one made.
     files = [sorted((tmp_path / f"cache{n}").glob("*/*.bin")) for n in (1, 2)]
@@ -135,10 +135,10 @@ def test_two_processes_predict_as_one(data: Path, tmp_path: Path) -> None:
         "--train.epochs=1",
     ]
     trained = train(parse(Config, [*words, "--model.backbone_weights=none"])).folder
-    pictures, out = tmp_path / "pictures", tmp_path / "out"
-    draw(pictures, 5)
-    (pictures / "images/img03.png").write_bytes(b"no picture")
-    flags = (f"--checkpoint={trained}", f"--input={pictures / 'images'}")
+    images, out = tmp_path / "images", tmp_path / "out"
+    draw(images, 5)
+    (images / "images/img03.png").write_bytes(b"no image")
+    flags = (f"--checkpoint={trained}", f"--input={images / 'images'}")
     said = launch(2, "autosam.predict", *flags, f"--output={out}", fails=True)
     assert "1 of 5 could not be read" in said
     names = [f"img{i:02d}.png" for i in (0, 1, 2, 4)]
@@ -147,8 +147,8 @@ def test_two_processes_predict_as_one(data: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in out.glob("*.jsonl")) == ["predictions.jsonl"]
     with open(out / "areas.csv") as file:
         assert [f"{row['file']}.png" for row in csv.DictReader(file)] == names
-    alone = predict(PredictConfig(checkpoint=str(trained), input=str(pictures / "images/img04.png"),
+    alone = predict(PredictConfig(checkpoint=str(trained), input=str(images / "images/img04.png"),
                                   output=str(tmp_path / "alone")))  # fmt: skip
     assert alone[0].read_bytes() == (out / "img04.png").read_bytes()
-    (pictures / "images/img03.png").unlink()
+    (images / "images/img03.png").unlink()
     assert "4 of 4 are done already" in launch(2, "autosam.predict", *flags, f"--output={out}")

@@ -157,7 +157,7 @@ def test_specks_are_no_target_of_a_prompted_training() -> None:
     assert np.array_equal(kept, LABEL)
 
 
-def test_a_picture_without_objects_has_no_prompts() -> None:
+def test_a_image_without_objects_has_no_prompts() -> None:
     for kind, shape in (("box", (0, 4)), ("points", (0, 3, 2))):
         frame = Frame(32, 32, 16, prompts=kind)
         empty, _ = draw_prompts(np.zeros_like(LABEL), frame, PromptConfig(), rng(), train=True)

@@ -37,7 +37,7 @@ def test_rivers_are_two_folders_with_masks_of_0_and_1(real_data: Path) -> None:
     assert report.reading.how == ""
 
 
-def test_a_few_steps_on_real_pictures_and_a_prediction(real_data: Path, tmp_path: Path) -> None:
+def test_a_few_steps_on_real_images_and_a_prediction(real_data: Path, tmp_path: Path) -> None:
     """SAM lite, the default generator: training lowers the loss, masks come out at full size."""
     source = real_data / "rivers"
     for kind in ("images", "masks"):

@@ -71,7 +71,7 @@ def test_a_recipe_on_its_miniature(name: str, tmp_path: Path, tiny_file: Path) -
         return  # prompted by the truth: scored by `evaluate`, never predicted with
     folder = tmp_path / "new"
     for i in range(2):
-        miniature.write(folder / f"{i}.png", miniature.picture(50 + i)[0])
+        miniature.write(folder / f"{i}.png", miniature.draw_image(50 + i)[0])
     files = predict(
         PredictConfig(
             checkpoint=str(result.folder),

@@ -108,11 +108,11 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def shown(folder: Path) -> dict[str, list[int]]:
-    """Steps of the texts and pictures that TensorBoard has."""
+    """Steps of the texts and images that TensorBoard has."""
     events = EventAccumulator(str(folder), {"tensors": 0, "images": 0}).Reload()
     texts = {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
-    pictures = {tag: events.Images(tag) for tag in events.Tags()["images"]}
-    return {tag: [event.step for event in found] for tag, found in (texts | pictures).items()}
+    images = {tag: events.Images(tag) for tag in events.Tags()["images"]}
+    return {tag: [event.step for event in found] for tag, found in (texts | images).items()}
 
 
 @pytest.mark.parametrize("loss", [1, 2, 5, 12, 13, 15, 16, 27, 44])
@@ -294,13 +294,13 @@ def test_a_run_and_its_data_may_move(
     shutil.move(data, elsewhere)
     moved = Config(resume=str(folder))
     moved.data = dataclasses.replace(moved.data, root=str(elsewhere))
-    # Other pictures under the same names are other data.
-    picture = next((elsewhere / "train/images").iterdir())
-    content = picture.read_bytes()
-    picture.write_bytes(content + b"\0")
-    with pytest.raises(CheckpointError, match="the pictures and masks are not those that it was"):
+    # Other images under the same names are other data.
+    image = next((elsewhere / "train/images").iterdir())
+    content = image.read_bytes()
+    image.write_bytes(content + b"\0")
+    with pytest.raises(CheckpointError, match="the images and masks are not those that it was"):
         train(moved)
-    picture.write_bytes(content)
+    image.write_bytes(content)
     train(moved)
     assert_equal(folder, whole)
     with pytest.raises(ConfigError, match="takes its settings from the run: leave run out"):

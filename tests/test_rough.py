@@ -39,26 +39,24 @@ PLAIN = {"erosion": 0, "min_share": 0.0}
 
 
 def test_hsv_ranges_and_the_way_round_by_red() -> None:
-    picture = half((30, 60, 220), (220, 30, 40))  # blue, red
+    image = half((30, 60, 220), (220, 30, 40))  # blue, red
     blue = rough_mask(
-        picture, RoughConfig("hsv", lower=(100, 50, 50), upper=(130, 255, 255), **PLAIN)
+        image, RoughConfig("hsv", lower=(100, 50, 50), upper=(130, 255, 255), **PLAIN)
     )
     assert blue[:, :20].all()
     assert not blue[:, 20:].any()
-    red = rough_mask(
-        picture, RoughConfig("hsv", lower=(170, 50, 50), upper=(10, 255, 255), **PLAIN)
-    )
+    red = rough_mask(image, RoughConfig("hsv", lower=(170, 50, 50), upper=(10, 255, 255), **PLAIN))
     assert np.array_equal(red, 1 - blue)
 
 
 def test_otsu_on_either_side() -> None:
-    picture = half((200, 200, 200), (40, 40, 40))
-    light = rough_mask(picture, RoughConfig("otsu", **PLAIN))
+    image = half((200, 200, 200), (40, 40, 40))
+    light = rough_mask(image, RoughConfig("otsu", **PLAIN))
     assert light[:, :20].all()
     assert not light[:, 20:].any()
-    dark = rough_mask(picture, RoughConfig("otsu", dark=True, **PLAIN))
+    dark = rough_mask(image, RoughConfig("otsu", dark=True, **PLAIN))
     assert np.array_equal(dark, 1 - light)
-    assert not rough_mask(picture, RoughConfig("otsu", threshold=210, **PLAIN)).any()
+    assert not rough_mask(image, RoughConfig("otsu", threshold=210, **PLAIN)).any()
 
 
 def test_cleaning_by_hand() -> None:
@@ -71,10 +69,10 @@ def test_cleaning_by_hand() -> None:
     eroded = clean(mask, RoughConfig(erosion=2, min_share=0))
     assert eroded.sum() == 16 * 16
     edge = np.ones((50, 50), bool)
-    assert clean(edge, RoughConfig(erosion=2, min_share=0)).all()  # the picture's edge is no edge
+    assert clean(edge, RoughConfig(erosion=2, min_share=0)).all()  # the image's edge is no edge
 
 
-def test_the_water_index_of_a_picture_with_near_infrared(tmp_path: Path) -> None:
+def test_the_water_index_of_a_image_with_near_infrared(tmp_path: Path) -> None:
     import tifffile
 
     bands = np.full((20, 40, 4), 50, np.uint16)
@@ -82,13 +80,13 @@ def test_the_water_index_of_a_picture_with_near_infrared(tmp_path: Path) -> None
     bands[:, 20:, 1], bands[:, 20:, 3] = 40, 200
     path = tmp_path / "scene.tif"
     tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig")
-    picture = ImageFile(path, bands=(3, 2, 1))
-    found = rough_mask(picture, RoughConfig("index", bands=(2, 4), **PLAIN))
+    image = ImageFile(path, bands=(3, 2, 1))
+    found = rough_mask(image, RoughConfig("index", bands=(2, 4), **PLAIN))
     assert found[:, :20].all()
     assert not found[:, 20:].any()
-    assert not rough_mask(picture, RoughConfig("index", threshold=0.9, **PLAIN)).any()
+    assert not rough_mask(image, RoughConfig("index", threshold=0.9, **PLAIN)).any()
     with pytest.raises(DataError, match=r"scene\.tif: has 4 bands, but --rough.bands asks"):
-        rough_mask(picture, RoughConfig("index", bands=(2, 5)))
+        rough_mask(image, RoughConfig("index", bands=(2, 5)))
 
 
 def test_bands_of_a_tiff_in_either_order(tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_the_preview(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     scores = rough(config)
     assert len(scores) == 3
     assert min(scores) > 0.8  # blue water, and JPEG's blur at its edge
-    assert "3 pictures" in capsys.readouterr().out
+    assert "3 images" in capsys.readouterr().out
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size[0] > 3 * 320
     with pytest.raises(ConfigError, match=r"sheet\.png: exists"):

@@ -1,4 +1,4 @@
-"""Parity with segment_anything on the same random weights, from raw picture to mask."""
+"""Parity with segment_anything on the same random weights, from raw image to mask."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sam(tiny_file: Path) -> SegmentAnything:
     return load_sam("tiny", tiny_file)  # type: ignore[return-value]
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def draw_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -45,20 +45,20 @@ def encode(sam: SegmentAnything, image: np.ndarray) -> ImageEmbedding:
 
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (64, 64), (300, 211)])
 @torch.no_grad()
-def test_image_embedding_from_raw_pictures(
+def test_image_embedding_from_raw_images(
     sam: SegmentAnything, predictor: SamPredictor, parity: Callable, shape: tuple[int, int]
 ) -> None:
-    image = picture(*shape)
+    image = draw_image(*shape)
     predictor.set_image(image)
     parity("segment_anything", "image embedding", encode(sam, image).features, predictor.features)
 
 
 @pytest.mark.parametrize("kind", ["points", "box", "mask", "none"])
 @torch.no_grad()
-def test_masks_from_raw_pictures(
+def test_masks_from_raw_images(
     sam: SegmentAnything, predictor: SamPredictor, parity: Callable, kind: str
 ) -> None:
-    image = picture(50, 97)
+    image = draw_image(50, 97)
     predictor.set_image(image)
     points, labels = np.array([[20.0, 10.0], [60.0, 40.0]]), np.array([1, 0])
     box, low = np.array([10.0, 5.0, 70.0, 45.0]), torch.randn(1, 32, 32)
@@ -120,7 +120,7 @@ def test_padding_reaches_the_encoder_as_zero(sam: SegmentAnything) -> None:
     seen = []
     sam.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
-        encode(sam, picture(32, 64))
+        encode(sam, draw_image(32, 64))
     assert seen[0].shape == (1, 3, 64, 64)
     assert torch.equal(seen[0][:, :, 32:], torch.zeros(1, 3, 32, 64))
     assert seen[0][:, :, :32].abs().min() >= 0

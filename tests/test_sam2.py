@@ -104,7 +104,7 @@ def sam(file: Path) -> Sam2:
     return load_sam("tiny-sam2", file)  # type: ignore[return-value]
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def draw_image(height: int, width: int) -> np.ndarray:
     """Blobs, not noise: what is left of noise after resizing is one grey."""
     coarse = np.random.default_rng(height).integers(0, 256, (height // 9, width // 9, 3))
     return coarse.astype(np.uint8).repeat(9, 0).repeat(9, 1)[:height, :width]
@@ -157,10 +157,10 @@ PROMPTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("shape", [(90, 171), (171, 90), (128, 128), (500, 340)])
 @torch.no_grad()
-def test_image_embedding_from_raw_pictures(
+def test_image_embedding_from_raw_images(
     sam: Sam2, reference: Sam2Model, parity: Callable[..., None], shape: tuple[int, int]
 ) -> None:
-    image = picture(*shape)
+    image = draw_image(*shape)
     pixels, valid = square(image)
     finest, middle, coarse = reference.get_image_embeddings(processed(pixels))
     ours = sam.encode(pixels, valid)
@@ -175,7 +175,7 @@ def test_image_embedding_from_raw_pictures(
 def test_transformers_resizes_as_we_do_up_to_one_level_of_255(
     parity: Callable[..., None], shape: tuple[int, int]
 ) -> None:
-    image = picture(*shape)
+    image = draw_image(*shape)
     ours = processed(square(image)[0])
     theirs = processed(torch.from_numpy(image.transpose(2, 0, 1))[None])
     one = 1 / (255 * 0.224)
@@ -184,11 +184,11 @@ def test_transformers_resizes_as_we_do_up_to_one_level_of_255(
 
 @pytest.mark.parametrize("kind", PROMPTS)
 @torch.no_grad()
-def test_masks_from_raw_pictures(
+def test_masks_from_raw_images(
     sam: Sam2, reference: Sam2Model, parity: Callable[..., None], kind: str
 ) -> None:
     given, theirs = PROMPTS[kind]
-    pixels, valid = square(picture(90, 171))
+    pixels, valid = square(draw_image(90, 171))
     prompt = sam.embed(**given) if given else sam.no_prompt(1)
     embedding = sam.encode(pixels, valid)
     if given and kind != "mask":  # there the reference adds its dummy point further up
@@ -223,7 +223,7 @@ def test_batched_decode_equals_a_loop_over_the_reference(
     sam: Sam2, reference: Sam2Model, parity: Callable[..., None]
 ) -> None:
     torch.manual_seed(6)
-    pixels = torch.cat([square(picture(90 + i, 171))[0] for i in range(3)])
+    pixels = torch.cat([square(draw_image(90 + i, 171))[0] for i in range(3)])
     embedding = sam.encode(pixels, torch.full((3, 2), SIZE))
     index = torch.tensor([2, 0, 0, 1, 2])
     points = torch.rand(5, 4, 2) * SIZE
@@ -256,7 +256,7 @@ def test_positions_are_not_rounded_by_autocast(sam: Sam2) -> None:
     exact = sam.embed(points=(POINTS, LABELS))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(sam.embed(points=(POINTS, LABELS)).sparse, exact.sparse)
-        pixels, valid = square(picture(90, 171))
+        pixels, valid = square(draw_image(90, 171))
         logits, _ = sam.decode(sam.encode(pixels, valid), exact)
     full, _ = sam.decode(sam.encode(pixels, valid), exact)
     assert (logits - full).abs().mean() < 0.1 * full.abs().mean()
@@ -266,7 +266,7 @@ def batch_for(frame: Frame, classes: int = 1) -> Batch:
     label = np.zeros((90, 171), np.uint8)
     for k in range(classes):
         label[20 + 30 * k : 45 + 30 * k, 30:90] = k + 1
-    return Batch.collate([make_sample(str(i), picture(90, 171), frame, label, classes)
+    return Batch.collate([make_sample(str(i), draw_image(90, 171), frame, label, classes)
                           for i in range(2)])  # fmt: skip
 
 
@@ -429,7 +429,7 @@ def test_meta_s_own_file_gives_the_package_s_masks(
 
     torch.save({"model": meta.state_dict()}, tmp_path / "sam2.1_hiera_tiny.pt")
     sam = load_sam("tiny-sam2", tmp_path / "sam2.1_hiera_tiny.pt")
-    pixels, valid = square(picture(90, 171))
+    pixels, valid = square(draw_image(90, 171))
     predictor = SAM2ImagePredictor(meta)
     predictor._bb_feat_sizes = [(32, 32), (16, 16), (8, 8)]  # written down for 1024 px
     predictor.set_image(pixels[0].permute(1, 2, 0).numpy())

@@ -93,7 +93,7 @@ def sam(file: Path):
         return load_sam(SPEC.name, file)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def draw_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -103,8 +103,8 @@ def encode(sam, image: np.ndarray) -> ImageEmbedding:
 
 
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (300, 211)])
-def test_image_embedding_from_raw_pictures(sam, reference, parity: Callable, shape) -> None:
-    image = picture(*shape)
+def test_image_embedding_from_raw_images(sam, reference, parity: Callable, shape) -> None:
+    image = draw_image(*shape)
     pixels = SamImageProcessorPil(**SIZES)(image, return_tensors="pt")["pixel_values"]
     ours, theirs = encode(sam, image).features, reference.get_image_embeddings(pixels)
     assert theirs.std() > 0.5
@@ -112,7 +112,7 @@ def test_image_embedding_from_raw_pictures(sam, reference, parity: Callable, sha
 
 
 def ask(kind: str, image: np.ndarray) -> tuple[dict, dict]:
-    """The same question in both languages, from coordinates in the picture's own pixels."""
+    """The same question in both languages, from coordinates in the image's own pixels."""
     shape = image.shape[:2]
     points, labels, box = [[20.0, 10.0], [60.0, 40.0]], [1, 0], [10.0, 5.0, 70.0, 45.0]
     given = {
@@ -134,8 +134,8 @@ def ask(kind: str, image: np.ndarray) -> tuple[dict, dict]:
 @pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("kind", ["points", "box", "mask", "none"])
 @torch.no_grad()
-def test_masks_from_raw_pictures(sam, reference, parity: Callable, kind, multimask) -> None:
-    image = picture(50, 97)
+def test_masks_from_raw_images(sam, reference, parity: Callable, kind, multimask) -> None:
+    image = draw_image(50, 97)
     ours, theirs = ask(kind, image)
     prompt = sam.embed(**ours) if ours else sam.no_prompt(1)
     sparse, dense = reference.get_prompt_embeddings(
@@ -161,16 +161,16 @@ def test_the_norms_of_transformers_add_a_smaller_epsilon(sam, reference, parity:
     other = build_reference(SamMaskDecoderConfig().layer_norm_eps)
     assert other.config.mask_decoder_config.layer_norm_eps == 1e-6
     other.load_state_dict(reference.state_dict())
-    ours, theirs = ask("box", picture(50, 97))
+    ours, theirs = ask("box", draw_image(50, 97))
     expected = other(**theirs, multimask_output=True).pred_masks[:, 0]
-    embedding = encode(sam, picture(50, 97))
+    embedding = encode(sam, draw_image(50, 97))
     logits, _ = sam.decode(embedding, sam.embed(**ours), multimask=True)
     parity("huggingface", "masks: box, transformers' eps", logits, expected, bound=1e-3)
 
 
 @torch.no_grad()
 def test_the_torchvision_processor_rounds_by_at_most_one_grey_level(sam) -> None:
-    image = picture(300, 211)
+    image = draw_image(300, 211)
     pillow = SamImageProcessorPil(**SIZES)(image, return_tensors="pt")["pixel_values"]
     other = SamImageProcessor(**SIZES)(image, return_tensors="pt")["pixel_values"]
     levels = (pillow - other).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1)

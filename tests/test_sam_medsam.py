@@ -56,7 +56,7 @@ def published(weights: Path, square: np.ndarray, box: np.ndarray) -> tuple[Tenso
 @pytest.mark.parametrize("shape", [(50, 97), (300, 211), (64, 64)])
 @pytest.mark.parametrize("grey", [(0, 256), (40, 90), (120, 121)])
 @torch.no_grad()
-def test_a_box_from_a_raw_picture(
+def test_a_box_from_a_raw_image(
     sam, tiny_file: Path, parity: Callable, shape: tuple[int, int], grey: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(1).integers(*grey, (*shape, 3), dtype=np.uint8)
@@ -76,7 +76,7 @@ def test_a_box_from_a_raw_picture(
 
 
 @torch.no_grad()
-def test_pictures_of_a_batch_are_stretched_one_by_one(sam) -> None:
+def test_images_of_a_batch_are_stretched_one_by_one(sam) -> None:
     seen: list[Tensor] = []
     sam.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     images = torch.stack([torch.randint(50, 60, (3, SIZE, SIZE)), torch.full((3, SIZE, SIZE), 9)])

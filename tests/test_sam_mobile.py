@@ -109,7 +109,7 @@ def sam(file: Path):
         return load_sam(SPEC.name, file)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def draw_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -120,8 +120,8 @@ def encode(sam, image: np.ndarray) -> ImageEmbedding:
 
 @pytest.mark.parametrize("shape", [(50, 97), (300, 211), (128, 128)])
 @torch.no_grad()
-def test_image_embedding_from_raw_pictures(sam, predictor, parity: Callable, shape) -> None:
-    image = picture(*shape)
+def test_image_embedding_from_raw_images(sam, predictor, parity: Callable, shape) -> None:
+    image = draw_image(*shape)
     predictor.set_image(image)
     assert predictor.features.std() > 0.1
     parity("mobile_sam", "image embedding", encode(sam, image).features, predictor.features)
@@ -129,9 +129,9 @@ def test_image_embedding_from_raw_pictures(sam, predictor, parity: Callable, sha
 
 @pytest.mark.parametrize("kind", ["points", "box", "mask", "none"])
 @torch.no_grad()
-def test_masks_from_raw_pictures(sam, predictor, parity: Callable, kind: str) -> None:
+def test_masks_from_raw_images(sam, predictor, parity: Callable, kind: str) -> None:
     shape = (50, 97)
-    image = picture(*shape)
+    image = draw_image(*shape)
     predictor.set_image(image)
     points, labels = np.array([[20.0, 10.0], [60.0, 40.0]]), np.array([1, 0])
     box = np.array([10.0, 5.0, 70.0, 45.0])
@@ -165,7 +165,7 @@ def test_masks_from_raw_pictures(sam, predictor, parity: Callable, kind: str) ->
     parity("mobile_sam", f"iou: {kind}", ours_iou[0], torch.from_numpy(iou))
     parity(
         "mobile_sam",
-        f"masks at the picture's size: {kind}",
+        f"masks at the image's size: {kind}",
         restore(logits[0], shape, SIZE),
         torch.from_numpy(expected),
     )

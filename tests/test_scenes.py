@@ -77,7 +77,7 @@ def test_sizes_cover_the_range(areas: list[np.ndarray]) -> None:
     assert share.max() >= 0.35
 
 
-def test_pictures_use_the_range(scenes: list[Scene]) -> None:
+def test_images_use_the_range(scenes: list[Scene]) -> None:
     spread = np.array([scene.image.std() for scene in scenes])
     mean = np.array([scene.image.mean() for scene in scenes])
     assert (spread > 8).mean() >= 0.9

@@ -132,7 +132,7 @@ def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None
         assert torch.equal(segmenter(alone), unfolded)
 
 
-def test_a_blank_embedding_says_nothing_of_the_picture(tiny_file: Path) -> None:
+def test_a_blank_embedding_says_nothing_of_the_image(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=decoder", "--embedding=blank")).eval()
     with torch.no_grad():
         first, second = segmenter(make_batch(segmenter.frame))

@@ -87,7 +87,7 @@ def test_polyps(tmp_path: Path) -> None:
 def test_stamps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = DataConfig(layout="stamps", root=str(miniature.stamps(tmp_path)))
     pairs = load_pairs(config)
-    _, mask = miniature.picture(0, (56, 40))
+    _, mask = miniature.draw_image(0, (56, 40))
     mask[:, ::4] = False
     assert np.array_equal(pairs[0].mask.read(), mask)
     region = pairs[0].regions.read()
@@ -307,7 +307,7 @@ def test_a_saved_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = DataConfig(layout="huggingface", root=root, mask_column="label", test=0.34)
     split = load_split(config)
     assert [len(split[part]) for part in PARTS] == [4, 2, 2]
-    image, mask = miniature.picture(6)
+    image, mask = miniature.draw_image(6)
     assert np.array_equal(split["validation"][0].image.read(), image)
     assert np.array_equal(split["validation"][0].mask.read(), mask)
     config.mask_column = "mask"

@@ -34,14 +34,14 @@ class Blank:
         return str(id(self))
 
 
-class Picture(Blank):
+class BlankImage(Blank):
     def read(self) -> np.ndarray:
         return np.zeros((10, 100, 3), np.uint8)
 
 
 def pool(shares: list[float], groups: list[str] | None = None) -> list[Pair]:
     return [
-        Pair(f"{i:03d}", Picture(0), Blank(share), group=groups[i] if groups else "")
+        Pair(f"{i:03d}", BlankImage(0), Blank(share), group=groups[i] if groups else "")
         for i, share in enumerate(shares)
     ]
 
@@ -110,7 +110,7 @@ def test_groups_by_expression_and_by_table(tmp_path: Path) -> None:
 def test_given_parts_that_tear_a_group_are_refused(tmp_path: Path) -> None:
     for part, start in (("train", 0), ("validation", 6), ("test", 8)):
         for i in range(start, start + 2):
-            image, mask = miniature.picture(i)
+            image, mask = miniature.draw_image(i)
             miniature.write(tmp_path / part / "images" / f"p{i % 2}_{i}.png", image)
             miniature.write(tmp_path / part / "masks" / f"p{i % 2}_{i}.png", mask)
     load_split(DataConfig(root=str(tmp_path)))

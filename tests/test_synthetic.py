@@ -20,7 +20,7 @@ COUNTS = {"train": 6, "validation": 3, "test": 4}
 
 @pytest.fixture(scope="module")
 def examples() -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first pictures of the default training split."""
+    """The first images of the default training split."""
     return [draw_example(np.random.default_rng([0, 0, i])) for i in range(80)]
 
 
@@ -60,15 +60,15 @@ def _channels(image: np.ndarray) -> dict[str, np.ndarray]:
     """Every channel of RGB, HSV, Lab and grey, uint8 (H, W)."""
     hsv, lab = (cv2.cvtColor(image, code) for code in (cv2.COLOR_RGB2HSV, cv2.COLOR_RGB2LAB))
     found = {"grey": cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)}
-    for name, picture in (("rgb", image), ("hsv", hsv), ("lab", lab)):
-        found |= {f"{name}:{name[c]}": picture[..., c] for c in range(3)}
+    for name, channels in (("rgb", image), ("hsv", hsv), ("lab", lab)):
+        found |= {f"{name}:{name[c]}": channels[..., c] for c in range(3)}
     return found
 
 
 def _interval_dice(inside: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Dice of every interval of bins: (..., BINS, BINS), first by low then by high bin.
 
-    ``inside`` and ``total`` count the target and all pixels per bin, (..., BINS). Pictures
+    ``inside`` and ``total`` count the target and all pixels per bin, (..., BINS). Images
     without target and without hits score 1, as in the project's metric.
     """
 
@@ -83,7 +83,7 @@ def _interval_dice(inside: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def test_no_colour_threshold_solves_it(examples) -> None:
-    """Neither pooled over the set nor averaged over pictures does any interval reach 0.5."""
+    """Neither pooled over the set nor averaged over images does any interval reach 0.5."""
     histograms: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for image, mask in examples:
         for name, channel in _channels(image).items():
@@ -101,7 +101,7 @@ def test_no_colour_threshold_solves_it(examples) -> None:
         pooled = _interval_dice(inside.sum(axis=0), total.sum(axis=0)).max()
         mean = _interval_dice(inside, total).mean(axis=0).max()
         scores[name] = (round(float(pooled), 3), round(float(mean), 3))
-    print("best threshold (pooled, mean per picture):", scores)
+    print("best threshold (pooled, mean per image):", scores)
     assert max(max(pair) for pair in scores.values()) < 0.5, scores
 
 
@@ -138,7 +138,7 @@ def test_incomplete_or_other_set_is_rebuilt(tmp_path: Path) -> None:
     write_synthetic(root, 2, 1, 1, size=64)
     assert (root / "train" / "masks" / "0001.png").is_file()
     write_synthetic(root, 3, 1, 1, size=64)
-    assert _digests(root / "train" / "images")[:2] == digests  # counts do not change pictures
+    assert _digests(root / "train" / "images")[:2] == digests  # counts do not change images
     write_synthetic(root, 3, 1, 1, size=64, seed=1)
     assert _digests(root / "train" / "images")[:2] != digests
     assert [path.name for path in root.parent.iterdir()] == ["set"]  # no temporary folder left

@@ -27,7 +27,7 @@ def test_volumes(tmp_path: Path) -> None:
     config = DataConfig(layout="volumes", root=root, window=(-400, 620))
     pairs = load_pairs(config)
     assert len(pairs) == 30
-    image, mask = miniature.picture(102)
+    image, mask = miniature.draw_image(102)
     pair = next(pair for pair in pairs if pair.name == "case1-2")
     assert np.array_equal(pair.image.read()[..., 0], image[..., 0])
     assert np.array_equal(pair.mask.read(), mask)
@@ -75,7 +75,7 @@ def test_dicom_series(tmp_path: Path) -> None:
     pairs = load_pairs(config)
     assert len(pairs) == 5
     for k, pair in enumerate(pairs):
-        image, mask = miniature.picture(k)
+        image, mask = miniature.draw_image(k)
         assert np.array_equal(pair.image.read()[..., 0], image[..., 0])
         assert np.array_equal(pair.mask.read(), mask)
 

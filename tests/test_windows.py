@@ -1,4 +1,4 @@
-"""Pictures larger than a window: read and segmented piece by piece, in bounded memory."""
+"""Images larger than a window: read and segmented piece by piece, in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from autosam.predict import predict
 
 @pytest.fixture
 def large(trained: Path, tmp_path: Path) -> Path:
-    """A tiled TIFF of 150 x 230 pixels: pictures of the kind trained on, side by side."""
-    pictures = sorted((trained.parent / "data/test/images").iterdir())
-    row = np.hstack([np.asarray(Image.open(path)) for path in pictures] * 2)[:, :230]
+    """A tiled TIFF of 150 x 230 pixels: images of the kind trained on, side by side."""
+    images = sorted((trained.parent / "data/test/images").iterdir())
+    row = np.hstack([np.asarray(Image.open(path)) for path in images] * 2)[:, :230]
     image = np.vstack([row] * 4)[:150]
     path = tmp_path / "in/large.tif"
     path.parent.mkdir()
@@ -95,7 +95,7 @@ def test_predict_by_windows(
     assert not [path for path in out.iterdir() if path.is_dir()]
 
 
-def test_too_much_is_wanted_of_a_large_picture(
+def test_too_much_is_wanted_of_a_large_image(
     trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -103,7 +103,7 @@ def test_too_much_is_wanted_of_a_large_picture(
     config = PredictConfig(str(trained), str(large), str(tmp_path / "out"), window=60, overlay=True)
     with pytest.raises(DataError, match="1 of 1 could not be read"):
         predict(config)
-    assert "of pictures this large only masks and areas are written" in capsys.readouterr().err
+    assert "of images this large only masks and areas are written" in capsys.readouterr().err
 
 
 def test_tiffs_of_other_kinds(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_tiffs_of_other_kinds(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 20, 30), np.uint8))
     with pytest.raises(DataError, match="holds 5 pages"):
         open_pixels(ImageFile(tmp_path / "stack.tif"))
-    (tmp_path / "text.tif").write_text("no picture")
+    (tmp_path / "text.tif").write_text("no image")
     with pytest.raises(DataError, match=r"text\.tif: cannot be read as an image"):
         open_pixels(ImageFile(tmp_path / "text.tif"))
 

@@ -81,7 +81,7 @@ def test_a_forgotten_decoder_is_another_and_the_sam_stays_itself() -> None:
     )
 
 
-def test_scores_of_a_picture(tiny_file: Path) -> None:
+def test_scores_of_a_image(tiny_file: Path) -> None:
     scores = ZeroShot(load_sam("tiny", tiny_file))
     label = np.zeros((40, 56), np.uint8)
     label[4:20, 4:30], label[24:36, 10:22], label[24:36, 30:50] = 1, 1, 2

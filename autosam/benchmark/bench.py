@@ -77,9 +77,9 @@ def compare(figures: dict[str, Any]) -> None:
 def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
     """Seconds per image (median, spread), where they go, and peak memory."""
     titles = {
-        "encoder": f"image encoder of {sam}, one picture",
+        "encoder": f"image encoder of {sam}, one image",
         "training": f"training step of the run autosam with {sam}, per image",
-        "prediction": f"prediction with {sam}, one picture of {SIDES[1]} x {SIDES[0]}",
+        "prediction": f"prediction with {sam}, one image of {SIDES[1]} x {SIDES[0]}",
     }
     result = Table(title=titles[kind], title_justify="left")
     result.add_column(kind)

@@ -48,9 +48,9 @@ from autosam.utils.memory import peak_gib
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
 VIEWS = 4
-"""Fixed views per picture where embeddings are cached, as by default."""
+"""Fixed views per image where embeddings are cached, as by default."""
 SIDES = (512, 640)
-"""Rows and columns of the pictures."""
+"""Rows and columns of the images."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def encoding(case: Case, device: torch.device) -> dict[str, Any]:
-    """One picture through the image encoder."""
+    """One image through the image encoder."""
     sam = build_sam(case.sam, case.reference, encoder=True)
     cast(nn.Module, sam).to(device)
     if case.compiled:
@@ -216,7 +216,7 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
-    """One batch of pictures from files; their embeddings, where cached, from files too."""
+    """One batch of images from files; their embeddings, where cached, from files too."""
     draw(folder, case.batch_size)
     pairs = find_pairs(folder / "images", folder / "masks")
     cached = case.embeddings != "encoder"
@@ -245,7 +245,7 @@ def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:
 
 
 def prediction(case: Case, device: torch.device) -> dict[str, Any]:
-    """From picture to mask."""
+    """From image to mask."""
     loaded = Loaded(build_segmenter(case), Config(), Path("random weights"), {})
     predictor = Predictor(loaded, device)
     image = np.random.default_rng(0).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
@@ -286,7 +286,7 @@ def cases_of(config: BenchConfig) -> list[Case]:
         replace(own, name="not cached", half=True, batch_size=2),
         published(batched, name="published generator, cached", embeddings="cache"),
         published(own, name="published", reference=vit, batch_size=3),
-        replace(own, name="one picture", kind="prediction", half=True),
-        replace(own, name="one picture, dense prompt alone", kind="prediction", half=True,
+        replace(own, name="one image", kind="prediction", half=True),
+        replace(own, name="one image, dense prompt alone", kind="prediction", half=True,
                 prompt="dense"),
     ]  # fmt: skip

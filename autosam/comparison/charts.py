@@ -40,7 +40,7 @@ def learning_curves(curves: dict[str, list[list[float]]]) -> str:
 
 
 def distributions(scores: dict[str, Sequence[float]]) -> str:
-    """Dice of every test picture, a line for each run: box, median, and a point for each picture.
+    """Dice of every test image, a line for each run: box, median, and a point for each image.
 
     Returns:
         SVG.
@@ -59,7 +59,7 @@ def distributions(scores: dict[str, Sequence[float]]) -> str:
     for i, name in enumerate(names, 1):
         heights = i + rng.uniform(-0.2, 0.2, len(scores[name]))
         axes.plot(scores[name], heights, ".", ms=3, alpha=0.4, color="#2277cc")
-    axes.set(xlabel="Dice of a test picture", xlim=(-0.02, 1.02))
+    axes.set(xlabel="Dice of a test image", xlim=(-0.02, 1.02))
     return _svg(figure, axes)
 
 

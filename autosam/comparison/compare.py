@@ -54,7 +54,7 @@ from autosam.utils.logging import quiet
 from autosam.utils.signals import die_with_parent, heeded, kill_children, leave_now
 
 QUICK_LIMIT = 48
-"""Pictures of each part of --quick, at most."""
+"""Images of each part of --quick, at most."""
 
 
 QUICK_EPOCHS = 5
@@ -298,16 +298,16 @@ def trivial_rows(trials: list[Trial]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def make_page(standings: Standings, lines: dict[str, Line], split: Split, empty: list[str]) -> str:
-    """The report; pictures are those of the first seed."""
+    """The report; images are those of the first seed."""
     names = [name for _, name in picked(standings)]
     predictions: dict[str, dict[str, Predicted]] = {}
     for row in standings.rows:
         trials, swap = lines[row.name]
         first = [trial for trial in trials if trial.seed == 0]
         predictions[row.name] = {
-            picture: found
+            image: found
             for trial in first
-            for picture, found in predict_some(trial, names, swap).items()
+            for image, found in predict_some(trial, names, swap).items()
         }
     curves = {row.name: row.curves for row in standings.rows if row.curves}
     first = [trial for trial in lines[standings.base][0] if trial.seed == 0]
@@ -318,7 +318,7 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
     """What was compared, for the foot of the table."""
     parts = ", ".join(f"{len(pairs)} {part}" for part, pairs in split.items())
     if settings.data.folds:
-        parts = f"{sum(map(len, split.values()))} pictures in {settings.data.folds} folds"
+        parts = f"{sum(map(len, split.values()))} images in {settings.data.folds} folds"
     source = settings.data.root or settings.data.images or "the embedded set"
     grouped = any(pair.group for pairs in split.values() for pair in pairs)
     independent = "groups (patients, slides, volumes)"
@@ -326,7 +326,7 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
         independent = "images, each taken as independent (--data.groups says what belongs together)"
     return {
         "data": f"{source}: {parts} (files {fingerprint(split)[:12]})",
-        "budget of each run": f"{settings.train.epochs} epochs of {len(split['train'])} pictures, "
+        "budget of each run": f"{settings.train.epochs} epochs of {len(split['train'])} images, "
         f"prompt generator and head at {settings.model.view_size} px, SAM {settings.sam}",
         "seeds": f"{seeds}, from {settings.train.seed}",
         "figures": "mean over the test images ± standard deviation over seeds; difference with its "

@@ -57,7 +57,7 @@ def verdict(standings: Standings) -> str:
     if not own:
         return ""
     seeds = len(own[0].scores)
-    images = int(np.isfinite(list(own[0].by_picture().values())).sum())
+    images = int(np.isfinite(list(own[0].by_image().values())).sum())
     groups = standings.minus(own[0], own[0]).groups
     parts = [
         f"On {images} test images{f' of {groups} groups' * (groups < images)} and {seeds} "

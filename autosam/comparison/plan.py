@@ -111,7 +111,7 @@ def plan(
         rows: what is trained, by the name of its row.
         seeds: how many, from `train.seed` on.
         folder: where the run folders go.
-        split: the pictures, of any fold.
+        split: the images, of any fold.
 
     Returns:
         Row by row, the seeds and folds of each.

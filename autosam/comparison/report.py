@@ -18,13 +18,13 @@ from autosam.data.pairs import Split
 from autosam.evaluation.visualize import overlay
 
 SHOWN = 2
-"""Best, median and worst pictures, of each."""
+"""Best, median and worst images, of each."""
 SIDE = 300
-"""Pixels of a picture, which is shown at half of that."""
+"""Pixels of an image, which is shown at half of that."""
 
 
 def picked(standings: Standings) -> list[tuple[str, str]]:
-    """The pictures to show: best, median or worst by the Dice of the base's first seed, which is
+    """The images to show: best, median or worst by the Dice of the base's first seed, which is
     shown; and its name."""
     rows = standings[standings.base].scores[0]
     scores = {name: row["dice"] for name, row in rows.items() if math.isfinite(row["dice"])}
@@ -56,9 +56,9 @@ def build(
     Args:
         standings: the table.
         curves: see `charts.learning_curves`.
-        predictions: by run and picture, those of `picked`.
-        empty: names of the test pictures without anything in them.
-        split: the pictures of each part.
+        predictions: by run and image, those of `picked`.
+        empty: names of the test images without anything in them.
+        split: the images of each part.
         colours: of the classes.
     """
     oracles = {row.name for row in standings.rows if row.oracle}
@@ -68,7 +68,7 @@ def build(
     ]
     groups = [[line for line in lines if line["oracle"] == kind] for kind in (False, True)]
     shares = [
-        (row.name, f"{np.mean([row.by_picture()[name] for name in empty]):.0%}")
+        (row.name, f"{np.mean([row.by_image()[name] for name in empty]):.0%}")
         for row in standings.rows
         if empty
     ]
@@ -81,12 +81,12 @@ def build(
         groups=[group for group in groups if group],
         curves=charts.learning_curves(curves) if curves else "",
         distributions=charts.distributions(
-            {row.name: [dice for dice in row.by_picture().values() if math.isfinite(dice)]
+            {row.name: [dice for dice in row.by_image().values() if math.isfinite(dice)]
              for row in standings.rows}
         ),
         base=standings.base,
         columns=list(predictions),
-        pictures=[_picture_row(what, name, standings, predictions, colours)
+        images=[_image_row(what, name, standings, predictions, colours)
                   for what, name in picked(standings)],
         empty={"count": len(empty), "shares": shares},
         facts=facts.items(),
@@ -94,7 +94,7 @@ def build(
     )  # fmt: skip
 
 
-def _picture_row(
+def _image_row(
     what: str,
     name: str,
     standings: Standings,

@@ -32,19 +32,19 @@ from autosam.utils.device import choose_device, wait
 from autosam.utils.io import write_atomically
 
 Scores = dict[str, dict[str, float]]
-"""Metrics by picture."""
+"""Metrics by image."""
 
 SWAPS = ("blank", "shuffled", "surrogate")
-"""What a trained run can be scored with instead of SAM's embedding of the picture: zeros, that of
-another picture, or no SAM at all."""
+"""What a trained run can be scored with instead of SAM's embedding of the image: zeros, that of
+another image, or no SAM at all."""
 
 TIMED = 8
-"""Test pictures over which the time of prediction is taken."""
+"""Test images over which the time of prediction is taken."""
 
 
 @dataclass
 class Predicted:
-    """One test picture by one run."""
+    """One test image by one run."""
 
     image: np.ndarray
     """uint8 H x W x 3."""
@@ -96,7 +96,7 @@ def open_test(
 
 
 def batches(segmenter: Segmenter, dataset: PairDataset, size: int) -> Iterator[Batch]:
-    """The pictures in order, on the segmenter's device."""
+    """The images in order, on the segmenter's device."""
     device = next(segmenter.parameters()).device
     loader = DataLoader(
         dataset, size, sampler=EpochSampler(len(dataset), shuffle=False), collate_fn=Batch.collate
@@ -106,8 +106,8 @@ def batches(segmenter: Segmenter, dataset: PairDataset, size: int) -> Iterator[B
 
 @torch.no_grad()
 def images_per_second(trial: Trial, swap: str = "") -> float:
-    """Speed of a finished trial on test pictures one at a time, from the pixels in memory to the
-    mask at the picture's own size, image encoder included; kept in its folder."""
+    """Speed of a finished trial on test images one at a time, from the pixels in memory to the
+    mask at the image's own size, image encoder included; kept in its folder."""
     file = trial.folder / f"speed{f'-{swap}' * bool(swap)}.yaml"
     if file.is_file():
         return float(yaml.safe_load(file.read_text(encoding="utf-8"))["images_per_second"])
@@ -132,7 +132,7 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
 
 @torch.no_grad()
 def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[str, Predicted]:
-    """What a finished trial makes of some test pictures, by name."""
+    """What a finished trial makes of some test images, by name."""
     config, segmenter = trial.config, load_swapped(trial, swap)
     dataset, frame = open_test(config, segmenter, swap), segmenter.frame
     device, found = next(segmenter.parameters()).device, {}

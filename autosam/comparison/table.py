@@ -23,12 +23,12 @@ class Row:
     scores: list[Scores]
     """Of each seed."""
     oracle: bool = False
-    """Whether prompts were taken from the truth of the test pictures."""
+    """Whether prompts were taken from the truth of the test images."""
     trainable: int = 0
     seconds: float | None = None
     """Of one training; None where nothing was trained for this line."""
     speed: float = 0.0
-    """Pictures per second, one at a time."""
+    """Images per second, one at a time."""
     peak_gib: float | None = None
     """Of training."""
     difference: Difference | None = None
@@ -68,11 +68,11 @@ class Row:
             for image, row in self.scores[0].items()
         }
 
-    def by_picture(self, metric: str = "dice") -> dict[str, float]:
-        """The mean over seeds, of each picture."""
+    def by_image(self, metric: str = "dice") -> dict[str, float]:
+        """The mean over seeds, of each image."""
         return {
-            picture: float(np.mean([seed[picture].get(metric, math.nan) for seed in self.scores]))
-            for picture in sorted(self.scores[0])
+            image: float(np.mean([seed[image].get(metric, math.nan) for seed in self.scores]))
+            for image in sorted(self.scores[0])
         }
 
 
@@ -105,7 +105,7 @@ class Standings:
     def minus(self, one: Row, other: Row) -> Difference:
         """Dice of one line minus another's, image by image (each the mean over seeds: other seeds
         are no further images), tested over groups."""
-        own, theirs = one.by_picture(), other.by_picture()
+        own, theirs = one.by_image(), other.by_image()
         return compare(
             np.array([own[name] for name in theirs]),
             np.array(list(theirs.values())),

@@ -291,7 +291,7 @@ def one_message(shared: bool = False) -> Iterator[None]:
 def _say_no_memory(error: Exception) -> None:
     print(
         f"error: memory ran out ({error}). Take smaller batches (--train.batch_size, "
-        "--batch_size), fewer --data.workers, a smaller --sam, or --window for large pictures.",
+        "--batch_size), fewer --data.workers, a smaller --sam, or --window for large images.",
         file=sys.stderr,
     )
 

@@ -25,7 +25,7 @@ class CheckConfig:
     sam: str = "lite"
     """Which SAM is meant, for the smallest object that it can draw."""
     output: str | None = None
-    """PNG file for a contact sheet of pictures with their masks outlined."""
+    """PNG file for a contact sheet of images with their masks outlined."""
     groups: str | None = None
     """CSV file for a proposal of groups, to be given as --data.groups."""
     json: bool = False
@@ -34,7 +34,7 @@ class CheckConfig:
 
 @dataclass
 class RoughPreview:
-    """Preview the rough masks, and the prompts taken from them, on some training pictures."""
+    """Preview the rough masks, and the prompts taken from them, on some training images."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """The data, as for training."""
@@ -43,9 +43,9 @@ class RoughPreview:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """How prompts are taken."""
     count: int = 8
-    """Pictures, spread over the training part (the test part is not looked at)."""
+    """Images, spread over the training part (the test part is not looked at)."""
     output: str = "rough.png"
-    """PNG file of picture, true mask, rough mask and prompts."""
+    """PNG file of image, true mask, rough mask and prompts."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class CompareConfig(Settings):
     seeds: int = 3
     """Trainings of each run, with seeds from --train.seed on."""
     folds: int | None = None
-    """Cross-validation: each picture is tested once, by one of so many trainings."""
+    """Cross-validation: each image is tested once, by one of so many trainings."""
     attribution: bool = True
     """Beside the run autosam: trained and tested with blank and shuffled image embeddings, only
     tested with them, and its surrogate decoder, which uses no SAM."""
@@ -69,7 +69,7 @@ class CompareConfig(Settings):
     """Beside the run autosam: with each of the published code's peculiarities, and with all; see
     --paper of train."""
     quick: bool = False
-    """A first look: at most 48 pictures of each part and 5 epochs, one seed."""
+    """A first look: at most 48 images of each part and 5 epochs, one seed."""
     jobs: int = 1
     """Trainings at a time."""
     output: str = "runs/compare"
@@ -103,22 +103,22 @@ class EvaluateConfig:
 
 @dataclass(kw_only=True)
 class Wanted:
-    """What is written beside masks, and how pictures are gone through."""
+    """What is written beside masks, and how images are gone through."""
 
     overlay: bool = False
-    """Also write NAME_overlay.png, the mask drawn on the picture; of videos NAME_overlay.mp4 (not
+    """Also write NAME_overlay.png, the mask drawn on the image; of videos NAME_overlay.mp4 (not
     for volumes)."""
     probabilities: bool = False
-    """Also write NAME_probability.png, 16 bits, 0 to 65535 (pictures alone)."""
+    """Also write NAME_probability.png, 16 bits, 0 to 65535 (images alone)."""
     coco: Literal["no", "rle", "polygon"] = "no"
     """Also write coco.json, each connected part an object, as run lengths or as polygons, which
-    lose holes (pictures alone)."""
+    lose holes (images alone)."""
     geojson: bool = False
-    """Also write NAME.geojson, outlines with holes in pixels (pictures alone)."""
+    """Also write NAME.geojson, outlines with holes in pixels (images alone)."""
     window: int | None = None
-    """Pictures larger than this, in pixels, are segmented window by window of this size, TIFFs
-    without reading more than that at a time. Choose the size of the pictures trained on. Unset:
-    every picture as a whole."""
+    """Images larger than this, in pixels, are segmented window by window of this size, TIFFs
+    without reading more than that at a time. Choose the size of the images trained on. Unset:
+    every image as a whole."""
     overlap: float = 0.25
     """Share of a window that the next one covers again, 0 to 0.9; logits are averaged there."""
     smooth: float = 0.0
@@ -127,7 +127,7 @@ class Wanted:
 
 @dataclass
 class PredictConfig(Wanted):
-    """Segment pictures, volumes and videos with a trained run. What is done already is skipped; a
+    """Segment images, volumes and videos with a trained run. What is done already is skipped; a
     file that cannot be read is named and does not stop the rest, but the exit code says so."""
 
     checkpoint: str = ""
@@ -163,8 +163,8 @@ class PredictConfig(Wanted):
 
 @dataclass
 class ExportConfig:
-    """Write a run as one graph: a picture of any size in, its mask out, no prompt. The file is run
-    on pictures and compared with PyTorch before it is kept."""
+    """Write a run as one graph: an image of any size in, its mask out, no prompt. The file is run
+    on images and compared with PyTorch before it is kept."""
 
     checkpoint: str = ""
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
@@ -174,9 +174,9 @@ class ExportConfig:
     """Of .onnx. fp16: half the size. int8: matrix products in 8 bits, their scales found while they
     run."""
     images: str | None = None
-    """Folder of pictures to compare on; unset: the test pictures of its data."""
+    """Folder of images to compare on; unset: the test images of its data."""
     count: int = 20
-    """How many pictures to compare on, at most."""
+    """How many images to compare on, at most."""
     fast: bool = False
     """The mask that the learned prompt makes by itself, through the surrogate decoder: no SAM in
     the graph."""
@@ -193,7 +193,7 @@ class ExportConfig:
 
 @dataclass
 class AppConfig:
-    """A page: drop pictures, see the mask of each run side by side, move the threshold, take the
+    """A page: drop images, see the mask of each run side by side, move the threshold, take the
     masks along. It serves this machine alone unless --host says otherwise, and asks nothing of any
     other."""
 
@@ -207,7 +207,7 @@ class AppConfig:
     max_megabytes: int = 50
     """Largest file that is taken."""
     max_megapixels: int = 50
-    """Largest picture that is decoded, millions of pixels."""
+    """Largest image that is decoded, millions of pixels."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training."""
 

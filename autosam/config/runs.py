@@ -31,4 +31,4 @@ RUNS: dict[str, Composition] = {
 """The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps. Boxes
 and points are taken from the true mask: such runs are oracles, good for comparison only. Those of
 `rough` runs are taken from a rule on colours, which needs no truth; those of `sam-auto` from a
-grid, and a rule fitted on training pictures says which masks count."""
+grid, and a rule fitted on training images says which masks count."""

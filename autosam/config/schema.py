@@ -55,7 +55,7 @@ class DataConfig:
     masks: str | None = None
     """Folder of masks; a mask has its image's file name, with any extension."""
     annotations: str | None = None
-    """COCO file of the pictures in `images` (layout coco)."""
+    """COCO file of the images in `images` (layout coco)."""
     mask_suffix: str = ""
     """What a mask's name adds to its image's: `_mask` pairs cell1.jpg with cell1_mask.png."""
     image_column: str = "image"
@@ -67,8 +67,8 @@ class DataConfig:
     bands: tuple[int, int, int] | None = None
     """Which bands of a TIFF, from 1, stand for red, green and blue."""
     window: tuple[float, float] | None = None
-    """Stored values that become black and white, for pictures of more than 8 bits and volumes (a
-    soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentile of each picture or volume."""
+    """Stored values that become black and white, for images of more than 8 bits and volumes (a
+    soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentile of each image or volume."""
     nodata: float | None = None
     """Stored value of pixels without data: left out of stretch, loss, scores and masks. What a TIFF
     itself calls so (GDAL's nodata, NaN) is left out without it."""
@@ -96,17 +96,17 @@ class DataConfig:
     split_seed: int = 0
     """Seed of the split."""
     stratify: bool = False
-    """Give each part its share of pictures with little and with much foreground."""
+    """Give each part its share of images with little and with much foreground."""
     groups: str | None = None
     """What must not stand on both sides of a split (patient, slide, camera): a CSV file with the
     columns name and group, or a regular expression on the name whose first bracket is the group.
     (A manifest has a column `group`.)"""
     folds: int | None = None
-    """k-fold cross-validation: the pictures in k parts, of which `fold` is the test part."""
+    """k-fold cross-validation: the images in k parts, of which `fold` is the test part."""
     fold: int = 0
     """Which of the k parts, from 0, is the test part."""
     limit: int | None = None
-    """At most so many pictures of each part, drawn by `split_seed`: for a first look."""
+    """At most so many images of each part, drawn by `split_seed`: for a first look."""
     workers: int | None = None
     """Processes that read images; unset: by the number of processors."""
 
@@ -135,7 +135,7 @@ class AugmentConfig:
     vertical_flip: float = 0.0
     """Probability of an upside-down flip."""
     quarter_turns: bool = False
-    """Turn by 0, 90, 180 or 270 degrees (for pictures without an upright)."""
+    """Turn by 0, 90, 180 or 270 degrees (for images without an upright)."""
     rotate: float = 15.0
     """Largest rotation, degrees."""
     scale: float = 0.25
@@ -228,7 +228,7 @@ class RoughConfig:
     erosion: int = 2
     """Pixels taken off the edge."""
     min_share: float = 0.002
-    """Smallest connected part that is kept, as a share of the picture."""
+    """Smallest connected part that is kept, as a share of the image."""
     prompt: Literal["box", "points"] = "box"
     """What is taken from each part that is left."""
 
@@ -256,9 +256,9 @@ class CacheConfig:
     """Image embeddings computed once and kept on disk, so that training costs no image encoder."""
 
     views: int | None = None
-    """V: geometric views of each training image whose embeddings are cached, the picture as it is
+    """V: geometric views of each training image whose embeddings are cached, the image as it is
     among them; one is drawn at each visit. Colours then change in the prompt generator's view only.
-    0: no cache, every visit encodes an augmented picture of its own. Unset: 4 for SAMs of 1024 px,
+    0: no cache, every visit encodes an augmented image of its own. Unset: 4 for SAMs of 1024 px,
     0 for smaller ones."""
     dtype: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
     """How embeddings are kept. fp32 also computes them in float32."""
@@ -312,9 +312,9 @@ class PaperConfig:
     Whatever is on is in the run's name."""
 
     double_normalisation: bool = False
-    """SAM's pixels are normalised twice: its encoder sees an almost black picture."""
+    """SAM's pixels are normalised twice: its encoder sees an almost black image."""
     min_max_logits: bool = False
-    """The logits of each class of a picture are stretched so that the least becomes 0 and the
+    """The logits of each class of an image are stretched so that the least becomes 0 and the
     largest 1, and cut at 0.5: no mask can be empty."""
     loss_on_padding: bool = False
     """The loss is taken on the padding, too (and on pixels that nobody labelled)."""
@@ -369,10 +369,10 @@ class Config(Settings):
     both learn. head: the same backbone with a plain head and no SAM. decoder-box, decoder-points:
     the mask decoder tuned with prompts taken from the true masks. decoder-rough: with prompts taken
     from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts, nothing
-    trained. sam-auto: points on a grid; training pictures say which masks count."""
+    trained. sam-auto: points on a grid; training images say which masks count."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
-    """What SAM's mask decoder is given of the picture, for controls. blank: zeros. shuffled: the
-    image embedding of another picture of the same part. The prompt generator sees the picture."""
+    """What SAM's mask decoder is given of the image, for controls. blank: zeros. shuffled: the
+    image embedding of another image of the same part. The prompt generator sees the image."""
     paper: PaperConfig = field(default_factory=PaperConfig)
     output: str | None = None
     """Run folder; unset: runs/<time>-<run>."""
@@ -382,7 +382,7 @@ class Config(Settings):
     """Start from the weights of this run (folder or checkpoint file)."""
     auto_batch: bool = False
     """Before training, halve the batch until a step fits into memory; so many batches then make up
-    an optimiser step that it sees as many pictures as before."""
+    an optimiser step that it sees as many images as before."""
     resume: str | None = None
     """Go on with this run from its last state, with its settings. Only these may be said anew:
     data.{root,images,masks,annotations,groups,workers}, cache.{dir,max_gb}, sam_checkpoint."""

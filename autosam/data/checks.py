@@ -249,7 +249,7 @@ def _turned_apart(pair: Pair, square: bool) -> bool:
 def size_mismatch(
     one: Pixels, shape: tuple[int, ...], other: Pixels, other_shape: tuple[int, ...]
 ) -> str:
-    """What to say of a picture and its mask whose sizes (height, width) differ."""
+    """What to say of an image and its mask whose sizes (height, width) differ."""
     turned = ""
     if tuple(shape[:2]) == tuple(other_shape[1::-1]):
         turned = (

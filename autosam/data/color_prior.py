@@ -15,7 +15,7 @@ def rough_mask(image: Pixels, rough: RoughConfig) -> np.ndarray:
     """What a simple rule takes for foreground, cleaned.
 
     Args:
-        image: the picture; for `index` a TIFF with the bands.
+        image: the image; for `index` a TIFF with the bands.
         rough: the rule.
 
     Returns:
@@ -38,7 +38,7 @@ def rough_mask(image: Pixels, rough: RoughConfig) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, rough: RoughConfig) -> np.ndarray:
-    """bool H x W -> uint8: eroded, then without components below `min_share` of the picture."""
+    """bool H x W -> uint8: eroded, then without components below `min_share` of the image."""
     mask = mask.astype(np.uint8)
     if rough.erosion:
         side = 2 * rough.erosion + 1

@@ -36,14 +36,14 @@ Embeddings = Callable[[int, int], ImageEmbedding]
 
 
 def view_seed(position: int, view: int) -> Seed | None:
-    """Seed words of the geometry of a fixed view; view 0 is the picture as it is."""
+    """Seed words of the geometry of a fixed view; view 0 is the image as it is."""
     return (VIEWS, position, view) if view else None
 
 
 def place(
     array: np.ndarray, size: int, geometry: str, augment: Augment | None, seed: Seed | None
 ) -> np.ndarray:
-    """Resize a picture (H x W x 3) or label (H x W) to what it takes up of a square, and move it.
+    """Resize an image (H x W x 3) or label (H x W) to what it takes up of a square, and move it.
 
     Args:
         array: uint8.
@@ -59,9 +59,9 @@ def place(
     return small if augment is None or seed is None else augment.move(small, seed)
 
 
-def square(picture: np.ndarray, size: int) -> torch.Tensor:
+def square(image: np.ndarray, size: int) -> torch.Tensor:
     """uint8 h x w x 3 -> uint8 3 x size x size, zeros at the bottom and right."""
-    return torch.from_numpy(np.ascontiguousarray(pad(picture, size).transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(pad(image, size).transpose(2, 0, 1)))
 
 
 def make_sample(
@@ -76,7 +76,7 @@ def make_sample(
     fixed: tuple[int, int] | None = None,
     guide: np.ndarray | None = None,
 ) -> Sample:
-    """Bring one picture (and its label) into a frame.
+    """Bring one image (and its label) into a frame.
 
     Args:
         name: for messages and files.
@@ -145,9 +145,9 @@ class PairDataset(Dataset[Sample]):
         seed: of the augmentation and the prompts.
         prompting: see `make_sample`.
         rough: where prompts come from a rule on colours: the rule.
-        views: V, how many fixed geometric views a picture has, of which each visit draws one; 0:
+        views: V, how many fixed geometric views an image has, of which each visit draws one; 0:
             the geometry is drawn anew at each visit.
-        shuffled: SAM's image encoder sees another picture of `pairs`, drawn anew at each visit.
+        shuffled: SAM's image encoder sees another image of `pairs`, drawn anew at each visit.
 
     Raises:
         DataError: two pairs of one name, by which scores are kept.
@@ -188,7 +188,7 @@ class PairDataset(Dataset[Sample]):
     def sam_view(
         self, position: int, view: int, visit: Seed | None = None
     ) -> tuple[torch.Tensor, tuple[int, int]]:
-        """What the image encoder sees of a picture.
+        """What the image encoder sees of an image.
 
         Args:
             position: of the pair.
@@ -196,7 +196,7 @@ class PairDataset(Dataset[Sample]):
             visit: where there are no fixed views: seed words of a geometry and colours of its own.
 
         Returns:
-            uint8 3 x S x S, and its rows and columns that hold picture.
+            uint8 3 x S x S, and its rows and columns that hold image.
         """
         frame, image = self.frame, self.pairs[position].image.read()
         free = visit is not None and not self.views

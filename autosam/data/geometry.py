@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from autosam.data.labels import class_masks, known
 
 PILLOW = 2.0**22
-"""Steps between 0 and 1 of the weights by which Pillow resizes 8-bit pictures."""
+"""Steps between 0 and 1 of the weights by which Pillow resizes 8-bit images."""
 
 
 def content_size(height: int, width: int, size: int, geometry: str) -> tuple[int, int]:
-    """Rows and columns that an H x W picture takes up in a size x size square.
+    """Rows and columns that an H x W image takes up in a size x size square.
 
     `longest-pad` scales the longest side to `size`, rounding as `segment_anything` does; `square`
     stretches both sides.
@@ -50,11 +50,11 @@ def pad(array: np.ndarray, size: int) -> np.ndarray:
 def restore(
     logits: Tensor, shape: tuple[int, int], image_size: int, geometry: str = "longest-pad"
 ) -> Tensor:
-    """The exact inverse for logits: up to the square, cut the padding off, to the picture's size.
+    """The exact inverse for logits: up to the square, cut the padding off, to the image's size.
 
     Args:
         logits: float K x m x m.
-        shape: H, W of the picture.
+        shape: H, W of the image.
         image_size: S, side of the square.
         geometry: as in `content_size`.
 
@@ -106,7 +106,7 @@ def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:
 
 
 def content_sizes(height: Tensor, width: Tensor, size: int, geometry: str) -> tuple[Tensor, Tensor]:
-    """`content_size` of sizes that are tensors, for graphs that serve pictures of any size.
+    """`content_size` of sizes that are tensors, for graphs that serve images of any size.
 
     Args:
         height, width: float64 scalars.
@@ -128,7 +128,7 @@ def resize_matrix(length: int, content: Tensor, size: int) -> Tensor:
     them, so that products with pixels are exact.
 
     Args:
-        length: pixels of the picture along the axis.
+        length: pixels of the image along the axis.
         content: float64 scalar: pixels that it takes up of the square.
         size: pixels of the square.
 
@@ -149,7 +149,7 @@ def restore_matrix(length: int, content: Tensor, size: int, mask_size: int) -> T
     """What `restore` does along one axis, as a matrix.
 
     Args:
-        length: pixels of the picture along the axis.
+        length: pixels of the image along the axis.
         content: float64 scalar: pixels that it takes up of the square.
         size: S, pixels of the square.
         mask_size: m, cells of the logits.

@@ -31,7 +31,7 @@ class Examination:
     facts: dict[str, Any] = field(default_factory=dict)
     """Plain values, for a table or JSON."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Name -> scene, where scenes of several pictures were found."""
+    """Name -> scene, where scenes of several images were found."""
     pairs: list[Pair] = field(default_factory=list)
     """Those that can be shown."""
     reading: MaskReading = field(default_factory=MaskReading)
@@ -67,7 +67,7 @@ def examine(config: DataConfig, sam: str, image_size: int, geometry: str) -> Exa
     found.warnings += report.warnings
     if not good:
         return found
-    found.facts["pictures"] = _pictures(good)
+    found.facts["images"] = _images(good)
     counts = Counter(value for _, s in good for value in {v for f in s.facts for v in f.values})
     found.facts["mask values"] = {str(v): f"in {counts[v]} masks" for v in sorted(counts)[:20]}
     if len(counts) > 20:
@@ -89,15 +89,15 @@ def examine(config: DataConfig, sam: str, image_size: int, geometry: str) -> Exa
     return found
 
 
-def _pictures(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
+def _images(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
     """Sizes, and how they are stored where that is a file of its own."""
     heights, widths = zip(*(s.size for _, s in good), strict=True)
     modes: Counter[str] = Counter()
     for pair, _ in good:
         path = pair.image.path
         try:
-            with Image.open(path) as picture:
-                modes[f"{picture.format} {picture.mode}"] += 1
+            with Image.open(path) as image:
+                modes[f"{image.format} {image.mode}"] += 1
         except (OSError, ValueError):
             modes[path.suffix or type(pair.image).__name__] += 1
     return {
@@ -132,7 +132,7 @@ def _parts(found: Examination, pairs: list[Pair], config: DataConfig) -> dict[in
 def _scenes(
     found: Examination, pairs: list[Pair], good: list[tuple[Pair, Seen]], parts: dict[int, str]
 ) -> None:
-    """Scenes of several pictures, and those that the split would tear."""
+    """Scenes of several images, and those that the split would tear."""
     numbers = scenes(np.stack([s.edges for _, s in good]), [s.size for _, s in good])
     members: dict[int, list[Pair]] = defaultdict(list)
     for number, (pair, _) in zip(numbers, good, strict=True):
@@ -140,8 +140,8 @@ def _scenes(
     several = [group for group in members.values() if len(group) > 1]
     found.facts["scenes"] = {
         "scenes": len(members),
-        "with several pictures": len(several),
-        "pictures in them": sum(map(len, several)),
+        "with several images": len(several),
+        "images in them": sum(map(len, several)),
     }
     leaks = torn(numbers, [parts[id(pair.image)] for pair, _ in good]) if parts else []
     found.facts["scenes"]["in several parts"] = len(leaks)
@@ -194,7 +194,7 @@ class Tally:
         """Write what was counted."""
         n, names = max(1, len(self.counts)), self.config.class_names
         found.facts["classes"] = {
-            name: f"{share / n:.2%} of the pixels, in {count} of {n} pictures"
+            name: f"{share / n:.2%} of the pixels, in {count} of {n} images"
             for name, share, count in zip(names, self.shares, self.holding, strict=True)
         }
         found.facts["empty masks"] = self.empty
@@ -203,8 +203,8 @@ class Tally:
         total, sizes = len(self.areas), (min(self.areas), np.median(self.areas), max(self.areas))
         grid = f"{self.cells} x {self.cells} masks of {self.sam}"
         found.facts["objects"] = {
-            "a picture, median": float(np.median(self.counts)),
-            "a picture, most": max(self.counts),
+            "an image, median": float(np.median(self.counts)),
+            "an image, most": max(self.counts),
             "smallest, median and largest diameter, px": " / ".join(
                 f"{np.sqrt(4 * area / np.pi):.0f}" for area in sizes
             ),
@@ -213,5 +213,5 @@ class Tally:
         if self.vanished > 0.02 * total:
             found.warnings.append(
                 f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
-                f"{self.image_size} px). Cut the pictures into tiles, or take one of 1024 px."
+                f"{self.image_size} px). Cut the images into tiles, or take one of 1024 px."
             )

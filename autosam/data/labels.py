@@ -1,4 +1,4 @@
-"""What a label is: the class of each pixel of a picture.
+"""What a label is: the class of each pixel of an image.
 
 A label is H x W. uint8: class numbers, 0 background, 1..K, `IGNORED` where nobody knows. int32: bit
 k - 1 says that class k is there, for classes that overlap; `IGNORED_BITS` where nobody knows.

@@ -142,7 +142,7 @@ def what_happened(error: RuntimeError, again: str) -> TrainingError | None:
         )
     if what.startswith("DataLoader worker"):
         return TrainingError(
-            f"a process that reads pictures died ({what}). Often the memory of the machine is "
+            f"a process that reads images died ({what}). Often the memory of the machine is "
             f"short, or {SHARED} (in a container: --shm-size). {again} and a lower --data.workers."
         )
     return None

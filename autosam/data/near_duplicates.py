@@ -1,12 +1,12 @@
-"""Pictures of one scene: what a fixed camera, a video or a copy leaves behind.
+"""Images of one scene: what a fixed camera, a video or a copy leaves behind.
 
 A scene is known by where its edges are, which light and weather change little: the correlation of
-edge strength on a coarse grid, between pictures of one size. Each cell is measured against the
-other pictures of the data set, so that what all of them share (an endoscope's round frame, a
+edge strength on a coarse grid, between images of one size. Each cell is measured against the
+other images of the data set, so that what all of them share (an endoscope's round frame, a
 stamped date) says nothing.
 
-The threshold was chosen by eye on 292 river photographs and the 1000 pictures of Kvasir-SEG: of the
-20 groups above it one is false (pictures with the same green overlay).
+The threshold was chosen by eye on 292 river photographs and the 1000 images of Kvasir-SEG: of the
+20 groups above it one is false (images with the same green overlay).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray
 
     Args:
         features: float N x GRID^2, of `edges`.
-        sizes: of the pictures; scenes are sought among pictures of one size.
+        sizes: of the images; scenes are sought among images of one size.
 
     Returns:
-        int N: pictures of one scene have one number.
+        int N: images of one scene have one number.
     """
     features = _unit((features - features.mean(0)) / (features.std(0) + 1e-3))
     numbers = np.zeros(len(features), int)

@@ -1,4 +1,4 @@
-"""A picture and its mask, wherever they come from, before either is read."""
+"""An image and its mask, wherever they come from, before either is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pixels(Protocol):
         """The file it comes from."""
 
     def read(self) -> np.ndarray:
-        """A picture: uint8 H x W x 3 RGB. A mask: its values as stored, uint8 or uint16 H x W; or,
+        """An image: uint8 H x W x 3 RGB. A mask: its values as stored, uint8 or uint16 H x W; or,
         where classes overlap, a label of bits (see `autosam.data.labels`).
 
         Raises:
@@ -35,7 +35,7 @@ class Pixels(Protocol):
 
 
 def read_valid(pixels: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
-    """A picture: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere)."""
+    """An image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere)."""
     read = getattr(pixels, "read_valid", None)
     return (pixels.read(), None) if read is None else read()
 
@@ -74,7 +74,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its mask."""
+    """An image and its mask."""
 
     stem: str
     """Name of the image without extension; unique within a split and subset."""
@@ -117,7 +117,7 @@ Split = dict[str, list[Pair]]
 
 
 def sizes(split: Split) -> dict[str, tuple[int, int]]:
-    """Bytes of each picture and of its mask, by part and name; 0 for one that is not a file."""
+    """Bytes of each image and of its mask, by part and name; 0 for one that is not a file."""
     return {
         f"{part}/{pair.name}": (_size(pair.image.path), _size(pair.mask.path))
         for part, pairs in split.items()
@@ -126,7 +126,7 @@ def sizes(split: Split) -> dict[str, tuple[int, int]]:
 
 
 def fingerprint(split: Split) -> str:
-    """SHA-256 of the names and sizes of all pictures and masks."""
+    """SHA-256 of the names and sizes of all images and masks."""
     sizes = hashlib.sha256()
     for name, image, mask in sorted(
         (pair.name, _size(pair.image.path), _size(pair.mask.path))

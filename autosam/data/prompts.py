@@ -30,7 +30,7 @@ def objects_of(mask: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
     Returns:
         int32 H x W with a number for each part, and the numbers, largest part first. (Not a mask
-        for each: a picture may hold a thousand objects.)
+        for each: an image may hold a thousand objects.)
     """
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA]
@@ -144,7 +144,7 @@ def points_around(
     free = near & ~others
     if not free.any():
         free = ~mask
-    if not free.any():  # the object fills the picture: a point at its edge says least
+    if not free.any():  # the object fills the image: a point at its edge says least
         free = np.ones_like(mask)
     return points_from_mask(free, rng, count, min(prompt.erosion, 0.2), prompt.spacing / 2)
 
@@ -158,7 +158,7 @@ def draw_prompts(
     num_classes: int = 1,
     guide: np.ndarray | None = None,
 ) -> tuple[ObjectPrompts, np.ndarray]:
-    """Find the objects of a picture and prompt each.
+    """Find the objects of an image and prompt each.
 
     Args:
         label: h x w inside the S x S square (before padding), see `autosam.data.labels`.

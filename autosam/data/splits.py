@@ -113,7 +113,7 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
         if not rows or not {"name", "group"} <= rows[0].keys():
             raise ConfigError(
                 f"--data.groups {groups}: expected the columns name and group, "
-                "and a line for each picture."
+                "and a line for each image."
             )
         found = _look_up(_table(groups, rows), pairs, groups)
     else:
@@ -131,7 +131,7 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
     for pair, group in zip(pairs, found, strict=True):
         if not group:
             raise DataError(
-                f"--data.groups {groups}: says nothing of {pair.name}. Give every picture a group."
+                f"--data.groups {groups}: says nothing of {pair.name}. Give every image a group."
             )
     return [
         dataclasses.replace(pair, group=str(group))
@@ -259,7 +259,7 @@ def _refuse_torn_groups(split: Split) -> None:
 
 
 def refuse_copies(split: Split) -> None:
-    """Identical pictures in two parts would make the test score a lie.
+    """Identical images in two parts would make the test score a lie.
 
     Raises:
         DataError: naming both.
@@ -279,7 +279,7 @@ def refuse_copies(split: Split) -> None:
 
 
 def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
-    """Compare whole pictures, where they stand in different parts."""
+    """Compare whole images, where they stand in different parts."""
     if len({part for part, _ in candidates}) == 1:
         return
     seen: dict[str, tuple[str, Pair]] = {}
@@ -288,12 +288,12 @@ def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
         if other[0] != part:
             raise DataError(
                 f"{other[1].image} ({other[0]}) and {pair.image} ({part}) are the same "
-                "picture: the parts overlap. Remove one of them."
+                "image: the parts overlap. Remove one of them."
             )
 
 
 def _size(pair: Pair) -> int:
-    """Of the picture's file; 0 for what is no readable file of its own (a slice, a table's row)."""
+    """Of the image's file; 0 for what is no readable file of its own (a slice, a table's row)."""
     path = str(pair.image.path)
     if str(pair.image) != path:
         return 0
@@ -304,7 +304,7 @@ def _size(pair: Pair) -> int:
 
 
 def end_of(path: Path) -> bytes:
-    """The last bytes of a file: different pictures end differently."""
+    """The last bytes of a file: different images end differently."""
     with open(path, "rb", buffering=0) as file:  # half the cost; there may be 100,000
         file.seek(max(0, os.fstat(file.fileno()).st_size - 256))
         return file.read(256)

@@ -11,18 +11,18 @@ import torch
 from autosam.data.dataset import PairDataset
 from autosam.data.geometry import restore
 from autosam.data.labels import class_masks
-from autosam.evaluation import visualize as pictures
+from autosam.evaluation import visualize
 from autosam.evaluation.metrics import dice, predict_label
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
 
 SIDE = 224
-"""Pixels of a picture in the contact sheet."""
+"""Pixels of an image in the contact sheet."""
 
 
 @dataclass
 class Look:
-    """A picture, segmented, and its prompt."""
+    """An image, segmented, and its prompt."""
 
     logits: torch.Tensor
     """float K x H x W."""
@@ -54,9 +54,9 @@ def look(segmenter: Segmenter, batch: Batch) -> Look:
             empty = dataclasses.replace(empty, image_index=prompt.image_index)
             baseline = segmenter.decode(embedding, empty)[0]
     rows, columns = (batch.view_valid[0] / frame.view_size).tolist()
-    maps = pictures.prompt_maps(prompt, logits, baseline, (rows, columns))
+    maps = visualize.prompt_maps(prompt, logits, baseline, (rows, columns))
     heatmaps = {
-        title: pictures.heat(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
+        title: visualize.heat(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
         for title, shown in maps.items()
     }
     alone = None
@@ -72,7 +72,7 @@ def contact_sheet(
     positions: list[int],
     exclusive: bool,
     device: torch.device,
-    colours: np.ndarray = pictures.COLOURS,
+    colours: np.ndarray = visualize.COLOURS,
 ) -> np.ndarray:
     """Image, truth, prediction, what each map of the prompt highlights and the mask that it makes
     without SAM, a row per position; uint8 RGB."""
@@ -88,10 +88,10 @@ def contact_sheet(
         assert sample.label is not None
         truth = class_masks(sample.label, segmenter.num_classes)
         image = dataset.pairs[position].image.read()
-        shown = pictures.overlay(image, truth, colours)
+        shown = visualize.overlay(image, truth, colours)
         if sample.prompts is not None:
-            shown = pictures.draw_prompts(shown, sample.prompts, sample.image_valid)
-        row = [image, shown, pictures.overlay(image, predicted, colours)]
+            shown = visualize.draw_prompts(shown, sample.prompts, sample.image_valid)
+        row = [image, shown, visualize.overlay(image, predicted, colours)]
         row += seen.heatmaps.values()
         if seen.surrogate is not None:
             alone = predict_label(
@@ -101,11 +101,11 @@ def contact_sheet(
                 segmenter.fast_min_area,
                 sample.valid,
             )
-            row.append(pictures.overlay(image, alone, colours))
-        rows.append([pictures.fit(picture, SIDE) for picture in row])  # large ones are not kept
+            row.append(visualize.overlay(image, alone, colours))
+        rows.append([visualize.fit(cell, SIDE) for cell in row])  # large ones are not kept
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
     truth_title = "truth" if segmenter.prompts is None else "truth and prompt"
     highlights = [f"prompt, {title}" for title in seen.heatmaps] if positions else []
     titles = ["image", truth_title, "prediction", *highlights, "prompt without SAM"]
-    return pictures.contact_sheet(rows, titles[: len(rows[0])], notes, SIDE)
+    return visualize.contact_sheet(rows, titles[: len(rows[0])], notes, SIDE)

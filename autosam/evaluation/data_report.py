@@ -20,7 +20,7 @@ from autosam.data.images import write_png
 from autosam.data.inspection import Examination, examine
 from autosam.data.labels import class_masks
 from autosam.errors import ConfigError
-from autosam.evaluation import visualize as pictures
+from autosam.evaluation import visualize
 from autosam.evaluation.visualize import spread
 from autosam.models.sam import SAMS
 from autosam.models.sam.cost import cache_costs
@@ -95,26 +95,26 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
-    """Pictures with their masks outlined, four in a row."""
+    """Images with their masks outlined, four in a row."""
     cells, notes = [], []
-    colours = pictures.palette(data)
+    colours = visualize.palette(data)
     for name, image, masks in outlined(found, SHOWN, data.num_classes):
-        cells.append(pictures.fit(pictures.overlay(image, masks, colours), SIDE))
+        cells.append(visualize.fit(visualize.overlay(image, masks, colours), SIDE))
         notes.append(name)
     blank = cells[0] * 0
     rows = [
         cells[i : i + 4] + [blank] * (4 - len(cells[i : i + 4])) for i in range(0, len(cells), 4)
     ]
-    titles = ["picture and mask", "", "", ""]
+    titles = ["image and mask", "", "", ""]
     lines = [", ".join(n[:9] for n in notes[i : i + 4]) for i in range(0, len(notes), 4)]
     make_folder(path.parent)
-    write_png(path, pictures.contact_sheet(rows, titles, lines, SIDE))
+    write_png(path, visualize.contact_sheet(rows, titles, lines, SIDE))
 
 
 def outlined(
     found: Examination, count: int, num_classes: int
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Pictures for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
+    """Images for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
     K x H x W."""
     for i in spread(len(found.pairs), count):
         pair = found.pairs[i]

@@ -38,7 +38,7 @@ from autosam.utils.io import make_folder, require_new
 from autosam.utils.launcher import check_alone
 
 SPLIT = ("validation", "test", "split_seed", "stratify", "groups", "folds", "fold")
-"""Settings that a checkpoint's own data keep, so that no picture trained on is a test picture."""
+"""Settings that a checkpoint's own data keep, so that no image trained on is a test image."""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -211,7 +211,7 @@ def find_part(
     """The pairs to score, what to call them, and the settings by which they are read.
 
     Without data settings: the data of the training. The training's own folder keeps its split, so
-    that no picture trained on is called a test picture.
+    that no image trained on is called a test image.
 
     Args:
         config: what is asked for.

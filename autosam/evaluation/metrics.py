@@ -18,7 +18,7 @@ from autosam.errors import DataError
 from autosam.models.losses import with_background
 
 TOLERANCE = 0.01
-"""How far apart outlines may lie and count as the same, as a share of the picture's diagonal."""
+"""How far apart outlines may lie and count as the same, as a share of the image's diagonal."""
 
 
 def predict_label(

@@ -15,7 +15,7 @@ from autosam.data.images import write_png
 from autosam.data.layouts import load_split
 from autosam.data.prompts import draw_prompts
 from autosam.errors import ConfigError
-from autosam.evaluation import visualize as pictures
+from autosam.evaluation import visualize
 from autosam.evaluation.metrics import iou
 from autosam.evaluation.visualize import spread
 from autosam.types import Frame
@@ -25,7 +25,7 @@ SIDE = 320
 
 
 def rough(config: RoughPreview) -> list[float]:
-    """Draw the sheet; returns the IoU of rough and true mask of each picture.
+    """Draw the sheet; returns the IoU of rough and true mask of each image.
 
     Raises:
         ConfigError, DataError: the file exists; data that cannot be used.
@@ -48,14 +48,14 @@ def rough(config: RoughPreview) -> list[float]:
             label, frame, config.prompt, np.random.default_rng(0), False, 1, found
         )
         scores.append(iou(found > 0, label == 1))
-        shown = pictures.overlay(image, found[None] > 0)
-        shown = pictures.draw_prompts(shown, prompts, label.shape)
-        cells = (image, pictures.overlay(image, label[None] == 1), shown)
-        rows.append([pictures.fit(cell, SIDE) for cell in cells])
+        shown = visualize.overlay(image, found[None] > 0)
+        shown = visualize.draw_prompts(shown, prompts, label.shape)
+        cells = (image, visualize.overlay(image, label[None] == 1), shown)
+        rows.append([visualize.fit(cell, SIDE) for cell in cells])
         notes.append(f"{pair.name[:18]}  IoU {scores[-1]:.2f}")
-    titles = ["picture", "true mask", "rough mask and prompts"]
+    titles = ["image", "true mask", "rough mask and prompts"]
     make_folder(Path(config.output).parent)
-    write_png(Path(config.output), pictures.contact_sheet(rows, titles, notes, SIDE))
-    print(f"mean IoU of rough and true masks: {np.mean(scores):.3f}, {len(scores)} pictures")
+    write_png(Path(config.output), visualize.contact_sheet(rows, titles, notes, SIDE))
+    print(f"mean IoU of rough and true masks: {np.mean(scores):.3f}, {len(scores)} images")
     print(f"sheet: {config.output}")
     return scores

@@ -51,13 +51,13 @@ def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> 
 
 
 def print_zero_shot(table: dict[str, tuple[float, float]], facts: dict[str, str]) -> None:
-    """A table of IoU over objects and Dice over pictures by kind of prompt, and lines of facts."""
+    """A table of IoU over objects and Dice over images by kind of prompt, and lines of facts."""
     lines = Table()
     lines.add_column("prompt from the true mask")
     lines.add_column("mean IoU of objects", justify="right")
-    lines.add_column("mean Dice of pictures", justify="right")
-    for prompt, (of_objects, of_pictures) in table.items():
-        lines.add_row(prompt, f"{of_objects:.4f}", f"{of_pictures:.4f}")
+    lines.add_column("mean Dice of images", justify="right")
+    for prompt, (of_objects, of_images) in table.items():
+        lines.add_row(prompt, f"{of_objects:.4f}", f"{of_images:.4f}")
     console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(lines)
     for name, value in facts.items():

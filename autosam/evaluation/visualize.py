@@ -1,4 +1,4 @@
-"""Pictures of what a segmenter does: outlines, overlays, the prompt made visible, sheets."""
+"""Images of what a segmenter does: outlines, overlays, the prompt made visible, sheets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def palette(data: DataConfig) -> np.ndarray:
 def overlay(
     image: np.ndarray, masks: np.ndarray, colours: np.ndarray = COLOURS, alpha: float = 0.35
 ) -> np.ndarray:
-    """Tint and outline masks on a picture.
+    """Tint and outline masks on an image.
 
     Args:
         image: uint8 H x W x 3.
@@ -52,12 +52,12 @@ def overlay(
 
 
 def draw_prompts(image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, int]) -> np.ndarray:
-    """Draw boxes, and points (white on the object, black beside it), on a picture.
+    """Draw boxes, and points (white on the object, black beside it), on an image.
 
     Args:
         image: uint8 H x W x 3.
         prompts: in pixels of SAM's square.
-        valid: rows and columns of the square that the picture takes up.
+        valid: rows and columns of the square that the image takes up.
 
     Returns:
         uint8 H x W x 3.
@@ -97,7 +97,7 @@ def prompt_maps(
         baseline: float P x m x m without prompt; needed where no map varies, as of sparse prompts:
             tokens have no cells, so what they change is shown, the mask's probability with them
             minus that without.
-        valid: the share of rows and columns that hold picture; padding has no say.
+        valid: the share of rows and columns that hold image; padding has no say.
 
     Returns:
         By title (`32 x 32`, or `tokens`), coarse to fine: float P x n x n in [0, 1], 0 on padding;
@@ -165,10 +165,10 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
 def contact_sheet(
     rows: list[list[np.ndarray]], titles: list[str], notes: list[str], side: int = 224
 ) -> np.ndarray:
-    """Pictures in a grid with a title per column and a note under each row's first picture.
+    """Images in a grid with a title per column and a note under each row's first image.
 
     Args:
-        rows: uint8 H x W x 3 pictures, one list per row.
+        rows: uint8 H x W x 3 images, one list per row.
         titles: per column.
         notes: per row.
         side: of a cell, pixels.
@@ -185,9 +185,9 @@ def contact_sheet(
         write(title, gap + column * (side + gap), header - 10, (0, 0, 0))
     for i, (row, note) in enumerate(zip(rows, notes, strict=True)):
         top = header + i * (side + gap)
-        for column, picture in enumerate(row):
+        for column, image in enumerate(row):
             left = gap + column * (side + gap)
-            sheet[top : top + side, left : left + side] = fit(picture, side)
+            sheet[top : top + side, left : left + side] = fit(image, side)
         cv2.rectangle(sheet, (gap, top + side - 18), (gap + side, top + side), (0, 0, 0), -1)
         write(note, gap + 4, top + side - 5, (255, 255, 255))
     return sheet

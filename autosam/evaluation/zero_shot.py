@@ -21,7 +21,7 @@ from autosam.models.sam.interactive import Prompted, mask_logits
 from autosam.types import Batch, Frame, ImageEmbedding
 
 AT_ONCE = 1 << 24
-"""Pixels of the objects segmented together: each takes a picture's worth of memory."""
+"""Pixels of the objects segmented together: each takes an image's worth of memory."""
 
 
 def filled_box(mask: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def random_decoder(sam: Sam) -> Sam:
 
 
 class ZeroShot:
-    """Scores of one SAM over many pictures.
+    """Scores of one SAM over many images.
 
     Args:
         sam: frozen, in evaluation mode.
@@ -75,16 +75,16 @@ class ZeroShot:
         self.rows: list[dict[str, float | str | int]] = []
         """One per object and kind of prompt: image, class, object, prompt, iou."""
         self.dices: dict[str, list[float]] = {}
-        """Per kind of prompt, for each picture and class with objects: Dice of all of them."""
+        """Per kind of prompt, for each image and class with objects: Dice of all of them."""
 
     @torch.no_grad()
     def add(
         self, name: str, image: np.ndarray, masks: np.ndarray, device: torch.device | str
     ) -> None:
-        """Score the objects of one picture, each with every kind of prompt.
+        """Score the objects of one image, each with every kind of prompt.
 
         Args:
-            name: of the picture.
+            name: of the image.
             image: uint8 H x W x 3.
             masks: bool K x H x W; each connected part of a class is an object.
             device: where SAM is.
@@ -125,7 +125,7 @@ class ZeroShot:
         scale = np.array([content[1] / width, content[0] / height], np.float32)
 
         def to_square(xy: list[np.ndarray]) -> Tensor:
-            """Pixel centres of the picture -> those of SAM's square: float P x N x 2."""
+            """Pixel centres of the image -> those of SAM's square: float P x N x 2."""
             return torch.from_numpy((np.stack(xy).reshape(count, -1, 2) + 0.5) * scale - 0.5)
 
         squares = np.stack(
@@ -162,7 +162,7 @@ class ZeroShot:
         return (full > 0).cpu().numpy()
 
     def table(self) -> dict[str, tuple[float, float]]:
-        """By kind of prompt: mean IoU over objects, mean Dice over pictures."""
+        """By kind of prompt: mean IoU over objects, mean Dice over images."""
         ious: dict[str, list[float]] = {}
         for row in self.rows:
             ious.setdefault(str(row["prompt"]), []).append(float(row["iou"]))

@@ -1,4 +1,4 @@
-"""A page: drop pictures, see what each run makes of them."""
+"""A page: drop images, see what each run makes of them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from autosam.inference.predictor import Predictor, load
 TITLE = "autosam"
 
 
-COLUMNS = ("picture", "run", "class", "area, %", "score")
+COLUMNS = ("image", "run", "class", "area, %", "score")
 
 
 AT_ONCE = 16
-"""Pictures of one upload, at most."""
+"""Images of one upload, at most."""
 
 
 KEPT = 3600
@@ -42,7 +42,7 @@ KEPT = 3600
 
 @dataclass
 class Seen:
-    """A picture and what a run makes of it, kept while its threshold is moved."""
+    """An image and what a run makes of it, kept while its threshold is moved."""
 
     name: str
     run: str
@@ -55,10 +55,10 @@ class Seen:
 
 
 def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> MemoryImage:
-    """An uploaded picture, its size looked at before its pixels.
+    """An uploaded image, its size looked at before its pixels.
 
     Raises:
-        DataError: no picture, or too large.
+        DataError: no image, or too large.
     """
     height, width = image_size(path)
     if width * height > max_megapixels * 1e6:
@@ -73,7 +73,7 @@ def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> Memory
 def segment(
     paths: list[str], predictors: dict[str, Predictor], max_megapixels: int
 ) -> tuple[list[Seen], list[str]]:
-    """Every picture by every run, and what was refused."""
+    """Every image by every run, and what was refused."""
     seen, refused = [], []
     if len(paths) > AT_ONCE:
         refused.append(f"{len(paths)} files: only the first {AT_ONCE} are taken at once.")
@@ -97,18 +97,18 @@ def show(
 ) -> tuple[list[tuple[np.ndarray, str]], list[list[Any]], list[str]]:
     """Images with captions, rows of the table, and files to take along; each run at its own
     threshold."""
-    pictures: list[tuple[np.ndarray, str]] = []
+    images: list[tuple[np.ndarray, str]] = []
     rows, files, before = [], [], None
     for found in seen:
         predictor = predictors[found.run]
         data = predictor.loaded.config.data
         if found.name != before:
-            pictures.append((found.image, found.name))
+            images.append((found.image, found.name))
             before = found.name
         result = predictor.decide(torch.from_numpy(found.logits), thresholds[found.run])
         drawn = overlay(found.image, result.masks, palette(data))
-        pictures.append((drawn, f"{found.run}: mask"))
-        pictures += [
+        images.append((drawn, f"{found.run}: mask"))
+        images += [
             (heatmap, f"{found.run}: prompt, {title}") for title, heatmap in found.heatmaps.items()
         ]
         for name, mask, likely in zip(
@@ -123,7 +123,7 @@ def show(
             write_png(Path(files[-1]), pixels)
         files.append(f"{stem}_overlay.png")
         write_png(Path(files[-1]), drawn)
-    return pictures, rows, files
+    return images, rows, files
 
 
 def is_exclusive(predictor: Predictor) -> bool:
@@ -154,9 +154,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=caches) as page:
         seen = gr.State([])
         gr.Markdown(f"# {TITLE}\n{', '.join(predictors)}: no prompt needed.")
-        chosen = gr.File(
-            label="Pictures", file_count="multiple", type="filepath", elem_id="pictures"
-        )
+        chosen = gr.File(label="Images", file_count="multiple", type="filepath", elem_id="images")
         # Of several exclusive classes the most probable wins: a threshold has no say.
         sliders = [
             gr.Slider(
@@ -167,7 +165,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
             for i, (name, predictor) in enumerate(predictors.items())
         ]  # fmt: skip
         said = gr.Markdown(elem_id="said")
-        # A row for each picture: itself, then a mask and maybe a prompt of each run.
+        # A row for each image: itself, then a mask and maybe a prompt of each run.
         wide = 1 + sum(1 + (p.segmenter.generator is not None) for p in predictors.values())
         gallery = gr.Gallery(
             label="Masks", columns=min(wide, 6), height="auto", object_fit="contain",

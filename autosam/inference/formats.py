@@ -1,4 +1,4 @@
-"""What `predict` writes of a picture: masks, probabilities, areas, outlines, COCO's objects."""
+"""What `predict` writes of an image: masks, probabilities, areas, outlines, COCO's objects."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def mask_files(found: Prediction, data: DataConfig) -> Iterator[np.ndarray]:
 
 
 def mask_names(num_classes: int, exclusive: bool) -> list[str]:
-    """What the name of each mask file adds to the picture's."""
+    """What the name of each mask file adds to the image's."""
     single = num_classes == 1 or exclusive
     return [""] if single else [f"_{k + 1}" for k in range(num_classes)]
 
 
 def probability_names(num_classes: int) -> list[str]:
-    """What the name of each file of probabilities adds to the picture's."""
+    """What the name of each file of probabilities adds to the image's."""
     if num_classes == 1:
         return ["_probability"]
     return [f"_probability_{k + 1}" for k in range(num_classes)]
@@ -133,7 +133,7 @@ def rings_of(part: np.ndarray) -> list[list[list[float]]]:
     which run the other way round, see `geojson`.
 
     OpenCV's outlines run through the centres of pixels and would lose half a pixel all around. In
-    a picture twice as large those centres lie a quarter off the edges, to which they are rounded.
+    an image twice as large those centres lie a quarter off the edges, to which they are rounded.
     """
     large = cv2.resize(part.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, levels = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

@@ -46,7 +46,7 @@ def model_card(loaded: Loaded) -> ModelCard:
     )
     images = header.get("images")
     if images:
-        facts["pictures"] = ", ".join(f"{count} {part}" for part, count in images.items())
+        facts["images"] = ", ".join(f"{count} {part}" for part, count in images.items())
     facts["threshold"] = f"{loaded.segmenter.threshold:g}"
     if loaded.segmenter.min_area:
         facts["smallest area"] = f"{loaded.segmenter.min_area:.2%} of the image"

@@ -1,4 +1,4 @@
-"""`python -m autosam.inference.onnx`: a run as one ONNX file, picture in and mask out, checked before it is
+"""A run as one ONNX file, image in and mask out, checked before it is
 called done."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from autosam.inference.sources import find_sources
 from autosam.utils.io import make_folder, write_atomically
 
 SMALLEST, LARGEST = 2, 16384
-"""Sides of a picture that the graph takes, pixels."""
+"""Sides of an image that the graph takes, pixels."""
 
 
 OPSET = 20
@@ -56,15 +56,15 @@ class Exported:
     """What was written, and how it compares with PyTorch."""
 
     path: Path
-    pictures: int
+    images: int
     agreement: float
-    """Share of mask pixels that are the same, mean over pictures."""
+    """Share of mask pixels that are the same, mean over images."""
     least: float
-    """Of the picture where it is least."""
+    """Of the image where it is least."""
     difference: float
     """Largest difference of two logits."""
     seconds: float
-    """For a picture, median; all of the processor's cores."""
+    """For an image, median; all of the processor's cores."""
     torch_seconds: float
     """PyTorch's, on the same processor."""
 
@@ -88,8 +88,8 @@ def export(config: ExportConfig) -> Exported:
             "prompts from a rule on colours, which is no part of a graph. Export autosam, decoder, "
             "hybrid or head."
         )
-    pictures = readable(find_pictures(config, predictor), config.count)
-    first = pictures[0].read()
+    images = readable(find_images(config, predictor), config.count)
+    first = images[0].read()
     make_folder(output.parent)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         file = Path(folder) / output.name
@@ -102,10 +102,10 @@ def export(config: ExportConfig) -> Exported:
                 warnings.simplefilter("ignore")
                 torch.export.save(program, file)
             run = run_program(file)
-        result = compare(run, predictor, pictures, output)
+        result = compare(run, predictor, images, output)
         if result.agreement < AGREEMENT[config.precision]:
             raise CheckpointError(
-                f"{output}: not kept. On {result.pictures} pictures {result.agreement:.3%} of its "
+                f"{output}: not kept. On {result.images} images {result.agreement:.3%} of its "
                 f"mask pixels are as PyTorch has them; at least {AGREEMENT[config.precision]:.1%} "
                 f"was expected (largest difference of logits {result.difference:.3g}). "
                 "Please report it, with the settings of the run."
@@ -139,31 +139,31 @@ def check(config: ExportConfig) -> tuple[Path, str]:
     return output, kind
 
 
-def find_pictures(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
-    """Pictures to compare on: first those spread over all, then the others."""
+def find_images(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
+    """Images to compare on: first those spread over all, then the others."""
     data = predictor.loaded.config.data
     if config.images is not None:
         sources = find_sources(config.images, False, Path(config.output), "--images")
         found: list[Pixels] = [
-            image_file(source.path, data) for source in sources if source.kind == "picture"
+            image_file(source.path, data) for source in sources if source.kind == "image"
         ]
     else:
         try:
             found = [pair.image for pair in load_split(data)["test"]]
         except AutosamError as error:
             raise ConfigError(
-                f"--images DIR is needed, pictures to compare on: those of the run cannot be had "
+                f"--images DIR is needed, images to compare on: those of the run cannot be had "
                 f"({error})"
             ) from None
     if not found:
-        raise ConfigError(f"--images {config.images}: holds no picture to compare on. Give some.")
+        raise ConfigError(f"--images {config.images}: holds no image to compare on. Give some.")
     step = max(1, len(found) // config.count)
     first = found[::step]
-    return first + [picture for i, picture in enumerate(found) if i % step]
+    return first + [image for i, image in enumerate(found) if i % step]
 
 
-def readable(pictures: list[Pixels], count: int) -> list[Pixels]:
-    """The first `count` pictures that can be read and are large enough; a warning names those that
+def readable(images: list[Pixels], count: int) -> list[Pixels]:
+    """The first `count` images that can be read and are large enough; a warning names those that
     are left out for it. Read before the graph is made, which takes minutes.
 
     Raises:
@@ -171,22 +171,21 @@ def readable(pictures: list[Pixels], count: int) -> list[Pixels]:
     """
     kept: list[Pixels] = []
     troubles: list[str] = []
-    for picture in pictures:
+    for image in images:
         if len(kept) == count:
             break
         try:
-            height, width = picture.read().shape[:2]
+            height, width = image.read().shape[:2]
         except AutosamError as error:
             troubles.append(str(error))
             continue
         if min(height, width) < 2 * SMALLEST:
-            troubles.append(f"{picture}: {width} x {height} pixels, too small to compare on.")
+            troubles.append(f"{image}: {width} x {height} pixels, too small to compare on.")
         else:
-            kept.append(picture)
+            kept.append(image)
     if not kept:
         raise DataError(
-            f"no image to compare on, of {len(pictures)}: {troubles[0]} Give others as --images "
-            "DIR."
+            f"no image to compare on, of {len(images)}: {troubles[0]} Give others as --images DIR."
         )
     for trouble in troubles:
         print(f"warning: not compared on: {trouble}", file=sys.stderr)
@@ -194,7 +193,7 @@ def readable(pictures: list[Pixels], count: int) -> list[Pixels]:
 
 
 def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgram:
-    """The run as a program that leaves the picture's sides open."""
+    """The run as a program that leaves the image's sides open."""
     graph = Graph(predictor.segmenter, predictor.loaded.config.data.exclusive, predictor.threshold,
                   predictor.min_area)  # fmt: skip
     sides = {
@@ -288,8 +287,8 @@ def run_program(path: Path) -> Runner:
     return run
 
 
-def compare(run: Runner, predictor: Predictor, pictures: list[Pixels], output: Path) -> Exported:
-    """Run a file and PyTorch on pictures, each as it is and turned by a quarter: portrait and
+def compare(run: Runner, predictor: Predictor, images: list[Pixels], output: Path) -> Exported:
+    """Run a file and PyTorch on images, each as it is and turned by a quarter: portrait and
     landscape."""
     exclusive = predictor.loaded.config.data.exclusive
     shares: list[float] = []
@@ -303,8 +302,8 @@ def compare(run: Runner, predictor: Predictor, pictures: list[Pixels], output: P
         into.append(time.perf_counter() - started)
         return found
 
-    for number, picture in enumerate(track(pictures, "comparing")):
-        image = picture.read()
+    for number, source in enumerate(track(images, "comparing")):
+        image = source.read()
         if number % 2:
             image = np.ascontiguousarray(np.rot90(image))
         mask, logits = timed(run, image, seconds)
@@ -315,19 +314,19 @@ def compare(run: Runner, predictor: Predictor, pictures: list[Pixels], output: P
         shares.append(float((own == expected.masks).mean()))
         differences.append(float(np.abs(logits - expected.logits).max()))
     return Exported(
-        output, len(pictures), float(np.mean(shares)), min(shares), max(differences),
+        output, len(images), float(np.mean(shares)), min(shares), max(differences),
         float(np.median(seconds)), float(np.median(torch_seconds)),
     )  # fmt: skip
 
 
 def report(result: Exported, config: ExportConfig) -> None:
     """Print what was found."""
-    table = Table("compared with PyTorch", f"on {result.pictures} pictures")
+    table = Table("compared with PyTorch", f"on {result.images} images")
     table.add_row("mask pixels that agree", f"{result.agreement:.4%}")
-    table.add_row("... in the worst picture", f"{result.least:.4%}")
+    table.add_row("... in the worst image", f"{result.least:.4%}")
     table.add_row("largest difference of logits", f"{result.difference:.2g}")
     times = f"{result.seconds:.3f} s (PyTorch {result.torch_seconds:.3f} s)"
-    table.add_row("time for a picture", times)
+    table.add_row("time for an image", times)
     console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     megabytes = result.path.stat().st_size / 1e6

@@ -1,4 +1,4 @@
-"""A run as one graph of tensor operations: a picture of any size in, its mask out."""
+"""A run as one graph of tensor operations: an image of any size in, its mask out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from autosam.types import Batch
 class Graph(nn.Module):
     """Resizing, padding, normalising, prompt, image encoder, mask decoder and the way back.
 
-    Every size follows from the picture's by tensor operations, so that torch.export can leave both
+    Every size follows from the image's by tensor operations, so that torch.export can leave both
     of its sides open. Resizing is by matrices, what Pillow computes (to the bit, but for the order
-    of rows and columns, which newer Pillows choose for tall pictures: then one level of 255).
+    of rows and columns, which newer Pillows choose for tall images: then one level of 255).
 
     Args:
         segmenter: one that needs no prompt; put into evaluation mode, float32.

@@ -1,4 +1,4 @@
-"""Masks for new pictures, volumes and videos, no prompt."""
+"""Masks for new images, volumes and videos, no prompt."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def predict(config: PredictConfig) -> list[Path]:
     if config.window is not None and predictor.loaded.config.rule is not None:
         raise ConfigError(
             f"--window: the run {predictor.loaded.config.run} takes its prompts from a rule on the "
-            "colours of whole pictures."
+            "colours of whole images."
         )
     files = {source: files_of(source, output, config, data) for source in sources}
     refuse_clashes(files, output, config.overwrite)

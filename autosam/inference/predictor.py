@@ -1,4 +1,4 @@
-"""`autosam.load`: a trained run as a function from pictures to masks."""
+"""`autosam.load`: a trained run as a function from images to masks."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from autosam.models.losses import probabilities
 from autosam.types import Batch
 from autosam.utils.device import choose_device
 
-Picture = str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image | Pixels
+ImageInput = str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image | Pixels
 BATCH = 8
-"""Pictures at a time."""
+"""Images at a time."""
 NOTHING = -1e4
 """Logit of pixels without data: of no class, with probability 0."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run makes of one picture."""
+    """What a run makes of one image."""
 
     probabilities: np.ndarray
     """float32 K x H x W in [0, 1]."""
@@ -52,7 +52,7 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """Mean probability of what was found, 0..1; of a picture where nothing was, 0. It is no
+        """Mean probability of what was found, 0..1; of an image where nothing was, 0. It is no
         estimate of Dice."""
         return float(self.probabilities[self.masks].mean()) if self.masks.any() else 0.0
 
@@ -64,7 +64,7 @@ class Prediction:
 
 
 class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segmentation"):
-    """A trained run, ready for pictures. Calls may come from several threads at once.
+    """A trained run, ready for images. Calls may come from several threads at once.
 
     Args:
         loaded: see `autosam.models.checkpoint.load`.
@@ -112,18 +112,18 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         self._hub_mixin_config = None  # how it was loaded is not part of what is saved
 
     @overload
-    def __call__(self, images: Picture) -> Prediction: ...
+    def __call__(self, images: ImageInput) -> Prediction: ...
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
     def __call__(self, images: Any) -> Prediction | list[Prediction]:
-        """Segment a picture, or several.
+        """Segment an image, or several.
 
         Args:
             images: a path, a PIL image, an array (see `MemoryImage`) or a tensor (see `array_of`),
                 of any size; or a list of such.
 
         Returns:
-            Masks at the picture's own size; a list for a list.
+            Masks at the image's own size; a list for a list.
 
         Raises:
             DataError: one cannot be read.
@@ -132,8 +132,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             return list(self.stream(images))
         return next(self.stream([images]))
 
-    def stream(self, images: Iterable[Picture], smooth: float = 0.0) -> Iterator[Prediction]:
-        """The same for any number of pictures, of which a few are held at a time.
+    def stream(self, images: Iterable[ImageInput], smooth: float = 0.0) -> Iterator[Prediction]:
+        """The same for any number of images, of which a few are held at a time.
 
         Args:
             images: as for a call.
@@ -145,16 +145,16 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 f"{images!r:.60}: stream takes several images, such as a list of paths. Of one: "
                 "predictor(image)."
             )
-        pictures = map(self._pixels, images)
+        sources = map(self._pixels, images)
         before: torch.Tensor | None = None
-        while batch := list(itertools.islice(pictures, BATCH)):
+        while batch := list(itertools.islice(sources, BATCH)):
             for logits in self._segment(batch):
                 if smooth and before is not None:
                     logits = smooth * before + (1 - smooth) * logits
                 before = logits
                 yield self.decide(logits)
 
-    def _pixels(self, image: Picture) -> Pixels:
+    def _pixels(self, image: ImageInput) -> Pixels:
         data = self.loaded.config.data
         if isinstance(image, np.ndarray | Image.Image | torch.Tensor):
             return MemoryImage(array_of(image), window=data.window, nodata=data.nodata)
@@ -173,25 +173,25 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         )
 
     @torch.no_grad()
-    def _segment(self, pictures: list[Pixels]) -> list[torch.Tensor]:
+    def _segment(self, sources: list[Pixels]) -> list[torch.Tensor]:
         """Logits of each, float K x H x W."""
         config, frame = self.loaded.config, self.segmenter.frame
-        images, valid = zip(*(read_valid(picture) for picture in pictures), strict=True)
+        images, valid = zip(*(read_valid(source) for source in sources), strict=True)
         guides: list[np.ndarray | None] = [None] * len(images)
         if config.rule is not None:
-            guides = [rough_mask(picture, config.rule) for picture in pictures]
+            guides = [rough_mask(source, config.rule) for source in sources]
         sums: list[torch.Tensor | float] = [0.0] * len(images)
         mirrors = self._mirrors()
         for axes in mirrors:
             samples = [
                 make_sample(
-                    str(picture),
+                    str(source),
                     np.flip(image, axes),
                     frame,
                     prompting=config.prompt,
                     guide=None if guide is None else np.flip(guide, axes),
                 )
-                for picture, image, guide in zip(pictures, images, guides, strict=True)
+                for source, image, guide in zip(sources, images, guides, strict=True)
             ]
             logits = self.segmenter(Batch.collate(samples).to(self.device)).float()
             for i, image in enumerate(images):
@@ -201,15 +201,15 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         return [_without(torch.as_tensor(mean), known) for mean, known in pairs]
 
     def _mirrors(self) -> list[tuple[int, ...]]:
-        """Axes of the picture along which it is mirrored, for each pass."""
+        """Axes of the image along which it is mirrored, for each pass."""
         augment = self.loaded.config.augment
         if not self.flips:
             return [()]
         upside_down = augment.vertical_flip > 0 or augment.quarter_turns
         return [(), (1,), (0,), (0, 1)] if upside_down else [(), (1,)]
 
-    def look(self, image: Picture) -> Look:
-        """Logits of a picture and what its prompt highlights, by one pass of the encoder."""
+    def look(self, image: ImageInput) -> Look:
+        """Logits of an image and what its prompt highlights, by one pass of the encoder."""
         pixels = self._pixels(image)
         colors, valid = read_valid(pixels)
         sample = make_sample(str(pixels), colors, self.segmenter.frame)
@@ -263,7 +263,7 @@ def _without(logits: torch.Tensor, valid: np.ndarray | None) -> torch.Tensor:
 def require_promptless(loaded: Loaded) -> None:
     """
     Raises:
-        CheckpointError: its prompts come from true masks, or from other pictures' embeddings.
+        CheckpointError: its prompts come from true masks, or from other images' embeddings.
     """
     if loaded.segmenter.prompts is not None and loaded.config.rule is None:
         raise CheckpointError(
@@ -272,7 +272,7 @@ def require_promptless(loaded: Loaded) -> None:
         )
     if loaded.config.embedding == "shuffled":
         raise CheckpointError(
-            f"{loaded.path}: a control, trained with --embedding shuffled: SAM saw other pictures "
+            f"{loaded.path}: a control, trained with --embedding shuffled: SAM saw other images "
             "than the prompt generator. Only `evaluate` scores it."
         )
 
@@ -286,7 +286,7 @@ def load(
     threshold: float | None = None,
     min_area: float | None = None,
 ) -> Predictor:
-    """A trained run, ready for pictures.
+    """A trained run, ready for images.
 
     Args:
         path: run folder, checkpoint file, saved folder or hub name (`owner/name`).

@@ -1,4 +1,4 @@
-"""What `predict` finds to segment: pictures, volumes and videos, in files, folders and patterns."""
+"""What `predict` finds to segment: images, volumes and videos, in files, folders and patterns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from autosam.utils.io import is_hidden, list_folder
 
 log = logging.getLogger("autosam")
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
-Kind = Literal["picture", "volume", "video"]
+Kind = Literal["image", "volume", "video"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input
     if path.is_file():
         if (kind := _kind(path)) is None:
             raise DataError(
-                f"{flag} {where}: not a picture, a volume or a video by its extension "
+                f"{flag} {where}: not an image, a volume or a video by its extension "
                 f"({', '.join(sorted(EXTENSIONS | VIDEOS))}, .nii, .nii.gz, .dcm, a folder of "
                 "DICOM slices)."
             )
@@ -111,7 +111,7 @@ def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input
         further = flag == "--input" and not recursive and path.is_dir()
         deeper = " --recursive true looks deeper." if further else ""
         raise DataError(
-            f"{flag} {where}: holds no picture ({', '.join(sorted(EXTENSIONS))}), volume or "
+            f"{flag} {where}: holds no image ({', '.join(sorted(EXTENSIONS))}), volume or "
             f"video.{deeper}"
         )
     return sources
@@ -125,7 +125,7 @@ def _kind(path: Path) -> Kind | None:
         return _kind_of_dicom(path)
     if not path.is_file():
         return None
-    return "picture" if suffix in EXTENSIONS else "video" if suffix in VIDEOS else None
+    return "image" if suffix in EXTENSIONS else "video" if suffix in VIDEOS else None
 
 
 def _kind_of_dicom(path: Path) -> Kind | None:
@@ -133,11 +133,11 @@ def _kind_of_dicom(path: Path) -> Kind | None:
     try:
         header = dicom.read_header(path)
     except DataError:
-        return "picture"
+        return "image"
     if header is None:
         return None
     if len(header.frames) == 1:
-        return "picture"
+        return "image"
     return "volume" if header.is_placed else "video"
 
 
@@ -175,7 +175,7 @@ def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
         window: see `autosam.data.images.read_image`; of DICOM alone.
 
     Raises:
-        DataError: it cannot be read, or its frames are larger than the limit on pictures.
+        DataError: it cannot be read, or its frames are larger than the limit on images.
     """
     if dicom.is_dicom(path):
         yield from dicom.frames_of(path, window)
@@ -186,7 +186,7 @@ def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
         if not video.isOpened() or width * height > MAX_PIXELS:
             raise DataError(
                 f"{path}: cannot be read as a video (or its frames are of more than {MAX_PIXELS} "
-                "pixels). Convert it, or save its frames as pictures."
+                "pixels). Convert it, or save its frames as images."
             )
         count = 0
         while True:

@@ -1,4 +1,4 @@
-"""Pictures far larger than SAM's input: window by window, memory bounded by the window."""
+"""Images far larger than SAM's input: window by window, memory bounded by the window."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CELLS = 1024
 class WholePixels:
     """An image that is read at once."""
 
-    def __init__(self, picture: Pixels) -> None:
-        self.values, self.valid = read_valid(picture)
+    def __init__(self, image: Pixels) -> None:
+        self.values, self.valid = read_valid(image)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,7 +41,7 @@ class WholePixels:
 
 
 def require(name: str) -> Any:
-    """A package that large pictures need.
+    """A package that large images need.
 
     Raises:
         ConfigError: it is missing.
@@ -52,12 +52,12 @@ def require(name: str) -> Any:
         raise ConfigError(f"--window: needs {name}: pip install 'autosam[data]'") from None
 
 
-def open_pixels(picture: Pixels) -> ImageReader | WholePixels:
+def open_pixels(image: Pixels) -> ImageReader | WholePixels:
     """An image to read in pieces. Of a TIFF only what is asked for is read, so that it may be of
     any size."""
-    if isinstance(picture, ImageFile):
-        return picture.open(limit=False)
-    return WholePixels(picture)
+    if isinstance(image, ImageFile):
+        return image.open(limit=False)
+    return WholePixels(image)
 
 
 def starts(length: int, size: int, overlap: float) -> list[int]:
@@ -71,12 +71,12 @@ def starts(length: int, size: int, overlap: float) -> list[int]:
 def segment_windows(
     predictor: Predictor, pixels: ImageReader | WholePixels, size: int, overlap: float, folder: Path
 ) -> Any:
-    """Segment a picture window by window; where windows overlap, their logits are averaged.
+    """Segment an image window by window; where windows overlap, their logits are averaged.
 
     Args:
         predictor: a run that needs no rule on colours.
-        pixels: the picture.
-        size: side of a window, pixels of the picture.
+        pixels: the image.
+        size: side of a window, pixels of the image.
         overlap: share of a window that the next one covers again, 0 to below 1.
         folder: for the results, K x H x W values of 4 bytes and two like it.
 
@@ -95,8 +95,8 @@ def segment_windows(
 
     def network(parts: torch.Tensor) -> torch.Tensor:
         arrays = [np.ascontiguousarray(part.permute(1, 2, 0).numpy()) for part in parts]
-        pictures = [MemoryImage(a[..., :3], valid=a[..., 3] > 0) for a in arrays]
-        return torch.stack([torch.from_numpy(found.logits) for found in predictor(pictures)])
+        images = [MemoryImage(a[..., :3], valid=a[..., 3] > 0) for a in arrays]
+        return torch.stack([torch.from_numpy(found.logits) for found in predictor(images)])
 
     shape = (1, predictor.segmenter.num_classes, height, width)
     stores = {

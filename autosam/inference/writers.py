@@ -1,4 +1,4 @@
-"""How `predict` goes through a picture, a volume or a video, and the files that it leaves."""
+"""How `predict` goes through an image, a volume or a video, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from autosam.inference.tiling import CELLS, open_pixels, segment_windows
 from autosam.utils.io import make_folder, write_atomically
 
 LARGE = 100_000_000
-"""Logits of a picture that are held in memory, at most: beyond, masks are made piece by piece."""
+"""Logits of an image that are held in memory, at most: beyond, masks are made piece by piece."""
 
 
 FRAME = r"\d{6}(_\d+)?\.png"
@@ -60,16 +60,16 @@ def files_of(source: Source, output: Path, wanted: Wanted, data: DataConfig) -> 
     return [output / f"{source.name}{name}.png" for name in names] + files
 
 
-def write_picture(
+def write_image(
     source: Source, files: list[Path], predictor: Predictor, wanted: Wanted
 ) -> dict[str, Any]:
-    """Segment a picture and write its files; what the journal notes of it."""
+    """Segment an image and write its files; what the journal notes of it."""
     data = predictor.loaded.config.data
-    picture = image_file(source.path, data)
+    image = image_file(source.path, data)
     found = None
     if wanted.window is not None:
         with (
-            contextlib.closing(open_pixels(picture)) as pixels,
+            contextlib.closing(open_pixels(image)) as pixels,
             tempfile.TemporaryDirectory(dir=files[0].parent) as folder,
         ):
             if max(pixels.shape) > wanted.window:
@@ -83,13 +83,13 @@ def write_picture(
                     return write_large(source, files, predictor, wanted, logits, area)
                 found = predictor.decide(torch.from_numpy(logits[0]), min_area=area)
     if found is None:
-        found = predictor(picture)
+        found = predictor(image)
     rest = write_masks(files, found, data)
     if wanted.probabilities:
         write_probabilities(rest[: data.num_classes], found)
         rest = rest[data.num_classes :]
     if wanted.overlay:
-        write_png(rest[0], overlay(picture.read(), found.masks, palette(data)))
+        write_png(rest[0], overlay(image.read(), found.masks, palette(data)))
     if wanted.geojson:
         text = json.dumps(geojson(found, data))
         write_atomically(rest[-1], lambda to: to.write_text(text, encoding="utf-8"))
@@ -121,7 +121,7 @@ def write_large(
     names = mask_names(data.num_classes, data.exclusive)
     if len(files) > len(names) or wanted.coco != "no":
         raise DataError(
-            f"{source.path}: {width} x {height} pixels: of pictures this large only masks and "
+            f"{source.path}: {width} x {height} pixels: of images this large only masks and "
             "areas are written. Leave --overlay, --probabilities, --coco and --geojson out."
         )
 
@@ -210,8 +210,8 @@ def write_video(
                 if not drawn.isOpened():
                     raise DataError(f"{files[1]}: cannot be written as a video of {size[0]} x "
                                     f"{size[1]} pixels. Leave --overlay out.")  # fmt: skip
-            picture = overlay(frame, found.masks, colours)
-            drawn.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            image = overlay(frame, found.masks, colours)
+            drawn.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if drawn is not None:
         drawn.release()
     for path in sorted(folder.iterdir()):  # frames of a longer video of that name
@@ -220,5 +220,5 @@ def write_video(
     return {"rows": rows, "masks": written, "objects": [], "objects_as": wanted.coco}
 
 
-WRITERS = {"picture": write_picture, "volume": write_of_volume, "video": write_video}
+WRITERS = {"image": write_image, "volume": write_of_volume, "video": write_video}
 """By kind of source."""

@@ -2,7 +2,7 @@
 
 The points are those of SAM's automatic mask generation (Kirillov et al. 2023, arXiv 2304.02643,
 appendix B, "Zero-shot instance segmentation" aside: there the masks have no class). The rule is
-fitted on training pictures: SAM's masks there, named by the class that covers most of them,
+fitted on training images: SAM's masks there, named by the class that covers most of them,
 described by colour and size, one normal distribution for each class and for background.
 """
 
@@ -21,11 +21,11 @@ distribution that is infinitely sure."""
 
 
 def grid_points(side: int, valid: Tensor) -> Tensor:
-    """side^2 points, in the middle of the cells of a grid over the picture.
+    """side^2 points, in the middle of the cells of a grid over the image.
 
     Args:
         side: points in each row and column.
-        valid: int64 2, rows and columns of the S x S square that hold picture.
+        valid: int64 2, rows and columns of the S x S square that hold image.
 
     Returns:
         float side^2 x 1 x 2: x, y in pixels of the square.

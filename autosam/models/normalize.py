@@ -21,14 +21,14 @@ def normalise(
 ) -> Tensor:
     """Bring pixels to a network's own statistics, padding to exactly zero.
 
-    SAM normalises first and pads with zeros afterwards. Our pictures arrive padded, so the padding
+    SAM normalises first and pads with zeros afterwards. Our images arrive padded, so the padding
     is zeroed here, after the normalisation: left at `-mean / std` it would shift the embedding well
-    inside the picture.
+    inside the image.
 
     Args:
         images: uint8 B x 3 x S x S, RGB. A float tensor is refused: it has been normalised before.
-        valid: int64 B x 2, rows and columns that hold picture.
-        mean: per channel, in units of 0..255. None (with `std`): each picture is stretched to
+        valid: int64 B x 2, rows and columns that hold image.
+        mean: per channel, in units of 0..255. None (with `std`): each image is stretched to
             0..1 by the least and the largest value it holds, as MedSAM does.
         std: per channel, in units of 0..255.
 

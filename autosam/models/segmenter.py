@@ -23,7 +23,7 @@ from autosam.models.surrogate import SurrogateDecoder
 from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Prompt
 
 AT_ONCE = 64
-"""Prompts decoded at a time where nothing is learned: a picture may hold hundreds of objects."""
+"""Prompts decoded at a time where nothing is learned: an image may hold hundreds of objects."""
 
 
 def min_max(logits: Tensor) -> Tensor:

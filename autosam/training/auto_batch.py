@@ -27,22 +27,22 @@ def fit_batch(
     accelerator: Accelerator,
     bf16: bool,
 ) -> TrainConfig:
-    """Halve the batch until a training step with a quarter more pictures fits into memory, on every
+    """Halve the batch until a training step with a quarter more images fits into memory, on every
     process: a training needs more than a step, and memory comes in pieces.
 
     Args:
         config: with the batch size to begin with.
         segmenter: its weights are the same afterwards.
-        dataset: the training pictures.
+        dataset: the training images.
         accelerator: the device, and the other processes.
         bf16: see `train_one_epoch`.
 
     Returns:
         `config.train` with a `batch_size` that fits, and so many batches per optimiser step that it
-        sees as many pictures as before (or a few more).
+        sees as many images as before (or a few more).
 
     Raises:
-        TrainingError: not even one picture fits.
+        TrainingError: not even one image fits.
     """
     device = accelerator.device
     criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
@@ -60,7 +60,7 @@ def fit_batch(
     while not _fits(step, math.ceil(1.25 * size) if size > 1 else 1):
         if size == 1:
             raise TrainingError(
-                "--auto-batch: a training step on one picture does not fit into memory. Take a "
+                "--auto-batch: a training step on one image does not fit into memory. Take a "
                 "smaller --model.view_size or --sam, or another device."
             )
         size //= 2
@@ -72,7 +72,7 @@ def fit_batch(
 
 
 def _fits(step: Callable[[int], None], size: int) -> bool:
-    """Whether a step with `size` pictures ends otherwise than by lack of memory."""
+    """Whether a step with `size` images ends otherwise than by lack of memory."""
     try:
         step(size)
         return True

@@ -32,11 +32,11 @@ from autosam.utils.distributed import processes, same_for_all
 from autosam.utils.signals import Interrupt
 
 FORMAT = 1
-"""Raised when the same picture would give another embedding than before."""
+"""Raised when the same image would give another embedding than before."""
 
 
 BATCH = 4
-"""Pictures that the encoder sees at a time."""
+"""Images that the encoder sees at a time."""
 
 
 def folder_of(cache: CacheConfig) -> Path:
@@ -180,7 +180,7 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         "geometry": spec.geometry,
         "pixel_mean": list(spec.pixel_mean) if spec.pixel_mean else None,
         "pixel_std": list(spec.pixel_std) if spec.pixel_std else None,
-        "pictures": hashlib.sha256("".join(files).encode()).hexdigest(),
+        "images": hashlib.sha256("".join(files).encode()).hexdigest(),
         "count": len(files),
         "views": dataset.views,
         "moves": geometry,
@@ -222,7 +222,7 @@ def _encode(
 ) -> None:
     """Make this process's share of the records that are missing.
 
-    Pictures go through the encoder in the same company whichever process makes them and whatever
+    Images go through the encoder in the same company whichever process makes them and whatever
     was there already: the last bits of an embedding may depend on it.
     """
     process, wanted = processes(), set(missing)

@@ -25,7 +25,7 @@ from autosam.utils.io import write_atomically
 from autosam.utils.logging import log
 
 Scores = dict[str, dict[str, float]]
-"""Means by part and metric, or metrics by picture."""
+"""Means by part and metric, or metrics by image."""
 
 
 @dataclass

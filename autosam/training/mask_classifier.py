@@ -12,13 +12,13 @@ from autosam.types import Batch
 
 
 @torch.no_grad()
-def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], pictures: int = 100) -> int:
+def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], images: int = 100) -> int:
     """Fit the rule that says which of SAM's masks are of which class.
 
     Args:
         segmenter: with a rule.
-        loader: batches with targets, unaugmented training pictures.
-        pictures: how many are enough.
+        loader: batches with targets, unaugmented training images.
+        images: how many are enough.
 
     Returns:
         How many masks the rule was fitted on.
@@ -39,7 +39,7 @@ def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], pictures: int = 100)
             looks.append(found[seen_there])
             labels.append(covered[seen_there].argmax(1))
         seen += len(batch)
-        if seen >= pictures:
+        if seen >= images:
             break
     segmenter.rule.fit(torch.cat(looks), torch.cat(labels))
     return sum(map(len, labels))

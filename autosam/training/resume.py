@@ -108,7 +108,7 @@ def require_fitting(
     Raises:
         CheckpointError: naming what is other than it was.
     """
-    for name, what in (("data", "pictures and masks"), ("sam", "weights of SAM")):
+    for name, what in (("data", "images and masks"), ("sam", "weights of SAM")):
         if saved[name] != facts[name]:
             raise CheckpointError(
                 f"--resume {folder}: the {what} are not those that it was trained with (hash "

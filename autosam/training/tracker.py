@@ -98,7 +98,7 @@ class Tracker:
             for written in (self.metrics, *self.folder.glob(EVENTS)):
                 to_disk(written)
 
-    def pictures(self, epoch: int, sheet: np.ndarray) -> None:
+    def images(self, epoch: int, sheet: np.ndarray) -> None:
         """A contact sheet, uint8 H x W x 3."""
         with self._writing():
             self.writer.add_image("validation", sheet, epoch, dataformats="HWC")

@@ -30,7 +30,7 @@ from autosam.errors import (
     TrainingError,
     is_out_of_memory,
 )
-from autosam.evaluation import visualize as pictures
+from autosam.evaluation import visualize
 from autosam.evaluation.contact_sheet import contact_sheet
 from autosam.evaluation.evaluator import evaluate
 from autosam.evaluation.metrics import METRICS, mean_scores, require_all
@@ -155,7 +155,7 @@ class Run:
         now = sizes(self.split)
         if changed := [name for name, size in self._sizes.items() if now[name] != size]:
             raise DataError(
-                f"{', '.join(changed[:3])}: {len(changed)} pictures or masks changed while the run "
+                f"{', '.join(changed[:3])}: {len(changed)} images or masks changed while the run "
                 f"trained. Bring them back and go on with --resume {self.folder}, or train anew."
             )
 
@@ -271,7 +271,7 @@ class Run:
         """
         if self.segmenter.rule is not None:
             masks = fit_rule(self.segmenter, self.loader)
-            log.info("%d masks of training pictures say which masks count", masks)
+            log.info("%d masks of training images say which masks count", masks)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
             checkpoint.save(
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.drawn
@@ -370,7 +370,7 @@ class Run:
         return rows
 
     def _record(self, values: dict[str, float], part: str, scores: dict[str, float]) -> None:
-        """Write one epoch's figures (the scores being of `part`), pictures and checkpoints."""
+        """Write one epoch's figures (the scores being of `part`), images and checkpoints."""
         if self.tracker is None:
             return
         self.tracker.epoch(
@@ -385,7 +385,7 @@ class Run:
         )  # fmt: skip
         if self.config.train.pictures:
             sheet = self.sheet(self.data.validation, self.config.train.pictures)
-            self.tracker.pictures(self.epoch, sheet)
+            self.tracker.images(self.epoch, sheet)
         if self.stale == 0:
             checkpoint.save(
                 self.folder / checkpoint.BEST,
@@ -398,12 +398,12 @@ class Run:
         self.save_state()
 
     def sheet(self, dataset: PairDataset, count: int) -> np.ndarray:
-        """A contact sheet of so many pictures, uint8 H x W x 3."""
+        """A contact sheet of so many images, uint8 H x W x 3."""
         return contact_sheet(
             self.segmenter,
             dataset,
             spread(len(dataset), count),
             self.config.data.exclusive,
             self.accelerator.device,
-            pictures.palette(self.config.data),
+            visualize.palette(self.config.data),
         )

@@ -1,4 +1,4 @@
-"""Pictures and masks that do not pair, and splits and groups that cannot be."""
+"""Images and masks that do not pair, and splits and groups that cannot be."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def of(rng: Random, good: Good, root: Path, named: str, *flags: str) -> Bad:
 
 
 @cause("pairing", DataError, PAIR + r"images without a mask.*Remove them, or add what is missing")
-def pictures_without_mask(rng: Random, folder: Path, good: Good) -> Bad:
+def images_without_mask(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     (root / f"masks/{name}.png").unlink()
     return of(rng, good, root, f"{name}.png")
 
 
 @cause("pairing", DataError, PAIR + r"masks without an image.*Remove them, or add what is missing")
-def masks_without_picture(rng: Random, folder: Path, good: Good) -> Bad:
+def masks_without_image(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     (root / f"images/{name}.png").unlink()
     return of(rng, good, root, f"{name}.png")
@@ -69,8 +69,8 @@ def no_folder_of_masks(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, "masks")
 
 
-@cause("pairing", DataError, r"holds no image \(.*Put pictures there")
-def a_folder_without_pictures(rng: Random, folder: Path, good: Good) -> Bad:
+@cause("pairing", DataError, r"holds no image \(.*Put images there")
+def a_folder_without_images(rng: Random, folder: Path, good: Good) -> Bad:
     root, what = copied(good, folder), rng.choice(["images", "masks"])
     for path in (root / what).iterdir():
         path.rename(path.with_suffix(rng.choice([".npy", ".txt", ".gif", ".svg"])))
@@ -93,12 +93,12 @@ def a_root_that_is_a_file(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("pairing", DataError, r"expected train/.* For other names pass --data\.images DIR")
 def a_root_of_other_folders(rng: Random, folder: Path, good: Good) -> Bad:
     root = copied(good, folder)
-    (root / "images").rename(root / rng.choice(["imgs", "pictures", "input"]))
+    (root / "images").rename(root / rng.choice(["imgs", "pics", "input"]))
     return of(rng, good, root, str(root))
 
 
 @cause("pairing", DataError, r"do not pair up|no such folder")
-def classes_of_other_pictures(rng: Random, folder: Path, good: Good) -> Bad:
+def classes_of_other_images(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     drawn = (root / "masks").rename(root / "drawn")
     for k in "ab":
@@ -109,16 +109,16 @@ def classes_of_other_pictures(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("pairing", ConfigError, r"--data\.images and --data\.masks go together.*Give both")
-def pictures_without_their_folder_of_masks(rng: Random, folder: Path, good: Good) -> Bad:
+def images_without_their_folder_of_masks(rng: Random, folder: Path, good: Good) -> Bad:
     what = rng.choice(["images", "masks"])
-    flag = f"--data.{what}={good.pictures / what}"
+    flag = f"--data.{what}={good.images / what}"
     return reading(rng, good, folder, flag), "--data.images"
 
 
 @cause("pairing", ConfigError, r"--data\.root and .*exclude each other.*Leave one out")
-def root_and_pictures(rng: Random, folder: Path, good: Good) -> Bad:
-    flags = [f"--data.root={good.pictures}", f"--data.images={good.pictures / 'images'}"]
-    return reading(rng, good, folder, *flags, f"--data.masks={good.pictures}"), "--data.root"
+def root_and_images(rng: Random, folder: Path, good: Good) -> Bad:
+    flags = [f"--data.root={good.images}", f"--data.images={good.images / 'images'}"]
+    return reading(rng, good, folder, *flags, f"--data.masks={good.images}"), "--data.root"
 
 
 # --- groups
@@ -126,7 +126,7 @@ def root_and_pictures(rng: Random, folder: Path, good: Good) -> Bad:
 
 def grouped(rng: Random, good: Good, path: Path, text: bytes | str) -> Bad:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    flags = (f"--data.root={good.pictures}", f"--data.groups={path}")
+    flags = (f"--data.root={good.images}", f"--data.groups={path}")
     return reading(rng, good, path.parent, *flags), path.name
 
 
@@ -141,7 +141,7 @@ def text_of(rows: list[list[str]]) -> str:
 @cause("groups", ConfigError, r"no such file\. Mend the path")
 def no_such_table(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / f"groups{rng.randrange(9)}.csv"
-    flags = (f"--data.root={good.pictures}", f"--data.groups={path}")
+    flags = (f"--data.root={good.images}", f"--data.groups={path}")
     return reading(rng, good, folder, *flags), path.name
 
 
@@ -167,15 +167,15 @@ def a_cell_without_end(rng: Random, folder: Path, good: Good) -> Bad:
     return grouped(rng, good, folder / "groups.csv", text_of(rows))
 
 
-@cause("groups", DataError, r"says nothing of \d+.*Give every picture a group")
-def a_picture_that_is_not_listed(rng: Random, folder: Path, good: Good) -> Bad:
+@cause("groups", DataError, r"says nothing of \d+.*Give every image a group")
+def an_image_that_is_not_listed(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)
     del rows[rng.randrange(1, 9)]
     return grouped(rng, good, folder / "groups.csv", text_of(rows))
 
 
 @cause("groups", DataError, r"is in group \w+ and in group \w+\. Keep one of the lines")
-def a_picture_in_two_groups(rng: Random, folder: Path, good: Good) -> Bad:
+def an_image_in_two_groups(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)
     name, group = rows[rng.randrange(1, 9)]
     rows.insert(rng.randrange(1, 10), [name, f"not_{group}"])
@@ -183,16 +183,16 @@ def a_picture_in_two_groups(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("groups", DataError, r"is the name of 2 images\. Write train/\d+ and test/\d+")
-def a_name_of_two_pictures(rng: Random, folder: Path, good: Good) -> Bad:
+def a_name_of_two_images(rng: Random, folder: Path, good: Good) -> Bad:
     root = folder / "splits"
     for part in ("train", "test"):
-        shutil.copytree(good.pictures, root / part)
+        shutil.copytree(good.images, root / part)
     path = folder / "groups.csv"
     path.write_text("name,group\n" + "".join(f"{i:03d},b\n" for i in range(8)))
     return of(rng, good, root, path.name, f"--data.groups={path}", "--data.folds=2")
 
 
-@cause("groups", DataError, r"expected 2 values|says nothing of \d+.*Give every picture a group")
+@cause("groups", DataError, r"expected 2 values|says nothing of \d+.*Give every image a group")
 def a_line_without_group(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)
     rows[rng.randrange(1, 9)][1:] = rng.choice([[], [""]])
@@ -200,7 +200,7 @@ def a_line_without_group(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 def by_pattern(rng: Random, good: Good, folder: Path, pattern: str) -> Bad:
-    flags = (f"--data.root={good.pictures}", f"--data.groups={pattern}")
+    flags = (f"--data.root={good.images}", f"--data.groups={pattern}")
     return reading(rng, good, folder, *flags), f"--data.groups {pattern}"
 
 
@@ -216,7 +216,7 @@ def an_expression_without_brackets(rng: Random, folder: Path, good: Good) -> Bad
     return by_pattern(rng, good, folder, rng.choice([r"^\d+", "case", r"(?:\d)", "groups.txt"]))
 
 
-@cause("groups", DataError, r"says nothing of \d+.*Give every picture a group")
+@cause("groups", DataError, r"says nothing of \d+.*Give every image a group")
 def an_expression_that_does_not_match(rng: Random, folder: Path, good: Good) -> Bad:
     return by_pattern(rng, good, folder, rng.choice(["^(case)", r"^(\d{9})", f"({rng.random()})"]))
 
@@ -228,8 +228,8 @@ def parts(folder: Path) -> Path:
     return conftest.draw_folders(folder / "data")
 
 
-@cause("split", DataError, r"are the same picture: the parts overlap\. Remove one")
-def one_picture_in_two_parts(rng: Random, folder: Path, good: Good) -> Bad:
+@cause("split", DataError, r"are the same image: the parts overlap\. Remove one")
+def one_image_in_two_parts(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = parts(folder), f"img{rng.randrange(6):02d}.png"
     other = root / rng.choice(["validation", "test"])
     for what in ("images", "masks"):
@@ -251,7 +251,7 @@ def no_part_to_train_on(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("split", DataError, r"part is empty: .* are too few.*Give more images, other shares")
-def too_few_pictures(rng: Random, folder: Path, good: Good) -> Bad:
+def too_few_images(rng: Random, folder: Path, good: Good) -> Bad:
     root, kept = copied(good, folder), rng.randrange(1, 3)
     for what in ("images", "masks"):
         for path in sorted((root / what).iterdir())[kept:]:
@@ -284,7 +284,7 @@ def numbers_out_of_range(rng: Random, folder: Path, good: Good) -> Bad:
     key, value = rng.choice([("folds", 1), ("fold", -1), ("limit", 0), ("limit", -3), ("axis", 3),
                              ("num_classes", 0), ("num_classes", -2), ("ignore", -1),
                              ("num_classes", 9999)])  # fmt: skip
-    flags = [f"--data.root={good.pictures}", f"--data.{key}={value}"]
+    flags = [f"--data.root={good.images}", f"--data.{key}={value}"]
     line = rng.choice([scoring(good, *flags), training(good, folder, *flags), ["rough", *flags]])
     return line, f"--data.{key} {value}"
 

@@ -58,7 +58,7 @@ def a_name_of_no_part(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("glas", DataError, r"has no mask .*_anno\.bmp beside it\. Add it, or remove")
-def a_picture_without_anno(rng: Random, folder: Path, good: Good) -> Bad:
+def an_image_without_anno(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = miniature.glas(folder / "data"), f"train_{rng.randrange(1, 7)}"
     (root / f"{name}_anno.bmp").unlink()
     return of(rng, good, root, "glas", f"{name}.bmp", "--data.instances=true")
@@ -148,7 +148,7 @@ def a_tile_or_outline_alone(rng: Random, folder: Path, good: Good) -> Bad:
 def a_set_without_folders(rng: Random, folder: Path, good: Good) -> Bad:
     root = miniature.polyp(folder / "data")
     place = rng.choice(["TrainDataset/image", "TestDataset/Kvasir/images"])
-    (root / place).rename(root / Path(place).with_name("pictures"))
+    (root / place).rename(root / Path(place).with_name("pics"))
     return of(rng, good, root, "polyp", str(Path(place).parent))
 
 
@@ -176,11 +176,11 @@ def hub(folder: Path, change: object = None, name: str = "train") -> Path:
     """A data set of one table, as `save_to_disk` leaves it."""
     import datasets
 
-    pictures = [miniature.write(folder / f"{i}.png", miniature.picture(i)[0]) for i in range(6)]
-    masks = [miniature.write(folder / f"m{i}.png", miniature.picture(i)[1].astype(np.uint8))
+    images = [miniature.write(folder / f"{i}.png", miniature.draw_image(i)[0]) for i in range(6)]
+    masks = [miniature.write(folder / f"m{i}.png", miniature.draw_image(i)[1].astype(np.uint8))
              for i in range(6)]  # fmt: skip
     columns = {
-        "image": [{"bytes": path.read_bytes(), "path": None} for path in pictures],
+        "image": [{"bytes": path.read_bytes(), "path": None} for path in images],
         "mask": [{"bytes": path.read_bytes(), "path": None} for path in masks],
     }
     if change is not None:
@@ -222,7 +222,7 @@ def a_split_of_another_name(rng: Random, folder: Path, good: Good) -> Bad:
     r"row \d column (image|mask): (empty|cannot be read).*(Fill|[Rr]eplace)",
     3,
 )
-def a_cell_without_picture(rng: Random, folder: Path, good: Good) -> Bad:
+def a_cell_without_image(rng: Random, folder: Path, good: Good) -> Bad:
     key, i = rng.choice(["image", "mask"]), rng.randrange(1, 6)
     value = rng.choice([None, {"bytes": rng.randbytes(50), "path": None}])
     root = hub(folder, lambda columns: columns[key].__setitem__(i, value))

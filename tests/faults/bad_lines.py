@@ -136,7 +136,7 @@ def classes_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
         "[{name: a, color: red}, {name: b}]", "[{name: a/b}]", "[{name: ''}]",
     ])  # fmt: skip
     path = folder / "c.yaml"
-    path.write_text(f"data: {{root: {good.pictures}, classes: {classes}}}")
+    path.write_text(f"data: {{root: {good.images}, classes: {classes}}}")
     return scoring(good, f"--config={path}"), "--data.classes"
 
 
@@ -148,7 +148,7 @@ def numbers_that_cannot_work(rng: Random, folder: Path, good: Good) -> Bad:
         ("augment.flip", "1.5"), ("loss.dice", "-1"), ("loss.bce", ".inf"), ("train.seed", "-1"),
         ("cache.views", "-1"), ("train.save_minutes", "-3"), ("train.clip", "0"),
     ])  # fmt: skip
-    return training(good, folder, f"--data.root={good.pictures}", f"--{flag}={value}"), f"--{flag}"
+    return training(good, folder, f"--data.root={good.images}", f"--{flag}={value}"), f"--{flag}"
 
 
 @cause("config", ConfigError, r"one must be above 0|has no SAM|has one class")
@@ -159,7 +159,7 @@ def settings_that_contradict(rng: Random, folder: Path, good: Good) -> Bad:
         (["--run=decoder-rough", "--data.num_classes=3"], "--run decoder-rough"),
         (["--run=head", "--paper.min_max_logits=true"], "--paper.min_max_logits"),
     ])  # fmt: skip
-    return training(good, folder, f"--data.root={good.pictures}", *flags), named
+    return training(good, folder, f"--data.root={good.images}", *flags), named
 
 
 # --- words of the command line
@@ -270,7 +270,7 @@ def a_comparison_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
 def an_output_that_exists(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / rng.choice(["a.csv", "b.onnx", "c.pt2"])
     path.write_text("mine")
-    data = f"--data.root={good.pictures}"
+    data = f"--data.root={good.images}"
     verb = {".csv": rng.choice([scoring(good, data), ["check", data], ["rough", data]])}
     line = verb.get(path.suffix, ["export", f"--checkpoint={good.run}"])
     return [*line, f"--output={path}"], f"--output {path}"
@@ -282,16 +282,16 @@ def a_folder_of_someone_else(rng: Random, folder: Path, good: Good) -> Bad:
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     more = rng.choice([[], ["--overwrite"]])
-    return training(good, folder, f"--data.root={good.pictures}", *more), f"--output {out}"
+    return training(good, folder, f"--data.root={good.images}", *more), f"--output {out}"
 
 
 @cause("line", StorageError, r"cannot be written \(.*\)\. Make room or mend the rights", 6)
 def an_output_below_a_file(rng: Random, folder: Path, good: Good) -> Bad:
     file = folder / "file"
     file.write_text("mine")
-    data = f"--data.root={good.pictures}"
+    data = f"--data.root={good.images}"
     line = rng.choice([
-        ["predict", f"--checkpoint={good.run}", f"--input={good.pictures / 'images'}",
+        ["predict", f"--checkpoint={good.run}", f"--input={good.images / 'images'}",
          f"--output={file / 'masks'}"],
         [*scoring(good, data), f"--output={file / 'scores.csv'}"],
         ["train", *training(good, folder, data)[1:], f"--output={file / 'run'}"],
@@ -328,25 +328,25 @@ def a_rule_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     flag = rng.choice(["--rough.erosion=-5", "--rough.min_share=2", "--count=0", "--count=-3",
                        "--rough.threshold=.nan", "--rough.threshold=1e9",
                        "--rough.lower=[300, 0, 0]", "--rough.upper=[179, -1, 255]"])  # fmt: skip
-    return ["rough", f"--data.root={good.pictures}", flag], flag.split("=")[0]
+    return ["rough", f"--data.root={good.images}", flag], flag.split("=")[0]
 
 
 @cause("line", DataError, r"cannot be read as a TIFF.*--rough\.method index are for TIFFs")
 def a_rule_on_bands_of_a_png(rng: Random, folder: Path, good: Good) -> Bad:
     bands = f"--rough.bands={rng.choice(['[1, 2]', '[0, 1]', '[9, 10]', '[-1, 1]'])}"
-    return ["rough", f"--data.root={good.pictures}", "--rough.method=index", bands], ".png"
+    return ["rough", f"--data.root={good.images}", "--rough.method=index", bands], ".png"
 
 
 @cause("line", ConfigError, r"the name must end in \.png")
 def a_sheet_that_is_no_png(rng: Random, folder: Path, good: Good) -> Bad:
     name = rng.choice(["sheet.jpg", "sheet.txt", "sheet"])
     verb = rng.choice(["check", "rough"])
-    return [verb, f"--data.root={good.pictures}", f"--output={name}"], f"--output {name}"
+    return [verb, f"--data.root={good.images}", f"--output={name}"], f"--output {name}"
 
 
 @cause("line", ConfigError, r"must be \S+ to \S+\.|must be a multiple of 32, for example", 8)
 def numbers_of_a_command_out_of_range(rng: Random, folder: Path, good: Good) -> Bad:
-    data = f"--data.root={good.pictures}"
+    data = f"--data.root={good.images}"
     line, flag, value = rng.choice([
         (["bench"], "repeats", "0"), (["bench"], "repeats", "99999999"),
         (["bench"], "batch_size", "-1"), (["bench"], "batch_size", "1000000000"),
@@ -383,7 +383,7 @@ def data_of_the_training_read_in_another_way(rng: Random, folder: Path, good: Go
 def a_fold_of_nothing(rng: Random, folder: Path, good: Good) -> Bad:
     fold = f"--data.fold={rng.randrange(1, 9)}"
     line = rng.choice([["rough"], scoring(good), training(good, folder)])
-    return [*line, f"--data.root={good.pictures}", fold], "--data.fold"
+    return [*line, f"--data.root={good.images}", fold], "--data.fold"
 
 
 @cause("line", DataError, r"error.*(cannot be read|do not pair up)", 4, 1)
@@ -460,7 +460,7 @@ def an_output_that_is_a_file(rng: Random, folder: Path, good: Good) -> Bad:
 def a_page_of_no_run(rng: Random, folder: Path, good: Good) -> Bad:
     file = folder / "best.safetensors"
     shutil.copy(good.run / "checkpoints/best.safetensors", file)
-    path = rng.choice([cut(rng, file), folder / "gone", good.pictures, good.sam])
+    path = rng.choice([cut(rng, file), folder / "gone", good.images, good.sam])
     if rng.random() < 0.3:
         return ["app", f"--checkpoint={good.run}", f"--sam_checkpoint={folder / 'gone'}"], "gone"
     return ["app", f"--checkpoint={path}"], str(path)
@@ -493,9 +493,9 @@ def a_port_that_is_taken(rng: Random, folder: Path, good: Good) -> Bad:
 def a_file_that_is_no_sam(rng: Random, folder: Path, good: Good) -> Bad:
     file = folder / "sam.pth"
     shutil.copy(good.sam, file)
-    path = rng.choice([cut(rng, file), folder / "gone", good.pictures, good.run / "config.yaml",
+    path = rng.choice([cut(rng, file), folder / "gone", good.images, good.run / "config.yaml",
                        good.run / "checkpoints/best.safetensors",
-                       good.pictures / "images" / f"{some(rng)}.png"])  # fmt: skip
+                       good.images / "images" / f"{some(rng)}.png"])  # fmt: skip
     return ["weights", "verify", str(path)], str(path)
 
 
@@ -528,13 +528,11 @@ def numbers_out_of_range(rng: Random, folder: Path, good: Good) -> Bad:
                        "--overlap=1", "--overlap=-0.5", "--overlap=.nan", "--threshold=0",
                        "--threshold=1.5", "--threshold=.nan", "--min_area=1", "--min_area=-0.1",
                        "--min_area=.nan"])  # fmt: skip
-    line = predicting(good, folder, f"--input={good.pictures / 'images'}", flag)
+    line = predicting(good, folder, f"--input={good.images / 'images'}", flag)
     return line, flag.split("=")[0][2:]
 
 
-@cause(
-    "predict", DataError, r"no such file or folder\. Fix|holds no picture|not a picture, a volume"
-)
+@cause("predict", DataError, r"no such file or folder\. Fix|holds no image|not an image, a volume")
 def an_input_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     (folder / "notes.txt").write_text("x")
     path = rng.choice([folder / "gone", folder, folder / "notes.txt", folder / "*.png"])
@@ -542,7 +540,7 @@ def an_input_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("predict", ConfigError, r"is the input's folder; masks would replace images.*another")
-def masks_over_pictures(rng: Random, folder: Path, good: Good) -> Bad:
+def masks_over_images(rng: Random, folder: Path, good: Good) -> Bad:
     root = copied(good, folder)
     one = root / "images" / rng.choice(["", f"{some(rng)}.png"])
     flags = [f"--input={one}", f"--output={root / 'images'}"]
@@ -550,7 +548,7 @@ def masks_over_pictures(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("predict", DataError, r"would both write .*; rename one")
-def two_pictures_of_one_name(rng: Random, folder: Path, good: Good) -> Bad:
+def two_images_of_one_name(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     path = root / "images" / f"{name}.png"
     Image.open(path).save(path.with_suffix(rng.choice([".bmp", ".jpg", ".tif"])))
@@ -561,7 +559,7 @@ def two_pictures_of_one_name(rng: Random, folder: Path, good: Good) -> Bad:
 def a_mask_that_nobody_noted(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / "out" / f"{some(rng)}.png"
     miniature.write(path, np.zeros((4, 4), np.uint8))
-    return predicting(good, folder, f"--input={good.pictures / 'images'}"), path.name
+    return predicting(good, folder, f"--input={good.images / 'images'}"), path.name
 
 
 @cause("predict", DataError, r"holds masks made with another .*Choose another --output")
@@ -569,7 +567,7 @@ def masks_of_another_run(rng: Random, folder: Path, good: Good) -> Bad:
     made = {"checkpoint": rng.randbytes(32).hex(), "fast": False, "threshold": None}
     (folder / "out").mkdir()
     (folder / "out/predictions.jsonl").write_text(json.dumps({"made_by": made}) + "\n")
-    return predicting(good, folder, f"--input={good.pictures / 'images'}"), str(folder / "out")
+    return predicting(good, folder, f"--input={good.images / 'images'}"), str(folder / "out")
 
 
 @cause("predict", DataError, r"is no progress log of autosam, or damaged\. Choose another --output")
@@ -577,7 +575,7 @@ def a_progress_log_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     (folder / "out").mkdir()
     text = rng.choice([b"", b"{", b"5\n[1]\n", b"\xff\xfe\x00", b'{"name": "a"}\n', b"[" * 9000])
     (folder / "out/predictions.jsonl").write_bytes(text)
-    line = predicting(good, folder, f"--input={good.pictures / 'images'}")
+    line = predicting(good, folder, f"--input={good.images / 'images'}")
     return line, "predictions.jsonl"
 
 
@@ -591,7 +589,7 @@ def a_name_that_is_no_text(rng: Random, folder: Path, good: Good) -> Bad:
 
 @cause("predict", DataError, r"skipped: .*cannot be read.*1 of 8 could not be read", 2, 2,
        ("0*.png", "areas.csv"))  # fmt: skip
-def a_broken_picture_among_good_ones(rng: Random, folder: Path, good: Good) -> Bad:
+def a_broken_image_among_good_ones(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     cut(rng, root / f"images/{name}.png", 0.0)
     return predicting(good, folder, f"--input={root / 'images'}"), f"{name}.png"
@@ -637,17 +635,17 @@ def a_graph_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     return ["export", f"--checkpoint={good.run}", *flags], named
 
 
-@cause("export", ConfigError, r"--images .*holds no picture to compare on\. Give some", 2)
-def no_picture_to_compare_on(rng: Random, folder: Path, good: Good) -> Bad:
-    pictures = folder / "films"
-    pictures.mkdir()
-    (pictures / rng.choice(["a.mp4", "b.avi"])).write_bytes(b"x")
-    flags = [f"--images={pictures}", f"--output={folder / 'm.onnx'}"]
-    return ["export", f"--checkpoint={good.run}", *flags], str(pictures)
+@cause("export", ConfigError, r"--images .*holds no image to compare on\. Give some", 2)
+def no_image_to_compare_on(rng: Random, folder: Path, good: Good) -> Bad:
+    images = folder / "films"
+    images.mkdir()
+    (images / rng.choice(["a.mp4", "b.avi"])).write_bytes(b"x")
+    flags = [f"--images={images}", f"--output={folder / 'm.onnx'}"]
+    return ["export", f"--checkpoint={good.run}", *flags], str(images)
 
 
 @cause("export", DataError, r"(too small to compare on|cannot be read).*(Give others|[Rr]emove)")
-def a_picture_that_does_not_serve(rng: Random, folder: Path, good: Good) -> Bad:
+def an_image_that_does_not_serve(rng: Random, folder: Path, good: Good) -> Bad:
     path = miniature.write(folder / "films/a.png", np.zeros((rng.randrange(1, 4), 9), np.uint8))
     if rng.random() < 0.5:
         cut(rng, path)
@@ -663,8 +661,8 @@ def data_that_went_away(rng: Random, folder: Path, good: Good) -> Bad:
     return ["export", f"--checkpoint={path}", f"--output={folder / 'm.onnx'}"], "/nowhere"
 
 
-@cause("export", DataError, r"no such file or folder\. Fix|holds no picture|not a picture, a vol")
-def pictures_that_are_none(rng: Random, folder: Path, good: Good) -> Bad:
+@cause("export", DataError, r"no such file or folder\. Fix|holds no image|not an image, a vol")
+def images_that_are_none(rng: Random, folder: Path, good: Good) -> Bad:
     path = rng.choice([folder / "gone", folder, good.run / "config.yaml"])
     return ["export", f"--checkpoint={good.run}", f"--images={path}"], f"--images {path}"
 
@@ -677,7 +675,7 @@ def a_run_that_needs_prompts(rng: Random, folder: Path, good: Good) -> Bad:
     path = bad_weights.changed(
         good, folder, lambda f: f["config"].update(run=run), lambda state: state.clear()
     )
-    more = [f"--input={good.pictures / 'images'}", f"--output={folder / 'out'}"]
+    more = [f"--input={good.images / 'images'}", f"--output={folder / 'out'}"]
     line = rng.choice([["export", f"--output={folder / 'm.onnx'}"], ["predict", *more]])
     return [*line, f"--checkpoint={path}"], run
 
@@ -691,7 +689,7 @@ def a_comparison_that_was_damaged(rng: Random, folder: Path, good: Good) -> Bad:
     from autosam.data.layouts import load_split
 
     line = ["compare", "--runs=sam-box", "--seeds=1", *training(good, folder)[1:],
-            f"--data.root={good.pictures}"]  # fmt: skip
+            f"--data.root={good.images}"]  # fmt: skip
     config = parse(CompareConfig, line[1:])
     split = load_split(config.data)
     (trial,) = plan(config, {"sam-box": Variant("sam-box")}, 1, Path(config.output) / "runs", split)

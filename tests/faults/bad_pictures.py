@@ -1,4 +1,4 @@
-"""Pictures and masks that cannot be used as they are."""
+"""Images and masks that cannot be used as they are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def noise(rng: Random, *shape: int) -> np.ndarray:
 
 
 def replaced(good: Good, folder: Path, rng: Random, suffix: str, what: str = "images") -> Path:
-    """The path of a picture or mask that was taken away, with another extension."""
+    """The path of an image or mask that was taken away, with another extension."""
     path = copied(good, folder) / what / f"{some(rng)}.png"
     path.unlink()
     return path.with_suffix(suffix)
@@ -43,24 +43,24 @@ def png(width: int, height: int, bits: int = 8, colour: int = 2) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body + struct.pack(">I", 64) + b"IDAT" + bytes(64)
 
 
-# --- pictures
+# --- images
 
 
-@cause("picture", DataError, UNREADABLE)
+@cause("image", DataError, UNREADABLE)
 def empty_file(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, rng.choice([".png", ".jpg", ".bmp", ".tif", ".webp"]))
     path.touch()
     return met(rng, good, path)
 
 
-@cause("picture", DataError, UNREADABLE)
+@cause("image", DataError, UNREADABLE)
 def random_bytes(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, rng.choice([".png", ".jpg", ".tif"]))
     path.write_bytes(rng.randbytes(rng.randrange(1, 5000)))
     return met(rng, good, path)
 
 
-@cause("picture", DataError, UNREADABLE)
+@cause("image", DataError, UNREADABLE)
 def another_kind_of_file(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, rng.choice([".png", ".jpeg"]))
     heads = [b"<html>404</html>", b"\x89HDF\r\n\x1a\n", b"\x00\x00\x00\x18ftypmp42", b"%PDF-1.7\n",
@@ -69,7 +69,7 @@ def another_kind_of_file(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("picture", DataError, UNREADABLE)
+@cause("image", DataError, UNREADABLE)
 def postscript(rng: Random, folder: Path, good: Good) -> Bad:
     """Pillow would have Ghostscript run it."""
     path = replaced(good, folder, rng, rng.choice([".png", ".jpg"]))
@@ -89,10 +89,10 @@ def _truncated(suffix: str, **how: object) -> object:
 
 
 for _suffix in (".png", ".jpg", ".tif", ".bmp", ".webp"):
-    cause("picture", DataError, UNREADABLE)(_truncated(_suffix))  # type: ignore[arg-type]
+    cause("image", DataError, UNREADABLE)(_truncated(_suffix))  # type: ignore[arg-type]
 
 
-@cause("picture", DataError, UNREADABLE)
+@cause("image", DataError, UNREADABLE)
 def truncated_png_of_16_bits(rng: Random, folder: Path, good: Good) -> Bad:
     import cv2
 
@@ -101,7 +101,7 @@ def truncated_png_of_16_bits(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, cut(rng, path, 0.1))
 
 
-@cause("picture", DataError, UNREADABLE)
+@cause("image", DataError, UNREADABLE)
 def truncated_tiff_of_16_bits(rng: Random, folder: Path, good: Good) -> Bad:
     import cv2
 
@@ -110,28 +110,28 @@ def truncated_tiff_of_16_bits(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, cut(rng, path, 0.1))
 
 
-@cause("picture", DataError, UNREADABLE)
+@cause("image", DataError, UNREADABLE)
 def no_width(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".png")
     path.write_bytes(png(*rng.choice([(0, 40), (40, 0), (0, 0)]), rng.choice([8, 16])))
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"more than the limit of 300000000.*Cut it into tiles")
+@cause("image", DataError, r"more than the limit of 300000000.*Cut it into tiles")
 def too_many_pixels(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".png")
     path.write_bytes(png(rng.randrange(20_000, 2**31 - 1), rng.randrange(20_000, 2**31 - 1)))
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"more than the limit of 300000000.*Cut it into tiles")
+@cause("image", DataError, r"more than the limit of 300000000.*Cut it into tiles")
 def too_many_pixels_of_16_bits(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".png")
     path.write_bytes(png(rng.randrange(20_000, 90_000), 90_000, 16))
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"holds \d pages\. Save each as a file")
+@cause("image", DataError, r"holds \d pages\. Save each as a file")
 def several_pages(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".tif")
     first, *others = (Image.fromarray(noise(rng, *SIZE, 3)) for _ in range(rng.randrange(2, 5)))
@@ -139,7 +139,7 @@ def several_pages(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"has \d bands, and nothing says which are red.*--data\.bands")
+@cause("image", DataError, r"has \d bands, and nothing says which are red.*--data\.bands")
 def bands_without_a_name(rng: Random, folder: Path, good: Good) -> Bad:
     import tifffile
 
@@ -148,7 +148,7 @@ def bands_without_a_name(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"far from all others.*--data\.nodata -9999")
+@cause("image", DataError, r"far from all others.*--data\.nodata -9999")
 def fillings_that_nobody_named(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".tif")
     values = noise(rng, *SIZE).astype(rng.choice([np.float32, np.int32]))
@@ -157,14 +157,14 @@ def fillings_that_nobody_named(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"no pixel holds data\. Remove it")
+@cause("image", DataError, r"no pixel holds data\. Remove it")
 def nothing_but_nan(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".tif")
     Image.fromarray(np.full(SIZE, np.nan, np.float32)).save(path)
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"an animation of \d frames; expected one image\. Save each frame")
+@cause("image", DataError, r"an animation of \d frames; expected one image\. Save each frame")
 def animation(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, rng.choice([".png", ".webp"]))
     first, *others = (Image.fromarray(noise(rng, *SIZE, 3)) for _ in range(rng.randrange(2, 5)))
@@ -172,7 +172,7 @@ def animation(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"a TIFF with .*which is not read\. Save it")
+@cause("image", DataError, r"a TIFF with .*which is not read\. Save it")
 def tiff_of_a_kind_that_is_not_read(rng: Random, folder: Path, good: Good) -> Bad:
     import tifffile
 
@@ -188,7 +188,7 @@ def tiff_of_a_kind_that_is_not_read(rng: Random, folder: Path, good: Good) -> Ba
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"holds NaN or infinite pixels\. Repair or remove it")
+@cause("image", DataError, r"holds NaN or infinite pixels\. Repair or remove it")
 def pixels_that_are_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".tif")
     values = noise(rng, *SIZE).astype(np.float32)
@@ -197,34 +197,34 @@ def pixels_that_are_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"cannot be read.*[Rr]emove")
+@cause("image", DataError, r"cannot be read.*[Rr]emove")
 def a_folder_in_its_place(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, rng.choice([".png", ".jpg"]))
     path.mkdir()
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"cannot be read.*[Rr]emove")
+@cause("image", DataError, r"cannot be read.*[Rr]emove")
 def a_link_to_nowhere(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".png")
     path.symlink_to(path if rng.random() < 0.5 else path.with_name("gone"))
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"cannot be read.*[Rr]emove")
+@cause("image", DataError, r"cannot be read.*[Rr]emove")
 def a_pipe_that_nobody_fills(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, rng.choice([".png", ".tif"]))
     os.mkfifo(path)
     return met(rng, good, path)
 
 
-@cause("picture", DataError, r"cannot be read as a TIFF.*--data\.bands and .* are for TIFFs")
+@cause("image", DataError, r"cannot be read as a TIFF.*--data\.bands and .* are for TIFFs")
 def bands_of_a_png(rng: Random, folder: Path, good: Good) -> Bad:
     root = copied(good, folder)
     return scoring(good, f"--data.root={root}", f"--data.bands=[1,2,{rng.randrange(3, 9)}]"), ".png"
 
 
-@cause("picture", DataError, r"has 4 bands, but --data\.bands asks for .*from 1 to 4")
+@cause("image", DataError, r"has 4 bands, but --data\.bands asks for .*from 1 to 4")
 def bands_that_are_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     import tifffile
 
@@ -236,7 +236,7 @@ def bands_that_are_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     return scoring(good, f"--data.root={root}", f"--data.bands={list(bands)}"), ".tif"
 
 
-@cause("picture", DataError, r"a stack of .*expected one image.*Save")
+@cause("image", DataError, r"a stack of .*expected one image.*Save")
 def a_stack_for_bands(rng: Random, folder: Path, good: Good) -> Bad:
     import tifffile
 
@@ -250,13 +250,13 @@ def a_stack_for_bands(rng: Random, folder: Path, good: Good) -> Bad:
     return scoring(good, f"--data.root={root}", "--data.bands=[1,2,3]"), f"{name}.tif"
 
 
-@cause("picture", DataError, r"--data\.window is for values of more than 8 bits.*Leave it out")
+@cause("image", DataError, r"--data\.window is for values of more than 8 bits.*Leave it out")
 def window_for_8_bits(rng: Random, folder: Path, good: Good) -> Bad:
     root = copied(good, folder)
     return reading(rng, good, folder, f"--data.root={root}", "--data.window=[0,9]"), ".png"
 
 
-@cause("picture", ConfigError, r"--data\.window .*the first value must be below the second")
+@cause("image", ConfigError, r"--data\.window .*the first value must be below the second")
 def window_upside_down(rng: Random, folder: Path, good: Good) -> Bad:
     root, low = copied(good, folder), rng.randrange(-500, 500)
     high = rng.choice([low, low - rng.randrange(1, 400), float("nan")])

@@ -20,7 +20,7 @@ Rows = list[list[str]]
 
 
 def listed(rng: Random, good: Good, folder: Path, change: Callable[[Rows], Any]) -> Bad:
-    """A table of the pictures, changed. What `change` returns is the text or bytes, if not None."""
+    """A table of the images, changed. What `change` returns is the text or bytes, if not None."""
     root = copied(good, folder)
     rows = [["image", "mask"]]
     rows += [[f"{what}/{i:03d}.png" for what in ("images", "masks")] for i in range(8)]
@@ -57,7 +57,7 @@ def a_file_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("manifest", DataError, r":\d+: .* leads out of .*--data\.outside true allows that")
 def a_path_out_of_the_folder(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.randrange(1, 9), rng.randrange(2)
-    out = rng.choice([str(good.pictures / "images/000.png"), "../data/images/000.png",
+    out = rng.choice([str(good.images / "images/000.png"), "../data/images/000.png",
                       "images/../../secret.png"])  # fmt: skip
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, out))
 
@@ -76,7 +76,7 @@ def a_name_too_long(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("manifest", DataError, r":\d+: .* stands in line \d+ already\. Keep one")
-def a_picture_twice(rng: Random, folder: Path, good: Good) -> Bad:
+def an_image_twice(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.sample(range(1, 9), 2)
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(0, rows[j][0]))
 
@@ -128,7 +128,7 @@ def text_of_another_code(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, change)
 
 
-@cause("manifest", DataError, r"holds no pair\. Write a line for each picture")
+@cause("manifest", DataError, r"holds no pair\. Write a line for each image")
 def a_table_without_lines(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(
         rng, good, folder, lambda rows: rng.choice(["", "image,mask\n", "\n\n", "\ufeff"])
@@ -250,7 +250,7 @@ def an_entry_of_another_type(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("coco", DataError, r"annotation \d+: its image .* is not in the list of images.*Add it")
-def an_annotation_of_no_picture(rng: Random, folder: Path, good: Good) -> Bad:
+def an_annotation_of_no_image(rng: Random, folder: Path, good: Good) -> Bad:
     number = rng.randrange(100, 999)
     return described(
         rng, good, folder, lambda c: entry(rng, c, "annotations").update(image_id=number)
@@ -283,7 +283,7 @@ def outlines_of_two_points(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("coco", DataError, r"coordinates of its polygons are from 0 to 1.*Multiply")
-def outlines_in_shares_of_the_picture(rng: Random, folder: Path, good: Good) -> Bad:
+def outlines_in_shares_of_the_image(rng: Random, folder: Path, good: Good) -> Bad:
     def change(content: dict[str, Any]) -> None:
         for one in content["annotations"]:
             one["segmentation"] = [[round(rng.random(), 4) for _ in range(8)]]
@@ -321,7 +321,7 @@ def run_lengths_of_another_sum(rng: Random, folder: Path, good: Good) -> Bad:
     return described(rng, good, folder, lambda c: code(rng, c).update(counts=counts))
 
 
-@cause("coco", DataError, r"annotation \d+: run-length code of size .*picture is 40 x 56.*expected")
+@cause("coco", DataError, r"annotation \d+: run-length code of size .*image is 40 x 56.*expected")
 def run_lengths_of_another_size(rng: Random, folder: Path, good: Good) -> Bad:
     size = rng.choice([[56, 40], [40], [0, 0], [40, 56, 1], 40, None, "4056"])
     return described(rng, good, folder, lambda c: code(rng, c).update(size=size))
@@ -335,14 +335,14 @@ def run_lengths_that_are_garbage(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("coco", DataError, r"gone\.jpg: no such file\. Fix")
-def a_picture_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
+def an_image_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     return described(
         rng, good, folder, lambda c: entry(rng, c, "images").update(file_name="gone.jpg")
     )
 
 
 @cause("coco", DataError, r" leads out of .*--data\.outside true")
-def a_picture_out_of_the_folder(rng: Random, folder: Path, good: Good) -> Bad:
+def an_image_out_of_the_folder(rng: Random, folder: Path, good: Good) -> Bad:
     name = rng.choice(["/etc/passwd", "../../secret.png", "a/../../b.jpg"])
     return described(rng, good, folder, lambda c: entry(rng, c, "images").update(file_name=name))
 
@@ -375,14 +375,14 @@ def no_annotations(rng: Random, folder: Path, good: Good) -> Bad:
     root = miniature.coco(folder / "data")
     path = root / "annotations" / "gone.json"
     images = f"--data.images={root / 'train2017'}"
-    way = rng.choice([[f"--data.root={good.pictures}"], [images, f"--data.annotations={path}"],
+    way = rng.choice([[f"--data.root={good.images}"], [images, f"--data.annotations={path}"],
                       [images, f"--data.annotations={root}"]])  # fmt: skip
     line = reading(rng, good, folder, "--data.layout=coco", *way)
     return line, way[-1].split("=")[1]
 
 
 @cause("coco", DataError, r"cannot be read as an image.*replace or remove")
-def a_picture_cut_short(rng: Random, folder: Path, good: Good) -> Bad:
+def an_image_cut_short(rng: Random, folder: Path, good: Good) -> Bad:
     line, _ = described(rng, good, folder, lambda c: None)
     path = cut(rng, folder / f"data/train2017/{int(some(rng)):012d}.jpg")
     return line, path.name

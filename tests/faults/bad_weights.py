@@ -25,7 +25,7 @@ def using(rng: Random, good: Good, folder: Path, path: Path) -> Bad:
     """One of the commands that take a checkpoint."""
     flag = f"--checkpoint={path}"
     return rng.choice([
-        ["predict", flag, f"--input={good.pictures / 'images'}", f"--output={folder / 'out'}"],
+        ["predict", flag, f"--input={good.images / 'images'}", f"--output={folder / 'out'}"],
         ["evaluate", flag],
         ["export", flag, f"--output={folder / 'out.onnx'}"],
     ]), path.name  # fmt: skip
@@ -38,7 +38,7 @@ FOREIGN = {
     "text": b"epoch 1 loss 0.5\n",
     "onnx": b"\x08\x08\x12\x07pytorch\x1a\x052.0.0" + bytes(range(256)),
     "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(64),
-    "picture": b"\x89PNG\r\n\x1a\n" + bytes(64),
+    "image": b"\x89PNG\r\n\x1a\n" + bytes(64),
     "gzip": b"\x1f\x8b\x08" + bytes(40),
 }
 
@@ -263,13 +263,13 @@ def bytes_of_the_header_changed(rng: Random, folder: Path, good: Good) -> Bad:
 
 def loading(rng: Random, good: Good, folder: Path, path: Path) -> Bad:
     """One of the commands that take a SAM's file."""
-    data = f"--data.root={good.pictures}"
+    data = f"--data.root={good.images}"
     flag = f"--sam_checkpoint={path}"
     return rng.choice([
         ["evaluate", "--zero-shot", *TINY, flag, data],
         ["train", *TINY, *SMALL, flag, data, f"--output={folder / 'out'}"],
         ["weights", "verify", str(path), "--sam", "tiny"],
-        ["predict", f"--checkpoint={good.run}", flag, f"--input={good.pictures / 'images'}",
+        ["predict", f"--checkpoint={good.run}", flag, f"--input={good.images / 'images'}",
          f"--output={folder / 'out'}"],
     ]), path.name  # fmt: skip
 
@@ -378,7 +378,7 @@ def a_sam_that_is_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     path = resaved(good, folder, change)
     line, named = loading(rng, good, folder, path)
     if line[0] == "predict":  # another hash, which is said first
-        line = scoring(good, f"--data.root={good.pictures}")
+        line = scoring(good, f"--data.root={good.images}")
         line[3] = f"--sam_checkpoint={path}"
     return line, named
 
@@ -419,7 +419,7 @@ def a_file_with_another_hash(rng: Random, folder: Path, good: Good) -> Bad:
 def weights_of_no_backbone(rng: Random, folder: Path, good: Good) -> Bad:
     path = foreign(rng, folder) if rng.random() < 0.5 else good.sam
     flag = f"--model.backbone_weights={path}"
-    return training(good, folder, flag, f"--data.root={good.pictures}"), path.name
+    return training(good, folder, flag, f"--data.root={good.images}"), path.name
 
 
 # --- states to resume from
@@ -526,7 +526,7 @@ def settings_beside(rng: Random, folder: Path, good: Good) -> Bad:
     return line, flag[2:].split("=")[0]
 
 
-@cause("resume", CheckpointError, r"the pictures and masks are not those .*Bring them back", 3)
+@cause("resume", CheckpointError, r"the images and masks are not those .*Bring them back", 3)
 def other_data(rng: Random, folder: Path, good: Good) -> Bad:
     run, data = resumed(good, folder), folder / "data"
     shutil.copytree(good.run.parent / "data", data)
@@ -550,5 +550,5 @@ def another_sam_than_before(rng: Random, folder: Path, good: Good) -> Bad:
 def a_run_to_start_from(rng: Random, folder: Path, good: Good) -> Bad:
     path = rng.choice([good.run, foreign(rng, folder), folder])
     other = rng.choice(["--run=decoder", "--run=head"])
-    data = f"--data.root={good.pictures}"
+    data = f"--data.root={good.images}"
     return training(good, folder, f"--init={path}", other, data), path.name

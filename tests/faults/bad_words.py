@@ -24,8 +24,8 @@ def a_checkpoint_that_is_misspelt(rng: Random, folder: Path, good: Good) -> Bad:
     (folder / "mymodel").mkdir()
     name = str(folder / misspelt(rng, "mymodel"))
     verb = rng.choice(["predict", "evaluate", "export"])
-    given = {"predict": [f"--input={good.pictures}", f"--output={folder / 'out'}"],
-             "evaluate": [f"--data.root={good.pictures}"],
+    given = {"predict": [f"--input={good.images}", f"--output={folder / 'out'}"],
+             "evaluate": [f"--data.root={good.images}"],
              "export": [f"--output={folder / 'm.onnx'}"]}  # fmt: skip
     return [verb, f"--checkpoint={name}", *given[verb]], name
 
@@ -35,7 +35,7 @@ def a_sam_a_backbone_or_a_config_that_is_misspelt(rng: Random, folder: Path, goo
     flag, word = rng.choice([("sam", "vit_b"), ("model.backbone", "resnet18"),
                              ("config", "kvasir")])  # fmt: skip
     wrong = misspelt(rng, word)
-    line = training(good, folder, f"--data.root={good.pictures}")
+    line = training(good, folder, f"--data.root={good.images}")
     return [*line, f"--{flag}={wrong}"], wrong
 
 

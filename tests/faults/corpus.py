@@ -21,7 +21,7 @@ Bad = tuple[list[str], str]
 class Good:
     """What is not broken, made once for all causes. Copied before it is broken."""
 
-    pictures: Path
+    images: Path
     """images/ and masks/, eight of each, `000.png` to `007.png`."""
     sam: Path
     """Weights of the tiny SAM."""
@@ -73,12 +73,12 @@ def cause(
 
 
 def copied(good: Good, folder: Path) -> Path:
-    """Pictures and masks of one's own."""
-    return Path(shutil.copytree(good.pictures, folder / "data"))
+    """Images and masks of one's own."""
+    return Path(shutil.copytree(good.images, folder / "data"))
 
 
 def some(rng: Random) -> str:
-    """The name of one of the pictures, without extension."""
+    """The name of one of the images, without extension."""
     return f"{rng.randrange(8):03d}"
 
 
@@ -95,7 +95,7 @@ SMALL = ["--model.backbone=test_efficientnet", "--model.backbone_weights=none",
 
 
 def scoring(good: Good, *flags: str) -> list[str]:
-    """`evaluate` of the untrained SAM, which reads every picture of the data."""
+    """`evaluate` of the untrained SAM, which reads every image of the data."""
     return ["evaluate", "--zero-shot", *TINY, f"--sam_checkpoint={good.sam}", "--part=all", *flags]
 
 

@@ -34,7 +34,7 @@ bounded = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-PIXELS, MASK = miniature.picture(0)
+PIXELS, MASK = miniature.draw_image(0)
 
 
 @st.composite
@@ -65,7 +65,7 @@ def damage(draw: st.DrawFn, most: int = 6) -> Callable[[bytes], bytes]:
     return apply
 
 
-def picture(suffix: str, deep: bool = False) -> bytes:
+def draw_image(suffix: str, deep: bool = False) -> bytes:
     file = io.BytesIO()
     if deep:
         tifffile.imwrite(file, PIXELS.astype(np.uint16) * 200, photometric="rgb")
@@ -75,19 +75,19 @@ def picture(suffix: str, deep: bool = False) -> bytes:
 
 
 PICTURES = {
-    "a.png": picture("PNG"),
-    "a.jpg": picture("JPEG"),
-    "a.bmp": picture("BMP"),
-    "a.webp": picture("WEBP"),
-    "a.tif": picture("TIFF"),
-    "deep.tif": picture("", deep=True),
+    "a.png": draw_image("PNG"),
+    "a.jpg": draw_image("JPEG"),
+    "a.bmp": draw_image("BMP"),
+    "a.webp": draw_image("WEBP"),
+    "a.tif": draw_image("TIFF"),
+    "deep.tif": draw_image("", deep=True),
 }
 
 
 @pytest.mark.parametrize("name", PICTURES)
 @given(apply=damage())
 @bounded
-def test_pictures(name: str, apply: Callable[[bytes], bytes], tmp_path_factory) -> None:
+def test_images(name: str, apply: Callable[[bytes], bytes], tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(apply(PICTURES[name]))
     with suppress(AutosamError):
@@ -105,7 +105,7 @@ def test_pictures(name: str, apply: Callable[[bytes], bytes], tmp_path_factory) 
 
 
 def given_text(name: str, content: bytes, folder: Path) -> Path:
-    """A damaged text beside the pictures that it names."""
+    """A damaged text beside the images that it names."""
     root = folder / "named"
     if not root.exists():
         miniature.folders(root, count=3, suffix=".png")

@@ -56,10 +56,10 @@ def work_on_training(tiny_file: Path, data: Path, folder: Path, cache: Path) -> 
     )  # fmt: skip
 
 
-def work_on_predictions(run: Path, pictures: Path, folder: Path) -> None:
+def work_on_predictions(run: Path, images: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     SAMS["tiny"] = TINY
-    predict(PredictConfig(checkpoint=str(run), input=str(pictures), output=str(folder),
+    predict(PredictConfig(checkpoint=str(run), input=str(images), output=str(folder),
                           overlay=True, coco="polygon"))  # fmt: skip
 
 

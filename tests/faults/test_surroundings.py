@@ -118,7 +118,7 @@ WRITES: list[tuple[Any, str, str]] = [
     (Tracker, "parameters", ""),
     (origin, "note", ""),
     (Tracker, "epoch", ""),
-    (Tracker, "pictures", ""),
+    (Tracker, "images", ""),
     (state, "save", ""),
     (checkpoint, "annotate", ""),
     (ending, "write_png", ""),
@@ -261,19 +261,17 @@ def changed_in_the_second_epoch(config: Config, change: Callable[[], object]) ->
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_vanishes(
-    workers: int, tiny_file: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_image_that_vanishes(workers: int, tiny_file: Path, whole: Path, tmp_path: Path) -> None:
     data = draw_folders(tmp_path / "data")
     config = settings(tiny_file, data, tmp_path)
     config.data.workers = workers
-    picture = data / "train/images/img03.png"
-    content = picture.read_bytes()
+    image = data / "train/images/img03.png"
+    content = image.read_bytes()
     with pytest.raises(DataError) as raised:
-        changed_in_the_second_epoch(config, picture.unlink)
-    assert str(raised.value).startswith(str(picture))
+        changed_in_the_second_epoch(config, image.unlink)
+    assert str(raised.value).startswith(str(image))
     assert "Traceback" not in str(raised.value)
-    picture.write_bytes(content)
+    image.write_bytes(content)
     train(Config(resume=str(tmp_path / "run")))
     assert figures(tmp_path / "run") == figures(whole / "run")
 
@@ -286,7 +284,7 @@ def test_a_mask_that_changes(tiny_file: Path, whole: Path, tmp_path: Path) -> No
     def change() -> None:
         Image.fromarray(np.random.default_rng(0).integers(0, 2, (40, 56), np.uint8)).save(mask)
 
-    with pytest.raises(DataError, match=r"test/img09: 1 pictures or masks changed while the run"):
+    with pytest.raises(DataError, match=r"test/img09: 1 images or masks changed while the run"):
         changed_in_the_second_epoch(settings(tiny_file, data, tmp_path), change)
     assert not (tmp_path / "run/scores.yaml").exists()
     mask.write_bytes(content)
@@ -295,7 +293,7 @@ def test_a_mask_that_changes(tiny_file: Path, whole: Path, tmp_path: Path) -> No
 
 
 def limited(most: int, error: Callable[[], BaseException]) -> Any:
-    """A loss for which memory runs out above so many pictures."""
+    """A loss for which memory runs out above so many images."""
     forward = SegmentationLoss.forward
 
     def instead(self: SegmentationLoss, logits: torch.Tensor, *args: Any) -> Any:
@@ -344,7 +342,7 @@ def test_auto_batch_finds_what_fits_and_learns_the_same(
     written = yaml.safe_load((tmp_path / "found/config.yaml").read_text())["train"]
     assert (written["batch_size"], written["accumulate"]) == (1, 4)
     monkeypatch.setattr(SegmentationLoss, "forward", limited(0, OUT_OF_MEMORY[0]))
-    with pytest.raises(TrainingError, match="one picture does not fit"):
+    with pytest.raises(TrainingError, match="one image does not fit"):
         train(dataclasses.replace(found, output=str(tmp_path / "none")))
 
 

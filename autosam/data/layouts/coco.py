@@ -3,7 +3,7 @@
 ```
 --data.images DIR --data.annotations FILE.json                   one pool, split by a seed
 root/annotations/instances_{train,val,test}2017.json, root/{train,val,test}2017/
-root/{train,valid,test}/_annotations.coco.json                   pictures beside it
+root/{train,valid,test}/_annotations.coco.json                   images beside it
 ```
 """
 
@@ -36,7 +36,7 @@ log = logging.getLogger("autosam")
 
 @dataclass(frozen=True)
 class Outlines:
-    """The objects of one picture."""
+    """The objects of one image."""
 
     path: Path
     shape: tuple[int, int]
@@ -72,11 +72,11 @@ class Outlines:
 
 
 def pairs_of_coco(config: DataConfig) -> list[Pair]:
-    """The pictures of COCO files; those without annotation are empty.
+    """The images of COCO files; those without annotation are empty.
 
     Raises:
-        DataError: no such file; not COCO; an annotation of a picture or category that is not
-            listed; a picture that is not there.
+        DataError: no such file; not COCO; an annotation of an image or category that is not
+            listed; an image that is not there.
     """
     if config.annotations:
         if not config.images:
@@ -131,15 +131,15 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
 
 
 def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig) -> list[Pair]:
-    pictures = Numbered(content["images"], f"{path}: two images")
+    listed = Numbered(content["images"], f"{path}: two images")
     numbers = _classes(Numbered(content["categories"], f"{path}: two categories"), path, config)
-    _refuse_shares(content, pictures, path)
+    _refuse_shares(content, listed, path)
     objects: dict[Any, list[tuple[int, int, Any]]] = defaultdict(list)
     nothing: dict[Any, bool] = {}
     for i, entry in enumerate(content["annotations"], 1):
         number = entry.get("id", i)
         where = f"{path}: annotation {number}"
-        if (image := pictures.find(entry["image_id"])) is None:
+        if (image := listed.find(entry["image_id"])) is None:
             raise DataError(
                 f"{where}: its image {entry['image_id']} is not in the list of images. "
                 "Add it, or remove the annotation."
@@ -166,7 +166,7 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
         _tell_nothing(nothing, len(content["annotations"]), path)
     overlapping = 0 if config.exclusive or config.num_classes == 1 else config.num_classes
     found = []
-    for number, entry in pictures.entries.items():
+    for number, entry in listed.entries.items():
         file = resolve(images, entry["file_name"], config.outside, f"{path}: image {number}")
         shape = (int(entry["height"]), int(entry["width"]))
         if min(shape) < 1 or shape[0] * shape[1] > MAX_PIXELS:
@@ -216,7 +216,7 @@ def _number(key: Any) -> Any:
     return int(number) if number.is_integer() else key
 
 
-def _refuse_shares(content: dict[str, Any], pictures: Numbered, path: Path) -> None:
+def _refuse_shares(content: dict[str, Any], listed: Numbered, path: Path) -> None:
     """
     Raises:
         DataError: every coordinate of every polygon is from 0 to 1.
@@ -231,7 +231,7 @@ def _refuse_shares(content: dict[str, Any], pictures: Numbered, path: Path) -> N
         for value in polygon
         if isinstance(value, int | float)
     ]
-    large = any(int(entry["width"]) > 2 for entry in pictures.entries.values())
+    large = any(int(entry["width"]) > 2 for entry in listed.entries.values())
     if values and large and min(values) >= 0 and max(values) <= 1:
         raise DataError(
             f"{path}: the coordinates of its polygons are from 0 to 1, shares of the image; COCO's "

@@ -46,7 +46,7 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
         raise DataError(
             f"--data.root {root}: is a file. A CSV or JSONL goes with --data.layout manifest, a "
             "COCO file with --data.layout coco --data.images DIR --data.annotations FILE; HDF5 "
-            "files and videos must be unpacked into pictures first."
+            "files and videos must be unpacked into images first."
         )
     if not root.is_dir():
         raise DataError(f"--data.root {root}: no such folder. Mend the path.")
@@ -152,7 +152,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
         found[stem] = path
     if not found:
         raise DataError(
-            f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))}). Put pictures "
+            f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))}). Put images "
             "there, or mend the path."
         )
     return found

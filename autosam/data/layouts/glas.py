@@ -37,7 +37,7 @@ def pairs_of_glas(config: DataConfig) -> list[Pair]:
         if f"{stem}_anno" not in files:
             raise DataError(
                 f"{path}: has no mask {stem}_anno{path.suffix} beside it. Add it, or remove the "
-                "picture."
+                "image."
             )
         pair = Pair(stem, image_file(path, config), MaskFile(files[f"{stem}_anno"]))
         test = name[1] != "train"
@@ -53,7 +53,7 @@ def pairs_of_glas(config: DataConfig) -> list[Pair]:
 
 
 def _patients(path: Path) -> dict[str, str]:
-    """Picture -> patient, of GlaS's table; nothing where there is none."""
+    """Image -> patient, of GlaS's table; nothing where there is none."""
     if not path.is_file():
         return {}
     rows = [row for _, row in csv_rows(path)]

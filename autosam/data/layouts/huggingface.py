@@ -30,7 +30,7 @@ from autosam.utils import hub
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture in a table. The table is mapped from disk, and pickles as its file names."""
+    """An image in a table. The table is mapped from disk, and pickles as its file names."""
 
     table: Any
     row: int
@@ -56,7 +56,7 @@ class Cell:
         except OSError as error:
             raise DataError(
                 f"{self}: {cell['path']} cannot be read ({error.strerror}). Bring it back, or save "
-                "the data set with its pictures."
+                "the data set with its images."
             ) from None
 
     def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:

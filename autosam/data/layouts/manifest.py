@@ -34,7 +34,7 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
 
     Raises:
         DataError: naming the line: a column or value is missing, a path leaves the table's folder
-            (unless `outside`), a file is not there, a picture stands twice, or only some lines
+            (unless `outside`), a file is not there, an image stands twice, or only some lines
             have a split.
     """
     table = Path(config.root or "")
@@ -75,7 +75,7 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
             )
         )
     if not found:
-        raise DataError(f"{table}: holds no pair. Write a line for each picture.")
+        raise DataError(f"{table}: holds no pair. Write a line for each image.")
     given = [bool(pair.part) for pair in found]
     if any(given) and not all(given):
         raise DataError(

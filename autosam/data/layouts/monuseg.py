@@ -30,7 +30,7 @@ from autosam.utils.io import list_folder
 
 @dataclass(frozen=True)
 class Nuclei:
-    """The union of the regions of an XML file, on a picture."""
+    """The union of the regions of an XML file, on an image."""
 
     path: Path
     image: Path

@@ -119,8 +119,8 @@ class PlainImage:
             values = self.palette[values[..., 0]]
             missing = None if missing is None else np.repeat(missing, 3, axis=2)
         elif self.mode == "CMYK":
-            picture = Image.fromarray(np.ascontiguousarray(values), mode="CMYK")
-            values = np.asarray(picture.convert("RGB"))
+            image = Image.fromarray(np.ascontiguousarray(values), mode="CMYK")
+            values = np.asarray(image.convert("RGB"))
             if missing is not None:
                 missing = np.repeat(missing.all(axis=2, keepdims=True), 3, axis=2)
         elif self.mode == "F" or values.dtype.kind == "f":

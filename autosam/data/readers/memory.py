@@ -1,4 +1,4 @@
-"""A picture that is in memory already, read as one from a file is."""
+"""An image that is in memory already, read as one from a file is."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def array_of(image: np.ndarray | Image.Image | torch.Tensor) -> np.ndarray | Ima
 
 @dataclass(frozen=True, eq=False)
 class MemoryImage:
-    """An array or a PIL picture as `Pixels`."""
+    """An array or a PIL image as `Pixels`."""
 
     values: np.ndarray | Image.Image
     """Array: uint8, uint16 or fractions from 0 to 1; H x W (grey), or H x W x C with C 1 (grey), 2
     (grey and transparency), 3 (RGB) or 4 (RGB and transparency)."""
-    name: str = "the picture"
+    name: str = "the image"
     window: Window | None = None
     nodata: float | None = None
     """Value of pixels without data."""

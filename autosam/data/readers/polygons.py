@@ -9,7 +9,7 @@ import numpy as np
 from autosam.errors import DataError
 
 FAR = 10
-"""Outlines may lead so many times the picture's longer side outside."""
+"""Outlines may lead so many times the image's longer side outside."""
 
 
 def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
@@ -18,8 +18,8 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
     Args:
         shape: as in COCO: a list of polygons [x0, y0, x1, y1, ...] whose union is meant, or
             {"size": [h, w], "counts": list or compressed text}. x and y are measured from the
-            picture's corner, so that the first pixel covers 0..1.
-        height, width: of the picture.
+            image's corner, so that the first pixel covers 0..1.
+        height, width: of the image.
         where: what a message should name.
 
     Returns:
@@ -45,7 +45,7 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
     far = FAR * max(height, width)
     if any(not -far <= value <= far for polygon in shape for value in polygon):
         raise DataError(
-            f"{where}: an outline leads far outside of the picture of {width} x {height} pixels. "
+            f"{where}: an outline leads far outside of the image of {width} x {height} pixels. "
             "Mend or remove it."
         )
     drawn = [[float(value) for value in polygon] for polygon in shape if len(polygon) >= 6]
@@ -80,7 +80,7 @@ def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.nda
     code is damaged."""
     if code.get("size") != [height, width]:
         raise DataError(
-            f"{where}: run-length code of size {code.get('size')}, but the picture is {height} x "
+            f"{where}: run-length code of size {code.get('size')}, but the image is {height} x "
             f"{width}: [{height}, {width}] was expected. Mend or remove it."
         )
     counts = code.get("counts")

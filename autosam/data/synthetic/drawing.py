@@ -1,9 +1,9 @@
 """Drawing primitives: colours, noise, textures, shapes and their rasterisation.
 
-All noise comes from resizing small random grids, because a picture has to cost about as much as
+All noise comes from resizing small random grids, because an image has to cost about as much as
 decoding a photograph (some milliseconds).
 
-Conventions: pictures under construction ("canvas") are float32 (H, W, 3), RGB in [0, 1]; fields
+Conventions: images under construction ("canvas") are float32 (H, W, 3), RGB in [0, 1]; fields
 are float32 (H, W) in [0, 1]; lengths are in pixels; points are float (n, 2) arrays of (x, y).
 """
 
@@ -22,7 +22,7 @@ Rng = np.random.Generator
 
 FULL_CIRCLE = 2 * math.pi
 
-# glibc hands freed memory back at once until it has seen a larger block come and go. Pictures
+# glibc hands freed memory back at once until it has seen a larger block come and go. Images
 # under construction are 0.8 MB each: without this line page faults take a quarter of the time.
 np.empty(1 << 24, np.uint8)
 

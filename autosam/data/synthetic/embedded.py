@@ -2,10 +2,10 @@
 
 Targets are lobed blobs with stripes that run from the middle to the rim. Distractors share the
 shape (with dots, rings, clouds or parallel stripes) or are ellipses and polygons with parallel
-stripes. All of them and the background take their colours from one small palette per picture, so
+stripes. All of them and the background take their colours from one small palette per image, so
 no threshold on colour tells a target: only shape and texture do.
 
-The set is drawn, not stored: the same version always gives the same pictures.
+The set is drawn, not stored: the same version always gives the same images.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from autosam.data.synthetic import drawing, scenes
 from autosam.data.synthetic.drawing import Array, Rng, Stencil
 from autosam.errors import DataError
 
-VERSION = 1  # raise it whenever the pictures change
+VERSION = 1  # raise it whenever the images change
 MARKER = "autosam-synthetic.json"
 SPLITS = ("train", "validation", "test")
 _KINDS = ("images", "masks")
-EMPTY_SHARE = 0.08  # pictures without any target
+EMPTY_SHARE = 0.08  # images without any target
 # (width, height) at size 256: mostly square, the others make loaders pad.
 _FRAMES = ((256, 256), (256, 256), (256, 256), (256, 192), (192, 256), (320, 240))
 _DISTRACTORS = (
@@ -38,7 +38,7 @@ _SHAPES = {"lobed": drawing.lobed, "ellipse": drawing.ellipse, "polygon": drawin
 
 
 def _draw_colours(rng: Rng) -> Array:
-    """Palette of one picture: float32 (4, 3) in [0, 1], each well apart in brightness."""
+    """Palette of one image: float32 (4, 3) in [0, 1], each well apart in brightness."""
     luma = np.linspace(0.2, 0.8, 4)[:, None] + rng.uniform(-0.04, 0.04, (4, 1))
     hue = rng.normal(0, 1, (1, 3)) * 0.08 + rng.normal(0, 0.07, (4, 3))
     colours = luma + hue - hue.mean(axis=1, keepdims=True)
@@ -72,8 +72,8 @@ def _pattern(rng: Rng, stencil: Stencil, centre: Array, radius: float, kind: str
     return drawing.noise_field(rng, (height, width), radius, 3)
 
 
-class _Picture:
-    """A picture under construction: float32 canvas, owner of every pixel, its target ids."""
+class _Canvas:
+    """An image under construction: float32 canvas, owner of every pixel, its target ids."""
 
     def __init__(self, rng: Rng, width: int, height: int, unit: float) -> None:
         self.rng, self.unit, self.frame = rng, unit, (height, width)
@@ -97,7 +97,7 @@ class _Picture:
         return all(left[target] >= 0.7 * self.areas[target] for target in self.targets)
 
     def add(self, shape: str, kind: str) -> None:
-        """Draw one object where it fits; after some tries in a full picture draw none."""
+        """Draw one object where it fits; after some tries in a full image draw none."""
         rng = self.rng
         for _ in range(20):
             radius = drawing.log_uniform(rng, 14, 48) * self.unit
@@ -123,27 +123,27 @@ class _Picture:
 
 
 def draw_example(rng: Rng, size: int = 256) -> tuple[Array, Array]:
-    """Draw one picture, uint8 (H, W, 3) RGB, and its target mask, uint8 (H, W) of 0 and 255.
+    """Draw one image, uint8 (H, W, 3) RGB, and its target mask, uint8 (H, W) of 0 and 255.
 
-    The sides are ``size``, or 0.75 to 1.25 times ``size`` in the pictures that are not square.
+    The sides are ``size``, or 0.75 to 1.25 times ``size`` in the images that are not square.
     """
     width, height = (round(side * size / 256) for side in _FRAMES[rng.integers(len(_FRAMES))])
-    picture = _Picture(rng, width, height, size / 256)
+    image = _Canvas(rng, width, height, size / 256)
     targets = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, 5))
     kinds = [("lobed", "radial")] * targets
     kinds += [_DISTRACTORS[i] for i in rng.integers(len(_DISTRACTORS), size=rng.integers(3, 8))]
-    if targets:  # one target first, so that a full picture cannot lose them all
-        picture.add(*kinds.pop(0))
+    if targets:  # one target first, so that a full image cannot lose them all
+        image.add(*kinds.pop(0))
     for index in rng.permutation(len(kinds)):
-        picture.add(*kinds[index])
+        image.add(*kinds[index])
     if rng.random() < 0.7:
-        scenes.illuminate(rng, picture.canvas)
-    mask = np.isin(picture.owner, picture.targets).astype(np.uint8) * 255
-    return scenes.expose(rng, picture.canvas), mask
+        scenes.illuminate(rng, image.canvas)
+    mask = np.isin(image.owner, image.targets).astype(np.uint8) * 255
+    return scenes.expose(rng, image.canvas), mask
 
 
 def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> None:
-    """Write ``count`` pictures (JPEG, a third of the size of PNG here) and masks (PNG)."""
+    """Write ``count`` images (JPEG, a third of the size of PNG here) and masks (PNG)."""
     for kind in _KINDS:
         (folder / split / kind).mkdir(parents=True)
     for index in range(count):
@@ -194,9 +194,9 @@ def write_synthetic(
     Parameters
     ----------
     root : folder to create; its parents are made.
-    train, validation, test : pictures per split.
-    size : side of the square pictures in px; some are 0.75 to 1.25 times as wide or high.
-    seed : pictures depend on the seed, the split and their number only, not on the counts.
+    train, validation, test : images per split.
+    size : side of the square images in px; some are 0.75 to 1.25 times as wide or high.
+    seed : images depend on the seed, the split and their number only, not on the counts.
 
     Returns
     -------

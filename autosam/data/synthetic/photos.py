@@ -1,4 +1,4 @@
-"""Photographic textures for drawn scenes: the public-domain pictures inside scikit-image.
+"""Photographic textures for drawn scenes: the public-domain images inside scikit-image.
 
 Used by `python -m autosam.pretrain` alone, so scikit-image belongs to the extra `pretrain`.
 """

@@ -5,7 +5,7 @@ families with textures, shading, camouflage and occlusion, then the effects of l
 All noise comes from resizing small random grids and all work on an object stays in its bounding
 box, because a scene has to cost about as much as decoding a photograph (some milliseconds).
 
-Conventions: pictures under construction ("canvas") are float32 (H, W, 3), RGB in [0, 1]; fields
+Conventions: images under construction ("canvas") are float32 (H, W, 3), RGB in [0, 1]; fields
 are float32 (H, W) in [0, 1]; lengths are in pixels; points are float (n, 2) arrays of (x, y).
 """
 
@@ -49,7 +49,7 @@ MIN_VISIBLE_SHARE = 0.2  # an object hidden more than this is a remnant, not an 
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn picture and the objects in it.
+    """One drawn image and the objects in it.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ def _surface(
         return photo_texture(rng, photos, (height, width))
     if not style.camouflage:
         return draw_texture(rng, (height, width), style.palette, style.texture, style.scale)
-    # The same material from elsewhere in the picture: only shading and a slight shift tell.
+    # The same material from elsewhere in the image: only shading and a slight shift tell.
     top = int(rng.integers(canvas.shape[0] - height + 1))
     left = int(rng.integers(canvas.shape[1] - width + 1))
     patch = canvas[top : top + height, left : left + width]
@@ -239,7 +239,7 @@ class _Studio:
             self.place(rasterise(family(self.rng, radius), (x, y), (self.size,) * 2), self.style())
 
     def portrait(self) -> None:
-        """Place one rounded object that may fill the picture, mottled and often hard to tell from
+        """Place one rounded object that may fill the image, mottled and often hard to tell from
         the ground: a lesion, a fruit, a face seen close."""
         rng = self.rng
         family = (blob, blob, ellipse, ellipse, union, lobed)[rng.integers(6)]
@@ -351,7 +351,7 @@ def expose(rng: Rng, canvas: Array) -> Array:
     canvas = cv2.transform(canvas, np.column_stack([np.diag(gain), np.full(3, offset)]))
     if rng.random() < 0.6:
         noise: Array = random_bytes(rng, canvas.shape)
-        coarse = rng.random() < 0.5  # noise of compressed or resized pictures spans pixels
+        coarse = rng.random() < 0.5  # noise of compressed or resized images spans pixels
         noise = cv2.blur(noise, (2, 2)) if coarse else noise
         amplitude = log_uniform(rng, 0.01, 0.15) * (1.5 if coarse else 1)
         noise = noise.astype(np.float32)

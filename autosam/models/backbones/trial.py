@@ -48,7 +48,7 @@ def require_fit(name: str, net: nn.Module, size: int, again: Callable[[int], nn.
 
 
 def fault(net: nn.Module, size: int) -> str | None:
-    """What is wrong with the feature maps of a picture of size x size; None: nothing."""
+    """What is wrong with the feature maps of an image of size x size; None: nothing."""
     try:
         levels = _forward(net, size, "meta")
     except Exception:  # not all of timm can do without values
@@ -74,7 +74,7 @@ def fault(net: nn.Module, size: int) -> str | None:
 
 @torch.no_grad()
 def _forward(net: nn.Module, size: int, device: str | None) -> list[Tensor]:
-    """The feature maps of one blank picture.
+    """The feature maps of one blank image.
 
     On a copy that shares the tensors, or has tensors without values: some networks keep what they
     compute from their weights, which may be loaded later.

@@ -17,7 +17,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class SamSpec:
-    """One checkpoint: what it is, where it comes from, and how pictures reach it."""
+    """One checkpoint: what it is, where it comes from, and how images reach it."""
 
     name: str
     build: Callable[[SamSpec], Sam]
@@ -27,7 +27,7 @@ class SamSpec:
     architecture: str = ""
     """Of the image encoder, for the table that people read."""
     pixel_mean: tuple[float, float, float] | None = IMAGENET_MEAN
-    """RGB, 0..255; None: each picture is stretched to 0..1 by its own least and largest value."""
+    """RGB, 0..255; None: each image is stretched to 0..1 by its own least and largest value."""
     pixel_std: tuple[float, float, float] | None = IMAGENET_STD
     """RGB, 0..255; None together with `pixel_mean`."""
     geometry: str = "longest-pad"

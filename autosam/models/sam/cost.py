@@ -20,14 +20,14 @@ COST = {
     "Hiera-B+": 1250,
     "Hiera-L": 2900,
 }
-"""GFLOP of matrix products that take as long as the image encoder with one picture of 1024 px,
+"""GFLOP of matrix products that take as long as the image encoder with one image of 1024 px,
 by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md), ViT-L and -H by their
 operations beside ViT-B's; elsewhere a rough estimate."""
 BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
 """Of one cached embedding in bf16, by the architecture's first word."""
 
 
-def cache_costs(pictures: int, views: int) -> dict[str, str]:
+def cache_costs(images: int, views: int) -> dict[str, str]:
     """Size of a cache of embeddings and time to make it, by SAM of 1024 px."""
     device = choose_device()
     half = gains_from_bf16(device)
@@ -39,10 +39,10 @@ def cache_costs(pictures: int, views: int) -> dict[str, str]:
     table = {}
     for architecture, alike in names.items():
         size = record_bytes(SAMS[alike[0]])
-        text = f"{pictures * views * size / 1e9:.1f} GB"
+        text = f"{images * views * size / 1e9:.1f} GB"
         if architecture in COST:
             seconds = COST[architecture] / speed
-            text += f", roughly {pictures * views * seconds / 60:.0f} min here "
+            text += f", roughly {images * views * seconds / 60:.0f} min here "
             text += f"({seconds:.1f} s a view)"
         table[", ".join(alike)] = text
     return table

@@ -25,13 +25,13 @@ def faster_in_half(spec: SamSpec, device: torch.device) -> bool:
 def encode(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> ImageEmbedding:
     """Image embeddings, without gradient.
 
-    Large pictures go through the encoder one by one: at 1024 px one is enough to keep any processor
+    Large images go through the encoder one by one: at 1024 px one is enough to keep any processor
     busy, and each takes gigabytes for its attention.
 
     Args:
         sam: on the device where to encode.
         images: uint8 B x 3 x S x S, zero padded; brought to that device.
-        valid: int64 B x 2, rows and columns that hold picture.
+        valid: int64 B x 2, rows and columns that hold image.
         half: bfloat16 where it is faster; else as the surrounding autocast says.
     """
     spec, device = sam.spec, next(cast(nn.Module, sam).parameters()).device
@@ -39,7 +39,7 @@ def encode(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> Image
     precision = half_precision(device, True) if half and faster_in_half(spec, device) else None
     with precision or nullcontext():
         parts = [
-            sam.encode(pictures.to(device), whole.to(device))
-            for pictures, whole in zip(images.split(at_once), valid.split(at_once), strict=True)
+            sam.encode(some.to(device), whole.to(device))
+            for some, whole in zip(images.split(at_once), valid.split(at_once), strict=True)
         ]
     return ImageEmbedding.cat(parts)

@@ -13,7 +13,7 @@ from torch import Tensor
 from autosam.errors import CheckpointError
 from autosam.models.sam.vit import from_meta
 
-# SAM has one positional embedding, for the picture's cells and for points alike. `SamModel` holds
+# SAM has one positional embedding, for the image's cells and for points alike. `SamModel` holds
 # it twice, and its files hold one copy or both.
 POSITION = (
     "shared_image_embedding.positional_embedding",

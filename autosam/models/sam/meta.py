@@ -46,11 +46,11 @@ class SegmentAnything(nn.Module):
         return (self.mask_decoder.iou_prediction_head,)
 
     def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
-        """Normalise and encode pictures.
+        """Normalise and encode images.
 
         Args:
             images: uint8 B x 3 x S x S RGB, zero padded at the bottom and right.
-            valid: int64 B x 2, rows and columns that hold picture.
+            valid: int64 B x 2, rows and columns that hold image.
         """
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
         output = self.image_encoder(pixels)

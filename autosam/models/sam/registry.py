@@ -85,7 +85,7 @@ SAMS: dict[str, SamSpec] = {
             licence="Apache-2.0",
             paper="Zhang et al. 2023, arXiv 2306.14289",
         ),
-        # MedSAM stretches a picture to the square by scikit-image's cubic interpolation; here it
+        # MedSAM stretches an image to the square by scikit-image's cubic interpolation; here it
         # is Pillow's antialiased bilinear, as for every other SAM.
         SamSpec(
             "medsam",

@@ -29,11 +29,11 @@ class Hiera:
     blocks: tuple[int, int, int, int]
     """Per stage."""
     global_blocks: tuple[int, ...]
-    """Blocks, counted through all stages, that attend to the whole picture."""
+    """Blocks, counted through all stages, that attend to the whole image."""
     windows: tuple[int, int, int, int] = (8, 4, 14, 7)
     """Side of the window that a stage's other blocks attend to, cells."""
     background: int = 7
-    """Side of the coarse positional embedding that is enlarged to the picture."""
+    """Side of the coarse positional embedding that is enlarged to the image."""
 
 
 HIERAS = {
@@ -113,11 +113,11 @@ class Sam2(nn.Module):
         return decoder.iou_prediction_head, decoder.pred_obj_score_head
 
     def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
-        """Normalise and encode pictures.
+        """Normalise and encode images.
 
         Args:
             images: uint8 B x 3 x S x S RGB.
-            valid: int64 B x 2, rows and columns that hold picture (all: the geometry is `square`).
+            valid: int64 B x 2, rows and columns that hold image (all: the geometry is `square`).
         """
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
         return ImageEmbedding(*self.image_encoder(pixels))

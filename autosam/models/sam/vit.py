@@ -48,7 +48,7 @@ class VitEncoder(VisionTransformerSAM):
     Args:
         image_size: S.
         width, depth, heads: of the transformer.
-        wide: indices of the blocks that attend to the whole picture instead of windows.
+        wide: indices of the blocks that attend to the whole image instead of windows.
         window: side of a window, cells.
         patch, out, mlp_ratio: as in SAM; other values are for tests.
     """
