@@ -1,4 +1,4 @@
-"""The things that travel between rooms: shapes, dtypes and ranges in one place.
+"""What travels between the parts of the package: shapes, dtypes and ranges in one place.
 
 Letters: B images, K classes, P prompts (B*K unless said otherwise), N prompt tokens, C embedding
 width, h x w embedding grid, S SAM input size, G prompt-generator input size, m x m mask size of the
@@ -18,21 +18,21 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The sizes at which a segmenter wants its inputs and targets."""
+class InputSpec:
+    """The sizes of a segmenter's inputs and targets."""
 
     image_size: int
     """S: side of the square that the geometry (and its inverse) is defined on."""
-    view_size: int
-    """G: side of the prompt generator's square."""
+    generator_size: int
+    """G: side of the prompt generator's input."""
     mask_size: int
     """m: side of the logits; divides `image_size`."""
     geometry: str = "longest-pad"
     """`longest-pad` (longest side to S, zero padding at the bottom and right) or `square`."""
     needs_image: bool = True
-    """Whether SAM's image encoder takes part, so that the SAM view must be made."""
+    """Whether SAM's image encoder takes part, so that the SAM input must be made."""
     prompts: Literal["box", "points"] | None = None
-    """Which prompts the segmenter wants from the true mask, if any."""
+    """Which prompts the segmenter takes from the true mask, if any."""
     target_size: int | None = None
     """m of the targets, where the loss is not taken at the logits' own size; divides
     `image_size`."""
@@ -85,11 +85,11 @@ class ObjectPrompts:
 
 @dataclass
 class ImageEmbedding:
-    """What the image encoder emits."""
+    """Output of the image encoder."""
 
     features: Tensor
     """float B x C x h x w."""
-    finer: tuple[Tensor, ...] = ()
+    high_res_features: tuple[Tensor, ...] = ()
     """What the mask decoder adds while it upscales, in the order of use: float B x C/4 x 2h x 2w
     and B x C/8 x 4h x 4w. Empty for SAMs without such levels."""
 
@@ -99,11 +99,11 @@ class ImageEmbedding:
     @property
     def levels(self) -> tuple[Tensor, ...]:
         """All tensors, the features first."""
-        return (self.features, *self.finer)
+        return (self.features, *self.high_res_features)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ImageEmbedding:
         """`function` applied to every level."""
-        return ImageEmbedding(function(self.features), tuple(map(function, self.finer)))
+        return ImageEmbedding(function(self.features), tuple(map(function, self.high_res_features)))
 
     def part(self, i: int) -> ImageEmbedding:
         """The embedding of image i, B = 1."""
@@ -112,23 +112,23 @@ class ImageEmbedding:
     @classmethod
     def cat(cls, parts: list[ImageEmbedding]) -> ImageEmbedding:
         """Embeddings of several batches as one."""
-        features, *finer = map(torch.cat, zip(*(part.levels for part in parts), strict=True))
-        return cls(features, tuple(finer))
+        features, *high_res = map(torch.cat, zip(*(part.levels for part in parts), strict=True))
+        return cls(features, tuple(high_res))
 
 
 @dataclass
 class Sample:
-    """One image (and its truth) in a segmenter's frame."""
+    """One image (and its truth) as a segmenter takes it."""
 
     name: str
-    view: Tensor
+    generator_input: Tensor
     """uint8 3 x G x G RGB, zero outside the valid region."""
-    view_valid: tuple[int, int]
-    """Rows and columns of `view` that hold image."""
-    image: Tensor | None
+    generator_valid: tuple[int, int]
+    """Rows and columns of `generator_input` that hold image."""
+    sam_input: Tensor | None
     """uint8 3 x S x S RGB, zero outside the valid region; None where no SAM takes part, or its
     embedding is there already."""
-    image_valid: tuple[int, int]
+    sam_valid: tuple[int, int]
     """Rows and columns of the S x S square that hold image."""
     size: tuple[int, int]
     """H, W of the image this sample was made from."""
@@ -142,9 +142,9 @@ class Sample:
     valid: np.ndarray | None = None
     """bool H x W: where the image holds data; None: everywhere, or augmentation has changed it."""
     prompts: ObjectPrompts | None = None
-    """Of the objects in `target`, where the frame asks for prompts."""
+    """Of the objects in `target`, where the input spec asks for prompts."""
     embedding: ImageEmbedding | None = None
-    """Of the S x S view, B = 1, where it comes from a cache."""
+    """Of `sam_input`, B = 1, where it comes from a cache."""
 
 
 @dataclass
@@ -152,11 +152,11 @@ class Batch:
     """Samples stacked; fields as in `Sample` with a leading B."""
 
     names: list[str]
-    views: Tensor
-    view_valid: Tensor
+    generator_input: Tensor
+    generator_valid: Tensor
     """int64 B x 2."""
-    images: Tensor | None
-    image_valid: Tensor
+    sam_input: Tensor | None
+    sam_valid: Tensor
     """int64 B x 2."""
     sizes: list[tuple[int, int]]
     targets: Tensor | None = None
@@ -190,7 +190,7 @@ class Batch:
 
     @classmethod
     def collate(cls, samples: list[Sample]) -> Batch:
-        """Stack samples of one frame."""
+        """Stack samples of one input spec."""
 
         def stack(name: str) -> Tensor | None:
             values = [getattr(s, name) for s in samples]
@@ -200,10 +200,10 @@ class Batch:
         embeddings: list[Any] = [s.embedding for s in samples]
         return cls(
             names=[s.name for s in samples],
-            views=torch.stack([s.view for s in samples]),
-            view_valid=torch.tensor([s.view_valid for s in samples]),
-            images=stack("image"),
-            image_valid=torch.tensor([s.image_valid for s in samples]),
+            generator_input=torch.stack([s.generator_input for s in samples]),
+            generator_valid=torch.tensor([s.generator_valid for s in samples]),
+            sam_input=stack("sam_input"),
+            sam_valid=torch.tensor([s.sam_valid for s in samples]),
             sizes=[s.size for s in samples],
             targets=stack("target"),
             weights=stack("weight"),
@@ -216,7 +216,7 @@ class Batch:
 
 @dataclass
 class Prompt:
-    """What the mask decoder is conditioned on: P prompts, each for one image."""
+    """Input of the mask decoder beside the image embedding: P prompts, each for one image."""
 
     sparse: Tensor
     """float P x N x C; N may be 0."""

@@ -64,7 +64,7 @@ def test_the_contract(backend: tuple[str, Path]) -> None:
     (height, width), channels = sam.grid, sam.width
     embedding = encode(sam, 2)
     assert embedding.features.shape == (2, channels, height, width)
-    assert [tuple(level.shape) for level in embedding.finer] in (
+    assert [tuple(level.shape) for level in embedding.high_res_features] in (
         [],
         [(2, channels // 4, 2 * height, 2 * width), (2, channels // 8, 4 * height, 4 * width)],
     )
@@ -96,7 +96,7 @@ def test_the_contract(backend: tuple[str, Path]) -> None:
                 alone = Prompt(prompt.sparse[p : p + 1], prompt.dense[p : p + 1], torch.tensor([0]))
                 one = ImageEmbedding(
                     embedding.features[image : image + 1],
-                    tuple(level[image : image + 1] for level in embedding.finer),
+                    tuple(level[image : image + 1] for level in embedding.high_res_features),
                 )
                 expected, _ = sam.decode(one, alone, multimask)
                 assert (expected[0] - logits[p]).abs().max() < 1e-5 * max(1, logits.abs().max())
@@ -117,7 +117,11 @@ def test_a_batch_is_its_images_one_by_one(backend: tuple[str, Path]) -> None:
     together = sam.encode(images, valid)
     alone = ImageEmbedding.cat([sam.encode(images[i : i + 1], valid[i : i + 1]) for i in range(3)])
     assert len(alone) == 3
-    pairs = zip((together.features, *together.finer), (alone.features, *alone.finer), strict=True)
+    pairs = zip(
+        (together.features, *together.high_res_features),
+        (alone.features, *alone.high_res_features),
+        strict=True,
+    )
     for ours, theirs in pairs:
         assert (ours - theirs).abs().max() < 1e-4
 
@@ -143,7 +147,7 @@ def test_every_run_trains(backend: tuple[str, Path], run: str) -> None:
     config.sam = name
     segmenter = build_segmenter(config)
     before = {k: v.clone() for k, v in segmenter.state_dict().items()}
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     criterion = SegmentationLoss(LossConfig())
     assert batch.targets is not None
     assert batch.weights is not None
@@ -154,7 +158,7 @@ def test_every_run_trains(backend: tuple[str, Path], run: str) -> None:
         for _ in range(12):
             loss = sum(
                 criterion(logits, batch.targets, batch.weights)["loss"]
-                for logits in segmenter(batch, beside=True)
+                for logits in segmenter(batch, with_surrogate=True)
                 if logits is not None
             )
             optimizer.zero_grad()
@@ -261,7 +265,7 @@ def test_a_generator_has_a_gate_for_each_level_nearly_closed_at_the_start(
         config.sam = name
         segmenter = build_segmenter(config).eval()
         with torch.no_grad():
-            batch = make_batch(segmenter.frame)
+            batch = make_batch(segmenter.input_spec)
             prompt = segmenter.prompt(batch)
             levels = segmenter.encode(batch).levels
         assert len(prompt.gates) == gated * len(levels)

@@ -16,10 +16,10 @@ from conftest import tiny_config
 import autosam.comparison.plan
 import autosam.comparison.scores
 from autosam.compare import compare
-from autosam.comparison.conclusion import judge, rise, verdict
+from autosam.comparison.conclusion import conclusion, judge, rise
 from autosam.comparison.plan import Variant, plan
-from autosam.comparison.scores import SWAPS
-from autosam.comparison.table import Row, Standings
+from autosam.comparison.scores import ABLATIONS
+from autosam.comparison.table import ResultsTable, Row
 from autosam.config import Settings
 from autosam.config.commands import CompareConfig
 from autosam.errors import ConfigError, Stopped
@@ -76,7 +76,7 @@ def test_a_comparison_from_start_to_table(
     markdown = (tmp_path / "compare" / "table.md").read_text()
     assert "| autosam, shuffled at test |" in markdown
     assert "1 epochs of 6 images" in markdown
-    assert found.facts["verdict"] in markdown
+    assert found.facts["conclusion"] in markdown
 
     # Again: nothing is trained or scored, and the table is the same.
     first = without_times(tmp_path / "compare" / "table.csv")
@@ -201,7 +201,7 @@ def test_the_verdict_follows_the_figures() -> None:
 
     def verdict_of(gain: float) -> str:
         rows = [row("autosam", list(head + gain + noise)), row("head", list(head))]
-        return verdict(Standings(rows, "autosam"))
+        return conclusion(ResultsTable(rows, "autosam"))
 
     assert verdict_of(0.05).endswith("So SAM helps here, by autosam.")
     assert verdict_of(-0.05).endswith("without it the same backbone does better.")
@@ -210,9 +210,11 @@ def test_the_verdict_follows_the_figures() -> None:
     assert none.endswith("no sign that SAM helps here: without it the same backbone does as well.")
     # Better than the head, but no better than without SAM's view of the image.
     rows = [row("autosam", list(head + 0.05)), row("head", list(head))]
-    blind = verdict(Standings([*rows, row("autosam, blank", list(head + 0.05 + noise))], "autosam"))
+    blind = conclusion(
+        ResultsTable([*rows, row("autosam, blank", list(head + 0.05 + noise))], "autosam")
+    )
     assert "no sign that it is by what its image encoder sees" in blind
-    assert verdict(Standings([row("head", list(head))], "head")) == ""
+    assert conclusion(ResultsTable([row("head", list(head))], "head")) == ""
 
 
 @pytest.mark.parametrize(
@@ -234,9 +236,9 @@ def test_the_conclusion_says_who_draws_the_mask(blank: float, alone: float, word
         return row(name, list(own + difference + noise - noise.mean()))
 
     rows = [row("autosam", list(own)), against("autosam, blank", blank)]
-    assert "In plain words" not in verdict(Standings(rows, "autosam"))
+    assert "In plain words" not in conclusion(ResultsTable(rows, "autosam"))
     rows.append(against("autosam, no SAM", alone))
-    said = verdict(Standings(rows, "autosam"))
+    said = conclusion(ResultsTable(rows, "autosam"))
     assert said.count("In plain words") == 1
     assert f"In plain words: {words}" in said or "In plain words: there is no sign" in said
     assert words in said
@@ -247,7 +249,7 @@ NOISE = np.random.default_rng(2).normal(0, 0.03, 60)
 
 
 def test_every_run_that_uses_sam_is_judged() -> None:
-    """Of a real comparison: `decoder` led by 0.113, and the verdict said that SAM does not help."""
+    """Of a real comparison: `decoder` led by 0.113, and the conclusion said that SAM does not help."""
     rows = [
         row("decoder", list(HEAD + 0.113 + NOISE)),
         row("autosam", list(HEAD - 0.04 + NOISE)),
@@ -255,7 +257,7 @@ def test_every_run_that_uses_sam_is_judged() -> None:
         row("head", list(HEAD)),
         row("sam-box", list(HEAD + 0.2), oracle=True),
     ]
-    said = verdict(Standings(rows, "autosam"))
+    said = conclusion(ResultsTable(rows, "autosam"))
     assert said.startswith(
         f"On 60 test images and 3 seeds, decoder scores {rows[0].means('dice')[0]:.3f}"
     )
@@ -272,10 +274,10 @@ def test_many_runs_find_nothing_by_chance_alone() -> None:
     shift = 0.0087
     rows = [row(name, list(HEAD + NOISE - NOISE.mean() + shift * (name == "decoder")))
             for name in ("autosam", "decoder", "hybrid")]  # fmt: skip
-    alone = Standings([rows[1], row("head", list(HEAD))], "head")
+    alone = ResultsTable([rows[1], row("head", list(HEAD))], "head")
     assert 1 / 60 < alone.minus(rows[1], alone["head"]).p < 0.05
-    assert verdict(alone).endswith("So SAM helps here, by decoder.")
-    together = verdict(Standings([*rows, row("head", list(HEAD))], "head"))
+    assert conclusion(alone).endswith("So SAM helps here, by decoder.")
+    together = conclusion(ResultsTable([*rows, row("head", list(HEAD))], "head"))
     assert "decoder is neither clearly better" in together
     assert "no sign that SAM helps" in together
 
@@ -292,19 +294,21 @@ def test_many_runs_find_nothing_by_chance_alone() -> None:
 )  # fmt: skip
 def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> None:
     head = row("head", list(HEAD), curves=changes.get("curves", []))
-    found = Standings([row("decoder", list(HEAD + 0.1 + NOISE)), head], "head")
+    found = ResultsTable([row("decoder", list(HEAD + 0.1 + NOISE)), head], "head")
     found.trivial = changes.get("trivial", {})
     if "groups" in changes:
         found.groups = {f"p{i}": f"patient {i % changes['groups']}" for i in range(60)}
-    assert re.search(rf"No conclusion: {reason}", verdict(found))
+    assert re.search(rf"No conclusion: {reason}", conclusion(found))
 
 
 def test_a_run_that_is_behind_and_still_learns_is_not_called_worse() -> None:
     learning = row("decoder", list(HEAD - 0.1 + NOISE), curves=[[0.2, 0.3, 0.4, 0.5]] * 3)
     done = row("head", list(HEAD), curves=[[0.5, 0.7, 0.7, 0.7]] * 3)
-    assert "No conclusion: decoder had not come" in verdict(Standings([learning, done], "head"))
+    assert "No conclusion: decoder had not come" in conclusion(
+        ResultsTable([learning, done], "head")
+    )
     learning.curves = [[0.2, 0.5, 0.5, 0.5]] * 3
-    assert verdict(Standings([learning, done], "head")).endswith("does better.")
+    assert conclusion(ResultsTable([learning, done], "head")).endswith("does better.")
 
 
 def test_how_steeply_curves_rise() -> None:
@@ -317,11 +321,11 @@ def test_how_steeply_curves_rise() -> None:
 def test_a_difference_that_other_seeds_could_make_is_not_sure() -> None:
     """Over the images it is sure; but one seed each differs by 0.016 in 1 of 20 cases or more."""
     one, other = row("decoder", list(HEAD + 0.015 + NOISE / 10), 1), row("head", list(HEAD), 1)
-    said = judge(Standings([one, other], "head"), one, other)
+    said = judge(ResultsTable([one, other], "head"), one, other)
     assert "neither clearly better" in said
     assert "other seeds alone can make a difference of 0.022, so more seeds are needed" in said
     one.scores, other.scores = one.scores * 3, other.scores * 3
-    assert judge(Standings([one, other], "head"), one, other).startswith("better")
+    assert judge(ResultsTable([one, other], "head"), one, other).startswith("better")
 
 
 def test_warnings_are_of_the_means_that_the_table_shows() -> None:
@@ -343,13 +347,15 @@ def test_warnings_are_of_the_means_that_the_table_shows() -> None:
 def test_images_without_a_score_are_not_counted() -> None:
     values = [*HEAD[:8], float("nan")]
     rows = [row("autosam", values), row("head", values)]
-    assert verdict(Standings(rows, "autosam")).startswith("On 8 test images and 3 seeds, autosam")
+    assert conclusion(ResultsTable(rows, "autosam")).startswith(
+        "On 8 test images and 3 seeds, autosam"
+    )
 
 
 def test_classes_stand_below_their_mean() -> None:
     values = {f"{name}{end}": 0.5 for name in COLUMNS for end in ("", "/water", "/rock")}
     values |= {"dice/water": 0.75, "dice/rock": 0.25}
-    found = Standings([Row("head", [{"p": values}], trainable=1234, seconds=9.6)], "head")
+    found = ResultsTable([Row("head", [{"p": values}], trainable=1234, seconds=9.6)], "head")
     header, lines = found.header(), found.cells()
     assert [line[:2] for line in lines] == [
         ["head", "0.500"], ["head: water", "0.750"], ["head: rock", "0.250"],
@@ -360,4 +366,4 @@ def test_classes_stand_below_their_mean() -> None:
 
 
 def test_every_swap_has_a_name() -> None:
-    assert set(autosam.compare.SWAP_ROWS) == set(SWAPS)
+    assert set(autosam.compare.ABLATION_ROWS) == set(ABLATIONS)

@@ -19,9 +19,9 @@ from autosam.data.layouts import load_split
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
 from autosam.errors import ConfigError, DataError
-from autosam.types import Frame
+from autosam.types import InputSpec
 
-FRAME = Frame(64, 32, 32)
+FRAME = InputSpec(64, 32, 32)
 
 
 def save(path: Path, values: np.ndarray, **options) -> Path:
@@ -289,12 +289,12 @@ def test_a_sample_by_hand() -> None:
     label = np.zeros((32, 64), np.uint8)
     label[:, 32:] = 1
     sample = make_sample("x", image, FRAME, label)
-    assert sample.image is not None
-    assert sample.image.shape == (3, 64, 64)
-    assert sample.view.shape == (3, 32, 32)
-    assert (sample.image_valid, sample.view_valid) == ((32, 64), (16, 32))
-    assert sample.image[:, :32, 32:].eq(200).all()
-    assert sample.image[:, 32:].eq(0).all()
+    assert sample.sam_input is not None
+    assert sample.sam_input.shape == (3, 64, 64)
+    assert sample.generator_input.shape == (3, 32, 32)
+    assert (sample.sam_valid, sample.generator_valid) == ((32, 64), (16, 32))
+    assert sample.sam_input[:, :32, 32:].eq(200).all()
+    assert sample.sam_input[:, 32:].eq(0).all()
     assert sample.target is not None
     assert sample.target[0, :16, 16:].eq(1).all()
     assert sample.target.sum() == 16 * 16
@@ -332,9 +332,9 @@ def test_a_quarter_turn_swaps_the_valid_region() -> None:
     shapes = set()
     for seed in range(12):
         sample = make_sample("x", image, FRAME, label, augment=turn, seed=(seed,))
-        shapes.add(sample.image_valid)
-        assert sample.image is not None
-        assert (sample.image[0] == 9).sum() == 32 * 64
+        shapes.add(sample.sam_valid)
+        assert sample.sam_input is not None
+        assert (sample.sam_input[0] == 9).sum() == 32 * 64
         assert sample.target is not None
         assert torch_equal(sample.target, sample.weight)
     assert shapes == {(32, 64), (64, 32)}
@@ -350,11 +350,11 @@ def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None
     dataset = PairDataset(pairs, FRAME, MaskReading(), augment, seed=5)
     first, other_epoch = dataset[1, 2], dataset[2, 2]
     _ = dataset[1, 0]
-    assert torch_equal(first.view, dataset[1, 2].view)
-    assert not torch_equal(first.view, other_epoch.view)
+    assert torch_equal(first.generator_input, dataset[1, 2].generator_input)
+    assert not torch_equal(first.generator_input, other_epoch.generator_input)
     assert first.label is None  # the augmented image is another one
     again = pickle.loads(pickle.dumps(dataset))  # as a worker process receives it
-    assert torch_equal(first.view, again[1, 2].view)
+    assert torch_equal(first.generator_input, again[1, 2].generator_input)
     plain = PairDataset(pairs, FRAME, MaskReading())[0, 2]
     assert plain.label is not None
     assert plain.label.shape == (40, 56)
@@ -363,40 +363,40 @@ def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None
 def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     augment = build_augment(AugmentConfig(quarter_turns=True))
-    frame = Frame(image_size=64, view_size=32, mask_size=16)
-    dataset = PairDataset(pairs, frame, MaskReading(), augment, seed=5, views=3)
+    input_spec = InputSpec(image_size=64, generator_size=32, mask_size=16)
+    dataset = PairDataset(pairs, input_spec, MaskReading(), augment, seed=5, copies=3)
     drawn = {}
     for epoch in range(30):
         sample = dataset[epoch, 1]
-        assert sample.image is not None
+        assert sample.sam_input is not None
         assert sample.target is not None
-        drawn.setdefault(sample.image.numpy().tobytes(), []).append(sample)
+        drawn.setdefault(sample.sam_input.numpy().tobytes(), []).append(sample)
     assert len(drawn) == 3
-    squares = {dataset.sam_view(1, v)[0].numpy().tobytes() for v in range(3)}
+    squares = {dataset.sam_input_of(1, v)[0].numpy().tobytes() for v in range(3)}
     assert drawn.keys() == squares
     for samples in drawn.values():  # one geometry, many colours
         assert len({s.target.numpy().tobytes() for s in samples}) == 1
-        assert len({s.image_valid for s in samples}) == 1
-        assert len({s.view.numpy().tobytes() for s in samples}) == len(samples)
-    clean = PairDataset(pairs, frame, MaskReading())[0, 1]
-    assert torch_equal(clean.image, dataset.sam_view(1, 0)[0])
+        assert len({s.sam_valid for s in samples}) == 1
+        assert len({s.generator_input.numpy().tobytes() for s in samples}) == len(samples)
+    clean = PairDataset(pairs, input_spec, MaskReading())[0, 1]
+    assert torch_equal(clean.sam_input, dataset.sam_input_of(1, 0)[0])
     # Another seed of training draws other views of the same few.
-    other = PairDataset(pairs, frame, MaskReading(), augment, seed=6, views=3)
+    other = PairDataset(pairs, input_spec, MaskReading(), augment, seed=6, copies=3)
     assert all(other[e, 1].image.numpy().tobytes() in squares for e in range(5))
 
 
 def test_shuffled_sam_sees_another_image_and_the_rest_stays(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
-    frame = Frame(image_size=64, view_size=64, mask_size=16)
-    plain = PairDataset(pairs, frame, MaskReading())
-    shuffled = PairDataset(pairs, frame, MaskReading(), shuffled=True)
+    input_spec = InputSpec(image_size=64, generator_size=64, mask_size=16)
+    plain = PairDataset(pairs, input_spec, MaskReading())
+    shuffled = PairDataset(pairs, input_spec, MaskReading(), shuffled=True)
     others = [plain[0, i].image for i in range(len(pairs))]
     seen = []
     for epoch in range(40):
         sample, own = shuffled[epoch, 2], plain[0, 2]
-        for name in ("view", "target", "weight", "label"):
+        for name in ("generator_input", "target", "weight", "label"):
             assert torch_equal(getattr(sample, name), getattr(own, name))
-        seen += [i for i, other in enumerate(others) if torch_equal(sample.image, other)]
+        seen += [i for i, other in enumerate(others) if torch_equal(sample.sam_input, other)]
     assert len(seen) == 40
     assert set(seen) == set(range(len(pairs))) - {2}
 

@@ -16,8 +16,8 @@ from test_backends import SPECS
 from test_segmenter import make_batch
 from torch import nn
 
-from autosam.comparison.plan import Trial
-from autosam.comparison.scores import swapped_scores
+from autosam.comparison.plan import Job
+from autosam.comparison.scores import ablated_scores
 from autosam.config import RUNS, Config, LossConfig
 from autosam.config.commands import EvaluateConfig, PredictConfig
 from autosam.evaluate import evaluate as evaluate_command
@@ -114,7 +114,7 @@ def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_p
     config = tiny_config(tmp_path / "sam.pth", f"--run={run}", "--prompt.grid=2")
     config.sam = sam
     segmenter = build_segmenter(config)
-    samples = make_batch(segmenter.frame)
+    samples = make_batch(segmenter.input_spec)
     criterion = SegmentationLoss(LossConfig())
     image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
     with PretendedGpus():
@@ -148,14 +148,14 @@ def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_p
 def test_a_part_that_stays_behind_is_caught(part: str, tiny_file: Path) -> None:
     """Planted in the product: the test above would fail if a part forgot to move."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam"))
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     with PretendedGpus():
         segmenter.to("cuda:1")
         with pytest.raises(RuntimeError, match=r"at least two devices, cuda:0 and cuda:1"):
             segmenter(batch.to("cuda:0"))
         segmenter.get_submodule(part).to("cpu")
         with pytest.raises(RuntimeError, match=r"at least two devices, cpu and cuda:1"):
-            segmenter(batch.to("cuda:1"), beside=True)
+            segmenter(batch.to("cuda:1"), with_surrogate=True)
 
 
 def on_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_the_commands_work_on_the_second_gpu(
     segment = Segmenter.segment
 
     def watched(self: Segmenter, batch: Batch) -> Any:
-        seen.add(batch.views.device)
+        seen.add(batch.generator_input.device)
         seen.update(p.device for p in self.parameters())
         return segment(self, batch)
 
@@ -196,9 +196,9 @@ def test_the_commands_work_on_the_second_gpu(
             masks = predict(PredictConfig(checkpoint=str(run), input=str(images), flips=True,
                                           output=f"{out}{window}", window=window))  # fmt: skip
             assert len(masks) == 3
-        trial = Trial("autosam", 0, checkpoint.load(run).config)
-        for swap in ("blank", "surrogate"):
-            assert len(swapped_scores(trial, swap)) == 3
+        job = Job("autosam", 0, checkpoint.load(run).config)
+        for ablation in ("blank", "surrogate"):
+            assert len(ablated_scores(job, ablation)) == 3
     for kind in (AcceleratorState, GradientState, PartialState):
         kind._reset_state()
     assert seen == {torch.device("cuda", 1)}

@@ -26,7 +26,7 @@ from autosam.errors import AutosamError, DataError
 from autosam.evaluation import evaluator as engine
 from autosam.evaluation.metrics import by_subset, mean_scores
 from autosam.train import train
-from autosam.types import Batch, Frame, Sample
+from autosam.types import Batch, InputSpec, Sample
 
 SIZE = 48
 SHAPES = [np.hypot(*(np.mgrid[:SIZE, :SIZE] - 16 - i)) < 9 + i for i in range(6)]
@@ -205,7 +205,7 @@ class Strip:
     """Finds two pixels, and the whole of the upper half besides."""
 
     num_classes, threshold, min_area = 1, 0.5, 0.0
-    frame = Frame(8, 8, 8)
+    input_spec = InputSpec(8, 8, 8)
 
     def eval(self) -> None:
         pass

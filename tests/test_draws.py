@@ -16,7 +16,7 @@ from autosam.data.augment import QuarterTurn, build_augment
 from autosam.data.checks import MaskReading
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.pairs import Pair
-from autosam.types import Frame, ImageEmbedding, ObjectPrompts
+from autosam.types import ImageEmbedding, InputSpec, ObjectPrompts
 
 SEEDS, EPOCHS, IMAGES = 8, 10, 20
 EVERYTHING = AugmentConfig(
@@ -73,7 +73,7 @@ class Draws:
 
         return recording
 
-    def prompts(self, seen: np.ndarray, frame: Frame, prompting: PromptConfig,
+    def prompts(self, seen: np.ndarray, input_spec: InputSpec, prompting: PromptConfig,
                 rng: np.random.Generator, *rest: Any) -> Any:  # fmt: skip
         self.row["prompts"] = float(rng.random())
         return ObjectPrompts(np.zeros(0), np.zeros(0)), seen
@@ -90,7 +90,7 @@ def table() -> tuple[list[str], np.ndarray]:
         Pair(str(i), Fixed(np.full((8, 8, 3), 90, np.uint8)), Fixed(square(8)))
         for i in range(IMAGES)
     ]
-    frame = Frame(image_size=8, view_size=4, mask_size=4, prompts="box")
+    input_spec = InputSpec(image_size=8, generator_size=4, mask_size=4, prompts="box")
     augment, reading = build_augment(EVERYTHING), MaskReading(127)
     names = ["flip", "upside", "turns", "angle", "scale", "brightness", "contrast", "saturation",
              "hue", "prompts", "partner", "view number", "place"]  # fmt: skip
@@ -98,9 +98,9 @@ def table() -> tuple[list[str], np.ndarray]:
     with pytest.MonkeyPatch.context() as patch:
         draws = Draws(patch)
         for seed in range(SEEDS):
-            rest = (frame, reading, augment, seed, PromptConfig())
+            rest = (input_spec, reading, augment, seed, PromptConfig())
             moved = PairDataset(pairs, *rest, shuffled=True)
-            fixed = PairDataset(pairs, *rest, views=1000)
+            fixed = PairDataset(pairs, *rest, copies=1000)
             moved.use(draws.embedding)
             fixed.use(draws.embedding)
             sampler = EpochSampler(IMAGES, shuffle=True, seed=seed)

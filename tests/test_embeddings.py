@@ -29,7 +29,7 @@ from autosam.models.sam import AbsentEncoder, load_sam
 from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.train import train
 from autosam.training.data import open_data
-from autosam.training.embedding_cache import folder_of, use_cache, views_of
+from autosam.training.embedding_cache import copies_of, folder_of, use_cache
 
 CPU = torch.device("cpu")
 Made = list[int]
@@ -56,8 +56,8 @@ def settings(tiny_file: Path, folders: Path) -> Callable[..., Config]:
 
 def parts(config: Config) -> dict[str, PairDataset]:
     """The training images, two views each."""
-    frame = build_segmenter(config, encoder=False).frame
-    return {"train": open_data(config, frame, views_of(config)).train}
+    input_spec = build_segmenter(config, encoder=False).input_spec
+    return {"train": open_data(config, input_spec, copies_of(config)).train}
 
 
 def cache(config: Config) -> Path:
@@ -68,12 +68,12 @@ def cache(config: Config) -> Path:
 
 
 def test_views_follow_the_sam_and_the_run() -> None:
-    assert views_of(Config()) == 0
-    assert views_of(Config(sam="vit_b")) == 4
-    assert views_of(Config(sam="vit_b", run="head")) == 0
+    assert copies_of(Config()) == 0
+    assert copies_of(Config(sam="vit_b")) == 4
+    assert copies_of(Config(sam="vit_b", run="head")) == 0
     config = Config()
     config.cache.views = 3
-    assert views_of(config) == 3
+    assert copies_of(config) == 3
 
 
 def test_every_view_is_made_once_and_is_the_encoders_own(settings, made: Made) -> None:
@@ -85,14 +85,14 @@ def test_every_view_is_made_once_and_is_the_encoders_own(settings, made: Made) -
     seen = set()
     for epoch in range(6):
         sample = dataset[epoch, 4]
-        assert sample.image is None
+        assert sample.sam_input is None
         assert sample.embedding is not None
         for view in range(2):
-            image, valid = dataset.sam_view(4, view)
+            image, valid = dataset.sam_input_of(4, view)
             fresh = sam.encode(image[None], torch.tensor([valid])).features
             if torch.allclose(fresh, sample.embedding.features, atol=1e-6):
                 seen.add(view)
-                assert sample.image_valid == valid
+                assert sample.sam_valid == valid
     assert seen == {0, 1}
     cache(config)
     assert made == list(range(12))

@@ -12,7 +12,7 @@ from conftest import tiny_config
 from autosam.config.commands import EvaluateConfig
 from autosam.evaluate import evaluate
 from autosam.models import checkpoint
-from autosam.models.automatic import FEATURES, MaskRule, describe, grid_points, vote
+from autosam.models.automatic import FEATURES, MaskClassifier, describe, grid_points, vote
 from autosam.train import train
 
 
@@ -36,7 +36,7 @@ def test_the_rule_tells_classes_apart_and_never_takes_one_it_has_not_seen() -> N
     centres = torch.tensor([[0.0] * FEATURES, [3.0] * FEATURES])
     labels = torch.arange(400) % 2
     features = centres[labels] + torch.randn(400, FEATURES)
-    rule = MaskRule(2)
+    rule = MaskClassifier(2)
     rule.fit(features, labels)
     found = rule(features)
     assert found.shape == (400, 3)

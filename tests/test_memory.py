@@ -95,7 +95,7 @@ def test_the_trial_has_as_many_objects_as_any_image_may(
 ) -> None:
     config = tiny_config(tiny_file, f"--data.root={folders}", f"--run={run}", "--prompt.objects=5")
     segmenter = build_segmenter(config)
-    batch = largest_batch(open_data(config, segmenter.frame).train, 3)
+    batch = largest_batch(open_data(config, segmenter.input_spec).train, 3)
     assert batch.prompts is not None
     assert torch.bincount(batch.prompts.images).tolist() == [5, 5, 5]
     assert segmenter(batch).isfinite().all()
@@ -119,7 +119,7 @@ def test_auto_batch_leaves_room(
         return forward(self, logits, *args)
 
     monkeypatch.setattr(SegmentationLoss, "forward", limited)
-    data = open_data(config, segmenter.frame).train
+    data = open_data(config, segmenter.input_spec).train
     found = fit_batch(config, segmenter, data, make_accelerator(), bf16=False)
     assert (found.batch_size, found.accumulate) == expected
 

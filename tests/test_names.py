@@ -26,7 +26,7 @@ from autosam.errors import CheckpointError, DataError
 from autosam.evaluate import evaluate
 from autosam.evaluation.metrics import by_subset, require_all
 from autosam.evaluation.scores import read_scores, write_scores
-from autosam.types import Frame
+from autosam.types import InputSpec
 
 
 @pytest.fixture
@@ -137,9 +137,9 @@ def test_check_with_a_limit(repeated: Path, limit: int) -> None:
 
 def test_a_data_set_of_two_images_of_one_name_is_refused(repeated: Path) -> None:
     pairs = load_pairs(DataConfig(root=str(repeated)))
-    frame = Frame(64, 64, 16, "longest-pad")
+    input_spec = InputSpec(64, 64, 16, "longest-pad")
     with pytest.raises(DataError, match="both have the name img00"):
-        PairDataset(pairs, frame, MaskReading(127))
+        PairDataset(pairs, input_spec, MaskReading(127))
 
 
 def test_fewer_scores_than_images_are_an_error(repeated: Path) -> None:

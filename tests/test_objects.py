@@ -51,7 +51,7 @@ def test_logits_below_those_of_an_absent_class_still_learn() -> None:
 def test_a_batch_without_any_object_trains(tiny_file: Path, run: str) -> None:
     """Every trainable parameter gets a gradient, of zero."""
     segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}")).train()
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     batch.prompts = batch.prompts.part(0, 0)
     logits = segmenter(batch)
     assert (logits == ABSENT).all()
@@ -67,7 +67,7 @@ def test_the_prompt_decides_where_the_mask_is(tiny_file: Path, run: str, multima
     """Another object's prompt gives other logits; one by one gives what a batch gives."""
     config = tiny_config(tiny_file, f"--run={run}", f"--prompt.multimask={multimask}")
     segmenter = build_segmenter(config).eval()
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     with torch.no_grad():
         both = segmenter(batch)
         embedding = segmenter.encode(batch)
@@ -81,7 +81,7 @@ def test_the_prompt_decides_where_the_mask_is(tiny_file: Path, run: str, multima
 
 def test_hundreds_of_objects_are_decoded_in_parts(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=sam-box")).eval()
-    batch = make_batch(segmenter.frame, 1)
+    batch = make_batch(segmenter.input_spec, 1)
     many = ObjectPrompts(
         images=torch.zeros(150, dtype=torch.int64),
         classes=torch.zeros(150, dtype=torch.int64),
@@ -96,7 +96,7 @@ def test_hundreds_of_objects_are_decoded_in_parts(tiny_file: Path) -> None:
 
 def test_without_prompts_the_batch_is_refused(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=decoder-box")).eval()
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     batch.prompts = None
     with pytest.raises(ValueError, match="the batch has none"):
         segmenter(batch)

@@ -16,7 +16,7 @@ from autosam.comparison import charts
 from autosam.comparison.compare import write
 from autosam.comparison.report import build, picked
 from autosam.comparison.scores import Predicted
-from autosam.comparison.table import Row, Standings
+from autosam.comparison.table import ResultsTable, Row
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.evaluation.tables import print_scores
@@ -39,7 +39,7 @@ def contents(i: int, dice: float) -> dict[str, float]:
     return {"nonempty_dice": dice, "miss": float(i == 5), "false_alarm": nan}
 
 
-def standings() -> Standings:
+def results() -> ResultsTable:
     rows = []
     for name, values in DICE.items():
         scores = {
@@ -49,12 +49,12 @@ def standings() -> Standings:
         rows.append(
             Row(name, [scores, scores], oracle=name.startswith("sam"), speed=10.0 / len(name))
         )
-    return Standings(rows, "autosam", {"command": "python -m autosam.compare --runs 'a <b>'"})
+    return ResultsTable(rows, "autosam", {"command": "python -m autosam.compare --runs 'a <b>'"})
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    found = standings()
+    found = results()
     image = np.full((30, 60, 3), 90, np.uint8)
     mask = np.zeros((30, 60), np.uint8)
     mask[5:20, 10:40] = 1
@@ -70,7 +70,7 @@ def page(tmp_path: Path) -> Path:
 
 def test_best_median_and_worst_are_picked_by_the_base() -> None:
     # In order: p6 1.0, p0 0.9, p1 0.8, p2 0.7, p3 0.6, p4 0.5, p5 0.4.
-    assert picked(standings()) == [
+    assert picked(results()) == [
         ("best", "p6"), ("best", "p0"), ("median", "p1"), ("median", "p2"),
         ("worst", "p4"), ("worst", "p5"),
     ]  # fmt: skip
@@ -80,7 +80,7 @@ def test_images_shown_are_in_the_order_of_the_scores_shown() -> None:
     """Of the first seed; an image whose pixels are all ignored has no score and is not shown."""
     seeds = [[0.9, 0.1, 0.5, math.nan], [0.0, 1.0, 0.6, math.nan]]
     scores = [{f"p{i}": {"dice": dice} for i, dice in enumerate(seed)} for seed in seeds]
-    found = Standings([Row("head", scores)], "head")
+    found = ResultsTable([Row("head", scores)], "head")
     assert picked(found) == [("best", "p0"), ("median", "p2"), ("worst", "p1")]
     image, mask = np.zeros((9, 9, 3), np.uint8), np.zeros((1, 9, 9), bool)
     predicted = dict.fromkeys(scores[0], Predicted(image, mask[0].astype(np.uint8), mask))
@@ -95,7 +95,7 @@ def test_the_terminal_shows_what_is_in_brackets(
     """Not taken for markup or for names of emoji: intervals, classes, folders."""
     values = {f"dice{end}": 0.5 for end in ("", "/[red]", "/:cat:")}
     rows = [Row(name, [{"p0": values}]) for name in ("a", "b")]
-    write(Standings(rows, "a", {"data": "/x/[old]/:dog:"}), "", tmp_path)
+    write(ResultsTable(rows, "a", {"data": "/x/[old]/:dog:"}), "", tmp_path)
     print_scores({"test": values}, {"checkpoint": "runs/[bold]/:cow:"})
     said = capsys.readouterr().out
     for shown in ("few to tell]", "a: [red]", "a: :cat:", "/x/[old]/:dog:", "runs/[bold]/:cow:"):

@@ -61,7 +61,7 @@ def test_embeddings_of_images_normalised_twice_have_a_cache_of_their_own(
         config = tiny_config(
             tiny_file, f"--data.root={folders}", f"--paper.double_normalisation={flag}"
         )
-        data = open_data(config, build_segmenter(config).frame, 1)
+        data = open_data(config, build_segmenter(config).input_spec, 1)
         facts.append(facts_of(config, data.train, torch.device("cpu")))
     differ = {key for key in facts[0] if facts[0][key] != facts[1][key]}
     assert differ == {"pixel_mean", "pixel_std"}
@@ -83,7 +83,7 @@ def test_a_run_says_what_it_is_and_keeps_it(
     loaded = checkpoint.load(result.folder)
     assert loaded.config.title == title
     assert loaded.segmenter.stretch
-    batch = make_batch(loaded.segmenter.frame)
+    batch = make_batch(loaded.segmenter.input_spec)
     with torch.no_grad():
         shares = loaded.segmenter(batch).sigmoid()
     assert shares.amin((2, 3)).flatten().tolist() == pytest.approx([0, 0], abs=1e-5)

@@ -27,7 +27,7 @@ from autosam.evaluation.evaluator import calibrate
 from autosam.inference.predictor import Prediction, Predictor
 from autosam.models import checkpoint
 from autosam.train import train
-from autosam.types import Batch, Frame
+from autosam.types import Batch, InputSpec
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ class Sure:
     """A network that is sure of everything."""
 
     num_classes, threshold, min_area = 1, 0.5, 0.0
-    frame = Frame(8, 8, 8)
+    input_spec = InputSpec(8, 8, 8)
 
     def eval(self) -> None:
         pass
@@ -147,7 +147,7 @@ def batch_of(count: int) -> Batch:
     label = np.zeros((8, 8), np.uint8)
     label[2:5, 2:7] = 1
     image = np.zeros((8, 8, 3), np.uint8)
-    return Batch.collate([make_sample(str(i), image, Sure.frame, label) for i in range(count)])
+    return Batch.collate([make_sample(str(i), image, Sure.input_spec, label) for i in range(count)])
 
 
 def test_thresholds_that_are_as_good_give_the_middle_one() -> None:

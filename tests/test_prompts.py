@@ -17,7 +17,7 @@ from autosam.data.prompts import (
     points_around,
     points_from_mask,
 )
-from autosam.types import Batch, Frame, ObjectPrompts, Sample
+from autosam.types import Batch, InputSpec, ObjectPrompts, Sample
 
 
 def mask(y: slice, x: slice, size: int = 32) -> np.ndarray:
@@ -123,8 +123,8 @@ LABEL[12:20, 4:20] = 1
 
 
 def test_every_object_is_prompted_in_evaluation() -> None:
-    frame = Frame(32, 32, 16, prompts="box")
-    prompts, label = draw_prompts(LABEL, frame, PromptConfig(objects=1), rng(), False, 2)
+    input_spec = InputSpec(32, 32, 16, prompts="box")
+    prompts, label = draw_prompts(LABEL, input_spec, PromptConfig(objects=1), rng(), False, 2)
     assert prompts.boxes.tolist() == [[4, 12, 19, 19], [2, 2, 7, 7], [12, 2, 23, 7]]
     assert prompts.classes.tolist() == [0, 0, 1]
     assert prompts.masks is None
@@ -132,11 +132,11 @@ def test_every_object_is_prompted_in_evaluation() -> None:
 
 
 def test_training_prompts_some_objects_and_forgets_the_others() -> None:
-    frame = Frame(32, 32, 16, prompts="points")
+    input_spec = InputSpec(32, 32, 16, prompts="points")
     settings = PromptConfig(objects=1, points=2, negative_points=1, multimask="true")
     sizes = set()
     for seed in range(12):
-        prompts, label = draw_prompts(LABEL, frame, settings, rng(seed), True, 2)
+        prompts, label = draw_prompts(LABEL, input_spec, settings, rng(seed), True, 2)
         assert prompts.points.shape == (1, 3, 2)
         assert prompts.labels.tolist() == [[1, 1, 0]]
         assert label.max() == prompts.classes[0] + 1
@@ -151,7 +151,7 @@ def test_specks_are_no_target_of_a_prompted_training() -> None:
     label = LABEL.copy()
     label[22:24, 28:31] = 1  # six pixels
     prompts, kept = draw_prompts(
-        label, Frame(32, 32, 16, prompts="box"), PromptConfig(), rng(), True, 2
+        label, InputSpec(32, 32, 16, prompts="box"), PromptConfig(), rng(), True, 2
     )
     assert len(prompts) == 3
     assert np.array_equal(kept, LABEL)
@@ -159,18 +159,18 @@ def test_specks_are_no_target_of_a_prompted_training() -> None:
 
 def test_a_image_without_objects_has_no_prompts() -> None:
     for kind, shape in (("box", (0, 4)), ("points", (0, 3, 2))):
-        frame = Frame(32, 32, 16, prompts=kind)
-        empty, _ = draw_prompts(np.zeros_like(LABEL), frame, PromptConfig(), rng(), train=True)
+        input_spec = InputSpec(32, 32, 16, prompts=kind)
+        empty, _ = draw_prompts(np.zeros_like(LABEL), input_spec, PromptConfig(), rng(), train=True)
         assert len(empty) == 0
         assert (empty.boxes if kind == "box" else empty.points).shape == shape
 
 
 def test_a_batch_knows_whose_prompts_they_are() -> None:
-    frame = Frame(32, 32, 16, prompts="box")
+    input_spec = InputSpec(32, 32, 16, prompts="box")
     view = torch.zeros(3, 32, 32, dtype=torch.uint8)
     samples = []
     for label in (LABEL, np.zeros_like(LABEL), LABEL):
-        prompts, _ = draw_prompts(label, frame, PromptConfig(), rng(), False, 2)
+        prompts, _ = draw_prompts(label, input_spec, PromptConfig(), rng(), False, 2)
         samples.append(Sample("x", view, (32, 32), view, (32, 32), (32, 32), prompts=prompts))
     batch = Batch.collate(samples).to("cpu")
     assert isinstance(batch.prompts, ObjectPrompts)

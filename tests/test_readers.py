@@ -25,7 +25,7 @@ from autosam.data.readers.memory import MemoryImage
 from autosam.errors import DataError
 from autosam.inference.tiling import open_pixels
 from autosam.predict import predict
-from autosam.types import Frame
+from autosam.types import InputSpec
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 200, (40, 56), dtype=np.uint8)
@@ -271,7 +271,7 @@ def test_no_loss_and_no_score_without_data(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "masks/a.png")
     pairs = find_pairs(tmp_path / "images", tmp_path / "masks")
     reading = check_pairs(pairs, DataConfig()).reading
-    sample = PairDataset(pairs, Frame(96, 96, 96), reading)[0, 0]
+    sample = PairDataset(pairs, InputSpec(96, 96, 96), reading)[0, 0]
     assert sample.label is not None
     assert sample.weight is not None
     assert sample.target is not None

@@ -16,7 +16,7 @@ from autosam.data.images import ImageFile, read_bands, read_image
 from autosam.data.prompts import draw_prompts
 from autosam.errors import ConfigError, DataError
 from autosam.rough import rough
-from autosam.types import Frame
+from autosam.types import InputSpec
 
 
 class Drawn:
@@ -119,13 +119,13 @@ def test_prompts_come_from_the_guide_and_the_target_stays() -> None:
     guide = np.zeros((32, 32), np.uint8)
     guide[14:24, 14:28] = 1
     guide[2:7, 2:7] = 1
-    frame = Frame(32, 32, 16, prompts="box")
+    input_spec = InputSpec(32, 32, 16, prompts="box")
     rng = np.random.default_rng(0)
-    prompts, kept = draw_prompts(label, frame, PromptConfig(), rng, False, 1, guide)
+    prompts, kept = draw_prompts(label, input_spec, PromptConfig(), rng, False, 1, guide)
     assert prompts.boxes.tolist() == [[14, 14, 27, 23], [2, 2, 6, 6]]
     assert np.array_equal(kept, label)
     settings = PromptConfig(objects=1, box_jitter=0)
-    prompts, kept = draw_prompts(label, frame, settings, rng, True, 1, guide)
+    prompts, kept = draw_prompts(label, input_spec, settings, rng, True, 1, guide)
     assert prompts.boxes.tolist() == [[14, 14, 27, 23]]  # the largest
     assert np.array_equal(kept, label)
 

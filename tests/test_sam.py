@@ -17,7 +17,7 @@ from autosam.errors import CheckpointError, ConfigError
 from autosam.models.sam import SAMS, load_sam, vit
 from autosam.models.sam.meta import SegmentAnything
 from autosam.models.sam.vit import PiecewiseAttention, VitEncoder, from_meta
-from autosam.types import Batch, Frame, ImageEmbedding, Prompt
+from autosam.types import Batch, ImageEmbedding, InputSpec, Prompt
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 
 def encode(sam: SegmentAnything, image: np.ndarray) -> ImageEmbedding:
-    frame = Frame(sam.spec.image_size, 32, 4 * sam.grid[0])
-    batch = Batch.collate([make_sample("x", image, frame)])
-    return sam.encode(batch.images, batch.image_valid)
+    input_spec = InputSpec(sam.spec.image_size, 32, 4 * sam.grid[0])
+    batch = Batch.collate([make_sample("x", image, input_spec)])
+    return sam.encode(batch.sam_input, batch.sam_valid)
 
 
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (64, 64), (300, 211)])

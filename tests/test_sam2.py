@@ -22,7 +22,7 @@ from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.sam2 import HIERAS, Hiera, Sam2, build_hiera, build_sam2, from_sam2_file
 from autosam.models.segmenter import build_segmenter
-from autosam.types import Batch, Frame, ImageEmbedding, Prompt
+from autosam.types import Batch, ImageEmbedding, InputSpec, Prompt
 
 SIZE, GRID, WIDTH = 128, 8, 32
 
@@ -112,9 +112,9 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 def square(image: np.ndarray) -> tuple[Tensor, Tensor]:
     """uint8 1 x 3 x S x S and int64 1 x 2, through the package's own geometry."""
-    batch = Batch.collate([make_sample("x", image, Frame(SIZE, 32, 4 * GRID, "square"))])
-    assert batch.images is not None
-    return batch.images, batch.image_valid
+    batch = Batch.collate([make_sample("x", image, InputSpec(SIZE, 32, 4 * GRID, "square"))])
+    assert batch.sam_input is not None
+    return batch.sam_input, batch.sam_valid
 
 
 def processed(pixels: Tensor) -> Tensor:
@@ -167,8 +167,8 @@ def test_image_embedding_from_raw_images(
     assert coarse.shape == (1, WIDTH, GRID, GRID)
     assert coarse.std() > 0.3
     parity("sam2.1", "image embedding", ours.features, coarse)
-    parity("sam2.1", "finer levels", ours.finer[0], middle)
-    parity("sam2.1", "finer levels", ours.finer[1], finest)
+    parity("sam2.1", "finer levels", ours.high_res_features[0], middle)
+    parity("sam2.1", "finer levels", ours.high_res_features[1], finest)
 
 
 @pytest.mark.parametrize("shape", [(90, 171), (171, 90), (500, 340)])
@@ -246,7 +246,7 @@ def test_batched_decode_equals_a_loop_over_the_reference(
             parity("sam2.1", "a batch against a loop", logits[p], expected[0, 0])
             parity("sam2.1", "a batch against a loop", iou[p], expected_iou[0, 0])
     for p, image in enumerate(index.tolist()):  # and ours alone, to the batch's own precision
-        levels = tuple(level[[image]] for level in embedding.finer)
+        levels = tuple(level[[image]] for level in embedding.high_res_features)
         one = ImageEmbedding(embedding.features[[image]], levels)
         alone = Prompt(learned.sparse[[p]], learned.dense[[p]], torch.tensor([0]))
         assert (sam.decode(one, alone, multimask=True)[0][0] - logits[p]).abs().max() < 1e-5
@@ -262,11 +262,11 @@ def test_positions_are_not_rounded_by_autocast(sam: Sam2) -> None:
     assert (logits - full).abs().mean() < 0.1 * full.abs().mean()
 
 
-def batch_for(frame: Frame, classes: int = 1) -> Batch:
+def batch_for(input_spec: InputSpec, classes: int = 1) -> Batch:
     label = np.zeros((90, 171), np.uint8)
     for k in range(classes):
         label[20 + 30 * k : 45 + 30 * k, 30:90] = k + 1
-    return Batch.collate([make_sample(str(i), draw_image(90, 171), frame, label, classes)
+    return Batch.collate([make_sample(str(i), draw_image(90, 171), input_spec, label, classes)
                           for i in range(2)])  # fmt: skip
 
 
@@ -278,10 +278,10 @@ FROZEN = ("iou_prediction_head", "pred_obj_score_head")
 def test_gradients_reach_what_learns_and_nothing_else(file: Path, run: str, classes: int) -> None:
     config = tiny_config(file, "--sam=tiny-sam2", f"--run={run}", f"--data.num_classes={classes}")
     segmenter = build_segmenter(config)
-    assert segmenter.frame.geometry == "square"
-    batch = batch_for(segmenter.frame, classes)
+    assert segmenter.input_spec.geometry == "square"
+    batch = batch_for(segmenter.input_spec, classes)
     criterion = SegmentationLoss(config.loss)
-    for logits in segmenter(batch, beside=True):
+    for logits in segmenter(batch, with_surrogate=True):
         if logits is not None:
             criterion(logits, batch.targets, batch.weights)["loss"].backward()
     part = ("sam.mask_decoder.", "class_prompt.")
@@ -437,7 +437,7 @@ def test_meta_s_own_file_gives_the_package_s_masks(
 
     embedding = sam.encode(pixels, valid)
     parity("sam2.1 (Meta)", "image embedding", embedding.features, features)
-    for level, expected in zip(embedding.finer, finer[::-1], strict=True):
+    for level, expected in zip(embedding.high_res_features, finer[::-1], strict=True):
         parity("sam2.1 (Meta)", "finer levels", level, expected)
 
     for kind, given in (

@@ -29,7 +29,7 @@ from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.base import IMAGENET_STD
 from autosam.models.sam.huggingface import POSITION, from_huggingface
 from autosam.models.state_dict import read_weights
-from autosam.types import Batch, Frame, ImageEmbedding
+from autosam.types import Batch, ImageEmbedding, InputSpec
 
 SPEC = replace(TINY, name="tiny_huggingface", convert=from_huggingface)
 SIZES = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
@@ -98,8 +98,8 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 
 def encode(sam, image: np.ndarray) -> ImageEmbedding:
-    batch = Batch.collate([make_sample("x", image, Frame(64, 32, 4 * sam.grid[0]))])
-    return sam.encode(batch.images, batch.image_valid)
+    batch = Batch.collate([make_sample("x", image, InputSpec(64, 32, 4 * sam.grid[0]))])
+    return sam.encode(batch.sam_input, batch.sam_valid)
 
 
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (300, 211)])

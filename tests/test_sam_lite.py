@@ -74,12 +74,12 @@ def test_no_prompt_and_a_mask_alone_are_sam_s_own(sam: Lite) -> None:
 def test_the_finer_levels_reach_the_mask(sam: Lite) -> None:
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     embedding = sam.encode(images, torch.tensor([[64, 64]]))
-    shapes = [tuple(level.shape) for level in (embedding.features, *embedding.finer)]
+    shapes = [tuple(level.shape) for level in (embedding.features, *embedding.high_res_features)]
     assert shapes == [(1, 128, 8, 8), (1, 32, 16, 16), (1, 16, 32, 32)]
     prompt = sam.embed(boxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]))
     logits, _ = sam.decode(embedding, prompt)
     for i in range(2):
-        finer = list(embedding.finer)
+        finer = list(embedding.high_res_features)
         finer[i] = finer[i] + 1
         other, _ = sam.decode(ImageEmbedding(embedding.features, tuple(finer)), prompt)
         assert not torch.allclose(logits, other)

@@ -17,7 +17,7 @@ from torch import Tensor
 from autosam.data.dataset import make_sample
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.vit import from_meta
-from autosam.types import Batch, Frame
+from autosam.types import Batch, InputSpec
 
 SIZE = 64
 MEDSAM = SAMS["medsam"]
@@ -60,15 +60,15 @@ def test_a_box_from_a_raw_image(
     sam, tiny_file: Path, parity: Callable, shape: tuple[int, int], grey: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(1).integers(*grey, (*shape, 3), dtype=np.uint8)
-    frame = Frame(SIZE, 32, 4 * sam.grid[0], geometry=sam.spec.geometry)
-    batch = Batch.collate([make_sample("x", image, frame)])
+    input_spec = InputSpec(SIZE, 32, 4 * sam.grid[0], geometry=sam.spec.geometry)
+    batch = Batch.collate([make_sample("x", image, input_spec)])
     square = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    assert torch.equal(batch.images[0], torch.from_numpy(square.copy()).permute(2, 0, 1))
+    assert torch.equal(batch.sam_input[0], torch.from_numpy(square.copy()).permute(2, 0, 1))
 
     height, width = shape
     box = np.array([10.0, 5.0, 40.0, 45.0]) / np.array([width, height, width, height]) * SIZE
     expected_embedding, expected = published(tiny_file, square, box)
-    embedding = sam.encode(batch.images, batch.image_valid)
+    embedding = sam.encode(batch.sam_input, batch.sam_valid)
     parity("medsam", "image embedding", embedding.features, expected_embedding)
     prompt = sam.embed(boxes=torch.from_numpy(box)[None].float())
     logits, _ = sam.decode(embedding, prompt)

@@ -19,7 +19,7 @@ from autosam.data.geometry import content_size, restore
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.mobile import CLASSIFIER, build_mobile, from_mobile_sam
-from autosam.types import Batch, Frame, ImageEmbedding
+from autosam.types import Batch, ImageEmbedding, InputSpec
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # it imports timm's parts by old addresses
@@ -114,8 +114,8 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 
 def encode(sam, image: np.ndarray) -> ImageEmbedding:
-    batch = Batch.collate([make_sample("x", image, Frame(SIZE, 32, 4 * sam.grid[0]))])
-    return sam.encode(batch.images, batch.image_valid)
+    batch = Batch.collate([make_sample("x", image, InputSpec(SIZE, 32, 4 * sam.grid[0]))])
+    return sam.encode(batch.sam_input, batch.sam_valid)
 
 
 @pytest.mark.parametrize("shape", [(50, 97), (300, 211), (128, 128)])

@@ -20,10 +20,10 @@ from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import HighResHead
 from autosam.models.segmenter import build_segmenter
 from autosam.training.optim import build_optimizer, warmup_cosine
-from autosam.types import Batch, Frame
+from autosam.types import Batch, InputSpec
 
 
-def make_batch(frame: Frame, count: int = 2, num_classes: int = 1) -> Batch:
+def make_batch(input_spec: InputSpec, count: int = 2, num_classes: int = 1) -> Batch:
     samples = []
     for i in range(count):
         rng = np.random.default_rng(i)
@@ -35,7 +35,7 @@ def make_batch(frame: Frame, count: int = 2, num_classes: int = 1) -> Batch:
         image[label > 0] += 60 * label[label > 0][:, None]
         samples.append(
             make_sample(
-                str(i), image, frame, label, num_classes, seed=(i,), prompting=PromptConfig()
+                str(i), image, input_spec, label, num_classes, seed=(i,), prompting=PromptConfig()
             )
         )
     return Batch.collate(samples)
@@ -71,14 +71,14 @@ def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
         return any(name == p or name.startswith(p + ".") for p in parts)
 
     before = {k: v.clone() for k, v in segmenter.state_dict().items()}
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     optimizer = torch.optim.SGD([p for p in segmenter.parameters() if p.requires_grad], lr=0.1)
     criterion = SegmentationLoss(LossConfig())
     for _ in range(2):
         segmenter.train()
         loss = sum(
             criterion(logits, batch.targets, batch.weights)["loss"]
-            for logits in segmenter(batch, beside=True)
+            for logits in segmenter(batch, with_surrogate=True)
             if logits is not None
         )
         optimizer.zero_grad()
@@ -108,26 +108,26 @@ def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
 def test_the_surrogate_leaves_the_generator_alone(tiny_file: Path) -> None:
     """What it learns reaches no other gradient, and its own is clipped apart."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam"))
-    batch, criterion = make_batch(segmenter.frame), SegmentationLoss(LossConfig())
-    logits, unfolded = segmenter(batch, beside=True)
+    batch, criterion = make_batch(segmenter.input_spec), SegmentationLoss(LossConfig())
+    logits, unfolded = segmenter(batch, with_surrogate=True)
     assert unfolded.shape == logits.shape
     assert torch.equal(segmenter(batch), logits)
     criterion(unfolded, batch.targets, batch.weights)["loss"].backward()
     with_gradient = {n.split(".")[0] for n, p in segmenter.named_parameters() if p.grad is not None}
     assert with_gradient == {"surrogate"}
-    rest, beside = segmenter.learners()
+    rest, beside = segmenter.param_groups()
     assert {id(p) for p in beside} == {id(p) for p in segmenter.surrogate.parameters()}
     assert {id(p) for p in rest} == {id(p) for p in segmenter.generator.parameters()}
 
 
 def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam")).eval()
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     with torch.no_grad():
-        _, unfolded = segmenter(batch, beside=True)
+        _, unfolded = segmenter(batch, with_surrogate=True)
         segmenter.fast = True
-        assert not segmenter.frame.needs_image
-        alone = make_batch(segmenter.frame)
+        assert not segmenter.input_spec.needs_image
+        alone = make_batch(segmenter.input_spec)
         assert alone.images is None
         assert torch.equal(segmenter(alone), unfolded)
 
@@ -135,7 +135,7 @@ def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None
 def test_a_blank_embedding_says_nothing_of_the_image(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=decoder", "--embedding=blank")).eval()
     with torch.no_grad():
-        first, second = segmenter(make_batch(segmenter.frame))
+        first, second = segmenter(make_batch(segmenter.input_spec))
     assert torch.allclose(first, second, atol=1e-5)
     with pytest.raises(ConfigError, match="--embedding blank: the run head has no SAM"):
         build_segmenter(tiny_config(tiny_file, "--run=head", "--embedding=blank"))
@@ -158,7 +158,7 @@ def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
         tiny_file, f"--run={run}", f"--model.prompt={prompt}", f"--data.num_classes={classes}"
     )
     segmenter = build_segmenter(config).eval()
-    batch = make_batch(segmenter.frame, 2, classes)
+    batch = make_batch(segmenter.input_spec, 2, classes)
     with torch.no_grad():
         logits = segmenter(batch)
     assert logits.shape == (2, classes, 32, 32) == batch.targets.shape
@@ -179,17 +179,17 @@ def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
 
 def test_an_image_s_logits_do_not_depend_on_its_batch(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=2")).eval()
-    batch = make_batch(segmenter.frame, 3, 2)
+    batch = make_batch(segmenter.input_spec, 3, 2)
     with torch.no_grad():
         together = segmenter(batch)
         for i in range(3):
-            single = make_batch(segmenter.frame, 3, 2)
+            single = make_batch(segmenter.input_spec, 3, 2)
             single = Batch(
                 [single.names[i]],
-                single.views[i : i + 1],
-                single.view_valid[i : i + 1],
-                single.images[i : i + 1],
-                single.image_valid[i : i + 1],
+                single.generator_input[i : i + 1],
+                single.generator_valid[i : i + 1],
+                single.sam_input[i : i + 1],
+                single.sam_valid[i : i + 1],
                 [single.sizes[i]],
             )
             assert (segmenter(single)[0] - together[i]).abs().max() < 1e-5
@@ -199,7 +199,7 @@ def test_an_image_s_logits_do_not_depend_on_its_batch(tiny_file: Path) -> None:
 def test_two_images_can_be_overfitted(tiny_file: Path, run: str) -> None:
     torch.manual_seed(0)
     segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}"))
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     optimizer = torch.optim.AdamW([p for p in segmenter.parameters() if p.requires_grad], lr=3e-3)
     criterion = SegmentationLoss(LossConfig())
     schedule = warmup_cosine(optimizer, 5, 200)
@@ -225,9 +225,9 @@ def test_view_size_must_suit_the_backbone(tiny_file: Path) -> None:
 def test_view_and_image_may_differ_in_size(tiny_file: Path) -> None:
     for size in (32, 96):
         segmenter = build_segmenter(tiny_config(tiny_file, f"--model.view_size={size}")).eval()
-        batch = make_batch(segmenter.frame)
-        assert batch.views.shape[-1] == size
-        assert batch.images.shape[-1] == 64
+        batch = make_batch(segmenter.input_spec)
+        assert batch.generator_input.shape[-1] == size
+        assert batch.sam_input.shape[-1] == 64
         with torch.no_grad():
             assert segmenter(batch).shape == (2, 1, 32, 32)
 
@@ -235,21 +235,21 @@ def test_view_and_image_may_differ_in_size(tiny_file: Path) -> None:
 def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
     """40 x 56 in a square of 64: 46 of 64 rows hold image, of 8 rows of cells 6."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=2"))
-    batch = make_batch(segmenter.frame, 2, 2)
+    batch = make_batch(segmenter.input_spec, 2, 2)
     prompt = segmenter.prompt(batch)
     assert len(prompt.gates) == 1  # this SAM has no finer levels
     gate = torch.zeros(4, 1, 8, 8)
     gate[:, :, 6:] = 1  # padding
     gate[0, :, :3] = 1  # half of the cells, of the first class of the first image
     gate[2:, :, :6] = 0.5
-    found = trust(replace(prompt, gates=(gate,)), batch, segmenter.frame.image_size)
+    found = trust(replace(prompt, gates=(gate,)), batch, segmenter.input_spec.image_size)
     assert found == [{"trust": pytest.approx(0.25)}, {"trust": pytest.approx(0.5)}]
     assert trust(replace(prompt, gates=()), batch, 64) == [{}, {}]
 
 
 def test_a_look_without_sam_is_what_the_surrogate_decoder_says(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file), fast=True).eval()
-    batch = make_batch(segmenter.frame, 1)
+    batch = make_batch(segmenter.input_spec, 1)
     seen = look(segmenter, batch)
     assert list(seen.heatmaps) == ["8 x 8", "16 x 16", "32 x 32"]
     assert seen.surrogate is not None
@@ -260,7 +260,7 @@ def test_a_look_without_sam_is_what_the_surrogate_decoder_says(tiny_file: Path) 
 def test_no_trust_in_a_sam_that_saw_nothing(tiny_file: Path) -> None:
     """The surrogate decoder uses no SAM, and a blank embedding shows nothing of the image."""
     segmenter = build_segmenter(tiny_config(tiny_file))
-    batch = make_batch(segmenter.frame)
+    batch = make_batch(segmenter.input_spec)
     for name in ("fast", "blank"):
         for on in (False, True):
             setattr(segmenter, name, on)

@@ -14,7 +14,7 @@ from autosam.comparison.statistics import FEWEST, LEVEL, compare, holm, seed_mar
 
 TRIALS = 600
 ERROR = 3 * math.sqrt(LEVEL * (1 - LEVEL) / TRIALS)
-"""Three standard errors of a share of 5 % in so many trials: 2.7 %."""
+"""Three standard errors of a share of 5 % in so many jobs: 2.7 %."""
 
 
 def test_differences_worked_by_hand() -> None:
@@ -101,12 +101,12 @@ def test_runs_that_are_alike_are_told_apart_in_one_of_twenty_cases(name: str) ->
     for _ in range(TRIALS if "0 images" not in name else TRIALS // 3):
         differences, groups = ALIKE[name](rng)
         wrong += compare(differences, np.zeros(len(differences)), groups).sure
-    trials = TRIALS if "0 images" not in name else TRIALS // 3
-    print(f"{name}: {wrong / trials:.1%} of {trials}")
-    error = ERROR * math.sqrt(TRIALS / trials)
-    assert wrong / trials < LEVEL + error
+    jobs = TRIALS if "0 images" not in name else TRIALS // 3
+    print(f"{name}: {wrong / jobs:.1%} of {jobs}")
+    error = ERROR * math.sqrt(TRIALS / jobs)
+    assert wrong / jobs < LEVEL + error
     if name.startswith(("10 patients", "12 patients", "60 images")):  # and not for lack of power
-        assert wrong / trials > LEVEL - error
+        assert wrong / jobs > LEVEL - error
 
 
 def test_the_interval_holds_the_truth_in_19_of_20_cases() -> None:
@@ -135,16 +135,16 @@ def test_other_seeds_are_not_taken_for_another_run(seeds: int) -> None:
     is not."""
     rng = np.random.default_rng(10)
     by_images = judged = 0
-    trials = 200
-    for _ in range(trials):
+    jobs = 200
+    for _ in range(jobs):
         # Seeds x images, of both runs.
         runs = 0.8 + rng.normal(0, 0.008, (2, seeds, 1)) + rng.normal(0, 0.02, (2, seeds, 80))
         found = compare(*runs.mean(1))
         by_images += found.sure
         judged += found.sure_beyond(seed_margin(*runs.mean(2)))
-    print(f"{seeds} seeds: {by_images / trials:.1%} by images, {judged / trials:.1%} with seeds")
-    assert by_images / trials > 0.4
-    assert judged / trials < LEVEL + ERROR * math.sqrt(TRIALS / trials)
+    print(f"{seeds} seeds: {by_images / jobs:.1%} by images, {judged / jobs:.1%} with seeds")
+    assert by_images / jobs > 0.4
+    assert judged / jobs < LEVEL + ERROR * math.sqrt(TRIALS / jobs)
 
 
 def test_margins_worked_by_hand() -> None:
@@ -161,12 +161,12 @@ def test_margins_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("spreads", [(0.01, 0.01), (0.01, 0.002), (0.01, 0.0)])
 def test_margins_hold_whichever_run_the_seeds_move(spreads: tuple[float, float]) -> None:
-    rng, wrong, trials = np.random.default_rng(11), 0, 3000
-    for _ in range(trials):
+    rng, wrong, jobs = np.random.default_rng(11), 0, 3000
+    for _ in range(jobs):
         one, other = (rng.normal(0.8, spread, 3) for spread in spreads)
         wrong += abs(one.mean() - other.mean()) > seed_margin(list(one), list(other))
-    print(f"{spreads}: {wrong / trials:.1%}")
-    assert wrong / trials < LEVEL + 0.02
+    print(f"{spreads}: {wrong / jobs:.1%}")
+    assert wrong / jobs < LEVEL + 0.02
 
 
 def test_holm_worked_by_hand() -> None:

@@ -72,7 +72,7 @@ def test_records_come_back_in_any_order(store: Store) -> None:
     assert again.missing() == [2, 4]
     for i in (3, 0, 1):
         assert torch.equal(again.get(i).features, embedding(i).features)
-        assert torch.equal(again.get(i).finer[0], embedding(i).finer[0])
+        assert torch.equal(again.get(i).high_res_features[0], embedding(i).high_res_features[0])
 
 
 def test_a_truncated_file_loses_what_is_not_whole(store: Store) -> None:

@@ -101,7 +101,7 @@ def test_what_a_reading_process_needs_can_be_pickled(tiny_file: Path, tmp_path: 
     """Windows and macOS spawn such processes instead of forking them."""
     data = draw_folders(tmp_path / "data")
     config = tiny_config(tiny_file, f"--data.root={data}", "--data.workers=1", "--run=decoder-box")
-    dataset = open_data(config, build_segmenter(config).frame).train
+    dataset = open_data(config, build_segmenter(config).input_spec).train
     loader, _ = make_loader(dataset, config, 1, Interrupt(), True)
     # As while a process is spawned.
     set_spawning_popen(SimpleNamespace(DupFd=int, duplicate_for_child=int))

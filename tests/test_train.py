@@ -351,7 +351,7 @@ def test_evaluate_gives_the_test_scores_again(trained: Path, folders: Path, tmp_
 def test_the_contact_sheet_shows_the_surrogate_at_its_own_threshold(trained: Path) -> None:
     loaded = checkpoint.load(trained)
     config, segmenter = loaded.config, loaded.segmenter
-    test = open_data(config, segmenter.frame, 0).test
+    test = open_data(config, segmenter.input_spec, 0).test
 
     def columns(threshold: float, fast_threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """The prediction, and the prompt without SAM."""

@@ -113,7 +113,7 @@ def test_weights_that_are_put_back_are_those_that_score() -> None:
     put back after an evaluation must not meet it."""
     config = tiny_config(None, "--run=head", "--model.backbone=efficientformerv2_s0")
     first, second = build_segmenter(config).eval(), build_segmenter(config).eval()
-    batch = make_batch(first.frame)
+    batch = make_batch(first.input_spec)
     with torch.no_grad():
         expected, other = second(batch), first(batch)
         assert not torch.allclose(expected, other)

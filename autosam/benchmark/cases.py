@@ -47,8 +47,8 @@ from autosam.utils.distributed import make_accelerator
 from autosam.utils.memory import peak_gib
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
-VIEWS = 4
-"""Fixed views per image where embeddings are cached, as by default."""
+COPIES = 4
+"""Fixed copies per image where embeddings are cached, as by default."""
 SIDES = (512, 640)
 """Rows and columns of the images."""
 
@@ -221,18 +221,18 @@ def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     pairs = find_pairs(folder / "images", folder / "masks")
     cached = case.embeddings != "encoder"
     augment = build_augment(AugmentConfig())
-    views = VIEWS if cached else 0
-    dataset = PairDataset(pairs, segmenter.frame, MaskReading(), augment, views=views)
+    copies = COPIES if cached else 0
+    dataset = PairDataset(pairs, segmenter.input_spec, MaskReading(), augment, copies=copies)
     if cached:
         sam = segmenter.sam
         assert sam is not None
         shapes = level_shapes(sam)
         layout = Layout(shapes, "bf16")
-        store = Store.create(folder / "cache", {}, len(pairs) * views, layout, "bench")
+        store = Store.create(folder / "cache", {}, len(pairs) * copies, layout, "bench")
         for i in range(store.count):
             first, *finer = (torch.randn(1, *shape) for shape in shapes)
             store.put(i, ImageEmbedding(first, tuple(finer)))
-        dataset.use(Cached(store, views))
+        dataset.use(Cached(store, copies))
     sampler = EpochSampler(len(pairs), shuffle=False)  # no workers: two cores have none to spare
     return DataLoader(dataset, len(pairs), sampler=sampler, collate_fn=Batch.collate)
 

@@ -24,19 +24,19 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from autosam.comparison import report as page
-from autosam.comparison.conclusion import verdict
-from autosam.comparison.plan import Trial, Variant, plan
+from autosam.comparison.conclusion import conclusion
+from autosam.comparison.plan import Job, Variant, plan
 from autosam.comparison.report import picked
 from autosam.comparison.scores import (
     Predicted,
+    ablated_scores,
     gather,
     images_per_second,
     predict_some,
     scores_of,
-    swapped_scores,
     trivial_scores,
 )
-from autosam.comparison.table import Row, Standings
+from autosam.comparison.table import ResultsTable, Row
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.choices import require_config
 from autosam.config.commands import CompareConfig
@@ -67,10 +67,10 @@ CONTROLS = ("blank", "shuffled")
 PECULIAR = tuple(f.name for f in dataclasses.fields(PaperConfig))
 
 
-SWAP_ROWS = {"blank": "blank at test", "shuffled": "shuffled at test", "surrogate": "no SAM"}
+ABLATION_ROWS = {"blank": "blank at test", "shuffled": "shuffled at test", "surrogate": "no SAM"}
 
 
-def compare(config: CompareConfig) -> Standings:
+def compare(config: CompareConfig) -> ResultsTable:
     """Train what is missing, score, and write report.html, table.md, table.csv and TensorBoard.
 
     Raises:
@@ -100,14 +100,14 @@ def compare(config: CompareConfig) -> Standings:
         variants["autosam, all of the paper's"] = Variant("autosam", paper=PECULIAR)
     seeds = 1 if config.quick else config.seeds
     folder = Path(config.output)
-    trials = plan(settings, variants, seeds, folder / "runs", split)
+    jobs = plan(settings, variants, seeds, folder / "runs", split)
     try:
-        run_all(trials, config.jobs)
+        run_all(jobs, config.jobs)
     except Stopped as stopped:
         again = Stopped("stopped; the same command goes on with what is left")
         again.signal = stopped.signal
         raise again from None
-    lines = lines_of(trials, config)
+    lines = lines_of(jobs, config)
     base = "autosam" if "autosam" in names else names[0]
     with quiet():  # the trainings have said what there is to say of the data
         rows = [make_row(name, line) for name, line in lines.items()]
@@ -115,18 +115,18 @@ def compare(config: CompareConfig) -> Standings:
         trivial = trivial_rows(lines[base][0])
         means = {name: mean_scores(list(found.values()))["dice"] for name, found in trivial.items()}
         said = facts(settings, split, seeds)
-        standings = Standings(rows, base, said, groups, means)
+        results = ResultsTable(rows, base, said, groups, means)
         said |= contents_of(rows[0].scores[0], settings.data.class_names)
         said["Dice without a network"] = ", ".join(f"{n} {m:.3f}" for n, m in means.items())
         for row in rows:
             if limits := cautions(row.over_seeds(), settings.data.num_classes > 1):
                 said[f"warning, {row.name}"] = "; ".join(limits)
-        if found := verdict(standings):
-            said["verdict"] = found
+        if found := conclusion(results):
+            said["conclusion"] = found
         empty = [name for name, row in trivial[NOTHING].items() if row["truth_share"] == 0]
-        report = make_page(standings, lines, split, empty)
-    write(standings, report, folder)
-    return standings
+        report = make_page(results, lines, split, empty)
+    write(results, report, folder)
+    return results
 
 
 def check(config: CompareConfig) -> tuple[list[str], list[LearnedPrompt]]:
@@ -169,25 +169,25 @@ def check(config: CompareConfig) -> tuple[list[str], list[LearnedPrompt]]:
     return names, prompts
 
 
-def run_all(trials: list[Trial], jobs: int) -> None:
-    """Train what is not finished, `jobs` at a time.
+def run_all(jobs: list[Job], parallel: int) -> None:
+    """Train what is not finished, `parallel` at a time.
 
     Raises:
         Stopped: a signal came; what was begun has saved its state.
     """
-    left = [trial for trial in trials if not trial.finished]
-    print(f"{len(trials)} trainings, {len(trials) - len(left)} of them finished")
-    if jobs == 1:
-        for i, trial in enumerate(left, 1):
-            print(f"--- {i} of {len(left)}: {trial.folder.name}")
-            trial.run()
+    left = [job for job in jobs if not job.finished]
+    print(f"{len(jobs)} trainings, {len(jobs) - len(left)} of them finished")
+    if parallel == 1:
+        for i, job in enumerate(left, 1):
+            print(f"--- {i} of {len(left)}: {job.folder.name}")
+            job.run()
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, (os.cpu_count() or 1) // parallel)
     with (
         passing_on() as came,
-        ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,)) as pool,
+        ProcessPoolExecutor(parallel, get_context("spawn"), _begin, (threads,)) as pool,
     ):
-        futures = [pool.submit(_run, trial) for trial in left]
+        futures = [pool.submit(_run, job) for job in left]
         try:
             for i, future in enumerate(futures, 1):
                 print(f"{i} of {len(left)}: {future.result()}")
@@ -236,82 +236,82 @@ _stopped: Stopped | None = None
 """In a process that trains: why it takes on nothing more."""
 
 
-def _run(trial: Trial) -> str:
+def _run(job: Job) -> str:
     global _stopped
     if _stopped is not None:
         raise _stopped
     try:
-        trial.run()
+        job.run()
     except Stopped as stopped:
         kill_children()  # what reads for nobody any more need not be waited for
         _stopped = stopped
         raise
-    return trial.folder.name
+    return job.folder.name
 
 
-Line = tuple[list[Trial], str]
-"""What a line of the table is scored from: trainings, and one of `SWAPS` or nothing."""
+Line = tuple[list[Job], str]
+"""What a line of the table is scored from: trainings, and one of `ABLATIONS` or nothing."""
 
 
-def lines_of(trials: list[Trial], config: CompareConfig) -> dict[str, Line]:
+def lines_of(jobs: list[Job], config: CompareConfig) -> dict[str, Line]:
     """A line for each row of the plan, and for each thing that autosam is tested with."""
     lines: dict[str, Line] = {}
-    for trial in trials:
-        lines.setdefault(trial.row, ([], ""))[0].append(trial)
+    for job in jobs:
+        lines.setdefault(job.row, ([], ""))[0].append(job)
     if config.attribution and "autosam" in lines:
-        for swap, title in SWAP_ROWS.items():
-            if swap != "surrogate" or config.model.prompt_has_maps:
-                lines[f"autosam, {title}"] = (lines["autosam"][0], swap)
+        for ablation, title in ABLATION_ROWS.items():
+            if ablation != "surrogate" or config.model.prompt_has_maps:
+                lines[f"autosam, {title}"] = (lines["autosam"][0], ablation)
     return lines
 
 
 def make_row(name: str, line: Line) -> Row:
     """Scores and costs of a line."""
-    trials, swap = line
-    config, costs = trials[0].config, [trial.facts() for trial in trials]
+    jobs, ablation = line
+    config, costs = jobs[0].config, [job.facts() for job in jobs]
     composition = RUNS[config.run]
-    own = config.title == config.run and not swap
-    learns = bool(composition.trainable) and not swap
+    own = config.title == config.run and not ablation
+    learns = bool(composition.trainable) and not ablation
     oracle = composition.prompter in ("box", "points")
-    scores = functools.partial(swapped_scores, swap=swap) if swap else scores_of
+    scores = functools.partial(ablated_scores, ablation=ablation) if ablation else scores_of
     return Row(
         name,
-        gather(trials, scores),
+        gather(jobs, scores),
         oracle=oracle,
         trainable=int(costs[0]["trainable"]),
         seconds=sum(c["seconds"] for c in costs) / len(costs) if learns else None,
-        speed=images_per_second(trials[0], swap),
+        speed=images_per_second(jobs[0], ablation),
         peak_gib=max(c["peak_gib"] for c in costs) if learns else None,
         uses_sam=composition.decoder == "sam" and own and not oracle,
-        curves=[curve for trial in trials if (curve := trial.curve())] if learns else [],
+        curves=[curve for job in jobs if (curve := job.curve())] if learns else [],
     )
 
 
-def trivial_rows(trials: list[Trial]) -> dict[str, dict[str, dict[str, float]]]:
+def trivial_rows(jobs: list[Job]) -> dict[str, dict[str, dict[str, float]]]:
     """See `trivial_scores`, of the first seed's folds together."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for trial in trials:
-        if trial.seed == 0:
-            for name, rows in trivial_scores(trial).items():
+    for job in jobs:
+        if job.seed == 0:
+            for name, rows in trivial_scores(job).items():
                 found.setdefault(name, {}).update(rows)
     return found
 
 
-def make_page(standings: Standings, lines: dict[str, Line], split: Split, empty: list[str]) -> str:
+def make_page(results: ResultsTable, lines: dict[str, Line], split: Split, empty: list[str]) -> str:
     """The report; images are those of the first seed."""
-    names = [name for _, name in picked(standings)]
+    names = [name for _, name in picked(results)]
     predictions: dict[str, dict[str, Predicted]] = {}
-    for row in standings.rows:
-        trials, swap = lines[row.name]
-        first = [trial for trial in trials if trial.seed == 0]
+    for row in results.rows:
+        jobs, ablation = lines[row.name]
+        first = [job for job in jobs if job.seed == 0]
         predictions[row.name] = {
             image: found
-            for trial in first
-            for image, found in predict_some(trial, names, swap).items()
+            for job in first
+            for image, found in predict_some(job, names, ablation).items()
         }
-    curves = {row.name: row.curves for row in standings.rows if row.curves}
-    first = [trial for trial in lines[standings.base][0] if trial.seed == 0]
-    return page.build(standings, curves, predictions, empty, split, palette(first[0].config.data))
+    curves = {row.name: row.curves for row in results.rows if row.curves}
+    first = [job for job in lines[results.base][0] if job.seed == 0]
+    return page.build(results, curves, predictions, empty, split, palette(first[0].config.data))
 
 
 def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
@@ -337,21 +337,21 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
     }
 
 
-def write(standings: Standings, report: str, folder: Path) -> None:
+def write(results: ResultsTable, report: str, folder: Path) -> None:
     """The table, to the terminal, as files, and for TensorBoard; and the report."""
     make_folder(folder)
-    markdown = standings.markdown()
-    files = {"table.md": markdown, "table.csv": standings.table_csv(), "report.html": report}
+    markdown = results.markdown()
+    files = {"table.md": markdown, "table.csv": results.table_csv(), "report.html": report}
     for name, text in files.items():
         write_atomically(folder / name, functools.partial(_write_text, text=text))
     with SummaryWriter(folder) as writer:
         writer.add_text("comparison", markdown)
-        for row in standings.rows:
+        for row in results.rows:
             for metric, (mean, _) in row.metrics.items():
                 writer.add_scalar(f"{metric}/{row.name}", mean)
     console = Console(soft_wrap=True, markup=False, emoji=False)
-    header, cells = standings.header(), standings.cells()
-    scores = 1 + len(standings.columns)
+    header, cells = results.header(), results.cells()
+    scores = 1 + len(results.columns)
     # One table would be too wide.
     for columns in (slice(1, scores), slice(scores, scores + 3), slice(scores + 3, None)):
         table = Table(header[0], *header[columns])
@@ -359,7 +359,7 @@ def write(standings: Standings, report: str, folder: Path) -> None:
             if any(line[columns]):
                 table.add_row(line[0], *line[columns])
         console.print(table)
-    for name, value in standings.facts.items():
+    for name, value in results.facts.items():
         console.print(f"{name}: {value}", highlight=False)
     print(f"report: {folder / 'report.html'} (beside it table.md and table.csv)")
 

@@ -41,7 +41,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Job:
     """One training of a comparison."""
 
     row: str
@@ -103,11 +103,11 @@ def plan(
     seeds: int,
     folder: Path,
     split: Split,
-) -> list[Trial]:
+) -> list[Job]:
     """Every training that a comparison needs.
 
     Args:
-        settings: what all runs share; `data.folds` makes a trial of each fold.
+        settings: what all runs share; `data.folds` makes a job of each fold.
         rows: what is trained, by the name of its row.
         seeds: how many, from `train.seed` on.
         folder: where the run folders go.
@@ -120,7 +120,7 @@ def plan(
     data = fingerprint(split)
     if depends_on_rule(split, settings.data):
         data += f" split rule {RULE}"
-    trials = []
+    jobs = []
     for row, variant in rows.items():
         for seed in range(seeds):
             for fold in range(settings.data.folds or 1):
@@ -138,8 +138,8 @@ def plan(
                     name += f"-{variant.prompt}"
                 name += f"-seed{seed}" + f"-fold{fold}" * bool(settings.data.folds)
                 config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
-                trials.append(Trial(row, seed, config))
-    return trials
+                jobs.append(Job(row, seed, config))
+    return jobs
 
 
 def digest(config: Config, data: str) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from autosam.comparison import charts
 from autosam.comparison.scores import Predicted
-from autosam.comparison.table import Standings
+from autosam.comparison.table import ResultsTable
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Split
 from autosam.evaluation.visualize import overlay
@@ -23,10 +23,10 @@ SIDE = 300
 """Pixels of an image, which is shown at half of that."""
 
 
-def picked(standings: Standings) -> list[tuple[str, str]]:
+def picked(results: ResultsTable) -> list[tuple[str, str]]:
     """The images to show: best, median or worst by the Dice of the base's first seed, which is
     shown; and its name."""
-    rows = standings[standings.base].scores[0]
+    rows = results[results.base].scores[0]
     scores = {name: row["dice"] for name, row in rows.items() if math.isfinite(row["dice"])}
     order = sorted(scores, key=lambda name: (-scores[name], name))
     count = min(SHOWN, len(order) // 3) or 1
@@ -44,7 +44,7 @@ def picked(standings: Standings) -> list[tuple[str, str]]:
 
 
 def build(
-    standings: Standings,
+    results: ResultsTable,
     curves: dict[str, list[list[float]]],
     predictions: dict[str, dict[str, Predicted]],
     empty: list[str],
@@ -54,40 +54,39 @@ def build(
     """The page.
 
     Args:
-        standings: the table.
+        results: the table.
         curves: see `charts.learning_curves`.
         predictions: by run and image, those of `picked`.
         empty: names of the test images without anything in them.
         split: the images of each part.
         colours: of the classes.
     """
-    oracles = {row.name for row in standings.rows if row.oracle}
+    oracles = {row.name for row in results.rows if row.oracle}
     lines = [
-        {"cells": cells, "oracle": cells[0].split(": ")[0] in oracles}
-        for cells in standings.cells()
+        {"cells": cells, "oracle": cells[0].split(": ")[0] in oracles} for cells in results.cells()
     ]
     groups = [[line for line in lines if line["oracle"] == kind] for kind in (False, True)]
     shares = [
         (row.name, f"{np.mean([row.by_image()[name] for name in empty]):.0%}")
-        for row in standings.rows
+        for row in results.rows
         if empty
     ]
-    facts = {k: v for k, v in standings.facts.items() if k != "verdict"}
+    facts = {k: v for k, v in results.facts.items() if k != "conclusion"}
     template = Environment(loader=PackageLoader("autosam.comparison", "."), autoescape=True)
     return template.get_template("report.html").render(
-        title=f"autosam: {', '.join(row.name for row in standings.rows if ',' not in row.name)}",
-        verdict=standings.facts.get("verdict"),
-        header=standings.header(),
+        title=f"autosam: {', '.join(row.name for row in results.rows if ',' not in row.name)}",
+        conclusion=results.facts.get("conclusion"),
+        header=results.header(),
         groups=[group for group in groups if group],
         curves=charts.learning_curves(curves) if curves else "",
         distributions=charts.distributions(
             {row.name: [dice for dice in row.by_image().values() if math.isfinite(dice)]
-             for row in standings.rows}
+             for row in results.rows}
         ),
-        base=standings.base,
+        base=results.base,
         columns=list(predictions),
-        images=[_image_row(what, name, standings, predictions, colours)
-                  for what, name in picked(standings)],
+        images=[_image_row(what, name, results, predictions, colours)
+                  for what, name in picked(results)],
         empty={"count": len(empty), "shares": shares},
         facts=facts.items(),
         split=[(part, sorted(pair.name for pair in pairs)) for part, pairs in split.items()],
@@ -97,13 +96,13 @@ def build(
 def _image_row(
     what: str,
     name: str,
-    standings: Standings,
+    results: ResultsTable,
     predictions: dict[str, dict[str, Predicted]],
     colours: np.ndarray,
 ) -> dict[str, Any]:
     cells = []
     for run, found in predictions.items():
-        dice = standings[run].scores[0][name]["dice"]
+        dice = results[run].scores[0][name]["dice"]
         cells.append({"data": _jpeg(found[name], colours), "dice": f"Dice {dice:.2f}"})
     return {"what": what, "name": name, "cells": cells}
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from autosam.comparison.plan import Trial
+from autosam.comparison.plan import Job
 from autosam.config import Config
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.geometry import restore
@@ -26,7 +26,7 @@ from autosam.evaluation.scores import read_scores, write_scores
 from autosam.models import checkpoint
 from autosam.models.segmenter import Segmenter
 from autosam.training.data import open_data
-from autosam.training.embedding_cache import use_cache, views_of
+from autosam.training.embedding_cache import copies_of, use_cache
 from autosam.types import Batch
 from autosam.utils.device import choose_device, wait
 from autosam.utils.io import write_atomically
@@ -34,7 +34,7 @@ from autosam.utils.io import write_atomically
 Scores = dict[str, dict[str, float]]
 """Metrics by image."""
 
-SWAPS = ("blank", "shuffled", "surrogate")
+ABLATIONS = ("blank", "shuffled", "surrogate")
 """What a trained run can be scored with instead of SAM's embedding of the image: zeros, that of
 another image, or no SAM at all."""
 
@@ -54,22 +54,22 @@ class Predicted:
     """bool K x H x W."""
 
 
-def scores_of(trial: Trial) -> Scores:
+def scores_of(job: Job) -> Scores:
     """What the training scored on test."""
-    return trial.left("test_scores.csv", read_scores)
+    return job.left("test_scores.csv", read_scores)
 
 
-def swapped_scores(trial: Trial, swap: str) -> Scores:
-    """Score a finished trial on test with something else in place of SAM's embedding; kept in its
+def ablated_scores(job: Job, ablation: str) -> Scores:
+    """Score a finished job on test with something else in place of SAM's embedding; kept in its
     folder.
 
     Args:
-        swap: one of `SWAPS`.
+        ablation: one of `ABLATIONS`.
     """
-    file = trial.folder / f"test_scores-{swap}.csv"
+    file = job.folder / f"test_scores-{ablation}.csv"
     if not file.is_file():
-        config, segmenter = trial.config, load_swapped(trial, swap)
-        dataset = open_test(config, segmenter, swap)
+        config, segmenter = job.config, load_ablated(job, ablation)
+        dataset = open_test(config, segmenter, ablation)
         rows = evaluate(
             segmenter,
             batches(segmenter, dataset, config.train.batch_size),
@@ -79,18 +79,18 @@ def swapped_scores(trial: Trial, swap: str) -> Scores:
         )
         require_all(rows, dataset.pairs)
         write_atomically(file, lambda to: write_scores(to, rows))
-    return trial.left(file.name, read_scores)
+    return job.left(file.name, read_scores)
 
 
 def open_test(
-    config: Config, segmenter: Segmenter, swap: str = "", cached: bool = True
+    config: Config, segmenter: Segmenter, ablation: str = "", cached: bool = True
 ) -> PairDataset:
-    """The test part, in the segmenter's frame; its embeddings from the cache where there is one."""
-    if swap == "shuffled":
+    """The test part, in the segmenter's input_spec; its embeddings from the cache where there is one."""
+    if ablation == "shuffled":
         config = dataclasses.replace(config, embedding="shuffled")
-    views = views_of(config) if cached and swap != "surrogate" else 0
-    test = open_data(config, segmenter.frame, views).test
-    if views:
+    copies = copies_of(config) if cached and ablation != "surrogate" else 0
+    test = open_data(config, segmenter.input_spec, copies).test
+    if copies:
         use_cache(config, {"test": test}, choose_device(), 0)
     return test
 
@@ -105,22 +105,24 @@ def batches(segmenter: Segmenter, dataset: PairDataset, size: int) -> Iterator[B
 
 
 @torch.no_grad()
-def images_per_second(trial: Trial, swap: str = "") -> float:
-    """Speed of a finished trial on test images one at a time, from the pixels in memory to the
+def images_per_second(job: Job, ablation: str = "") -> float:
+    """Speed of a finished job on test images one at a time, from the pixels in memory to the
     mask at the image's own size, image encoder included; kept in its folder."""
-    file = trial.folder / f"speed{f'-{swap}' * bool(swap)}.yaml"
+    file = job.folder / f"speed{f'-{ablation}' * bool(ablation)}.yaml"
     if file.is_file():
         return float(yaml.safe_load(file.read_text(encoding="utf-8"))["images_per_second"])
-    segmenter = load_swapped(trial, swap)
-    dataset, frame = open_test(trial.config, segmenter, cached=False), segmenter.frame
+    segmenter = load_ablated(job, ablation)
+    dataset, input_spec = open_test(job.config, segmenter, cached=False), segmenter.input_spec
     device = next(segmenter.parameters()).device
 
     def predict(position: int) -> float:
         batch = Batch.collate([dataset[0, position]]).to(device)
         wait(device)
         started = time.perf_counter()
-        logits = restore(segmenter(batch)[0], batch.sizes[0], frame.image_size, frame.geometry)
-        predict_label(logits, trial.config.data.exclusive, segmenter.threshold, segmenter.min_area)
+        logits = restore(
+            segmenter(batch)[0], batch.sizes[0], input_spec.image_size, input_spec.geometry
+        )
+        predict_label(logits, job.config.data.exclusive, segmenter.threshold, segmenter.min_area)
         return time.perf_counter() - started
 
     predict(0)
@@ -131,16 +133,16 @@ def images_per_second(trial: Trial, swap: str = "") -> float:
 
 
 @torch.no_grad()
-def predict_some(trial: Trial, names: Collection[str], swap: str = "") -> dict[str, Predicted]:
-    """What a finished trial makes of some test images, by name."""
-    config, segmenter = trial.config, load_swapped(trial, swap)
-    dataset, frame = open_test(config, segmenter, swap), segmenter.frame
+def predict_some(job: Job, names: Collection[str], ablation: str = "") -> dict[str, Predicted]:
+    """What a finished job makes of some test images, by name."""
+    config, segmenter = job.config, load_ablated(job, ablation)
+    dataset, input_spec = open_test(config, segmenter, ablation), segmenter.input_spec
     device, found = next(segmenter.parameters()).device, {}
     for position, pair in enumerate(dataset.pairs):
         if pair.name in names:
             sample = dataset[0, position]
             logits = segmenter(Batch.collate([sample]).to(device))[0].float()
-            full = restore(logits, sample.size, frame.image_size, frame.geometry)
+            full = restore(logits, sample.size, input_spec.image_size, input_spec.geometry)
             assert sample.label is not None
             masks = predict_label(
                 full,
@@ -160,11 +162,11 @@ SHAPES = 500
 """Training masks that it is taken of, at most."""
 
 
-def trivial_scores(trial: Trial) -> dict[str, Scores]:
-    """Dice of masks that need no network on the test images of a trial, by what they are; a mask
+def trivial_scores(job: Job) -> dict[str, Scores]:
+    """Dice of masks that need no network on the test images of a job, by what they are; a mask
     of several classes covers every image with the one that training images hold most of."""
-    config, segmenter = trial.config, load_swapped(trial, "")
-    data = open_data(config, segmenter.frame, 0)
+    config, segmenter = job.config, load_ablated(job, "")
+    data = open_data(config, segmenter.input_spec, 0)
     count, train, test = config.data.num_classes, data.train, data.test
     shape = np.zeros((count, SHAPE, SHAPE))
     some = train.pairs[:: max(1, len(train.pairs) // SHAPES)]
@@ -187,34 +189,34 @@ def trivial_scores(trial: Trial) -> dict[str, Scores]:
     return found
 
 
-def load_swapped(trial: Trial, swap: str) -> Segmenter:
-    """A finished trial's segmenter, with what `swap` says instead of SAM's embedding."""
-    fast = swap == "surrogate"
-    segmenter = checkpoint.load(trial.folder, fast=fast).segmenter.to(choose_device())
-    segmenter.blank = segmenter.blank or swap == "blank"
+def load_ablated(job: Job, ablation: str) -> Segmenter:
+    """A finished job's segmenter, with what `ablation` says instead of SAM's embedding."""
+    fast = ablation == "surrogate"
+    segmenter = checkpoint.load(job.folder, fast=fast).segmenter.to(choose_device())
+    segmenter.blank = segmenter.blank or ablation == "blank"
     return segmenter
 
 
-def gather(trials: list[Trial], scores: Callable[[Trial], Scores]) -> list[Scores]:
+def gather(jobs: list[Job], scores: Callable[[Job], Scores]) -> list[Scores]:
     """The scores of each seed, those of its folds together.
 
     Raises:
         CheckpointError: an image was tested by two folds, or not by every seed.
     """
     found: dict[int, Scores] = {}
-    for trial in trials:
-        seed, rows = found.setdefault(trial.seed, {}), scores(trial)
+    for job in jobs:
+        seed, rows = found.setdefault(job.seed, {}), scores(job)
         if twice := sorted(seed.keys() & rows.keys())[:3]:
             raise CheckpointError(
-                f"{trial.folder}: tested {', '.join(twice)}, as another fold did. Delete the "
+                f"{job.folder}: tested {', '.join(twice)}, as another fold did. Delete the "
                 "folder it is in, and the same command trains the folds again."
             )
         seed.update(rows)
-    first = found[trials[0].seed]
+    first = found[jobs[0].seed]
     for number, seed in found.items():
         if odd := sorted(seed.keys() ^ first.keys())[:3]:
             raise CheckpointError(
-                f"{trials[0].folder.parent}: seeds {trials[0].seed} and {number} did not test the "
+                f"{jobs[0].folder.parent}: seeds {jobs[0].seed} and {number} did not test the "
                 f"same images ({', '.join(odd)}). Delete the folder, and the same command trains "
                 "again."
             )

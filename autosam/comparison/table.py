@@ -34,7 +34,7 @@ class Row:
     difference: Difference | None = None
     """Dice minus that of the line that all are compared with."""
     uses_sam: bool = False
-    """Whether it is a run of its own that uses SAM, neither oracle nor control: the verdict judges
+    """Whether it is a run of its own that uses SAM, neither oracle nor control: the conclusion judges
     these."""
     curves: list[list[float]] = field(default_factory=list)
     """Validation Dice by epoch, of each of its trainings."""
@@ -77,7 +77,7 @@ class Row:
 
 
 @dataclass
-class Standings:
+class ResultsTable:
     """All lines: those that need no truth first, best Dice first; then the oracles."""
 
     rows: list[Row]

@@ -102,7 +102,7 @@ class EvaluateConfig:
 
 
 @dataclass(kw_only=True)
-class Wanted:
+class OutputOptions:
     """What is written beside masks, and how images are gone through."""
 
     overlay: bool = False
@@ -126,7 +126,7 @@ class Wanted:
 
 
 @dataclass
-class PredictConfig(Wanted):
+class PredictConfig(OutputOptions):
     """Segment images, volumes and videos with a trained run. What is done already is skipped; a
     file that cannot be read is named and does not stop the rest, but the exit code says so."""
 

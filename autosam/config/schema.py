@@ -199,7 +199,7 @@ class PromptConfig:
     erosion: float = 0.3
     """Points keep this share of the object's largest inner radius from its edge."""
     spacing: float = 0.5
-    """Wanted distance between an object's points, as a share of the root of its area."""
+    """Intended distance between an object's points, as a share of the root of its area."""
     grid: int = 8
     """Points in each row and column of the grid (run sam-auto)."""
     multimask: Literal["single", "best", "true", "mean"] = "single"

@@ -1,4 +1,4 @@
-"""Pairs of files as samples in a segmenter's frame, and the order they come in."""
+"""Pairs of files as samples in a segmenter's input spec, and the order they come in."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from autosam.data.pairs import Pair, read_valid
 from autosam.data.prompts import draw_prompts
 from autosam.data.reading import MaskReading
 from autosam.errors import DataError
-from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Sample
+from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Sample
 
-VIEWS = 0x7669657773
-"""Seed word that keeps the geometry of fixed views apart from every other draw."""
+COPIES = 0x7669657773
+"""Seed word that keeps the geometry of fixed copies apart from every other draw."""
 
 Embeddings = Callable[[int, int], ImageEmbedding]
-"""(position, view) -> the cached embedding of that view, B = 1."""
+"""(position, copy) -> the cached embedding of that copy, B = 1."""
 
 
-def view_seed(position: int, view: int) -> Seed | None:
-    """Seed words of the geometry of a fixed view; view 0 is the image as it is."""
-    return (VIEWS, position, view) if view else None
+def copy_seed(position: int, copy: int) -> Seed | None:
+    """Seed words of the geometry of a fixed copy; copy 0 is the image as it is."""
+    return (COPIES, position, copy) if copy else None
 
 
 def place(
@@ -67,7 +67,7 @@ def square(image: np.ndarray, size: int) -> torch.Tensor:
 def make_sample(
     name: str,
     image: np.ndarray,
-    frame: Frame,
+    input_spec: InputSpec,
     label: np.ndarray | None = None,
     num_classes: int = 1,
     augment: Augment | None = None,
@@ -76,32 +76,32 @@ def make_sample(
     fixed: tuple[int, int] | None = None,
     guide: np.ndarray | None = None,
 ) -> Sample:
-    """Bring one image (and its label) into a frame.
+    """Bring one image (and its label) to the sizes that a segmenter takes.
 
     Args:
         name: for messages and files.
         image: uint8 H x W x 3 RGB.
-        frame: the sizes wanted.
+        input_spec: the sizes.
         label: H x W, see `autosam.data.labels`.
         num_classes: K.
         augment: applied between resizing and padding.
         seed: seed words of the augmentation and the prompts.
-        prompting: how prompts are taken from the label, where the frame asks for them; jittered,
-            and of some objects only, where `augment` is given.
-        fixed: position and number of a fixed view: its geometry does not depend on `seed`, and
-            colours change in the prompt generator's view alone, so that the S x S view (and its
+        prompting: how prompts are taken from the label, where the input spec asks for them;
+            jittered, and of some objects only, where `augment` is given.
+        fixed: position and number of a fixed copy: its geometry does not depend on `seed`, and
+            colours change in the generator input alone, so that the SAM input (and its
             embedding) is the same at every visit.
         guide: uint8 H x W, 0 or 1: what prompts are taken from instead of the label.
     """
-    where = seed if fixed is None else view_seed(*fixed)
-    geometry, side = frame.geometry, frame.image_size
-    view = place(image, frame.view_size, geometry, augment, where)
+    where = seed if fixed is None else copy_seed(*fixed)
+    geometry, side = input_spec.geometry, input_spec.image_size
+    small = place(image, input_spec.generator_size, geometry, augment, where)
     if augment is not None:
-        view = augment.recolour(view, seed)
+        small = augment.recolour(small, seed)
     whole = None
-    if frame.needs_image and fixed is None and frame.view_size == side:
-        whole = view
-    elif frame.needs_image:
+    if input_spec.needs_image and fixed is None and input_spec.generator_size == side:
+        whole = small
+    elif input_spec.needs_image:
         whole = place(image, side, geometry, augment, where)
         if augment is not None and fixed is None:
             whole = augment.recolour(whole, seed)
@@ -110,24 +110,24 @@ def make_sample(
     valid = content_size(height, width, side, geometry) if fitted is None else fitted.shape
     sample = Sample(
         name=name,
-        view=square(view, frame.view_size),
-        view_valid=(view.shape[0], view.shape[1]),
-        image=None if whole is None else square(whole, side),
-        image_valid=(valid[0], valid[1]),
+        generator_input=square(small, input_spec.generator_size),
+        generator_valid=(small.shape[0], small.shape[1]),
+        sam_input=None if whole is None else square(whole, side),
+        sam_valid=(valid[0], valid[1]),
         size=(height, width),
         label=label if augment is None else None,
     )
-    if frame.prompts is not None and prompting is not None:
+    if input_spec.prompts is not None and prompting is not None:
         led = None if guide is None else place(guide, side, geometry, augment, where)
         seen = fitted if fitted is not None else led
         if seen is not None:
             rng = np.random.default_rng([*seed, 1])
             sample.prompts, seen = draw_prompts(
-                seen, frame, prompting, rng, augment is not None, num_classes, led
+                seen, input_spec, prompting, rng, augment is not None, num_classes, led
             )
             fitted = None if fitted is None else seen
     if fitted is not None:
-        sizes = (side, frame.target_size or frame.mask_size)
+        sizes = (side, input_spec.target_size or input_spec.mask_size)
         sample.target = class_shares(fitted, num_classes, *sizes)
         sample.weight = cell_weight(known(fitted), *sizes)
     return sample
@@ -139,13 +139,13 @@ class PairDataset(Dataset[Sample]):
 
     Args:
         pairs: the files.
-        frame: the sizes wanted.
+        input_spec: the sizes.
         reading: how masks become labels.
         augment: None outside training.
         seed: of the augmentation and the prompts.
         prompting: see `make_sample`.
         rough: where prompts come from a rule on colours: the rule.
-        views: V, how many fixed geometric views an image has, of which each visit draws one; 0:
+        copies: V, how many fixed geometric copies an image has, of which each visit draws one; 0:
             the geometry is drawn anew at each visit.
         shuffled: SAM's image encoder sees another image of `pairs`, drawn anew at each visit.
 
@@ -156,12 +156,12 @@ class PairDataset(Dataset[Sample]):
     def __init__(
         self,
         pairs: list[Pair],
-        frame: Frame,
+        input_spec: InputSpec,
         reading: MaskReading,
         augment: Augment | None = None,
         seed: int = 0,
         prompting: PromptConfig | None = None,
-        views: int = 0,
+        copies: int = 0,
         rough: RoughConfig | None = None,
         shuffled: bool = False,
     ) -> None:
@@ -172,8 +172,8 @@ class PairDataset(Dataset[Sample]):
                     f"{other.image} and {pair.image} both have the name {pair.name}, by which "
                     "scores are kept. Rename one of them."
                 )
-        self.pairs, self.frame, self.reading = pairs, frame, reading
-        self.augment, self.seed, self.prompting, self.views = augment, seed, prompting, views
+        self.pairs, self.input_spec, self.reading = pairs, input_spec, reading
+        self.augment, self.seed, self.prompting, self.copies = augment, seed, prompting, copies
         self.rough, self.shuffled = rough, shuffled
         self.embeddings: Embeddings | None = None
 
@@ -181,34 +181,34 @@ class PairDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def use(self, embeddings: Embeddings) -> None:
-        """Take the embeddings of the fixed views from a cache, and make no S x S views."""
+        """Take the embeddings of the fixed copies from a cache, and make no SAM inputs."""
         self.embeddings = embeddings
-        self.frame = dataclasses.replace(self.frame, needs_image=False)
+        self.input_spec = dataclasses.replace(self.input_spec, needs_image=False)
 
-    def sam_view(
-        self, position: int, view: int, visit: Seed | None = None
+    def sam_input_of(
+        self, position: int, copy: int, visit: Seed | None = None
     ) -> tuple[torch.Tensor, tuple[int, int]]:
         """What the image encoder sees of an image.
 
         Args:
             position: of the pair.
-            view: number of the fixed view.
-            visit: where there are no fixed views: seed words of a geometry and colours of its own.
+            copy: number of the fixed copy.
+            visit: where there are no fixed copies: seed words of a geometry and colours of its own.
 
         Returns:
             uint8 3 x S x S, and its rows and columns that hold image.
         """
-        frame, image = self.frame, self.pairs[position].image.read()
-        free = visit is not None and not self.views
-        seed = visit if free else view_seed(position, view)
-        whole = place(image, frame.image_size, frame.geometry, self.augment, seed)
+        input_spec, image = self.input_spec, self.pairs[position].image.read()
+        free = visit is not None and not self.copies
+        seed = visit if free else copy_seed(position, copy)
+        whole = place(image, input_spec.image_size, input_spec.geometry, self.augment, seed)
         if self.augment is not None and visit is not None and free:
             whole = self.augment.recolour(whole, visit)
-        return square(whole, frame.image_size), (whole.shape[0], whole.shape[1])
+        return square(whole, input_spec.image_size), (whole.shape[0], whole.shape[1])
 
     def guide(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
         """uint8 H x W: what prompts are taken from, where that is not the mask."""
-        if self.frame.prompts is None:
+        if self.input_spec.prompts is None:
             return None
         if self.rough is not None:
             return rough_mask(pair.image, self.rough)
@@ -227,17 +227,17 @@ class PairDataset(Dataset[Sample]):
             raise DataError(size_mismatch(pair.image, image.shape, pair.mask, label.shape))
         label = without(label, valid)
         seed = (self.seed, epoch, position)
-        view = int(np.random.default_rng([*seed, 2]).integers(self.views)) if self.views else 0
+        copy = int(np.random.default_rng([*seed, 2]).integers(self.copies)) if self.copies else 0
         sample = make_sample(
             pair.name,
             image,
-            self.frame,
+            self.input_spec,
             label,
             self.reading.num_classes,
             self.augment,
             seed,
             self.prompting,
-            (position, view) if self.views else None,
+            (position, copy) if self.copies else None,
             self.guide(pair, label.shape),
         )
         sample.valid = valid if self.augment is None else None
@@ -246,9 +246,9 @@ class PairDataset(Dataset[Sample]):
             away = 1 + int(np.random.default_rng([*seed, 3]).integers(len(self) - 1))
             seen = (position + away) % len(self)
         if self.embeddings is not None:
-            sample.embedding = self.embeddings(seen, view)
-        elif seen != position and self.frame.needs_image:
-            sample.image, sample.image_valid = self.sam_view(seen, view, seed)
+            sample.embedding = self.embeddings(seen, copy)
+        elif seen != position and self.input_spec.needs_image:
+            sample.sam_input, sample.sam_valid = self.sam_input_of(seen, copy, seed)
         return sample
 
 

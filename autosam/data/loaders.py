@@ -181,7 +181,7 @@ def make_loader(
         collate_fn=collate,
         # The keys carry the epoch, so workers may live on.
         persistent_workers=workers > 0,
-        worker_init_fn=interrupt.outlive,
+        worker_init_fn=interrupt.worker_init,
         timeout=PATIENCE if workers else 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from autosam.config import PromptConfig
 from autosam.data.geometry import pad
 from autosam.data.labels import class_masks, pack
-from autosam.types import Frame, ObjectPrompts
+from autosam.types import InputSpec, ObjectPrompts
 
 SPECK = 10
 """Connected parts of fewer pixels are crumbs of drawing or compression: they are not prompted."""
@@ -50,7 +50,7 @@ def box_from_mask(
         pixels: largest move in pixels, on top of it.
 
     Returns:
-        float32 4: x0, y0, x1, y1 of the first and the last pixel, clipped to the mask's frame.
+        float32 4: x0, y0, x1, y1 of the first and the last pixel, clipped to the mask's input_spec.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
@@ -151,7 +151,7 @@ def points_around(
 
 def draw_prompts(
     label: np.ndarray,
-    frame: Frame,
+    input_spec: InputSpec,
     prompt: PromptConfig,
     rng: np.random.Generator,
     train: bool,
@@ -162,7 +162,7 @@ def draw_prompts(
 
     Args:
         label: h x w inside the S x S square (before padding), see `autosam.data.labels`.
-        frame: sizes, and which kind of prompt.
+        input_spec: sizes, and which kind of prompt.
         prompt: how.
         rng: source of every draw.
         train: jitter, and at most `prompt.objects` objects drawn at random; otherwise all of them,
@@ -198,7 +198,7 @@ def draw_prompts(
         images=torch.zeros(count, dtype=torch.int64),
         classes=torch.tensor([k for k, _ in found], dtype=torch.int64),
     )
-    if frame.prompts == "box":
+    if input_spec.prompts == "box":
         jitter = (prompt.box_jitter, prompt.box_pixels) if train else (0.0, 0.0)
         boxes = [box_from_mask(mask, rng, *jitter) for mask in masks()]
         drawn.boxes = torch.tensor(np.array(boxes, dtype=np.float32)).view(count, 4)
@@ -214,9 +214,11 @@ def draw_prompts(
         drawn.points = torch.tensor(np.array(points, dtype=np.float32)).view(count, total, 2)
         drawn.labels = (torch.arange(total) < prompt.points).long().expand(count, -1)
     if train and prompt.multimask == "true":
-        squares = np.array([pad(mask, frame.image_size) for mask in masks()], dtype=np.float32)
-        whole = torch.from_numpy(squares.reshape(count, 1, frame.image_size, frame.image_size))
-        drawn.masks = F.avg_pool2d(whole, frame.image_size // frame.mask_size)[:, 0]
+        squares = np.array([pad(mask, input_spec.image_size) for mask in masks()], dtype=np.float32)
+        whole = torch.from_numpy(
+            squares.reshape(count, 1, input_spec.image_size, input_spec.image_size)
+        )
+        drawn.masks = F.avg_pool2d(whole, input_spec.image_size // input_spec.mask_size)[:, 0]
     return drawn, label
 
 

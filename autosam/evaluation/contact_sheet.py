@@ -36,16 +36,16 @@ class Look:
 @torch.no_grad()
 def look(segmenter: Segmenter, batch: Batch) -> Look:
     """Segment a single image and look at its prompt, with one pass of the image encoder."""
-    frame = segmenter.frame
+    input_spec = segmenter.input_spec
 
     def full_size(values: torch.Tensor) -> torch.Tensor:
-        return restore(values.float(), batch.sizes[0], frame.image_size, frame.geometry)
+        return restore(values.float(), batch.sizes[0], input_spec.image_size, input_spec.geometry)
 
     if segmenter.sam is None or segmenter.generator is None:
         return Look(full_size(segmenter(batch)[0]))
     prompt, baseline = segmenter.prompt(batch), None
     if segmenter.fast:
-        logits = segmenter.unfold(prompt)[0]
+        logits = segmenter.decode_surrogate(prompt)[0]
     else:
         embedding = segmenter.encode(batch)
         logits = segmenter.decode(embedding, prompt)[0]
@@ -53,7 +53,7 @@ def look(segmenter: Segmenter, batch: Batch) -> Look:
             empty = segmenter.sam.no_prompt(len(prompt.image_index))
             empty = dataclasses.replace(empty, image_index=prompt.image_index)
             baseline = segmenter.decode(embedding, empty)[0]
-    rows, columns = (batch.view_valid[0] / frame.view_size).tolist()
+    rows, columns = (batch.generator_valid[0] / input_spec.generator_size).tolist()
     maps = visualize.prompt_maps(prompt, logits, baseline, (rows, columns))
     heatmaps = {
         title: visualize.heat(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
@@ -61,7 +61,7 @@ def look(segmenter: Segmenter, batch: Batch) -> Look:
     }
     alone = None
     if segmenter.surrogate is not None:
-        alone = full_size(segmenter.unfold(prompt)[0])
+        alone = full_size(segmenter.decode_surrogate(prompt)[0])
     return Look(full_size(logits), heatmaps, alone)
 
 
@@ -90,7 +90,7 @@ def contact_sheet(
         image = dataset.pairs[position].image.read()
         shown = visualize.overlay(image, truth, colours)
         if sample.prompts is not None:
-            shown = visualize.draw_prompts(shown, sample.prompts, sample.image_valid)
+            shown = visualize.draw_prompts(shown, sample.prompts, sample.sam_valid)
         row = [image, shown, visualize.overlay(image, predicted, colours)]
         row += seen.heatmaps.values()
         if seen.surrogate is not None:

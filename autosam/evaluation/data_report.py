@@ -46,11 +46,11 @@ def check(config: CheckConfig) -> Examination:
     if config.groups:
         require_new("groups", config.groups)
     check_ranges(cache=config.cache)
-    views = config.cache.views if config.cache.views is not None else 4
+    copies = config.cache.views if config.cache.views is not None else 4
     spec = SAMS[config.sam]
     found = examine(config.data, config.sam, spec.image_size, spec.geometry)
     if found.images:
-        found.facts["cache"] = cache_costs(found.images, views)
+        found.facts["cache"] = cache_costs(found.images, copies)
     if config.output and found.pairs:
         write_sheet(Path(config.output), found, config.data)
         found.facts["contact sheet"] = config.output

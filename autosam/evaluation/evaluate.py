@@ -33,7 +33,7 @@ from autosam.models import checkpoint
 from autosam.models.sam import load_sam
 from autosam.types import Batch
 from autosam.utils.device import choose_device
-from autosam.utils.distributed import of_all, processes
+from autosam.utils.distributed import gather, processes
 from autosam.utils.io import make_folder, require_new
 from autosam.utils.launcher import check_alone
 
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             print(f"warning: {warning}")
     dataset = PairDataset(
         pairs,
-        segmenter.frame,
+        segmenter.input_spec,
         report.reading,
         prompting=loaded.config.prompt,
         rough=loaded.config.rule,
@@ -104,7 +104,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     rows = score_loader(
         segmenter, batches, trained.exclusive, tuple(METRICS), classes=trained.class_names
     )
-    shares = of_all([list(rows.items())])  # one of each process, who take turns
+    shares = gather([list(rows.items())])  # one of each process, who take turns
     rows = dict(row for turn in zip_longest(*shares) for row in turn if row is not None)
     require_all(rows, pairs)
     scores = mean_scores(list(rows.values()))

@@ -34,12 +34,12 @@ def calibrate(
             the most probable wins, and no threshold matters.
     """
     segmenter.eval()
-    frame = segmenter.frame
+    input_spec = segmenter.input_spec
     rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
     for batch in loader:
         logits = segmenter(batch).float()
         for i, name in enumerate(batch.names):
-            full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
+            full = restore(logits[i], batch.sizes[i], input_spec.image_size, input_spec.geometry)
             label = batch.labels[i]
             assert label is not None
             truth, seen = class_masks(label, len(full)), known(label)
@@ -78,7 +78,7 @@ def trust(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float
     found: list[dict[str, float]] = [{} for _ in batch.names]
     for name, gate in zip(TRUST, prompt.gates, strict=False):
         side = gate.shape[-1]
-        shown = inside((batch.image_valid * side / image_size).ceil(), side)
+        shown = inside((batch.sam_valid * side / image_size).ceil(), side)
         sums = (gate.float() * shown[prompt.image_index]).sum((1, 2, 3))
         means = sums.view(len(batch), -1).mean(1) / shown.sum((1, 2, 3))
         for row, mean in zip(found, means.tolist(), strict=True):
@@ -119,17 +119,17 @@ def evaluate(
         Scores by image name; and how far SAM was trusted, see `trust`, where it saw the image.
     """
     segmenter.eval()
-    frame = segmenter.frame
+    input_spec = segmenter.input_spec
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
-        with half_precision(batch.views.device, bf16):
+        with half_precision(batch.generator_input.device, bf16):
             logits, prompt = segmenter.segment(batch)
         logits = logits.float()
         trusted: list[dict[str, float]] = [{}] * len(batch)
         if prompt is not None and not (segmenter.fast or segmenter.blank):
-            trusted = trust(prompt, batch, frame.image_size)
+            trusted = trust(prompt, batch, input_spec.image_size)
         for i, name in enumerate(batch.names):
-            full = restore(logits[i], batch.sizes[i], frame.image_size, frame.geometry)
+            full = restore(logits[i], batch.sizes[i], input_spec.image_size, input_spec.geometry)
             label = batch.labels[i]
             assert label is not None
             valid = batch.valid[i] if batch.valid else None

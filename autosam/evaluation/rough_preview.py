@@ -18,7 +18,7 @@ from autosam.errors import ConfigError
 from autosam.evaluation import visualize
 from autosam.evaluation.metrics import iou
 from autosam.evaluation.visualize import spread
-from autosam.types import Frame
+from autosam.types import InputSpec
 from autosam.utils.io import make_folder, require_new
 
 SIDE = 320
@@ -43,9 +43,9 @@ def rough(config: RoughPreview) -> list[float]:
         image, label = pair.image.read(), reading.read(pair.mask)
         found = rough_mask(pair.image, config.rough)
         side = max(label.shape)
-        frame = Frame(side, side, side, prompts=config.rough.prompt)
+        input_spec = InputSpec(side, side, side, prompts=config.rough.prompt)
         prompts, _ = draw_prompts(
-            label, frame, config.prompt, np.random.default_rng(0), False, 1, found
+            label, input_spec, config.prompt, np.random.default_rng(0), False, 1, found
         )
         scores.append(iou(found > 0, label == 1))
         shown = visualize.overlay(image, found[None] > 0)

@@ -18,7 +18,7 @@ from autosam.data.prompts import box_from_mask, objects_of, points_from_mask
 from autosam.evaluation.metrics import dice, iou
 from autosam.models.sam import Sam
 from autosam.models.sam.interactive import Prompted, mask_logits
-from autosam.types import Batch, Frame, ImageEmbedding
+from autosam.types import Batch, ImageEmbedding, InputSpec
 
 AT_ONCE = 1 << 24
 """Pixels of the objects segmented together: each takes an image's worth of memory."""
@@ -90,10 +90,10 @@ class ZeroShot:
             device: where SAM is.
         """
         sam, spec = self.sam, self.sam.spec
-        frame = Frame(spec.image_size, spec.image_size, 4 * sam.grid[0], spec.geometry)
-        batch = Batch.collate([make_sample(name, image, frame)]).to(device)
-        assert batch.images is not None
-        embedding = sam.encode(batch.images, batch.image_valid)
+        input_spec = InputSpec(spec.image_size, spec.image_size, 4 * sam.grid[0], spec.geometry)
+        batch = Batch.collate([make_sample(name, image, input_spec)]).to(device)
+        assert batch.sam_input is not None
+        embedding = sam.encode(batch.sam_input, batch.sam_valid)
         seed = zlib.crc32(name.encode())
         for k, truth in enumerate(masks, 1):
             parts, numbers = objects_of(truth)
@@ -102,7 +102,9 @@ class ZeroShot:
             union: dict[str, np.ndarray] = {}
             for start in range(0, len(numbers), count):
                 part = np.stack([parts == n for n in numbers[start : start + count]])
-                for prompt, found in self._segment(part, embedding, frame, rng, device).items():
+                for prompt, found in self._segment(
+                    part, embedding, input_spec, rng, device
+                ).items():
                     for i, (ours, mask) in enumerate(zip(found, part, strict=True)):
                         self.rows.append({"image": name, "class": k, "object": start + i,
                                           "prompt": prompt, "iou": iou(ours, mask)})  # fmt: skip
@@ -115,13 +117,13 @@ class ZeroShot:
         self,
         masks: np.ndarray,
         embedding: ImageEmbedding,
-        frame: Frame,
+        input_spec: InputSpec,
         rng: np.random.Generator,
         device: torch.device | str,
     ) -> dict[str, np.ndarray]:
         """bool P x H x W objects -> what is found of them, by kind of prompt: the same shape."""
         count, (height, width) = len(masks), masks.shape[1:]
-        content = content_size(height, width, frame.image_size, frame.geometry)
+        content = content_size(height, width, input_spec.image_size, input_spec.geometry)
         scale = np.array([content[1] / width, content[0] / height], np.float32)
 
         def to_square(xy: list[np.ndarray]) -> Tensor:
@@ -129,7 +131,10 @@ class ZeroShot:
             return torch.from_numpy((np.stack(xy).reshape(count, -1, 2) + 0.5) * scale - 0.5)
 
         squares = np.stack(
-            [pad(resize_label(m.astype(np.uint8), content), frame.image_size) > 0 for m in masks]
+            [
+                pad(resize_label(m.astype(np.uint8), content), input_spec.image_size) > 0
+                for m in masks
+            ]
         )
         here = torch.zeros(count, dtype=torch.int64)
         boxes = to_square([box_from_mask(m, rng) for m in masks]).flatten(1)
@@ -138,8 +143,8 @@ class ZeroShot:
             places = to_square([points_from_mask(m, rng, points) for m in masks])
             labels = torch.ones(count, points, dtype=torch.int)
             prompts[kind] = Prompted(squares, here, places, labels)
-        prompts["mask"] = Prompted(squares, here, low=mask_logits(squares, frame.mask_size))
-        place = (frame, (height, width), device)
+        prompts["mask"] = Prompted(squares, here, low=mask_logits(squares, input_spec.mask_size))
+        place = (input_spec, (height, width), device)
         result = {k: self._decode(self.sam, embedding, p, *place) for k, p in prompts.items()}
         untrained = self._decode(self.untrained, embedding, prompts["box"], *place)
         result["box, untrained decoder"] = untrained
@@ -152,13 +157,13 @@ class ZeroShot:
         sam: Sam,
         embedding: ImageEmbedding,
         prompted: Prompted,
-        frame: Frame,
+        input_spec: InputSpec,
         shape: tuple[int, int],
         device: torch.device | str,
     ) -> np.ndarray:
         """-> bool P x H x W."""
         logits, _ = sam.decode(embedding, prompted.embed(sam, device))
-        full = restore(logits[:, 0].float(), shape, frame.image_size, frame.geometry)
+        full = restore(logits[:, 0].float(), shape, input_spec.image_size, input_spec.geometry)
         return (full > 0).cpu().numpy()
 
     def table(self) -> dict[str, tuple[float, float]]:

@@ -45,7 +45,7 @@ class Graph(nn.Module):
                 the class number. Independent ones: K x H x W, 0 and 255.
             logits: float32 K x H x W.
         """
-        frame = self.segmenter.frame
+        input_spec = self.segmenter.input_spec
         height, width = image.shape[:2]
         pixels = image.permute(2, 0, 1).double()
         # As tensors: a number would be fixed in the graph.
@@ -53,22 +53,24 @@ class Graph(nn.Module):
 
         def fitted(size: int) -> tuple[Tensor, Tensor]:
             """uint8 1 x 3 x size x size, and int64 1 x 2."""
-            rows, columns = content_sizes(sides[0], sides[1], size, frame.geometry)
+            rows, columns = content_sizes(sides[0], sides[1], size, input_spec.geometry)
             wide = pixels @ resize_matrix(width, columns, size).T
             wide = (wide + 0.5).floor()  # as Pillow rounds
             square = (resize_matrix(height, rows, size) @ wide + 0.5).floor()
             valid = torch.stack([rows, columns]).long()
             return square.clamp(0, 255).to(torch.uint8)[None], valid[None]
 
-        views, view_valid = fitted(frame.view_size)
-        images, image_valid = None, view_valid
-        if frame.needs_image:
-            images, image_valid = fitted(frame.image_size)
-        batch = Batch(["image"], views, view_valid, images, image_valid, [(0, 0)])
+        generator_input, generator_valid = fitted(input_spec.generator_size)
+        sam_input, sam_valid = None, generator_valid
+        if input_spec.needs_image:
+            sam_input, sam_valid = fitted(input_spec.image_size)
+        batch = Batch(["image"], generator_input, generator_valid, sam_input, sam_valid, [(0, 0)])
         low = self.segmenter(batch)[0].float()
-        rows, columns = content_sizes(sides[0], sides[1], frame.image_size, frame.geometry)
-        up = restore_matrix(height, rows, frame.image_size, frame.mask_size)
-        right = restore_matrix(width, columns, frame.image_size, frame.mask_size)
+        rows, columns = content_sizes(
+            sides[0], sides[1], input_spec.image_size, input_spec.geometry
+        )
+        up = restore_matrix(height, rows, input_spec.image_size, input_spec.mask_size)
+        right = restore_matrix(width, columns, input_spec.image_size, input_spec.mask_size)
         logits = up @ low @ right.T
         if self.exclusive and len(logits) > 1:
             label = with_background(logits[None])[0].argmax(0)

@@ -16,11 +16,11 @@ from autosam.config.commands import PredictConfig
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inference.formats import mask_names, named_classes
 from autosam.inference.predictor import load
-from autosam.inference.progress import JOURNAL, Journal
+from autosam.inference.progress import JOURNAL, ProgressLog
 from autosam.inference.sources import Source, find_sources
 from autosam.inference.writers import FRAME, WRITERS, files_of
 from autosam.models.state_dict import file_hash
-from autosam.utils.distributed import of_all, processes, same_for_all
+from autosam.utils.distributed import broadcast, gather, processes
 from autosam.utils.io import ignores_case, make_folder, require_text
 
 DECISIVE = ("fast", "flips", "threshold", "min_area", "window", "overlap", "smooth")
@@ -56,9 +56,9 @@ def predict(config: PredictConfig) -> list[Path]:
     needs = {"rows": None} | ({"objects_as": config.coco} if config.coco != "no" else {})
     made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
     made_by |= {name: getattr(config, name) for name in DECISIVE}
-    journal, process = Journal(output, made_by, needs, config.overwrite), processes()
+    journal, process = ProgressLog(output, made_by, needs, config.overwrite), processes()
     main = process.is_main_process
-    left = same_for_all(remaining(files, journal) if main else [])
+    left = broadcast(remaining(files, journal) if main else [])
     failed = []
     share = left[process.process_index :: process.num_processes]
     for source in track(share, "segmenting", disable=not main):
@@ -85,12 +85,12 @@ def predict(config: PredictConfig) -> list[Path]:
     ]
     if main:
         print(f"{len(written)} masks in {output}")
-    if failed := of_all(failed):
+    if failed := gather(failed):
         raise DataError(f"{len(failed)} of {len(sources)} could not be read (see above).")
     return written
 
 
-def remaining(files: dict[Source, list[Path]], journal: Journal) -> list[Source]:
+def remaining(files: dict[Source, list[Path]], journal: ProgressLog) -> list[Source]:
     """What is not done, of all sources with their files; says what is done again, and why."""
     left, states = [], Counter[str]()
     for source, paths in files.items():

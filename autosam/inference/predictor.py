@@ -175,7 +175,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     @torch.no_grad()
     def _segment(self, sources: list[Pixels]) -> list[torch.Tensor]:
         """Logits of each, float K x H x W."""
-        config, frame = self.loaded.config, self.segmenter.frame
+        config, input_spec = self.loaded.config, self.segmenter.input_spec
         images, valid = zip(*(read_valid(source) for source in sources), strict=True)
         guides: list[np.ndarray | None] = [None] * len(images)
         if config.rule is not None:
@@ -187,7 +187,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 make_sample(
                     str(source),
                     np.flip(image, axes),
-                    frame,
+                    input_spec,
                     prompting=config.prompt,
                     guide=None if guide is None else np.flip(guide, axes),
                 )
@@ -195,7 +195,9 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             ]
             logits = self.segmenter(Batch.collate(samples).to(self.device)).float()
             for i, image in enumerate(images):
-                full = restore(logits[i], image.shape[:2], frame.image_size, frame.geometry)
+                full = restore(
+                    logits[i], image.shape[:2], input_spec.image_size, input_spec.geometry
+                )
                 sums[i] = sums[i] + full.flip([axis + 1 for axis in axes]) / len(mirrors)
         pairs = zip(sums, valid, strict=True)
         return [_without(torch.as_tensor(mean), known) for mean, known in pairs]
@@ -212,7 +214,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         """Logits of an image and what its prompt highlights, by one pass of the encoder."""
         pixels = self._pixels(image)
         colors, valid = read_valid(pixels)
-        sample = make_sample(str(pixels), colors, self.segmenter.frame)
+        sample = make_sample(str(pixels), colors, self.segmenter.input_spec)
         found = look(self.segmenter, Batch.collate([sample]).to(self.device))
         return dataclasses.replace(found, logits=_without(found.logits, valid))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from autosam.errors import DataError
 from autosam.inference.sources import Source
-from autosam.utils.distributed import processes, same_for_all
+from autosam.utils.distributed import broadcast, processes
 from autosam.utils.io import write_atomically
 
 JOURNAL = "predictions.jsonl"
@@ -28,7 +28,7 @@ State = Literal["done", "new", "replaced", "unknown"]
 not say from what, as those of earlier versions."""
 
 
-class Journal:
+class ProgressLog:
     """What is done, a line for each source, written with its files; the first line says by what.
 
     Of several processes each writes lines of its own, which `gather` and the next call put into the
@@ -59,7 +59,7 @@ class Journal:
             else:
                 self._take(needs)
             self._write()
-        self.done = same_for_all(self.done)
+        self.done = broadcast(self.done)
 
     def _take(self, needs: dict[str, Any] | None = None) -> None:
         """Everything that is noted in the folder."""
@@ -99,7 +99,7 @@ class Journal:
         if processes().num_processes > 1 and processes().is_main_process:
             self._take()
             self._write()
-        self.done = same_for_all(self.done)
+        self.done = broadcast(self.done)
 
     @staticmethod
     def _read(path: Path) -> list[dict[str, Any]]:

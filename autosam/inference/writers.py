@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from autosam.config import DataConfig
-from autosam.config.commands import Wanted
+from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
 from autosam.data.layouts.folders import image_file
 from autosam.data.layouts.volumes import Slice, shape_of, stack, write_volume
@@ -44,7 +44,7 @@ FRAME = r"\d{6}(_\d+)?\.png"
 """Names of the masks of a video, in its folder."""
 
 
-def files_of(source: Source, output: Path, wanted: Wanted, data: DataConfig) -> list[Path]:
+def files_of(source: Source, output: Path, wanted: OutputOptions, data: DataConfig) -> list[Path]:
     """What is written of a source, masks first; of a video the folder of its masks."""
     names = mask_names(data.num_classes, data.exclusive)
     if source.kind == "volume":
@@ -61,7 +61,7 @@ def files_of(source: Source, output: Path, wanted: Wanted, data: DataConfig) -> 
 
 
 def write_image(
-    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted
+    source: Source, files: list[Path], predictor: Predictor, wanted: OutputOptions
 ) -> dict[str, Any]:
     """Segment an image and write its files; what the journal notes of it."""
     data = predictor.loaded.config.data
@@ -106,7 +106,7 @@ def write_large(
     source: Source,
     files: list[Path],
     predictor: Predictor,
-    wanted: Wanted,
+    wanted: OutputOptions,
     logits: Any,
     min_area: float,
 ) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def write_masks(files: list[Path], found: Prediction, data: DataConfig) -> list[
 
 
 def write_of_volume(
-    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted
+    source: Source, files: list[Path], predictor: Predictor, wanted: OutputOptions
 ) -> dict[str, Any]:
     """The same for a volume, slice by slice."""
     data = predictor.loaded.config.data
@@ -186,7 +186,7 @@ def write_of_volume(
 
 
 def write_video(
-    source: Source, files: list[Path], predictor: Predictor, wanted: Wanted
+    source: Source, files: list[Path], predictor: Predictor, wanted: OutputOptions
 ) -> dict[str, Any]:
     """The same for a video, frame by frame: masks in a folder, numbered from 0."""
     data = predictor.loaded.config.data

@@ -53,7 +53,7 @@ def describe(masks: Tensor, pixels: Tensor) -> Tensor:
     return torch.cat([mean, spread, (area / cells.shape[1]).log()], 1)
 
 
-class MaskRule(nn.Module):
+class MaskClassifier(nn.Module):
     """Which class a mask is of, by its description; class 0 is background.
 
     Args:

@@ -10,9 +10,9 @@ from autosam.models.neck import Neck, conv_block
 
 
 class PlainHead(nn.Module):
-    """uint8 views B x 3 x G x G -> logits float B x K x G/2 x G/2.
+    """uint8 B x 3 x G x G -> logits float B x K x G/2 x G/2.
 
-    The same backbone, neck and view as the prompt generator, so that the difference to it is SAM.
+    The same backbone, neck and input as the prompt generator, so that the difference to it is SAM.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class PlainHead(nn.Module):
         self.block = conv_block(self.neck.channels, 32)
         self.classify = nn.Conv2d(32, num_classes, 1)
 
-    def forward(self, views: Tensor, valid: Tensor) -> Tensor:
-        x = self.neck(self.backbone(views, valid))
+    def forward(self, images: Tensor, valid: Tensor) -> Tensor:
+        x = self.neck(self.backbone(images, valid))
         x = F.interpolate(x, (self.mask_size, self.mask_size), mode="bilinear")
         return self.classify(self.block(x))

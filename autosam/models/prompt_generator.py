@@ -60,18 +60,18 @@ class HighResHead(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.width = size, width
-        self.finer = min(4, max(1, round(size[0] / map_size)))
+        self.high_res_features = min(4, max(1, round(size[0] / map_size)))
         self.mix = conv_block(channels, self.INNER)
-        self.project = nn.Conv2d(self.INNER, num_classes * width * self.finer**2, 1)
+        self.project = nn.Conv2d(self.INNER, num_classes * width * self.high_res_features**2, 1)
         # The cells that one is split into start equal; otherwise masks and maps start striped
         # (Aitken et al. 2017, arXiv 1707.02937).
         with torch.no_grad():
             for values in self.project.parameters():
-                parts = values.view(num_classes * width, self.finer**2, -1)
+                parts = values.view(num_classes * width, self.high_res_features**2, -1)
                 parts.copy_(parts[:, :1].clone().expand_as(parts))
 
     def forward(self, features: Tensor) -> Tensor:
-        x = F.pixel_shuffle(self.project(self.mix(features)), self.finer)
+        x = F.pixel_shuffle(self.project(self.mix(features)), self.high_res_features)
         if x.shape[-2:] != self.size:
             smaller = self.size[0] < x.shape[-1]
             x = F.interpolate(x, self.size, mode="area" if smaller else "bilinear")
@@ -176,15 +176,15 @@ class PromptGenerator(nn.Module):
             sizes = [grid, *(size for _, size in high_res_shapes(width, grid))]
             self.gate = ImageGate(channels, num_classes, sizes[:gated_levels])
 
-    def forward(self, views: Tensor, valid: Tensor, no_prompt: Prompt) -> Prompt:
+    def forward(self, images: Tensor, valid: Tensor, no_prompt: Prompt) -> Prompt:
         """Emit P = B*K prompts, the K of one image next to each other.
 
         Args:
-            views: uint8 B x 3 x G x G.
+            images: uint8 B x 3 x G x G.
             valid: int64 B x 2.
             no_prompt: P prompts that say nothing; supplies the part that is not learned.
         """
-        levels = self.backbone(views, valid)
+        levels = self.backbone(images, valid)
         dense, sparse = no_prompt.dense, no_prompt.sparse
         high_res, gates = no_prompt.high_res, no_prompt.gates
         if self.sparse is not None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from autosam.config import RUNS, Config
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError
-from autosam.models.automatic import LEAST, MaskRule, describe, grid_points, vote
+from autosam.models.automatic import LEAST, MaskClassifier, describe, grid_points, vote
 from autosam.models.normalize import inside
 from autosam.models.plain import PlainHead
 from autosam.models.prompt_generator import PromptGenerator
@@ -20,7 +20,7 @@ from autosam.models.prompters import ABSENT, choose_mask, merge_objects
 from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
 from autosam.models.sam.encode import encode
 from autosam.models.surrogate import SurrogateDecoder
-from autosam.types import Batch, Frame, ImageEmbedding, ObjectPrompts, Prompt
+from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Prompt
 
 AT_ONCE = 64
 """Prompts decoded at a time where nothing is learned: an image may hold hundreds of objects."""
@@ -95,7 +95,7 @@ class Segmenter(nn.Module):
         surrogate: SurrogateDecoder | None = None,
         blank: bool = False,
         stretch: bool = False,
-        rule: MaskRule | None = None,
+        rule: MaskClassifier | None = None,
         grid: int = 8,
     ) -> None:
         super().__init__()
@@ -126,11 +126,11 @@ class Segmenter(nn.Module):
             module.requires_grad_(True)
         if sam is not None:
             # No loss reaches the IoU estimate; DDP would wait for its gradient for ever.
-            for part in sam.unscored:
+            for part in sam.no_grad_modules:
                 part.requires_grad_(False)
         self.train()
 
-    def learners(self) -> list[list[nn.Parameter]]:
+    def param_groups(self) -> list[list[nn.Parameter]]:
         """Trainable parameters in groups whose gradients are clipped apart: what the surrogate
         learns must not slow the rest."""
         beside = list(self.surrogate.parameters()) if self.surrogate is not None else []
@@ -146,15 +146,15 @@ class Segmenter(nn.Module):
         return [*(part.backbone for part in whole), *sam]
 
     @property
-    def frame(self) -> Frame:
+    def input_spec(self) -> InputSpec:
         """The sizes of inputs and targets."""
         if self.sam is None:
             assert self.head is not None
-            return Frame(self.view_size, self.view_size, self.head.mask_size, needs_image=False)
+            return InputSpec(self.view_size, self.view_size, self.head.mask_size, needs_image=False)
         spec = self.sam.spec
         size = 4 * self.sam.grid[0]
         sees = not self.fast
-        return Frame(spec.image_size, self.view_size, size, spec.geometry, sees, self.prompts)
+        return InputSpec(spec.image_size, self.view_size, size, spec.geometry, sees, self.prompts)
 
     def train(self, mode: bool = True) -> Segmenter:
         """Training mode for the trainable parts only."""
@@ -183,18 +183,18 @@ class Segmenter(nn.Module):
         if batch.embedding is not None:
             embedding = batch.embedding.map(Tensor.float)
         else:
-            assert batch.images is not None
-            embedding = encode(self.sam, batch.images, batch.image_valid, self.half_encoder)
+            assert batch.sam_input is not None
+            embedding = encode(self.sam, batch.sam_input, batch.sam_valid, self.half_encoder)
         return embedding.map(torch.zeros_like) if self.blank else embedding
 
     def prompt(self, batch: Batch) -> Prompt:
         """P = B*K prompts, the K of one image next to each other."""
         assert self.sam is not None
-        images = torch.arange(len(batch), device=batch.views.device)
+        images = torch.arange(len(batch), device=batch.generator_input.device)
         empty = self.sam.no_prompt(len(batch) * self.num_classes)
         empty = replace(empty, image_index=images.repeat_interleave(self.num_classes))
         if self.generator is not None:
-            return self.generator(batch.views, batch.view_valid, empty)
+            return self.generator(batch.generator_input, batch.generator_valid, empty)
         assert self.class_prompt is not None
         return self.class_prompt(empty)
 
@@ -205,28 +205,30 @@ class Segmenter(nn.Module):
         logits = logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
         return min_max(logits) if self.stretch else logits
 
-    def unfold(self, prompt: Prompt) -> Tensor:
+    def decode_surrogate(self, prompt: Prompt) -> Tensor:
         """What P = B*K prompts say by themselves: logits float B x K x m x m. Nothing learned here
         reaches the generator."""
         assert self.surrogate is not None
         logits = self.surrogate(prompt.map(Tensor.detach))
         return logits.view(-1, self.num_classes, *logits.shape[-2:])
 
-    def forward(self, batch: Batch, beside: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
-        """-> logits float B x K x m x m; with `beside` also those of the surrogate, if any."""
+    def forward(
+        self, batch: Batch, with_surrogate: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
+        """-> logits float B x K x m x m; with `with_surrogate` also those of the surrogate, if any."""
         logits, prompt = self.segment(batch)
-        if not beside:
+        if not with_surrogate:
             return logits
         if prompt is None or self.surrogate is None or self.fast:
             return logits, None
-        return logits, self.unfold(prompt)
+        return logits, self.decode_surrogate(prompt)
 
     def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
         """Logits float B x K x m x m, and the prompts that they were made by, P = B*K, where there
         is one for each class."""
         if self.sam is None:
             assert self.head is not None
-            return self.head(batch.views, batch.view_valid), None
+            return self.head(batch.generator_input, batch.generator_valid), None
         if self.prompts is not None:
             if batch.prompts is None:
                 raise ValueError(
@@ -237,19 +239,19 @@ class Segmenter(nn.Module):
             return self.decode_grid(batch), None
         prompt = self.prompt(batch)
         if self.fast:
-            return self.unfold(prompt), prompt
+            return self.decode_surrogate(prompt), prompt
         return self.decode(self.encode(batch), prompt), prompt
 
     def propose(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """SAM's masks at the points of a grid, of each image: bool N x m x m, and what they look
         like, float N x FEATURES."""
         assert self.sam is not None
-        embedding, size = self.encode(batch), self.frame.mask_size
-        pixels = F.interpolate(batch.views.float() / 255, (size, size), mode="area")
-        cells = (batch.image_valid * size / self.frame.image_size).ceil()
+        embedding, size = self.encode(batch), self.input_spec.mask_size
+        pixels = F.interpolate(batch.generator_input.float() / 255, (size, size), mode="area")
+        cells = (batch.sam_valid * size / self.input_spec.image_size).ceil()
         found = []
         for i, shown in enumerate(inside(cells, size)):
-            points = grid_points(self.grid, batch.image_valid[i])
+            points = grid_points(self.grid, batch.sam_valid[i])
             drawn = []
             for part in points.split(AT_ONCE):
                 labels = torch.ones(part.shape[:2], dtype=torch.int64, device=part.device)
@@ -273,7 +275,7 @@ class Segmenter(nn.Module):
         """Image embeddings and the prompts of their objects -> logits float B x K x m x m."""
         assert self.sam is not None
         count = max(1, len(prompts) if torch.is_grad_enabled() else AT_ONCE)
-        size = self.frame.mask_size
+        size = self.input_spec.mask_size
         masks = [embedding.features.new_zeros(0, size, size)]
         for start in range(0, len(prompts), count):
             part = prompts.part(start, start + count)
@@ -369,7 +371,7 @@ def build_segmenter(
         surrogate=surrogate,
         blank=config.embedding == "blank",
         stretch=config.paper.min_max_logits,
-        rule=MaskRule(classes) if composition.prompter == "grid" else None,
+        rule=MaskClassifier(classes) if composition.prompter == "grid" else None,
         grid=config.prompt.grid,
     )
     segmenter.fast = fast

@@ -90,7 +90,7 @@ def loader_of(scenes: Scenes, batch_size: int, workers: int) -> DataLoader:
         num_workers=workers,
         prefetch_factor=ahead,
         collate_fn=collate_tensors,
-        worker_init_fn=Interrupt().outlive,
+        worker_init_fn=Interrupt().worker_init,
         timeout=PATIENCE if workers else 0,
     )
 

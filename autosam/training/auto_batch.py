@@ -17,7 +17,7 @@ from autosam.models.losses import SegmentationLoss
 from autosam.models.segmenter import Segmenter
 from autosam.training.loop import ONE_VALUE, losses_of, one_value
 from autosam.training.optim import build_optimizer
-from autosam.utils.distributed import of_all
+from autosam.utils.distributed import gather
 
 
 def fit_batch(
@@ -66,7 +66,7 @@ def fit_batch(
         size //= 2
     checkpoint.restore_trainable(segmenter, before, "--auto-batch")
     segmenter.zero_grad()
-    size = min(of_all([size]))
+    size = min(gather([size]))
     accumulate = math.ceil(config.train.accumulate * config.train.batch_size / size)
     return dataclasses.replace(config.train, batch_size=size, accumulate=accumulate)
 

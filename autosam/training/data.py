@@ -11,17 +11,17 @@ from autosam.data.checks import check_split
 from autosam.data.dataset import PairDataset
 from autosam.data.layouts import load_split
 from autosam.data.loaders import Data
-from autosam.types import Frame
+from autosam.types import InputSpec
 from autosam.utils.logging import log
 
 
-def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
+def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
     """Find, check and wrap the files; warnings go to the log.
 
     Args:
         config: the run.
-        frame: of its segmenter.
-        views: V of the training images, 0 for none; the others then have one.
+        input_spec: of its segmenter.
+        copies: V of the training images, 0 for none; the others then have one.
 
     Raises:
         ConfigError, DataError: see `load_split` and `check_split`.
@@ -34,19 +34,19 @@ def open_data(config: Config, frame: Frame, views: int = 0) -> Data:
     if report.reading.how:
         log.info("masks: %s", report.reading.how)
     if config.loss.resolution == "full":
-        frame = dataclasses.replace(frame, target_size=frame.image_size)
+        input_spec = dataclasses.replace(input_spec, target_size=input_spec.image_size)
     augment = build_augment(config.augment)
 
-    def part(name: str, augment: Augment | None, views: int) -> PairDataset:
+    def part(name: str, augment: Augment | None, copies: int) -> PairDataset:
         return PairDataset(
-            split[name], frame, report.reading, augment, config.train.seed, config.prompt, views,
+            split[name], input_spec, report.reading, augment, config.train.seed, config.prompt, copies,
             config.rule, config.embedding == "shuffled",
         )  # fmt: skip
 
-    clean = min(views, 1)
+    clean = min(copies, 1)
     learns = bool(RUNS[config.run].trainable)
     return Data(
-        part("train", augment, views) if learns else part("train", None, clean),
+        part("train", augment, copies) if learns else part("train", None, clean),
         part("validation", None, clean),
         part("test", None, clean),
     )

@@ -28,7 +28,7 @@ from autosam.errors import DataError
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode, faster_in_half
 from autosam.types import ImageEmbedding
-from autosam.utils.distributed import processes, same_for_all
+from autosam.utils.distributed import broadcast, processes
 from autosam.utils.signals import Interrupt
 
 FORMAT = 1
@@ -44,7 +44,7 @@ def folder_of(cache: CacheConfig) -> Path:
     return Path(cache.dir) if cache.dir else cache_folder() / "embeddings"
 
 
-def views_of(config: Config) -> int:
+def copies_of(config: Config) -> int:
     """V in force, see `CacheConfig.views`; 0 for a run without SAM."""
     if RUNS[config.run].decoder != "sam":
         return 0
@@ -55,13 +55,13 @@ def views_of(config: Config) -> int:
 
 @dataclass(frozen=True)
 class Cached:
-    """(position, view) -> embedding, out of a store."""
+    """(position, copy) -> embedding, out of a store."""
 
     store: Store
-    views: int
+    copies: int
 
-    def __call__(self, position: int, view: int) -> ImageEmbedding:
-        return self.store.get(position * self.views + view)
+    def __call__(self, position: int, copy: int) -> ImageEmbedding:
+        return self.store.get(position * self.copies + copy)
 
 
 class Squares(Dataset):
@@ -71,10 +71,10 @@ class Squares(Dataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset) * self.dataset.views
+        return len(self.dataset) * self.dataset.copies
 
     def __getitem__(self, record: int) -> tuple[Tensor, Tensor, int]:
-        image, valid = self.dataset.sam_view(*divmod(record, self.dataset.views))
+        image, valid = self.dataset.sam_input_of(*divmod(record, self.dataset.copies))
         return image, torch.tensor(valid), record
 
 
@@ -92,8 +92,8 @@ def use_cache(
     not, one makes a cache and the others wait for it.
 
     Args:
-        config: the run; `views_of` it is not 0.
-        parts: data sets with fixed views, by name.
+        config: the run; `copies_of` it is not 0.
+        parts: data sets with fixed copies, by name.
         device: where to encode.
         workers: processes that read images.
         interrupt: of the run that wants them, if one does.
@@ -112,11 +112,11 @@ def use_cache(
         return loaded
 
     for name, dataset in parts.items():
-        facts = same_for_all(facts_of(config, dataset, device) if main else {})
+        facts = broadcast(facts_of(config, dataset, device) if main else {})
         folder = root / hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
         title = f"{name} of {config.data.root or config.data.images or 'the embedded set'}, SAM "
-        title += f"{config.sam}, {len(dataset)} images x {dataset.views} views"
-        count = len(dataset) * dataset.views
+        title += f"{config.sam}, {len(dataset)} images x {dataset.copies} copies"
+        count = len(dataset) * dataset.copies
         try:
             with contextlib.ExitStack() as stack:
                 missing: list[int] = []
@@ -126,7 +126,7 @@ def use_cache(
                         stack.enter_context(only_maker(folder, title))
                         store = _prepare(config.cache, dataset, folder, facts, title, sam)
                         missing = store.missing()
-                missing = same_for_all(missing)
+                missing = broadcast(missing)
                 store = Store.open(folder, facts, count)
                 if store is None:
                     raise DataError(
@@ -142,7 +142,7 @@ def use_cache(
         except OSError as error:
             raise disk_error(error, folder) from None
         touch(folder)
-        dataset.use(Cached(store, dataset.views))
+        dataset.use(Cached(store, dataset.copies))
 
 
 @contextlib.contextmanager
@@ -169,7 +169,7 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
     with ThreadPoolExecutor() as pool:
         files = list(pool.map(lambda pair: pair.image.digest(), dataset.pairs))
     geometry = None
-    if dataset.views > 1:
+    if dataset.copies > 1:
         settings = dataclasses.asdict(config.augment)
         colours = ("color", "hue")
         geometry = {key: value for key, value in settings.items() if key not in colours}
@@ -182,7 +182,7 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         "pixel_std": list(spec.pixel_std) if spec.pixel_std else None,
         "images": hashlib.sha256("".join(files).encode()).hexdigest(),
         "count": len(files),
-        "views": dataset.views,
+        "copies": dataset.copies,
         "moves": geometry,
         "dtype": config.cache.dtype,
         "bf16": config.cache.dtype != "fp32" and faster_in_half(spec, device),
@@ -198,7 +198,7 @@ def _prepare(
     sam: Callable[[], Sam],
 ) -> Store:
     """The store, made with its first record where there is none."""
-    count = len(dataset) * dataset.views
+    count = len(dataset) * dataset.copies
     store = Store.open(folder, facts, count)
     if store is None:
         image, valid, _ = Squares(dataset)[0]
@@ -241,7 +241,7 @@ def _encode(
         num_workers=workers,
         prefetch_factor=ahead,
         collate_fn=collate_tensors,
-        worker_init_fn=interrupt.outlive,
+        worker_init_fn=interrupt.worker_init,
         timeout=PATIENCE if workers else 0,
     )
     half = store.layout.dtype != "fp32"
@@ -254,7 +254,7 @@ def _encode(
                 try:
                     store.put(record, embedding.part(i))
                 except DataError as error:
-                    path = dataset.pairs[record // dataset.views].image
+                    path = dataset.pairs[record // dataset.copies].image
                     raise DataError(f"{path}: {error}") from None
     except RuntimeError as error:
         if interrupt.signal is None and (died := what_happened(error, "Run it again")) is not None:

@@ -24,7 +24,7 @@ from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.training import resume as state
 from autosam.training.auto_batch import fit_batch
 from autosam.training.data import default_epochs, open_data
-from autosam.training.embedding_cache import use_cache, views_of
+from autosam.training.embedding_cache import copies_of, use_cache
 from autosam.training.finalize import TrainResult, finish
 from autosam.training.run_folder import occupy, refuse_folder, resolve
 from autosam.training.trainer import Run
@@ -81,19 +81,19 @@ def _train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.train.seed)
-    views = views_of(config)
-    segmenter = build_segmenter(config, encoder=views == 0)
+    copies = copies_of(config)
+    segmenter = build_segmenter(config, encoder=copies == 0)
     if config.init and saved is None:
         count = checkpoint.initialise(segmenter, config, config.init)
         log.info("%d tensors taken from %s", count, config.init)
-    data = open_data(config, segmenter.frame, views)
+    data = open_data(config, segmenter.input_spec, copies)
     if config.train.epochs is None:
         config.train = dataclasses.replace(config.train, epochs=default_epochs(len(data.train)))
     with contextlib.ExitStack() as stack:
         if main:
             stack.enter_context(occupy(folder, empty=saved is None))
         accelerator.wait_for_everyone()
-        if views:
+        if copies:
             embed(config, data, segmenter, accelerator, interrupt)
         bf16 = config.train.precision == "bf16" or (
             config.train.precision == "auto"

@@ -37,7 +37,7 @@ def one_value(error: Exception) -> str:
 
 
 @dataclass
-class Sums:
+class EpochStatistics:
     """What an epoch has come to so far: its figures are means of these."""
 
     batches: int = 0
@@ -69,7 +69,7 @@ def losses_of(
     """What a training step brings down, and its parts; the arguments are those of
     `train_one_epoch`."""
     with half_precision(device, bf16):
-        logits, beside = model(batch, beside=True)
+        logits, beside = model(batch, with_surrogate=True)
     parts = criterion(logits, batch.targets, batch.weights)
     total = parts["loss"]
     if beside is not None:
@@ -88,7 +88,7 @@ def train_one_epoch(
     clip: float,
     bf16: bool = False,
     on_step: OnStep = lambda images, loss: None,
-    sums: Sums | None = None,
+    sums: EpochStatistics | None = None,
 ) -> dict[str, float]:
     """Train once over the data, or over what is left of them.
 
@@ -113,7 +113,7 @@ def train_one_epoch(
             batch.
     """
     model.train()
-    sums = Sums() if sums is None else sums
+    sums = EpochStatistics() if sums is None else sums
     before = time.perf_counter()
     for batch in loader:
         fetched = time.perf_counter()
@@ -126,7 +126,7 @@ def train_one_epoch(
                 )
             accelerator.backward(total)
             if accelerator.sync_gradients:
-                groups = accelerator.unwrap_model(model).learners()
+                groups = accelerator.unwrap_model(model).param_groups()
                 norms = [float(accelerator.clip_grad_norm_(group, clip)) for group in groups]
                 if not all(map(math.isfinite, norms)):
                     raise TrainingError(

@@ -40,7 +40,7 @@ from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.training import resume as state
-from autosam.training.loop import ONE_VALUE, Sums, one_value, train_one_epoch
+from autosam.training.loop import ONE_VALUE, EpochStatistics, one_value, train_one_epoch
 from autosam.training.mask_classifier import fit_rule
 from autosam.training.optim import build_optimizer, build_schedule
 from autosam.training.tracker import Tracker
@@ -82,7 +82,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.data = config, folder, data
         self.segmenter, self.accelerator, self.bf16 = segmenter, accelerator, bf16
-        self.epoch, self.best, self.stale, self.sums = 0, -1.0, 0, Sums()
+        self.epoch, self.best, self.stale, self.sums = 0, -1.0, 0, EpochStatistics()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._let_go()
         self.criterion = SegmentationLoss(
@@ -181,7 +181,7 @@ class Run:
             self.scheduler.last_epoch = round(done) - 1
             self.scheduler.step()
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
-        self.sums = Sums(**saved["sums"])
+        self.sums = EpochStatistics(**saved["sums"])
         if self.epoch:  # better now than when the last epoch is done
             checkpoint.read_trained(self.folder / checkpoint.BEST)
         self._started -= saved["seconds"]
@@ -287,7 +287,7 @@ class Run:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs} scoring")
             self._let_go()
             scores = mean_scores(list(self.evaluate(part).values()))
-            self.epoch, self.sums = self.epoch + 1, Sums()
+            self.epoch, self.sums = self.epoch + 1, EpochStatistics()
             self.stale += 1
             if scores["dice"] > self.best:
                 self.best, self.stale = scores["dice"], 0

@@ -54,12 +54,12 @@ def make_accelerator(accumulate: int = 1) -> Accelerator:
     return accelerator
 
 
-def same_for_all(value: T) -> T:
+def broadcast(value: T) -> T:
     """The main process's value, in every process."""
     return cast(T, broadcast_object_list([value])[0])
 
 
-def of_all(values: list[Any]) -> list[Any]:
+def gather(values: list[Any]) -> list[Any]:
     """The values of all processes, one list after the other."""
     return values if processes().num_processes == 1 else gather_object(values)
 

@@ -111,9 +111,9 @@ class Interrupt:
         if hasattr(signal, "SIGALRM") and signal.SIGALRM in self._before:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    def outlive(self, worker: int) -> None:
+    def worker_init(self, worker: int) -> None:
         """In a process that reads for this one: a signal to the whole group does not end it before
-        this one, which it serves, is done; nor does it outlive this one."""
+        this one, which it serves, is done; nor does it worker_init this one."""
         for number in SIGNALS:
             signal.signal(number, self._end_if_done if number == signal.SIGTERM else signal.SIG_IGN)
         die_with_parent()

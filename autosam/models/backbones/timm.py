@@ -57,9 +57,9 @@ class Backbone(nn.Module):
         self.mean = tuple(255 * v for v in config["mean"])
         self.std = tuple(255 * v for v in config["std"])
 
-    def forward(self, views: Tensor, valid: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, valid: Tensor) -> list[Tensor]:
         """uint8 B x 3 x G x G and int64 B x 2 -> float B x channels[i] x G/strides[i] squared."""
-        levels = self.net(normalise(views, valid, self.mean, self.std))
+        levels = self.net(normalise(images, valid, self.mean, self.std))
         if self.channels_last:
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         return [levels[i] for i in self.kept]

@@ -90,7 +90,7 @@ class AbsentSam(nn.Module):
     """
 
     image_encoder = prompt_encoder = mask_decoder = None
-    unscored = ()
+    no_grad_modules = ()
 
     def __init__(self, spec: SamSpec) -> None:
         super().__init__()

@@ -76,7 +76,7 @@ class Sam(Protocol):
     mask_decoder: nn.Module
 
     @property
-    def unscored(self) -> tuple[nn.Module, ...]:
+    def no_grad_modules(self) -> tuple[nn.Module, ...]:
         """Parts of the mask decoder that no loss on masks reaches: never trained."""
         ...
 

@@ -27,7 +27,7 @@ BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 6
 """Of one cached embedding in bf16, by the architecture's first word."""
 
 
-def cache_costs(images: int, views: int) -> dict[str, str]:
+def cache_costs(images: int, copies: int) -> dict[str, str]:
     """Size of a cache of embeddings and time to make it, by SAM of 1024 px."""
     device = choose_device()
     half = gains_from_bf16(device)
@@ -39,11 +39,11 @@ def cache_costs(images: int, views: int) -> dict[str, str]:
     table = {}
     for architecture, alike in names.items():
         size = record_bytes(SAMS[alike[0]])
-        text = f"{images * views * size / 1e9:.1f} GB"
+        text = f"{images * copies * size / 1e9:.1f} GB"
         if architecture in COST:
             seconds = COST[architecture] / speed
-            text += f", roughly {images * views * seconds / 60:.0f} min here "
-            text += f"({seconds:.1f} s a view)"
+            text += f", roughly {images * copies * seconds / 60:.0f} min here "
+            text += f"({seconds:.1f} s a copy)"
         table[", ".join(alike)] = text
     return table
 

@@ -37,7 +37,7 @@ class LiteEncoder(nn.Module):
         # Levels of strides 2, 4, 8, 16, 32.
         self.trunk = timm.create_model("tf_efficientnet_lite0", features_only=True)
         half, quarter, *channels = cast(Any, self.trunk).feature_info.channels()
-        self.finer = nn.ModuleList(
+        self.high_res_features = nn.ModuleList(
             [nn.Conv2d(quarter, width // 4, 1), nn.Conv2d(half, width // 8, 1)]
         )
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
@@ -58,7 +58,7 @@ class LiteEncoder(nn.Module):
         fine, *coarse = [conv(level) for conv, level in zip(self.lateral, rest, strict=True)]
         for level in coarse:
             fine = fine + F.interpolate(level, fine.shape[-2:], mode="bilinear")
-        return self.mix(fine), (self.finer[0](quarter), self.finer[1](half))
+        return self.mix(fine), (self.high_res_features[0](quarter), self.high_res_features[1](half))
 
 
 class Lite(SegmentAnything):

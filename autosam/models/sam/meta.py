@@ -41,7 +41,7 @@ class SegmentAnything(nn.Module):
         self.grid: tuple[int, int] = prompt_encoder.image_embedding_size
 
     @property
-    def unscored(self) -> tuple[nn.Module, ...]:
+    def no_grad_modules(self) -> tuple[nn.Module, ...]:
         """Parts of the mask decoder that no loss on masks reaches."""
         return (self.mask_decoder.iou_prediction_head,)
 

@@ -107,7 +107,7 @@ class Sam2(nn.Module):
         self.grid: tuple[int, int] = cast(Any, prompt_encoder).image_embedding_size
 
     @property
-    def unscored(self) -> tuple[nn.Module, ...]:
+    def no_grad_modules(self) -> tuple[nn.Module, ...]:
         """Parts of the mask decoder that no loss on masks reaches."""
         decoder = cast(Any, self.mask_decoder)
         return decoder.iou_prediction_head, decoder.pred_obj_score_head
