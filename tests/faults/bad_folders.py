@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from random import Random
 
-import conftest
+import helpers
 from corpus import Bad, Good, cause, copied, reading, scoring, some, training
 from PIL import Image
 
@@ -225,7 +225,7 @@ def an_expression_that_does_not_match(rng: Random, folder: Path, good: Good) -> 
 
 
 def parts(folder: Path) -> Path:
-    return conftest.draw_folders(folder / "data")
+    return helpers.draw_folders(folder / "data")
 
 
 @cause("split", DataError, r"are the same image: the parts overlap\. Remove one")

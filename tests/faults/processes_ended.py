@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-from conftest import ENDED
+from helpers import ENDED
 
 LONGEST = 10.0
 """Seconds within which everything has ended."""

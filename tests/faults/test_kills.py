@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY, draw, draw_folders, tiny_config
+from helpers import TINY, draw, draw_folders, tiny_config
 
 from autosam.config import Config
 from autosam.config.commands import PredictConfig

@@ -22,7 +22,7 @@ import bad_lines  # noqa: F401
 import bad_tables  # noqa: F401
 import bad_weights  # noqa: F401
 import bad_words  # noqa: F401
-import conftest
+import helpers
 import miniature
 import pytest
 from corpus import CAUSES, Good
@@ -94,10 +94,10 @@ def test_malformed(
         left = results(folder) - before
         kept = {path for path in left if any(path.match(pattern) for pattern in cause.rest)}
         assert left == kept, where
-        count, *_ = conftest.MALFORMED.get(name, (0,))
+        count, *_ = helpers.MALFORMED.get(name, (0,))
         first = (str(error) if isinstance(error, AutosamError) else text).split("\n")[0]
         short = first.replace(f"{folder}{os.sep}", "").replace(str(tmp_path), "")
-        conftest.MALFORMED[name] = (count + 1, cause.error.__name__, short)
+        helpers.MALFORMED[name] = (count + 1, cause.error.__name__, short)
 
 
 def test_the_table_is_large_enough() -> None:

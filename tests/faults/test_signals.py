@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, draw, draw_folders
+from helpers import TINY, draw, draw_folders
 from processes_ended import end, family, note, start, wait_for
 
 from autosam.config import Config

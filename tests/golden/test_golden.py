@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import TINY, draw_folders, tiny_config
+from helpers import TINY, draw_folders, tiny_config
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -219,7 +219,7 @@ def write_all() -> None:
     for path in (INTERRUPTED, WRITTEN, DATA):
         shutil.rmtree(path, ignore_errors=True)
     draw_folders(DATA)
-    from conftest import build_reference_tiny
+    from helpers import build_reference_tiny
 
     torch.manual_seed(0)
     state = build_reference_tiny().state_dict()

@@ -1,0 +1,369 @@
+"""Side by side: the plan, what is reused, the table, the figures behind it, and what they say."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+import autosam.comparison.plan
+import autosam.comparison.scores
+from autosam.compare import compare
+from autosam.comparison.conclusion import conclusion, judge, rise
+from autosam.comparison.plan import Variant, plan
+from autosam.comparison.scores import ABLATIONS
+from autosam.comparison.table import ResultsTable, Row
+from autosam.config import Settings
+from autosam.config.commands import CompareConfig
+from autosam.errors import ConfigError, Stopped
+from autosam.evaluation.cautions import cautions
+from autosam.evaluation.scores import read_scores
+from autosam.evaluation.tables import COLUMNS
+from autosam.models.losses import SegmentationLoss
+from autosam.utils.logging import log
+
+
+@pytest.fixture
+def config(tiny_file: Path, folders: Path, tmp_path: Path) -> CompareConfig:
+    tiny = tiny_config(tiny_file, f"--data.root={folders}", "--train.epochs=1")
+    shared = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(Settings)}
+    return CompareConfig(
+        **shared, runs="autosam,head,sam-box", seeds=2, output=str(tmp_path / "compare")
+    )
+
+
+TIMES = ("seconds", "images_per_second", "peak_gib")
+
+
+def without_times(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def test_a_comparison_from_start_to_table(
+    config: CompareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = compare(config)
+    assert log.level == logging.INFO  # as a training leaves it
+    names = {row.name for row in found.rows}
+    assert names == {
+        "autosam", "head", "sam-box", "autosam, blank", "autosam, shuffled",
+        "autosam, blank at test", "autosam, shuffled at test", "autosam, no SAM",
+    }  # fmt: skip
+    # Oracles stand below the others, each group by its Dice.
+    order = [(row.oracle, -row.metrics["dice"][0]) for row in found.rows]
+    assert order == sorted(order)
+    assert [row.name for row in found.rows if row.oracle] == ["sam-box"]
+    # The table's figures are those of the runs' own folders.
+    means = []
+    for seed in (0, 1):
+        (folder,) = (tmp_path / "compare" / "runs").glob(f"autosam-seed{seed}-*")
+        rows = read_scores(folder / "test_scores.csv")
+        assert rows.keys() == {"img09", "img10", "img11"}
+        means.append(np.mean([row["dice"] for row in rows.values()]))
+    assert found["autosam"].metrics["dice"] == pytest.approx(
+        (np.mean(means), np.std(means, ddof=1)), abs=1e-5
+    )
+    # SAM's part in the masks is gone where it is taken away.
+    assert found["autosam, no SAM"].metrics != found["autosam"].metrics
+    markdown = (tmp_path / "compare" / "table.md").read_text()
+    assert "| autosam, shuffled at test |" in markdown
+    assert "1 epochs of 6 images" in markdown
+    assert found.facts["conclusion"] in markdown
+
+    # Again: nothing is trained or scored, and the table is the same.
+    first = without_times(tmp_path / "compare" / "table.csv")
+    monkeypatch.setattr(autosam.comparison.plan, "train", None)
+    monkeypatch.setattr(autosam.comparison.scores, "evaluate", None)
+    compare(config)
+    assert without_times(tmp_path / "compare" / "table.csv") == first
+
+
+def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) -> None:
+    split = autosam.compare.load_split(config.data)
+
+    def folders(**changes: object) -> set[str]:
+        settings = dataclasses.replace(config, **changes)
+        return {
+            t.folder.name for t in plan(settings, {"head": Variant("head")}, 2, tmp_path, split)
+        }
+
+    first = folders()
+    assert len(first) == 2
+    assert folders() == first
+    train = dataclasses.replace(config.train, lr=0.1)
+    assert not folders(train=train) & first
+    # One image more or less is other data.
+    split["train"].pop()
+    assert not folders() & first
+
+
+def test_an_interrupted_comparison_goes_on(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in the first epoch, in the second, and between two runs."""
+    settings = dataclasses.replace(config.train, epochs=2)
+    config = dataclasses.replace(config, runs="head,sam-box", seeds=1, train=settings)
+    train, seen = autosam.comparison.plan.train, []
+    forward, batches = SegmentationLoss.forward, []
+
+    def counted(run):
+        seen.append(run.run if run.resume is None else "resumed")
+        return train(run)
+
+    def cut_off(self, *args):
+        batches.append(1)
+        if len(batches) in cuts:
+            raise KeyboardInterrupt
+        return forward(self, *args)
+
+    # 3 batches and 3 images of validation make an epoch: the 2nd of the first attempt, and of the
+    # second attempt the 2nd of its second epoch.
+    cuts = (2, 2 + 6 + 2)
+    monkeypatch.setattr(autosam.comparison.plan, "train", counted)
+    monkeypatch.setattr(SegmentationLoss, "forward", cut_off)
+    for _ in cuts:
+        with pytest.raises(KeyboardInterrupt):
+            compare(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("autosam.training.trainer.Run._asked_to_stop", lambda run: True)
+        with pytest.raises(Stopped, match="the same command goes on") as stopped:
+            compare(config)
+    assert stopped.value.signal == 15
+    found = compare(config)
+    assert seen == ["head", "head", "resumed", "resumed", "sam-box"]
+    assert {row.name for row in found.rows} == {"head", "sam-box"}
+
+
+def test_quick_is_small_whatever_the_config_says(config: CompareConfig) -> None:
+    config.train.epochs, config.data.limit = 30, None
+    config.data.groups = r"img(0\d|1)"  # of the test images img10 and img11 are of one
+    found = compare(dataclasses.replace(config, runs="sam-box", seeds=3, quick=True))
+    assert found.facts["budget of each run"].startswith("5 epochs of 6 images")
+    assert len(found["sam-box"].scores) == 1
+    assert found.minus(found["sam-box"], found["sam-box"]).groups == 2
+    assert "test over groups" in found.facts["figures"]
+
+
+def test_folds_test_every_image_once(config: CompareConfig) -> None:
+    found = compare(dataclasses.replace(config, runs="head", seeds=1, folds=3))
+    assert sorted(found["head"].scores[0]) == sorted(f"img{i:02d}" for i in range(12))
+
+
+def test_two_jobs_give_what_one_gives(
+    config: CompareConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Three trainings: one process has to train twice.
+    config = dataclasses.replace(config, runs="head,sam-box,sam-points", seeds=1, sam="lite",
+                                 sam_checkpoint=None)  # fmt: skip
+    compare(config)
+    compare(dataclasses.replace(config, jobs=2, output=str(tmp_path / "two")))
+    one, two = (without_times(tmp_path / name / "table.csv") for name in ("compare", "two"))
+    assert one == two
+    assert "Logging error" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": "autosam,nothing"}, "--runs autosam,nothing: choose from autosam, decoder"),
+        ({"runs": "head,head"}, "a run stands twice"),
+        ({"seeds": 0}, "--seeds 0: must be 1 to 1000"),
+        ({"folds": 1}, "--folds 1: must be 2 to 1000"),
+        ({"prompts": "dense,fine"}, "--prompts dense,fine: expected some of dense, sparse"),
+        ({"prompts": "dense", "runs": "head"}, "needs autosam among --runs"),
+        ({"prompts": "dense,dense+high_res"}, r"dense\+high_res would be trained twice"),
+        ({"prompts": "both,dense+sparse"}, "both would be trained twice"),
+    ],
+)
+def test_settings_that_cannot_work(config: CompareConfig, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare(dataclasses.replace(config, **changes))
+    assert not os.path.exists(config.output)
+
+
+def row(name: str, dice: list[float], seeds: int = 3, **more) -> Row:
+    scores = [{f"p{i}": {"dice": v} for i, v in enumerate(dice)} for _ in range(seeds)]
+    return Row(name, scores, uses_sam=name in ("autosam", "decoder", "hybrid"), **more)
+
+
+def test_the_verdict_follows_the_figures() -> None:
+    rng = np.random.default_rng(0)
+    head = rng.uniform(0.6, 0.9, 40)
+    noise = rng.normal(0, 0.02, 40)
+
+    def verdict_of(gain: float) -> str:
+        rows = [row("autosam", list(head + gain + noise)), row("head", list(head))]
+        return conclusion(ResultsTable(rows, "autosam"))
+
+    assert verdict_of(0.05).endswith("So SAM helps here, by autosam.")
+    assert verdict_of(-0.05).endswith("without it the same backbone does better.")
+    none = verdict_of(-float(noise.mean()))
+    assert "neither clearly better nor clearly worse" in none
+    assert none.endswith("no sign that SAM helps here: without it the same backbone does as well.")
+    # Better than the head, but no better than without SAM's view of the image.
+    rows = [row("autosam", list(head + 0.05)), row("head", list(head))]
+    blind = conclusion(
+        ResultsTable([*rows, row("autosam, blank", list(head + 0.05 + noise))], "autosam")
+    )
+    assert "no sign that it is by what its image encoder sees" in blind
+    assert conclusion(ResultsTable([row("head", list(head))], "head")) == ""
+
+
+@pytest.mark.parametrize(
+    ("blank", "alone", "words"),
+    [
+        (-0.05, -0.05, "what SAM's image encoder sees improves the masks"),
+        (0.0, -0.05, "SAM's mask decoder improves on what the prompt says"),
+        (0.0, 0.0, "the learned prompt draws the mask by itself"),
+        (0.05, 0.05, "the learned prompt draws the mask by itself"),
+        (-0.05, 0.0, "what SAM's image encoder sees improves the masks"),
+    ],
+)
+def test_the_conclusion_says_who_draws_the_mask(blank: float, alone: float, words: str) -> None:
+    rng = np.random.default_rng(0)
+    own = rng.uniform(0.6, 0.9, 40)
+
+    def against(name: str, difference: float) -> Row:
+        noise = rng.normal(0, 0.01, 40)
+        return row(name, list(own + difference + noise - noise.mean()))
+
+    rows = [row("autosam", list(own)), against("autosam, blank", blank)]
+    assert "In plain words" not in conclusion(ResultsTable(rows, "autosam"))
+    rows.append(against("autosam, no SAM", alone))
+    said = conclusion(ResultsTable(rows, "autosam"))
+    assert said.count("In plain words") == 1
+    assert f"In plain words: {words}" in said or "In plain words: there is no sign" in said
+    assert words in said
+
+
+HEAD = np.random.default_rng(1).uniform(0.5, 0.8, 60)
+NOISE = np.random.default_rng(2).normal(0, 0.03, 60)
+
+
+def test_every_run_that_uses_sam_is_judged() -> None:
+    """Of a real comparison: `decoder` was ahead by 0.113, yet "SAM does not help"."""
+    rows = [
+        row("decoder", list(HEAD + 0.113 + NOISE)),
+        row("autosam", list(HEAD - 0.04 + NOISE)),
+        row("hybrid", list(HEAD + NOISE - NOISE.mean())),
+        row("head", list(HEAD)),
+        row("sam-box", list(HEAD + 0.2), oracle=True),
+    ]
+    said = conclusion(ResultsTable(rows, "autosam"))
+    assert said.startswith(
+        f"On 60 test images and 3 seeds, decoder scores {rows[0].means('dice')[0]:.3f}"
+    )
+    assert "the best of those that use SAM" in said
+    assert "decoder is better (+0.1" in said
+    assert "hybrid is neither clearly better nor clearly worse" in said
+    assert "autosam is worse (-0.0" in said
+    assert said.endswith("So SAM helps here, by decoder.")
+    assert "sam-box" not in said
+
+
+def test_many_runs_find_nothing_by_chance_alone() -> None:
+    """Each of three runs may look better than the head by chance: p is of all three (Holm)."""
+    shift = 0.0087
+    rows = [row(name, list(HEAD + NOISE - NOISE.mean() + shift * (name == "decoder")))
+            for name in ("autosam", "decoder", "hybrid")]  # fmt: skip
+    alone = ResultsTable([rows[1], row("head", list(HEAD))], "head")
+    assert 1 / 60 < alone.minus(rows[1], alone["head"]).p < 0.05
+    assert conclusion(alone).endswith("So SAM helps here, by decoder.")
+    together = conclusion(ResultsTable([*rows, row("head", list(HEAD))], "head"))
+    assert "decoder is neither clearly better" in together
+    assert "no sign that SAM helps" in together
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"curves": [[0.1, 0.2, 0.3, 0.4]]}, "head had not come to its end .* rose by 0.100"),
+        ({"curves": [[0.1, 0.2]]}, "head was trained for 2 epochs only"),
+        ({"curves": [[0.9] * 8], "trivial": {"a mask that covers every image": 0.95}},
+         r"head has learnt nothing \(Dice 0.\d+, where a mask that covers every image has 0.950\)"),
+        ({"groups": 5}, "the test images are of 5 groups, and below 6 nothing can be told"),
+    ],
+)  # fmt: skip
+def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> None:
+    head = row("head", list(HEAD), curves=changes.get("curves", []))
+    found = ResultsTable([row("decoder", list(HEAD + 0.1 + NOISE)), head], "head")
+    found.trivial = changes.get("trivial", {})
+    if "groups" in changes:
+        found.groups = {f"p{i}": f"patient {i % changes['groups']}" for i in range(60)}
+    assert re.search(rf"No conclusion: {reason}", conclusion(found))
+
+
+def test_a_run_that_is_behind_and_still_learns_is_not_called_worse() -> None:
+    learning = row("decoder", list(HEAD - 0.1 + NOISE), curves=[[0.2, 0.3, 0.4, 0.5]] * 3)
+    done = row("head", list(HEAD), curves=[[0.5, 0.7, 0.7, 0.7]] * 3)
+    assert "No conclusion: decoder had not come" in conclusion(
+        ResultsTable([learning, done], "head")
+    )
+    learning.curves = [[0.2, 0.5, 0.5, 0.5]] * 3
+    assert conclusion(ResultsTable([learning, done], "head")).endswith("does better.")
+
+
+def test_how_steeply_curves_rise() -> None:
+    assert rise([[0.1, 0.5, 0.6, 0.7]]) == pytest.approx(0.1)
+    assert rise([[0.1, 0.7, 0.6, 0.7]]) == 0
+    # Of 8 epochs the last two: 0.9 above 0.8 and 0.7 below 0.8, on average 0.05.
+    assert rise([[0.8] * 6 + [0.9, 0.6], [0.8] * 6 + [0.7, 0.7]]) == pytest.approx(0.05)
+
+
+def test_a_difference_that_other_seeds_could_make_is_not_sure() -> None:
+    """Over the images it is sure; but one seed each differs by 0.016 in 1 of 20 cases or more."""
+    one, other = row("decoder", list(HEAD + 0.015 + NOISE / 10), 1), row("head", list(HEAD), 1)
+    said = judge(ResultsTable([one, other], "head"), one, other)
+    assert "neither clearly better" in said
+    assert "other seeds alone can make a difference of 0.022, so more seeds are needed" in said
+    one.scores, other.scores = one.scores * 3, other.scores * 3
+    assert judge(ResultsTable([one, other], "head"), one, other).startswith("better")
+
+
+def test_warnings_are_of_the_means_that_the_table_shows() -> None:
+    """One seed of two marks everything: the table shows neither seed, nor do the warnings."""
+
+    def seed(dice: float, share: float) -> dict[str, dict[str, float]]:
+        shares = {"predicted_share": share, "truth_share": 0.25, "miss": 0.0}
+        return {f"p{i}": {"dice": dice, **shares} for i in range(4)}
+
+    half = Row("head", [seed(0.4, 1.0), seed(0.8, 0.3)])
+    assert len(cautions(half.scores[0], False)) == 1
+    assert cautions(half.over_seeds(), False) == []
+    low = Row("head", [seed(0.35, 0.2), seed(0.25, 0.2)])
+    assert low.metrics["dice"][0] == pytest.approx(0.3)
+    (said,) = cautions(low.over_seeds(), False)
+    assert re.fullmatch(r"its Dice of 0.300 is not above that of .* \(0.400\)", said)
+
+
+def test_images_without_a_score_are_not_counted() -> None:
+    values = [*HEAD[:8], float("nan")]
+    rows = [row("autosam", values), row("head", values)]
+    assert conclusion(ResultsTable(rows, "autosam")).startswith(
+        "On 8 test images and 3 seeds, autosam"
+    )
+
+
+def test_classes_stand_below_their_mean() -> None:
+    values = {f"{name}{end}": 0.5 for name in COLUMNS for end in ("", "/water", "/rock")}
+    values |= {"dice/water": 0.75, "dice/rock": 0.25}
+    found = ResultsTable([Row("head", [{"p": values}], trainable=1234, seconds=9.6)], "head")
+    header, lines = found.header(), found.cells()
+    assert [line[:2] for line in lines] == [
+        ["head", "0.500"], ["head: water", "0.750"], ["head: rock", "0.250"],
+    ]  # fmt: skip
+    first = dict(zip(header, lines[0], strict=True))
+    assert (first["trainable"], first["training, s"], first["peak GiB"]) == ("1,234", "10", "")
+    assert "| head: rock | 0.250 |" in found.markdown()
+
+
+def test_every_swap_has_a_name() -> None:
+    assert set(autosam.compare.ABLATION_ROWS) == set(ABLATIONS)

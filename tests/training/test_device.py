@@ -1,0 +1,203 @@
+"""Runs on a GPU that is not there; see `pretend_device`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState, GradientState
+from helpers import draw_folders, liven, make_batch, tiny_config
+from pretend_device import PretendedGpus, place
+from test_backends import SPECS
+from torch import nn
+
+from autosam.comparison.plan import Job
+from autosam.comparison.scores import ablated_scores
+from autosam.config import RUNS, Config, LossConfig
+from autosam.config.commands import EvaluateConfig, PredictConfig
+from autosam.evaluate import evaluate as evaluate_command
+from autosam.evaluation.evaluator import calibrate, evaluate
+from autosam.inference.predictor import Predictor
+from autosam.models import checkpoint
+from autosam.models.checkpoint import Loaded
+from autosam.models.losses import SegmentationLoss
+from autosam.models.sam import SAMS
+from autosam.models.segmenter import Segmenter, build_segmenter
+from autosam.predict import predict
+from autosam.train import train
+from autosam.training.loop import losses_of
+from autosam.training.mask_classifier import fit_rule
+from autosam.training.optim import build_optimizer
+from autosam.types import Batch
+from autosam.utils.device import choose_device
+from autosam.utils.distributed import processes
+
+GPU = torch.device("cuda", 0)
+
+
+def test_the_pretended_device_catches_what_a_gpu_would() -> None:
+    """Planted errors: without this the tests below could not fail."""
+    with PretendedGpus() as gpus:
+        x = torch.ones(3, device="cuda")
+        assert x.device == GPU
+        assert x.is_cuda
+        assert (x * 2 + torch.tensor(1.0)).device == GPU  # a scalar may lie on the CPU
+        assert x[torch.tensor([0, 2])].device == GPU  # and so may an index
+        assert x[x > 0].device == torch.zeros_like(x).device == x.new_zeros(2).device == GPU
+        for wrong in (
+            lambda: x + torch.zeros(3),
+            lambda: torch.cat([x, torch.arange(3)]),
+            lambda: x + torch.ones(3, device="cuda:1"),
+            lambda: torch.ones(3)[torch.tensor([0], device="cuda")],
+            lambda: torch.where(x > 0, x, torch.zeros(3)),
+            lambda: torch.nn.Linear(3, 3)(x),
+            lambda: torch.nn.Linear(3, 3).to("cuda:0")(x.to("cuda:1")),
+            lambda: x.add_(torch.zeros(3)),
+        ):
+            with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+                wrong()
+        for wrong in (x.numpy, lambda: np.asarray(x), lambda: np.stack([x])):
+            with pytest.raises(TypeError, match=r"can't convert cuda:0 .* Use Tensor\.cpu\(\)"):
+                wrong()
+        before = gpus.reads
+        assert x.cpu().numpy().tolist() == [1, 1, 1]
+        assert x.sum().item() == 3
+        assert bool((x > 0).all())
+        assert x.tolist() == [1, 1, 1]
+        assert gpus.reads == before + 4
+        torch.cuda.set_device(1)
+        assert torch.ones(1, device="cuda").device == torch.device("cuda", 1)
+    assert x.device == torch.device("cpu")
+
+
+def test_gradients_lie_where_their_tensors_do() -> None:
+    with PretendedGpus():
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.GELU()
+        ).to("cuda")
+        assert {t.device for t in net.state_dict().values()} == {GPU}
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+        out = torch.nn.functional.interpolate(
+            net(torch.rand(2, 3, 8, 8).to("cuda")), (9, 9), mode="bilinear"
+        )
+        out.cpu().square().mean().backward()
+        assert {p.grad.device for p in net.parameters() if p.grad is not None} == {GPU}
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        assert {place(p) for p in net.parameters()} == {GPU}
+
+
+SAM_NAMES = ("lite", "segment_anything", "mobile_sam", "sam2")
+
+
+@pytest.fixture(params=SAM_NAMES)
+def sam(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a tiny SAM (ViT, MobileSAM, SAM 2.1) or of `lite`, with random weights at hand."""
+    spec = SPECS[request.param]
+    monkeypatch.setitem(SAMS, spec.name, spec)
+    torch.manual_seed(0)
+    network = spec.build(spec)
+    assert isinstance(network, nn.Module)
+    if spec.name in ("mobile_sam", "lite"):
+        liven(network)
+    torch.save(network.state_dict(), tmp_path / "sam.pth")
+    return spec.name
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "sam.pth", f"--run={run}", "--prompt.grid=2")
+    config.sam = sam
+    segmenter = build_segmenter(config)
+    samples = make_batch(segmenter.input_spec)
+    criterion = SegmentationLoss(LossConfig())
+    image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    with PretendedGpus():
+        segmenter.to(choose_device())
+        assert {t.device for t in segmenter.state_dict().values()} == {GPU}
+        batch = samples.to(GPU)
+        if segmenter.rule is not None:
+            fit_rule(segmenter, [batch])
+        learning = [p for p in segmenter.parameters() if p.requires_grad]
+        if learning:
+            optimizer = build_optimizer(segmenter, config.train)
+            loss, parts = losses_of(segmenter.train(), batch, criterion, GPU, bf16=False)
+            loss.backward()
+            assert {p.grad.device for p in learning if p.grad is not None} == {GPU}
+            torch.nn.utils.clip_grad_norm_(learning, 1.0)
+            optimizer.step()
+            assert all(np.isfinite(value.item()) for value in parts.values())
+        rows = evaluate(segmenter, [batch], True, ("dice",), criterion)
+        assert len(rows) == len(batch)
+        if segmenter.prompts is None or config.rule is not None:
+            predictor = Predictor(Loaded(segmenter, config, Path("here"), {}))
+            assert predictor(image).masks.shape == (1, 40, 56)
+            if segmenter.generator is not None:
+                predictor.look(image)
+        if segmenter.surrogate is not None:
+            segmenter.fast = True
+            calibrate(segmenter, [batch], exclusive=True)
+
+
+@pytest.mark.parametrize("part", ["generator", "sam", "surrogate", "generator.backbone.net.bn1"])
+def test_a_part_that_stays_behind_is_caught(part: str, tiny_file: Path) -> None:
+    """Planted in the product: the test above would fail if a part forgot to move."""
+    segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam"))
+    batch = make_batch(segmenter.input_spec)
+    with PretendedGpus():
+        segmenter.to("cuda:1")
+        with pytest.raises(RuntimeError, match=r"at least two devices, cuda:0 and cuda:1"):
+            segmenter(batch.to("cuda:0"))
+        segmenter.get_submodule(part).to("cpu")
+        with pytest.raises(RuntimeError, match=r"at least two devices, cpu and cuda:1"):
+            segmenter(batch.to("cuda:1"), with_surrogate=True)
+
+
+def on_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As process 1 of 2, without the other one: accelerate has given it its device."""
+    for kind in (AcceleratorState, GradientState, PartialState):
+        kind._reset_state()
+    PartialState(cpu=False)
+    PartialState._shared_state["device"] = torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+
+def test_the_commands_work_on_the_second_gpu(
+    tmp_path: Path, tiny_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Caching, training, resuming, scoring, predicting, by the process whose GPU is `cuda:1`."""
+    data = draw_folders(tmp_path / "data")
+    seen: set[torch.device] = set()
+    segment = Segmenter.segment
+
+    def watched(self: Segmenter, batch: Batch) -> Any:
+        seen.add(batch.generator_input.device)
+        seen.update(p.device for p in self.parameters())
+        return segment(self, batch)
+
+    monkeypatch.setattr(Segmenter, "segment", watched)
+    with PretendedGpus():
+        on_the_second(monkeypatch)
+        assert processes().device == choose_device() == torch.device("cuda", 1)
+        flags = (f"--data.root={data}", f"--output={tmp_path / 'run'}", "--cache.views=2",
+                 f"--cache.dir={tmp_path / 'cache'}", "--data.workers=0")  # fmt: skip
+        run = train(tiny_config(tiny_file, "--train.epochs=1", *flags)).folder
+        # A state that a signal left, from which another call goes on.
+        (run / "scores.yaml").unlink()
+        train(Config(resume=str(run)))
+        evaluate_command(EvaluateConfig(checkpoint=str(run)))
+        images, out = data / "test/images", tmp_path / "masks"
+        for window in (None, 32):
+            masks = predict(PredictConfig(checkpoint=str(run), input=str(images), flips=True,
+                                          output=f"{out}{window}", window=window))  # fmt: skip
+            assert len(masks) == 3
+        job = Job("autosam", 0, checkpoint.load(run).config)
+        for ablation in ("blank", "surrogate"):
+            assert len(ablated_scores(job, ablation)) == 3
+    for kind in (AcceleratorState, GradientState, PartialState):
+        kind._reset_state()
+    assert seen == {torch.device("cuda", 1)}
