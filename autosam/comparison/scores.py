@@ -85,7 +85,7 @@ def ablated_scores(job: Job, ablation: str) -> Scores:
 def open_test(
     config: Config, segmenter: Segmenter, ablation: str = "", cached: bool = True
 ) -> PairDataset:
-    """The test part, in the segmenter's input_spec; its embeddings from the cache where there is one."""
+    """The test split as the segmenter takes it; embeddings from the cache where there is one."""
     if ablation == "shuffled":
         config = dataclasses.replace(config, embedding="shuffled")
     copies = copies_of(config) if cached and ablation != "surrogate" else 0

@@ -110,8 +110,8 @@ def _between(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _swaps(groups: int) -> Iterator[np.ndarray]:
-    """bool R x G in blocks: which groups are swapped. All ways (half of them: to ablation the others is
-    the same) or `FLIPS` of them, that of swapping none included."""
+    """bool R x G in blocks: which groups are swapped. All ways (half of them, since
+    swapping the others is the same) or `FLIPS` of them, that of swapping none included."""
     if 1 << (groups - 1) <= FLIPS:
         numbers = np.arange(1 << (groups - 1))[:, None]
         yield (numbers >> np.arange(groups)) & 1 > 0

@@ -34,8 +34,8 @@ class Row:
     difference: Difference | None = None
     """Dice minus that of the line that all are compared with."""
     uses_sam: bool = False
-    """Whether it is a run of its own that uses SAM, neither oracle nor control: the conclusion judges
-    these."""
+    """Whether it is a run of its own that uses SAM, neither oracle nor control: what the
+    conclusion is about."""
     curves: list[list[float]] = field(default_factory=list)
     """Validation Dice by epoch, of each of its trainings."""
 

@@ -215,7 +215,7 @@ class Segmenter(nn.Module):
     def forward(
         self, batch: Batch, with_surrogate: bool = False
     ) -> Tensor | tuple[Tensor, Tensor | None]:
-        """-> logits float B x K x m x m; with `with_surrogate` also those of the surrogate, if any."""
+        """-> logits float B x K x m x m, and with `with_surrogate` those of the surrogate."""
         logits, prompt = self.segment(batch)
         if not with_surrogate:
             return logits

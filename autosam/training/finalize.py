@@ -34,7 +34,8 @@ class TrainResult:
 
     folder: Path
     validation: dict[str, float]
-    """Means over the validation images, of the chosen checkpoint, by metric (`autosam.evaluation.metrics`)."""
+    """Means over the validation images, of the chosen checkpoint, by metric
+    (`autosam.evaluation.metrics`)."""
     test: dict[str, float]
     epochs: int
     seconds: float
