@@ -31,7 +31,7 @@ from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.sam import SAMS, AbsentEncoder, Sam
-from autosam.models.sam.encode import encode, faster_in_half
+from autosam.models.sam.encode import encode_frozen, faster_in_half
 from autosam.models.sam.meta import VITS
 from autosam.models.sam.vit import from_meta
 from autosam.models.sam.weights.locate import known
@@ -129,7 +129,7 @@ def encoding(case: Case, device: torch.device) -> dict[str, Any]:
     for _ in range(case.repeats + 1):
         wait(device)
         started = time.perf_counter()
-        embedding = encode(sam, image, valid, case.half)
+        embedding = encode_frozen(sam, image, valid, case.half)
         wait(device)
         seconds.append(time.perf_counter() - started)
     return {
@@ -182,9 +182,9 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
     criterion = SegmentationLoss(LossConfig())
     watch = Stopwatch(device)
     for owner, method, name in (
-        (segmenter, "encode", "encoder"),
+        (segmenter, "encode_image", "encoder"),
         (segmenter, "prompt", "generator"),
-        (segmenter, "decode", "decoder"),
+        (segmenter, "decode_mask", "decoder"),
         (criterion, "forward", "loss"),
         (accelerator, "backward", "backward"),
         (optimizer, "step", "optimiser"),

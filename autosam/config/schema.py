@@ -397,6 +397,6 @@ class Config(Settings):
         return "+".join([self.run, *odd, *self.paper.names])
 
     @property
-    def rule(self) -> RoughConfig | None:
-        """The rule on colours that the run's prompts come from, if they do."""
+    def color_prior(self) -> RoughConfig | None:
+        """The rule on colours that the prompts come from; None where they come from elsewhere."""
         return self.rough if RUNS[self.run].prompter == "rough" else None

@@ -11,7 +11,7 @@ from autosam.data.pairs import Pixels
 from autosam.errors import DataError
 
 
-def rough_mask(image: Pixels, rough: RoughConfig) -> np.ndarray:
+def color_prior_mask(image: Pixels, rough: RoughConfig) -> np.ndarray:
     """What a simple rule takes for foreground, cleaned.
 
     Args:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from autosam.config import PromptConfig, RoughConfig
 from autosam.data.augment import Augment, Seed
 from autosam.data.checks import size_mismatch
-from autosam.data.color_prior import rough_mask
+from autosam.data.color_prior import color_prior_mask
 from autosam.data.geometry import (
     cell_weight,
     class_shares,
@@ -74,7 +74,7 @@ def make_sample(
     seed: Seed = (),
     prompting: PromptConfig | None = None,
     fixed: tuple[int, int] | None = None,
-    guide: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
 ) -> Sample:
     """Bring one image (and its label) to the sizes that a segmenter takes.
 
@@ -91,7 +91,7 @@ def make_sample(
         fixed: position and number of a fixed copy: its geometry does not depend on `seed`, and
             colours change in the generator input alone, so that the SAM input (and its
             embedding) is the same at every visit.
-        guide: uint8 H x W, 0 or 1: what prompts are taken from instead of the label.
+        prior: uint8 H x W, 0 or 1: what prompts are taken from instead of the label.
     """
     where = seed if fixed is None else copy_seed(*fixed)
     geometry, side = input_spec.geometry, input_spec.image_size
@@ -118,12 +118,12 @@ def make_sample(
         label=label if augment is None else None,
     )
     if input_spec.prompts is not None and prompting is not None:
-        led = None if guide is None else place(guide, side, geometry, augment, where)
-        seen = fitted if fitted is not None else led
+        fitted_prior = None if prior is None else place(prior, side, geometry, augment, where)
+        seen = fitted if fitted is not None else fitted_prior
         if seen is not None:
             rng = np.random.default_rng([*seed, 1])
             sample.prompts, seen = draw_prompts(
-                seen, input_spec, prompting, rng, augment is not None, num_classes, led
+                seen, input_spec, prompting, rng, augment is not None, num_classes, fitted_prior
             )
             fitted = None if fitted is None else seen
     if fitted is not None:
@@ -144,7 +144,7 @@ class PairDataset(Dataset[Sample]):
         augment: None outside training.
         seed: of the augmentation and the prompts.
         prompting: see `make_sample`.
-        rough: where prompts come from a rule on colours: the rule.
+        color_prior: the rule on colours that prompts come from, if they do.
         copies: V, how many fixed geometric copies an image has, of which each visit draws one; 0:
             the geometry is drawn anew at each visit.
         shuffled: SAM's image encoder sees another image of `pairs`, drawn anew at each visit.
@@ -162,7 +162,7 @@ class PairDataset(Dataset[Sample]):
         seed: int = 0,
         prompting: PromptConfig | None = None,
         copies: int = 0,
-        rough: RoughConfig | None = None,
+        color_prior: RoughConfig | None = None,
         shuffled: bool = False,
     ) -> None:
         names: dict[str, Pair] = {}
@@ -174,7 +174,7 @@ class PairDataset(Dataset[Sample]):
                 )
         self.pairs, self.input_spec, self.reading = pairs, input_spec, reading
         self.augment, self.seed, self.prompting, self.copies = augment, seed, prompting, copies
-        self.rough, self.shuffled = rough, shuffled
+        self.color_prior, self.shuffled = color_prior, shuffled
         self.embeddings: Embeddings | None = None
 
     def __len__(self) -> int:
@@ -206,12 +206,12 @@ class PairDataset(Dataset[Sample]):
             whole = self.augment.recolour(whole, visit)
         return square(whole, input_spec.image_size), (whole.shape[0], whole.shape[1])
 
-    def guide(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
+    def prior(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
         """uint8 H x W: what prompts are taken from, where that is not the mask."""
         if self.input_spec.prompts is None:
             return None
-        if self.rough is not None:
-            return rough_mask(pair.image, self.rough)
+        if self.color_prior is not None:
+            return color_prior_mask(pair.image, self.color_prior)
         if pair.regions is None:
             return None
         found = pair.regions.read()
@@ -238,7 +238,7 @@ class PairDataset(Dataset[Sample]):
             seed,
             self.prompting,
             (position, copy) if self.copies else None,
-            self.guide(pair, label.shape),
+            self.prior(pair, label.shape),
         )
         sample.valid = valid if self.augment is None else None
         seen = position

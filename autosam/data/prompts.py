@@ -156,7 +156,7 @@ def draw_prompts(
     rng: np.random.Generator,
     train: bool,
     num_classes: int = 1,
-    guide: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
 ) -> tuple[ObjectPrompts, np.ndarray]:
     """Find the objects of an image and prompt each.
 
@@ -168,17 +168,17 @@ def draw_prompts(
         train: jitter, and at most `prompt.objects` objects drawn at random; otherwise all of them,
             boxes exact.
         num_classes: K.
-        guide: uint8 h x w, 0 or 1: a map (of regions, or a rough mask) whose connected parts are
+        prior: uint8 h x w, 0 or 1: a map (of regions, or a rough mask) whose connected parts are
             prompted, as the one class, instead of those of `label`. Of many parts the largest are.
 
     Returns:
         The prompts, and the label with background in place of the objects that were not drawn
-        (unchanged where there is a guide: its parts do not say whose the pixels are).
+        (unchanged where there is a prior: its parts do not say whose the pixels are).
     """
-    masks_of = class_masks(label, num_classes) if guide is None else np.asarray(guide[None] > 0)
+    masks_of = class_masks(label, num_classes) if prior is None else np.asarray(prior[None] > 0)
     numbered = [objects_of(mask) for mask in masks_of]
     found = [(k, number) for k, (_, numbers) in enumerate(numbered) for number in numbers]
-    if train and guide is not None:
+    if train and prior is not None:
         found = found[: prompt.objects]
     elif train:
         if len(found) > prompt.objects:

@@ -21,7 +21,7 @@ SIDE = 224
 
 
 @dataclass
-class Look:
+class Explanation:
     """An image, segmented, and its prompt."""
 
     logits: torch.Tensor
@@ -34,7 +34,7 @@ class Look:
 
 
 @torch.no_grad()
-def look(segmenter: Segmenter, batch: Batch) -> Look:
+def explain(segmenter: Segmenter, batch: Batch) -> Explanation:
     """Segment a single image and look at its prompt, with one pass of the image encoder."""
     input_spec = segmenter.input_spec
 
@@ -42,27 +42,27 @@ def look(segmenter: Segmenter, batch: Batch) -> Look:
         return restore(values.float(), batch.sizes[0], input_spec.image_size, input_spec.geometry)
 
     if segmenter.sam is None or segmenter.generator is None:
-        return Look(full_size(segmenter(batch)[0]))
+        return Explanation(full_size(segmenter(batch)[0]))
     prompt, baseline = segmenter.prompt(batch), None
     if segmenter.fast:
         logits = segmenter.decode_surrogate(prompt)[0]
     else:
-        embedding = segmenter.encode(batch)
-        logits = segmenter.decode(embedding, prompt)[0]
+        embedding = segmenter.encode_image(batch)
+        logits = segmenter.decode_mask(embedding, prompt)[0]
         if segmenter.surrogate is None:  # tokens alone
             empty = segmenter.sam.no_prompt(len(prompt.image_index))
             empty = dataclasses.replace(empty, image_index=prompt.image_index)
-            baseline = segmenter.decode(embedding, empty)[0]
+            baseline = segmenter.decode_mask(embedding, empty)[0]
     rows, columns = (batch.generator_valid[0] / input_spec.generator_size).tolist()
     maps = visualize.prompt_maps(prompt, logits, baseline, (rows, columns))
     heatmaps = {
-        title: visualize.heat(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
+        title: visualize.heatmap(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
         for title, shown in maps.items()
     }
     alone = None
     if segmenter.surrogate is not None:
         alone = full_size(segmenter.decode_surrogate(prompt)[0])
-    return Look(full_size(logits), heatmaps, alone)
+    return Explanation(full_size(logits), heatmaps, alone)
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def contact_sheet(
     for position in positions:
         sample = dataset[0, position]
         batch = Batch.collate([sample]).to(device)
-        seen = look(segmenter, batch)
+        seen = explain(segmenter, batch)
         predicted = predict_label(
             seen.logits, exclusive, segmenter.threshold, segmenter.min_area, sample.valid
         )

@@ -89,7 +89,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         segmenter.input_spec,
         report.reading,
         prompting=loaded.config.prompt,
-        rough=loaded.config.rule,
+        color_prior=loaded.config.color_prior,
         shuffled=loaded.config.embedding == "shuffled",
     )
     keys = list(EpochSampler(len(dataset), shuffle=False))

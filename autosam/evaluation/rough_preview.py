@@ -10,7 +10,7 @@ from autosam.config.choices import require_config
 from autosam.config.commands import RoughPreview
 from autosam.config.validation import check_ranges
 from autosam.data.checks import check_pairs
-from autosam.data.color_prior import rough_mask
+from autosam.data.color_prior import color_prior_mask
 from autosam.data.images import write_png
 from autosam.data.layouts import load_split
 from autosam.data.prompts import draw_prompts
@@ -41,7 +41,7 @@ def rough(config: RoughPreview) -> list[float]:
     rows, notes, scores = [], [], []
     for pair in chosen:
         image, label = pair.image.read(), reading.read(pair.mask)
-        found = rough_mask(pair.image, config.rough)
+        found = color_prior_mask(pair.image, config.rough)
         side = max(label.shape)
         input_spec = InputSpec(side, side, side, prompts=config.rough.prompt)
         prompts, _ = draw_prompts(

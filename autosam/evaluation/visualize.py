@@ -143,7 +143,7 @@ def main_component(level: Tensor, logits: Tensor, valid: tuple[float, float]) ->
     return F.pad(shown, (0, side - wide, 0, side - high))
 
 
-def heat(values: np.ndarray) -> np.ndarray:
+def heatmap(values: np.ndarray) -> np.ndarray:
     """float H x W in [0, 1] -> uint8 H x W x 3 RGB, dark blue to yellow."""
     level = (values * 255).clip(0, 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)

@@ -93,7 +93,7 @@ class ZeroShot:
         input_spec = InputSpec(spec.image_size, spec.image_size, 4 * sam.grid[0], spec.geometry)
         batch = Batch.collate([make_sample(name, image, input_spec)]).to(device)
         assert batch.sam_input is not None
-        embedding = sam.encode(batch.sam_input, batch.sam_valid)
+        embedding = sam.encode_image(batch.sam_input, batch.sam_valid)
         seed = zlib.crc32(name.encode())
         for k, truth in enumerate(masks, 1):
             parts, numbers = objects_of(truth)
@@ -162,7 +162,7 @@ class ZeroShot:
         device: torch.device | str,
     ) -> np.ndarray:
         """-> bool P x H x W."""
-        logits, _ = sam.decode(embedding, prompted.embed(sam, device))
+        logits, _ = sam.decode_mask(embedding, prompted.encode_prompt(sam, device))
         full = restore(logits[:, 0].float(), shape, input_spec.image_size, input_spec.geometry)
         return (full > 0).cpu().numpy()
 

@@ -51,7 +51,7 @@ class Seen:
     logits: np.ndarray
     """float32 K x H x W."""
     heatmaps: dict[str, np.ndarray]
-    """See `Look`."""
+    """See `Explanation`."""
 
 
 def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> MemoryImage:
@@ -81,7 +81,7 @@ def segment(
         try:
             for run, predictor in predictors.items():
                 image = read_upload(path, predictor, max_megapixels)
-                found = predictor.look(image)
+                found = predictor.explain(image)
                 logits = found.logits.cpu().numpy()
                 seen.append(Seen(path.name, run, image.read(), logits, found.heatmaps))
         except AutosamError as error:
@@ -212,7 +212,7 @@ def app(config: AppConfig, wait: bool = True) -> Any:
     predictors: dict[str, Predictor] = {}
     for path in config.checkpoint:
         predictor = load(path, config.sam_checkpoint)
-        if predictor.loaded.config.rule is not None:
+        if predictor.loaded.config.color_prior is not None:
             raise ConfigError(f"--checkpoint {path}: its rule on colours is not for this page.")
         name = Path(path).name if Path(path).is_dir() else Path(path).stem
         if name in predictors:

@@ -82,7 +82,7 @@ def export(config: ExportConfig) -> Exported:
         config.checkpoint, config.sam_checkpoint, "cpu", config.fast, False, config.threshold,
         config.min_area,
     )  # fmt: skip
-    if predictor.loaded.config.rule is not None:
+    if predictor.loaded.config.color_prior is not None:
         raise CheckpointError(
             f"--checkpoint {config.checkpoint}: the run {predictor.loaded.config.run} takes its "
             "prompts from a rule on colours, which is no part of a graph. Export autosam, decoder, "

@@ -45,7 +45,7 @@ def predict(config: PredictConfig) -> list[Path]:
         config.min_area,
     )  # fmt: skip
     data = predictor.loaded.config.data
-    if config.window is not None and predictor.loaded.config.rule is not None:
+    if config.window is not None and predictor.loaded.config.color_prior is not None:
         raise ConfigError(
             f"--window: the run {predictor.loaded.config.run} takes its prompts from a rule on the "
             "colours of whole images."

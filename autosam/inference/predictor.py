@@ -16,14 +16,14 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 
-from autosam.data.color_prior import rough_mask
+from autosam.data.color_prior import color_prior_mask
 from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
 from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
-from autosam.evaluation.contact_sheet import Look, look
+from autosam.evaluation.contact_sheet import Explanation, explain
 from autosam.evaluation.metrics import predict_label
 from autosam.inference.model_card import model_card
 from autosam.models import checkpoint
@@ -177,9 +177,9 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         """Logits of each, float K x H x W."""
         config, input_spec = self.loaded.config, self.segmenter.input_spec
         images, valid = zip(*(read_valid(source) for source in sources), strict=True)
-        guides: list[np.ndarray | None] = [None] * len(images)
-        if config.rule is not None:
-            guides = [rough_mask(source, config.rule) for source in sources]
+        priors: list[np.ndarray | None] = [None] * len(images)
+        if config.color_prior is not None:
+            priors = [color_prior_mask(source, config.color_prior) for source in sources]
         sums: list[torch.Tensor | float] = [0.0] * len(images)
         mirrors = self._mirrors()
         for axes in mirrors:
@@ -189,9 +189,9 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                     np.flip(image, axes),
                     input_spec,
                     prompting=config.prompt,
-                    guide=None if guide is None else np.flip(guide, axes),
+                    prior=None if prior is None else np.flip(prior, axes),
                 )
-                for source, image, guide in zip(sources, images, guides, strict=True)
+                for source, image, prior in zip(sources, images, priors, strict=True)
             ]
             logits = self.segmenter(Batch.collate(samples).to(self.device)).float()
             for i, image in enumerate(images):
@@ -210,12 +210,12 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         upside_down = augment.vertical_flip > 0 or augment.quarter_turns
         return [(), (1,), (0,), (0, 1)] if upside_down else [(), (1,)]
 
-    def look(self, image: ImageInput) -> Look:
+    def explain(self, image: ImageInput) -> Explanation:
         """Logits of an image and what its prompt highlights, by one pass of the encoder."""
         pixels = self._pixels(image)
         colors, valid = read_valid(pixels)
         sample = make_sample(str(pixels), colors, self.segmenter.input_spec)
-        found = look(self.segmenter, Batch.collate([sample]).to(self.device))
+        found = explain(self.segmenter, Batch.collate([sample]).to(self.device))
         return dataclasses.replace(found, logits=_without(found.logits, valid))
 
     def decide(
@@ -267,7 +267,7 @@ def require_promptless(loaded: Loaded) -> None:
     Raises:
         CheckpointError: its prompts come from true masks, or from other images' embeddings.
     """
-    if loaded.segmenter.prompts is not None and loaded.config.rule is None:
+    if loaded.segmenter.prompts is not None and loaded.config.color_prior is None:
         raise CheckpointError(
             f"{loaded.path}: the run {loaded.config.run} takes its prompts from true masks, which "
             "new images do not have. Train autosam, decoder, decoder-rough, hybrid or head."

@@ -35,6 +35,8 @@ HEADER = "autosam"
 BEST = Path("checkpoints/best.safetensors")
 PUBLISHED = Path("model.safetensors")
 """The checkpoint in a folder that `publish` wrote, and on the hub."""
+RENAMED = {"rule.": "mask_classifier."}
+"""Prefixes of keys in older checkpoints and states, and what they are now."""
 DATA_PATHS = ("root", "images", "masks", "annotations", "groups")
 
 
@@ -286,12 +288,23 @@ def read_trained(file: Path) -> dict[str, Tensor]:
             f"{file}: its tensors are not those that were written (SHA-256 {expected[:12]}... "
             f"where {str(header['tensors'])[:12]}... is expected). Take another copy of the file."
         )
-    return found
+    return renamed(found)
+
+
+def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` under the keys of this version."""
+    result = {}
+    for key, value in state.items():
+        for old, new in RENAMED.items():
+            if key.startswith(old):
+                key = new + key.removeprefix(old)
+        result[key] = value
+    return result
 
 
 def restore_trainable(segmenter: Segmenter, state: dict[str, Tensor], source: str) -> None:
     """Put trained tensors back; they must be exactly those that this composition trains."""
-    own = segmenter.trainable_state()
+    state, own = renamed(state), segmenter.trainable_state()
     wrong = sorted(
         set(own.keys() ^ state.keys())
         | {key for key in own.keys() & state.keys() if not _alike(own[key], state[key])}

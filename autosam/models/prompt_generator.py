@@ -60,18 +60,18 @@ class HighResHead(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.width = size, width
-        self.high_res_features = min(4, max(1, round(size[0] / map_size)))
+        self.upscale = min(4, max(1, round(size[0] / map_size)))
         self.mix = conv_block(channels, self.INNER)
-        self.project = nn.Conv2d(self.INNER, num_classes * width * self.high_res_features**2, 1)
+        self.project = nn.Conv2d(self.INNER, num_classes * width * self.upscale**2, 1)
         # The cells that one is split into start equal; otherwise masks and maps start striped
         # (Aitken et al. 2017, arXiv 1707.02937).
         with torch.no_grad():
             for values in self.project.parameters():
-                parts = values.view(num_classes * width, self.high_res_features**2, -1)
+                parts = values.view(num_classes * width, self.upscale**2, -1)
                 parts.copy_(parts[:, :1].clone().expand_as(parts))
 
     def forward(self, features: Tensor) -> Tensor:
-        x = F.pixel_shuffle(self.project(self.mix(features)), self.high_res_features)
+        x = F.pixel_shuffle(self.project(self.mix(features)), self.upscale)
         if x.shape[-2:] != self.size:
             smaller = self.size[0] < x.shape[-1]
             x = F.interpolate(x, self.size, mode="area" if smaller else "bilinear")

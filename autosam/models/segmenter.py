@@ -18,7 +18,7 @@ from autosam.models.plain import PlainHead
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.prompters import ABSENT, choose_mask, merge_objects
 from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
-from autosam.models.sam.encode import encode
+from autosam.models.sam.encode import encode_frozen
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Prompt
 
@@ -70,7 +70,7 @@ class Segmenter(nn.Module):
         surrogate: learns beside the generator what its prompt says, or None.
         blank: image embeddings are zeros, for a control.
         stretch: logits are stretched as the published code does, see `PaperConfig`.
-        rule: which masks of a grid of points count, or None where there is no grid.
+        mask_classifier: which masks of a grid of points count, or None where there is no grid.
         grid: points in each row and column of it.
 
     Attributes:
@@ -95,11 +95,11 @@ class Segmenter(nn.Module):
         surrogate: SurrogateDecoder | None = None,
         blank: bool = False,
         stretch: bool = False,
-        rule: MaskClassifier | None = None,
+        mask_classifier: MaskClassifier | None = None,
         grid: int = 8,
     ) -> None:
         super().__init__()
-        self.rule, self.grid, self.stretch = rule, grid, stretch
+        self.mask_classifier, self.grid, self.stretch = mask_classifier, grid, stretch
         self.surrogate, self.blank, self.fast = surrogate, blank, False
         self.threshold, self.min_area = 0.5, 0.0
         self.fast_threshold, self.fast_min_area = 0.5, 0.0
@@ -109,7 +109,7 @@ class Segmenter(nn.Module):
         self.generator = generator
         self.head = head
         self.class_prompt = None
-        if sam is not None and generator is None and prompts is None and rule is None:
+        if sam is not None and generator is None and prompts is None and mask_classifier is None:
             self.class_prompt = ClassPrompt(num_classes, sam.width)
         self.view_size = view_size
         decoder: nn.Module | None = head if sam is None else sam.mask_decoder
@@ -164,8 +164,11 @@ class Segmenter(nn.Module):
         return self
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """State of the trainable parts (buffers included) and of the fitted rule, by key."""
-        parts = [*self._trainable, *([self.rule] if self.rule is not None else [])]
+        """State of the trainable parts (buffers included) and of the mask classifier, by key."""
+        parts = [
+            *self._trainable,
+            *([self.mask_classifier] if self.mask_classifier is not None else []),
+        ]
         kept = {id(t) for m in parts for t in m.state_dict(keep_vars=True).values()}
         return {
             key: value.detach()
@@ -177,14 +180,14 @@ class Segmenter(nn.Module):
         """Of the trainable parts: what a forward pass in training mode changes."""
         return [buffer for module in self._trainable for buffer in module.buffers()]
 
-    def encode(self, batch: Batch) -> ImageEmbedding:
+    def encode_image(self, batch: Batch) -> ImageEmbedding:
         """Frozen image embeddings, without gradient: the batch's own, or computed now."""
         assert self.sam is not None
         if batch.embedding is not None:
             embedding = batch.embedding.map(Tensor.float)
         else:
             assert batch.sam_input is not None
-            embedding = encode(self.sam, batch.sam_input, batch.sam_valid, self.half_encoder)
+            embedding = encode_frozen(self.sam, batch.sam_input, batch.sam_valid, self.half_encoder)
         return embedding.map(torch.zeros_like) if self.blank else embedding
 
     def prompt(self, batch: Batch) -> Prompt:
@@ -198,10 +201,10 @@ class Segmenter(nn.Module):
         assert self.class_prompt is not None
         return self.class_prompt(empty)
 
-    def decode(self, embedding: ImageEmbedding, prompt: Prompt) -> Tensor:
+    def decode_mask(self, embedding: ImageEmbedding, prompt: Prompt) -> Tensor:
         """Image embeddings and their P = B*K prompts -> logits float B x K x m x m."""
         assert self.sam is not None
-        logits, _ = self.sam.decode(embedding, prompt)
+        logits, _ = self.sam.decode_mask(embedding, prompt)
         logits = logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
         return min_max(logits) if self.stretch else logits
 
@@ -215,7 +218,7 @@ class Segmenter(nn.Module):
     def forward(
         self, batch: Batch, with_surrogate: bool = False
     ) -> Tensor | tuple[Tensor, Tensor | None]:
-        """-> logits float B x K x m x m, and with `with_surrogate` those of the surrogate."""
+        """-> logits float B x K x m x m; `with_surrogate`: also the surrogate's, if any."""
         logits, prompt = self.segment(batch)
         if not with_surrogate:
             return logits
@@ -234,19 +237,19 @@ class Segmenter(nn.Module):
                 raise ValueError(
                     "this segmenter is prompted by boxes or points; the batch has none"
                 )
-            return self.decode_objects(self.encode(batch), batch.prompts), None
-        if self.rule is not None:
+            return self.decode_objects(self.encode_image(batch), batch.prompts), None
+        if self.mask_classifier is not None:
             return self.decode_grid(batch), None
         prompt = self.prompt(batch)
         if self.fast:
             return self.decode_surrogate(prompt), prompt
-        return self.decode(self.encode(batch), prompt), prompt
+        return self.decode_mask(self.encode_image(batch), prompt), prompt
 
     def propose(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """SAM's masks at the points of a grid, of each image: bool N x m x m, and what they look
-        like, float N x FEATURES."""
+        """SAM's masks at the points of a grid, of each image: bool N x m x m, and their
+        features, float N x FEATURES."""
         assert self.sam is not None
-        embedding, size = self.encode(batch), self.input_spec.mask_size
+        embedding, size = self.encode_image(batch), self.input_spec.mask_size
         pixels = F.interpolate(batch.generator_input.float() / 255, (size, size), mode="area")
         cells = (batch.sam_valid * size / self.input_spec.image_size).ceil()
         found = []
@@ -256,8 +259,8 @@ class Segmenter(nn.Module):
             for part in points.split(AT_ONCE):
                 labels = torch.ones(part.shape[:2], dtype=torch.int64, device=part.device)
                 here = torch.zeros(len(part), dtype=torch.int64, device=part.device)
-                prompt = self.sam.embed((part, labels), image_index=here)
-                logits, _ = self.sam.decode(embedding.part(i), prompt, multimask=True)
+                prompt = self.sam.encode_prompt((part, labels), image_index=here)
+                logits, _ = self.sam.decode_mask(embedding.part(i), prompt, multimask=True)
                 drawn.append((logits.flatten(0, 1) > 0) & shown)
             masks = torch.cat(drawn)
             masks = masks[masks.sum((1, 2)) >= LEAST]
@@ -265,10 +268,13 @@ class Segmenter(nn.Module):
         return found
 
     def decode_grid(self, batch: Batch) -> Tensor:
-        """SAM's masks on a grid, weighed by the rule on them: logits float B x K x m x m."""
-        assert self.rule is not None
+        """SAM's masks on a grid, weighed by the mask classifier: logits float B x K x m x m."""
+        assert self.mask_classifier is not None
         return torch.stack(
-            [vote(masks, self.rule(looks), ABSENT) for masks, looks in self.propose(batch)]
+            [
+                vote(masks, self.mask_classifier(features), ABSENT)
+                for masks, features in self.propose(batch)
+            ]
         )
 
     def decode_objects(self, embedding: ImageEmbedding, prompts: ObjectPrompts) -> Tensor:
@@ -282,8 +288,8 @@ class Segmenter(nn.Module):
             points = None
             if part.points is not None and part.labels is not None:
                 points = (part.points, part.labels)
-            prompt = self.sam.embed(points, part.boxes, image_index=part.images)
-            logits, iou = self.sam.decode(embedding, prompt, self.multimask != "single")
+            prompt = self.sam.encode_prompt(points, part.boxes, image_index=part.images)
+            logits, iou = self.sam.decode_mask(embedding, prompt, self.multimask != "single")
             masks.append(
                 logits[:, 0]
                 if self.multimask == "single"
@@ -292,7 +298,7 @@ class Segmenter(nn.Module):
         merged = merge_objects(torch.cat(masks), prompts, len(embedding), self.num_classes)
         if len(prompts) == 0 and torch.is_grad_enabled():
             # Nothing was prompted, so nothing would get a gradient, for which other processes wait.
-            idle, _ = self.sam.decode(embedding, self.sam.no_prompt(len(embedding)))
+            idle, _ = self.sam.decode_mask(embedding, self.sam.no_prompt(len(embedding)))
             merged = merged + 0 * idle.mean()
         return min_max(merged) if self.stretch else merged
 
@@ -371,7 +377,7 @@ def build_segmenter(
         surrogate=surrogate,
         blank=config.embedding == "blank",
         stretch=config.paper.min_max_logits,
-        rule=MaskClassifier(classes) if composition.prompter == "grid" else None,
+        mask_classifier=MaskClassifier(classes) if composition.prompter == "grid" else None,
         grid=config.prompt.grid,
     )
     segmenter.fast = fast

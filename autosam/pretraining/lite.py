@@ -210,14 +210,14 @@ def step_loss(
         else:
             count = int(rng.integers(1, 4))
             prompted = prompt_with_points(masks, owners, rng, count, erosion=0.4 * rng.random())
-        logits, iou = sam.decode_all(embedding, prompted.embed(sam, device))
+        logits, iou = sam.decode_all_masks(embedding, prompted.encode_prompt(sam, device))
         truth = shrink(masks, logits.shape[-1], device)
         loss = loss + mask_loss(logits, iou, truth)
         if turn == corrected:
             again = correct(prompted, logits[:, :1], rng)
             if rng.random() < 0.3:  # a mask alone is a prompt too
                 again.points = again.labels = None
-            logits, iou = sam.decode_all(embedding, again.embed(sam, device))
+            logits, iou = sam.decode_all_masks(embedding, again.encode_prompt(sam, device))
             loss = loss + mask_loss(logits, iou, truth)
     return loss
 
@@ -232,7 +232,7 @@ def zero_shot(
     scores: dict[str, list[Tensor]] = {}
     for images, ids in loader_of(scenes, 16, workers):
         valid = torch.full((len(images), 2), scenes.size, device=device)
-        embedding = sam.encode(images.to(device), valid)
+        embedding = sam.encode_image(images.to(device), valid)
         masks, owners = choose_objects(ids.numpy(), 3, rng)
         box = prompt_with_boxes(masks, owners, rng)
         for name, prompted in (

@@ -40,7 +40,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
     def part(name: str, augment: Augment | None, copies: int) -> PairDataset:
         return PairDataset(
             split[name], input_spec, report.reading, augment, config.train.seed, config.prompt,
-            copies, config.rule, config.embedding == "shuffled",
+            copies, config.color_prior, config.embedding == "shuffled",
         )  # fmt: skip
 
     clean = min(copies, 1)

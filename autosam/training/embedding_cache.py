@@ -26,7 +26,7 @@ from autosam.data.embedding_store import Layout, Store, disk_error, entries, tou
 from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers, what_happened
 from autosam.errors import DataError
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
-from autosam.models.sam.encode import LARGE, encode, faster_in_half
+from autosam.models.sam.encode import LARGE, encode_frozen, faster_in_half
 from autosam.types import ImageEmbedding
 from autosam.utils.distributed import broadcast, processes
 from autosam.utils.signals import Interrupt
@@ -202,7 +202,7 @@ def _prepare(
     store = Store.open(folder, facts, count)
     if store is None:
         image, valid, _ = Squares(dataset)[0]
-        first = encode(sam(), image[None], valid[None], cache.dtype != "fp32")
+        first = encode_frozen(sam(), image[None], valid[None], cache.dtype != "fp32")
         shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
         layout = Layout(shapes, cache.dtype)
         require_room(cache, folder, count * layout.size, title)
@@ -247,7 +247,7 @@ def _encode(
     half = store.layout.dtype != "fp32"
     try:
         for images, valid, records in track(loader, title, disable=not process.is_main_process):
-            embedding = encode(sam, images, valid, half)
+            embedding = encode_frozen(sam, images, valid, half)
             for i, record in enumerate(records.tolist()):
                 if record not in wanted:
                     continue

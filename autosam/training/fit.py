@@ -127,6 +127,6 @@ def embed(
     """Let the parts of the data take their embeddings from the cache."""
     workers = worker_count(config.data.workers, accelerator.num_processes)
     parts = {"validation": data.validation, "test": data.test}
-    if RUNS[config.run].trainable or segmenter.rule is not None:
+    if RUNS[config.run].trainable or segmenter.mask_classifier is not None:
         parts = {"train": data.train, **parts}
     use_cache(config, parts, accelerator.device, workers, interrupt)

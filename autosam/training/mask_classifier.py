@@ -1,4 +1,4 @@
-"""Fit the rule that says which of SAM's masks count (run sam-auto)."""
+"""Fit the classifier of SAM's masks on a grid of points (run sam-auto)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from autosam.types import Batch
 
 
 @torch.no_grad()
-def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], images: int = 100) -> int:
-    """Fit the rule that says which of SAM's masks are of which class.
+def fit_mask_classifier(segmenter: Segmenter, loader: Iterable[Batch], images: int = 100) -> int:
+    """Fit the mask classifier: which of SAM's masks are of which class.
 
     Args:
-        segmenter: with a rule.
+        segmenter: with a mask classifier.
         loader: batches with targets, unaugmented training images.
         images: how many are enough.
 
     Returns:
-        How many masks the rule was fitted on.
+        How many masks it was fitted on.
     """
-    assert segmenter.rule is not None
-    looks, labels, seen = [], [], 0
+    assert segmenter.mask_classifier is not None
+    features, labels, seen = [], [], 0
     for batch in loader:
         assert batch.targets is not None
         assert batch.weights is not None
@@ -36,10 +36,10 @@ def fit_rule(segmenter: Segmenter, loader: Iterable[Batch], images: int = 100) -
             shares = F.interpolate(shares[None], masks.shape[-2:], mode="area")[0]
             covered = masks.flatten(1).to(shares) @ shares.flatten(1).T
             seen_there = covered.sum(1) > 0  # a mask of unlabelled pixels is of no known class
-            looks.append(found[seen_there])
+            features.append(found[seen_there])
             labels.append(covered[seen_there].argmax(1))
         seen += len(batch)
         if seen >= images:
             break
-    segmenter.rule.fit(torch.cat(looks), torch.cat(labels))
+    segmenter.mask_classifier.fit(torch.cat(features), torch.cat(labels))
     return sum(map(len, labels))

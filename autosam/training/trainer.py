@@ -41,7 +41,7 @@ from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.training import resume as state
 from autosam.training.loop import ONE_VALUE, EpochStatistics, one_value, train_one_epoch
-from autosam.training.mask_classifier import fit_rule
+from autosam.training.mask_classifier import fit_mask_classifier
 from autosam.training.optim import build_optimizer, build_schedule
 from autosam.training.tracker import Tracker
 from autosam.types import Batch
@@ -142,7 +142,7 @@ class Run:
     @functools.cached_property
     def drawn(self) -> dict[str, Any]:
         """What a checkpoint notes of the split, so that no image trained on is scored as new."""
-        learns = self.epochs > 0 or self.segmenter.rule is not None
+        learns = self.epochs > 0 or self.segmenter.mask_classifier is not None
         parts = ("train", "validation") if learns else ()
         return {"split_rule": RULE, "seen": {part: seen.note(self.split[part]) for part in parts}}
 
@@ -269,8 +269,8 @@ class Run:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
             Stopped: a signal came; the state is saved.
         """
-        if self.segmenter.rule is not None:
-            masks = fit_rule(self.segmenter, self.loader)
+        if self.segmenter.mask_classifier is not None:
+            masks = fit_mask_classifier(self.segmenter, self.loader)
             log.info("%d masks of training images say which masks count", masks)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
             checkpoint.save(

@@ -58,7 +58,7 @@ def test_the_levels_are_those_of_the_encoder(name: str) -> None:
     sam = build_sam(name, reference=False, encoder=True)
     size = SAMS[name].image_size
     image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    levels = sam.encode(image, torch.tensor([[size, size]])).levels
+    levels = sam.encode_image(image, torch.tensor([[size, size]])).levels
     assert level_shapes(sam) == tuple(tuple(level.shape[1:]) for level in levels)
 
 

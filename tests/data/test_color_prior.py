@@ -11,7 +11,7 @@ from PIL import Image
 
 from autosam.config import PromptConfig, RoughConfig
 from autosam.config.commands import RoughPreview
-from autosam.data.color_prior import clean, rough_mask
+from autosam.data.color_prior import clean, color_prior_mask
 from autosam.data.images import ImageFile, read_bands, read_image
 from autosam.data.prompts import draw_prompts
 from autosam.errors import ConfigError, DataError
@@ -40,23 +40,25 @@ PLAIN = {"erosion": 0, "min_share": 0.0}
 
 def test_hsv_ranges_and_the_way_round_by_red() -> None:
     image = half((30, 60, 220), (220, 30, 40))  # blue, red
-    blue = rough_mask(
+    blue = color_prior_mask(
         image, RoughConfig("hsv", lower=(100, 50, 50), upper=(130, 255, 255), **PLAIN)
     )
     assert blue[:, :20].all()
     assert not blue[:, 20:].any()
-    red = rough_mask(image, RoughConfig("hsv", lower=(170, 50, 50), upper=(10, 255, 255), **PLAIN))
+    red = color_prior_mask(
+        image, RoughConfig("hsv", lower=(170, 50, 50), upper=(10, 255, 255), **PLAIN)
+    )
     assert np.array_equal(red, 1 - blue)
 
 
 def test_otsu_on_either_side() -> None:
     image = half((200, 200, 200), (40, 40, 40))
-    light = rough_mask(image, RoughConfig("otsu", **PLAIN))
+    light = color_prior_mask(image, RoughConfig("otsu", **PLAIN))
     assert light[:, :20].all()
     assert not light[:, 20:].any()
-    dark = rough_mask(image, RoughConfig("otsu", dark=True, **PLAIN))
+    dark = color_prior_mask(image, RoughConfig("otsu", dark=True, **PLAIN))
     assert np.array_equal(dark, 1 - light)
-    assert not rough_mask(image, RoughConfig("otsu", threshold=210, **PLAIN)).any()
+    assert not color_prior_mask(image, RoughConfig("otsu", threshold=210, **PLAIN)).any()
 
 
 def test_cleaning_by_hand() -> None:
@@ -81,12 +83,12 @@ def test_the_water_index_of_a_image_with_near_infrared(tmp_path: Path) -> None:
     path = tmp_path / "scene.tif"
     tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig")
     image = ImageFile(path, bands=(3, 2, 1))
-    found = rough_mask(image, RoughConfig("index", bands=(2, 4), **PLAIN))
+    found = color_prior_mask(image, RoughConfig("index", bands=(2, 4), **PLAIN))
     assert found[:, :20].all()
     assert not found[:, 20:].any()
-    assert not rough_mask(image, RoughConfig("index", threshold=0.9, **PLAIN)).any()
+    assert not color_prior_mask(image, RoughConfig("index", threshold=0.9, **PLAIN)).any()
     with pytest.raises(DataError, match=r"scene\.tif: has 4 bands, but --rough.bands asks"):
-        rough_mask(image, RoughConfig("index", bands=(2, 5)))
+        color_prior_mask(image, RoughConfig("index", bands=(2, 5)))
 
 
 def test_bands_of_a_tiff_in_either_order(tmp_path: Path) -> None:
@@ -116,16 +118,16 @@ def test_bands_of_a_tiff_in_either_order(tmp_path: Path) -> None:
 def test_prompts_come_from_the_guide_and_the_target_stays() -> None:
     label = np.zeros((32, 32), np.uint8)
     label[4:10, 4:10] = 1
-    guide = np.zeros((32, 32), np.uint8)
-    guide[14:24, 14:28] = 1
-    guide[2:7, 2:7] = 1
+    prior = np.zeros((32, 32), np.uint8)
+    prior[14:24, 14:28] = 1
+    prior[2:7, 2:7] = 1
     input_spec = InputSpec(32, 32, 16, prompts="box")
     rng = np.random.default_rng(0)
-    prompts, kept = draw_prompts(label, input_spec, PromptConfig(), rng, False, 1, guide)
+    prompts, kept = draw_prompts(label, input_spec, PromptConfig(), rng, False, 1, prior)
     assert prompts.boxes.tolist() == [[14, 14, 27, 23], [2, 2, 6, 6]]
     assert np.array_equal(kept, label)
     settings = PromptConfig(objects=1, box_jitter=0)
-    prompts, kept = draw_prompts(label, input_spec, settings, rng, True, 1, guide)
+    prompts, kept = draw_prompts(label, input_spec, settings, rng, True, 1, prior)
     assert prompts.boxes.tolist() == [[14, 14, 27, 23]]  # the largest
     assert np.array_equal(kept, label)
 

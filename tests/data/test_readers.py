@@ -293,7 +293,7 @@ def test_nothing_is_predicted_without_data(trained: Path, tmp_path: Path) -> Non
     assert found.masks[:, valid].any()
     assert not found.masks[:, ~valid].any()
     assert (found.probabilities[:, ~valid] == 0).all()
-    looked = predictor.decide(predictor.look(tmp_path / "in/a.tif").logits)
+    looked = predictor.decide(predictor.explain(tmp_path / "in/a.tif").logits)
     assert np.array_equal(looked.masks, found.masks)
     whole = read_image(tmp_path / "in/a.tif")
     hidden = predictor(MemoryImage(whole, valid=valid))

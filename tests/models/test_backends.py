@@ -55,7 +55,7 @@ def encode(sam: Sam, count: int) -> ImageEmbedding:
     size = sam.spec.image_size
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-    return sam.encode(images, torch.full((count, 2), size))
+    return sam.encode_image(images, torch.full((count, 2), size))
 
 
 @torch.no_grad()
@@ -76,10 +76,10 @@ def test_the_contract(backend: tuple[str, Path]) -> None:
     points = (corners.view(3, 2, 2), torch.tensor([[1, 0], [1, 1], [0, 1]]))
     low = torch.randn(3, 1, 4 * height, 4 * width)
     prompts = {
-        "box": sam.embed(boxes=corners, image_index=index),
-        "points": sam.embed(points=points, image_index=index),
-        "mask": sam.embed(masks=low, image_index=index),
-        "all": sam.embed(points, corners, low, index),
+        "box": sam.encode_prompt(boxes=corners, image_index=index),
+        "points": sam.encode_prompt(points=points, image_index=index),
+        "mask": sam.encode_prompt(masks=low, image_index=index),
+        "all": sam.encode_prompt(points, corners, low, index),
     }
     seen = []
     for kind, prompt in prompts.items():
@@ -88,7 +88,7 @@ def test_the_contract(backend: tuple[str, Path]) -> None:
         assert prompt.sparse.shape[2] == channels
         assert torch.equal(prompt.image_index, index)
         for multimask, masks in ((False, 1), (True, 3)):
-            logits, iou = sam.decode(embedding, prompt, multimask)
+            logits, iou = sam.decode_mask(embedding, prompt, multimask)
             assert logits.shape == (3, masks, 4 * height, 4 * width)
             assert iou.shape == (3, masks)
             seen.append(logits[:, 0])
@@ -98,7 +98,7 @@ def test_the_contract(backend: tuple[str, Path]) -> None:
                     embedding.features[image : image + 1],
                     tuple(level[image : image + 1] for level in embedding.high_res_features),
                 )
-                expected, _ = sam.decode(one, alone, multimask)
+                expected, _ = sam.decode_mask(one, alone, multimask)
                 assert (expected[0] - logits[p]).abs().max() < 1e-5 * max(1, logits.abs().max())
     for i, first in enumerate(seen):  # every kind of prompt and every mask says something else
         for second in seen[i + 1 :]:
@@ -114,8 +114,10 @@ def test_a_batch_is_its_images_one_by_one(backend: tuple[str, Path]) -> None:
     size = sam.spec.image_size
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
     valid = torch.tensor([[size, size], [size, size // 2], [size // 4, size]])
-    together = sam.encode(images, valid)
-    alone = ImageEmbedding.cat([sam.encode(images[i : i + 1], valid[i : i + 1]) for i in range(3)])
+    together = sam.encode_image(images, valid)
+    alone = ImageEmbedding.cat(
+        [sam.encode_image(images[i : i + 1], valid[i : i + 1]) for i in range(3)]
+    )
     assert len(alone) == 3
     pairs = zip(
         (together.features, *together.high_res_features),
@@ -132,9 +134,9 @@ def test_without_its_encoder_it_decodes_the_same(backend: tuple[str, Path]) -> N
     embedding = encode(whole, 2)
     corners = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.1, 0.9, 0.4]]) * whole.spec.image_size
     for sam, other in ((whole, part), (part, whole)):
-        prompts = [sam.embed(boxes=corners), sam.no_prompt(2)]
+        prompts = [sam.encode_prompt(boxes=corners), sam.no_prompt(2)]
         for prompt in prompts:
-            ours, theirs = sam.decode(embedding, prompt), other.decode(embedding, prompt)
+            ours, theirs = sam.decode_mask(embedding, prompt), other.decode_mask(embedding, prompt)
             assert torch.equal(ours[0], theirs[0])
             assert torch.equal(ours[1], theirs[1])
 
@@ -186,8 +188,8 @@ def high_res_prompt(sam: Sam, count: int, scale: float = 1.0) -> Prompt:
 def test_a_high_res_prompt_of_zeros_changes_no_bit(backend: tuple[str, Path]) -> None:
     sam = load_sam(*backend)
     embedding = encode(sam, 2)
-    before, _ = sam.decode(embedding, sam.no_prompt(2))
-    zeros, _ = sam.decode(embedding, high_res_prompt(sam, 2, 0.0))
+    before, _ = sam.decode_mask(embedding, sam.no_prompt(2))
+    zeros, _ = sam.decode_mask(embedding, high_res_prompt(sam, 2, 0.0))
     assert torch.equal(before, zeros)
 
 
@@ -199,13 +201,13 @@ def test_a_high_res_prompt_is_added_to_what_the_transposed_convolutions_emit(
     sam = load_sam(*backend)
     embedding = encode(sam, 2)
     prompt = high_res_prompt(sam, 2)
-    ours, _ = sam.decode(embedding, prompt)
+    ours, _ = sam.decode_mask(embedding, prompt)
     convolutions = [m for m in sam.mask_decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
     assert len(convolutions) == 2
     for layer, level in zip(convolutions, prompt.high_res, strict=True):
         layer.register_forward_hook(lambda _module, _inputs, output, level=level: output + level)
-    hooked, _ = sam.decode(embedding, replace(prompt, high_res=()))
-    plain, _ = load_sam(*backend).decode(embedding, replace(prompt, high_res=()))
+    hooked, _ = sam.decode_mask(embedding, replace(prompt, high_res=()))
+    plain, _ = load_sam(*backend).decode_mask(embedding, replace(prompt, high_res=()))
     assert (ours - hooked).abs().max() < 1e-4
     assert (ours - plain).abs().max() > 0.1
 
@@ -215,11 +217,11 @@ def test_high_res_prompts_batched_equal_one_by_one(backend: tuple[str, Path]) ->
     sam = load_sam(*backend)
     embedding = encode(sam, 2)
     prompt = replace(high_res_prompt(sam, 3), image_index=torch.tensor([1, 0, 1]))
-    together, _ = sam.decode(embedding, prompt)
+    together, _ = sam.decode_mask(embedding, prompt)
     for i, image in enumerate((1, 0, 1)):
         alone = prompt.map(lambda level, i=i: level[i : i + 1])
         alone = replace(alone, image_index=torch.tensor([0]))
-        single, _ = sam.decode(embedding.part(image), alone)
+        single, _ = sam.decode_mask(embedding.part(image), alone)
         assert (single[0] - together[i]).abs().max() < 1e-5 * together.abs().max()
 
 
@@ -230,7 +232,7 @@ def test_gradients_reach_a_high_res_prompt_through_the_frozen_decoder(
     prompt = high_res_prompt(sam, 1)
     for level in prompt.high_res:
         level.requires_grad_(True)
-    logits, _ = sam.decode(encode(sam, 1), prompt)
+    logits, _ = sam.decode_mask(encode(sam, 1), prompt)
     logits.square().mean().backward()
     assert all(level.grad.abs().max() > 0 for level in prompt.high_res)
     assert all(p.grad is None for p in sam.parameters())
@@ -247,13 +249,13 @@ def test_gates_of_one_change_no_bit_and_gates_of_zero_are_a_blank_embedding(
 
     def gated(value: float) -> torch.Tensor:
         gates = tuple(torch.full_like(level[:, :1], value) for level in embedding.levels)
-        return sam.decode(embedding, replace(prompt, gates=gates))[0]
+        return sam.decode_mask(embedding, replace(prompt, gates=gates))[0]
 
-    assert torch.equal(gated(1), sam.decode(embedding, prompt)[0])
-    assert torch.equal(gated(0), sam.decode(embedding.map(torch.zeros_like), prompt)[0])
+    assert torch.equal(gated(1), sam.decode_mask(embedding, prompt)[0])
+    assert torch.equal(gated(0), sam.decode_mask(embedding.map(torch.zeros_like), prompt)[0])
     assert not torch.allclose(gated(0), gated(1))
     half = embedding.map(lambda level: level / 2)
-    assert torch.allclose(gated(0.5), sam.decode(half, prompt)[0], atol=1e-4)
+    assert torch.allclose(gated(0.5), sam.decode_mask(half, prompt)[0], atol=1e-4)
 
 
 def test_a_generator_has_a_gate_for_each_level_nearly_closed_at_the_start(
@@ -267,7 +269,7 @@ def test_a_generator_has_a_gate_for_each_level_nearly_closed_at_the_start(
         with torch.no_grad():
             batch = make_batch(segmenter.input_spec)
             prompt = segmenter.prompt(batch)
-            levels = segmenter.encode(batch).levels
+            levels = segmenter.encode_image(batch).levels
         assert len(prompt.gates) == gated * len(levels)
         for gate, level in zip(prompt.gates, levels, strict=gated):
             assert gate.shape == (2, 1, *level.shape[-2:])

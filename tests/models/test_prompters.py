@@ -69,7 +69,7 @@ def test_the_prompt_decides_where_the_mask_is(tiny_file: Path, run: str, multima
     batch = make_batch(segmenter.input_spec)
     with torch.no_grad():
         both = segmenter(batch)
-        embedding = segmenter.encode(batch)
+        embedding = segmenter.encode_image(batch)
         swapped = batch.prompts.part(0, len(batch.prompts))
         swapped.images = 1 - swapped.images
         other = segmenter.decode_objects(embedding, swapped)
@@ -87,7 +87,7 @@ def test_hundreds_of_objects_are_decoded_in_parts(tiny_file: Path) -> None:
         boxes=torch.rand(150, 2).repeat(1, 2) * 20 + torch.tensor([0.0, 0, 30, 30]),
     )
     with torch.no_grad():
-        embedding = segmenter.encode(batch)
+        embedding = segmenter.encode_image(batch)
         together = segmenter.decode_objects(embedding, many)
         alone = [segmenter.decode_objects(embedding, many.part(i, i + 1)) for i in range(150)]
     assert (together - torch.cat(alone).amax(0, keepdim=True)).abs().max() < 1e-4

@@ -40,7 +40,7 @@ def draw_image(height: int, width: int) -> np.ndarray:
 def encode(sam: SegmentAnything, image: np.ndarray) -> ImageEmbedding:
     input_spec = InputSpec(sam.spec.image_size, 32, 4 * sam.grid[0])
     batch = Batch.collate([make_sample("x", image, input_spec)])
-    return sam.encode(batch.sam_input, batch.sam_valid)
+    return sam.encode_image(batch.sam_input, batch.sam_valid)
 
 
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (64, 64), (300, 211)])
@@ -74,11 +74,13 @@ def test_masks_from_raw_images(
     scale = predictor.transform
     if kind == "points":
         coords = torch.from_numpy(scale.apply_coords(points, (50, 97)))[None].float()
-        prompt = sam.embed(points=(coords, torch.from_numpy(labels)[None]))
+        prompt = sam.encode_prompt(points=(coords, torch.from_numpy(labels)[None]))
     elif kind == "box":
-        prompt = sam.embed(boxes=torch.from_numpy(scale.apply_boxes(box[None], (50, 97))).float())
+        prompt = sam.encode_prompt(
+            boxes=torch.from_numpy(scale.apply_boxes(box[None], (50, 97))).float()
+        )
     elif kind == "mask":
-        prompt = sam.embed(masks=low[None])
+        prompt = sam.encode_prompt(masks=low[None])
     else:
         prompt = sam.no_prompt(1)
     coords = None
@@ -92,7 +94,7 @@ def test_masks_from_raw_images(
     backend = "segment_anything"
     parity(backend, f"prompt: {kind}", prompt.sparse, sparse)
     parity(backend, f"prompt: {kind}", prompt.dense, dense)
-    logits, ours_iou = sam.decode(encode(sam, image), prompt, multimask=True)
+    logits, ours_iou = sam.decode_mask(encode(sam, image), prompt, multimask=True)
     parity(backend, f"masks: {kind}", logits[0], torch.from_numpy(expected_low))
     parity(backend, f"IoU: {kind}", ours_iou[0], torch.from_numpy(iou))
     full = restore(logits[0], (50, 97), 64)
@@ -106,7 +108,7 @@ def test_batched_decode_equals_a_loop_over_the_reference(sam: SegmentAnything) -
     index = torch.tensor([2, 0, 0, 1, 2])
     sparse = torch.randn(5, 4, 32, generator=generator)
     dense = torch.randn(5, 32, 8, 8, generator=generator)
-    logits, iou = sam.decode_all(ImageEmbedding(features), Prompt(sparse, dense, index))
+    logits, iou = sam.decode_all_masks(ImageEmbedding(features), Prompt(sparse, dense, index))
     position = sam.prompt_encoder.get_dense_pe()
     for p, image in enumerate(index.tolist()):
         expected, expected_iou = sam.mask_decoder.predict_masks(
@@ -129,7 +131,7 @@ def test_padding_reaches_the_encoder_as_zero(sam: SegmentAnything) -> None:
 
 def test_floats_are_refused_because_they_were_normalised_before(sam: SegmentAnything) -> None:
     with pytest.raises(TypeError, match="normalised once"):
-        sam.encode(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]))
+        sam.encode_image(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]))
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
@@ -254,9 +256,13 @@ def test_shipped_lite_loads_and_a_box_prompt_changes_its_mask() -> None:
     assert sam.grid == (32, 32)
     image = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
     with torch.no_grad():
-        embedding = sam.encode(image, torch.tensor([[256, 256]]))
-        low, _ = sam.decode(embedding, sam.embed(boxes=torch.tensor([[20.0, 20, 90, 90]])))
-        other, _ = sam.decode(embedding, sam.embed(boxes=torch.tensor([[150.0, 150, 220, 220]])))
+        embedding = sam.encode_image(image, torch.tensor([[256, 256]]))
+        low, _ = sam.decode_mask(
+            embedding, sam.encode_prompt(boxes=torch.tensor([[20.0, 20, 90, 90]]))
+        )
+        other, _ = sam.decode_mask(
+            embedding, sam.encode_prompt(boxes=torch.tensor([[150.0, 150, 220, 220]]))
+        )
     assert low.shape == (1, 1, 128, 128)
     # The logits inside a box are higher when that box is asked for.
     inside = (slice(None), slice(None), slice(12, 43), slice(12, 43))

@@ -163,12 +163,12 @@ def test_image_embedding_from_raw_images(
     image = draw_image(*shape)
     pixels, valid = square(image)
     finest, middle, coarse = reference.get_image_embeddings(processed(pixels))
-    ours = sam.encode(pixels, valid)
+    ours = sam.encode_image(pixels, valid)
     assert coarse.shape == (1, WIDTH, GRID, GRID)
     assert coarse.std() > 0.3
     parity("sam2.1", "image embedding", ours.features, coarse)
-    parity("sam2.1", "finer levels", ours.high_res_features[0], middle)
-    parity("sam2.1", "finer levels", ours.high_res_features[1], finest)
+    parity("sam2.1", "high-resolution levels", ours.high_res_features[0], middle)
+    parity("sam2.1", "high-resolution levels", ours.high_res_features[1], finest)
 
 
 @pytest.mark.parametrize("shape", [(90, 171), (171, 90), (500, 340)])
@@ -189,22 +189,22 @@ def test_masks_from_raw_images(
 ) -> None:
     given, theirs = PROMPTS[kind]
     pixels, valid = square(draw_image(90, 171))
-    prompt = sam.embed(**given) if given else sam.no_prompt(1)
-    embedding = sam.encode(pixels, valid)
+    prompt = sam.encode_prompt(**given) if given else sam.no_prompt(1)
+    embedding = sam.encode_image(pixels, valid)
     if given and kind != "mask":  # there the reference adds its dummy point further up
         sparse, dense = reference.get_prompt_embeddings(**theirs)
         parity("sam2.1", f"prompt: {kind}", prompt.sparse, sparse[:, 0])
         parity("sam2.1", f"prompt: {kind}", prompt.dense, dense)
     for multimask, count in ((True, 3), (False, 1)):
         expected = reference(pixel_values=processed(pixels), multimask_output=multimask, **theirs)
-        logits, iou = sam.decode(embedding, prompt, multimask)
+        logits, iou = sam.decode_mask(embedding, prompt, multimask)
         assert logits.shape == (1, count, 4 * GRID, 4 * GRID)
         assert logits.std() > 1
         assert 0 < iou.min() <= iou.max() < 1
         parity("sam2.1", f"masks: {kind}", logits, expected.pred_masks[:, 0])
         parity("sam2.1", f"IoU: {kind}", iou, expected.iou_scores[:, 0])
-    single, _ = sam.decode(embedding, prompt)
-    several, _ = sam.decode(embedding, prompt, multimask=True)
+    single, _ = sam.decode_mask(embedding, prompt)
+    several, _ = sam.decode_mask(embedding, prompt, multimask=True)
     assert not torch.allclose(single[:, 0], several[:, 0], atol=0.1)
 
 
@@ -224,15 +224,15 @@ def test_batched_decode_equals_a_loop_over_the_reference(
 ) -> None:
     torch.manual_seed(6)
     pixels = torch.cat([square(draw_image(90 + i, 171))[0] for i in range(3)])
-    embedding = sam.encode(pixels, torch.full((3, 2), SIZE))
+    embedding = sam.encode_image(pixels, torch.full((3, 2), SIZE))
     index = torch.tensor([2, 0, 0, 1, 2])
     points = torch.rand(5, 4, 2) * SIZE
     labels = torch.randint(0, 2, (5, 4))
-    prompt = sam.embed(points=(points, labels), image_index=index)
+    prompt = sam.encode_prompt(points=(points, labels), image_index=index)
     learned = Prompt(torch.randn(5, 8, WIDTH), torch.randn(5, WIDTH, GRID, GRID), index)
     position = reference.get_image_wide_positional_embeddings()
     for made in (prompt, learned):
-        logits, iou = sam.decode(embedding, made, multimask=True)
+        logits, iou = sam.decode_mask(embedding, made, multimask=True)
         for p, image in enumerate(index.tolist()):
             finest, middle, coarse = reference.get_image_embeddings(processed(pixels[[image]]))
             expected, expected_iou, _, _ = reference.mask_decoder(
@@ -249,16 +249,16 @@ def test_batched_decode_equals_a_loop_over_the_reference(
         levels = tuple(level[[image]] for level in embedding.high_res_features)
         one = ImageEmbedding(embedding.features[[image]], levels)
         alone = Prompt(learned.sparse[[p]], learned.dense[[p]], torch.tensor([0]))
-        assert (sam.decode(one, alone, multimask=True)[0][0] - logits[p]).abs().max() < 1e-5
+        assert (sam.decode_mask(one, alone, multimask=True)[0][0] - logits[p]).abs().max() < 1e-5
 
 
 def test_positions_are_not_rounded_by_autocast(sam: Sam2) -> None:
-    exact = sam.embed(points=(POINTS, LABELS))
+    exact = sam.encode_prompt(points=(POINTS, LABELS))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(sam.embed(points=(POINTS, LABELS)).sparse, exact.sparse)
+        assert torch.equal(sam.encode_prompt(points=(POINTS, LABELS)).sparse, exact.sparse)
         pixels, valid = square(draw_image(90, 171))
-        logits, _ = sam.decode(sam.encode(pixels, valid), exact)
-    full, _ = sam.decode(sam.encode(pixels, valid), exact)
+        logits, _ = sam.decode_mask(sam.encode_image(pixels, valid), exact)
+    full, _ = sam.decode_mask(sam.encode_image(pixels, valid), exact)
     assert (logits - full).abs().mean() < 0.1 * full.abs().mean()
 
 
@@ -433,12 +433,12 @@ def test_meta_s_own_file_gives_the_package_s_masks(
     predictor = SAM2ImagePredictor(meta)
     predictor._bb_feat_sizes = [(32, 32), (16, 16), (8, 8)]  # written down for 1024 px
     predictor.set_image(pixels[0].permute(1, 2, 0).numpy())
-    features, finer = predictor._features["image_embed"], predictor._features["high_res_feats"]
+    features, high_res = predictor._features["image_embed"], predictor._features["high_res_feats"]
 
-    embedding = sam.encode(pixels, valid)
+    embedding = sam.encode_image(pixels, valid)
     parity("sam2.1 (Meta)", "image embedding", embedding.features, features)
-    for level, expected in zip(embedding.high_res_features, finer[::-1], strict=True):
-        parity("sam2.1 (Meta)", "finer levels", level, expected)
+    for level, expected in zip(embedding.high_res_features, high_res[::-1], strict=True):
+        parity("sam2.1 (Meta)", "high-resolution levels", level, expected)
 
     for kind, given in (
         ("points", {"point_coords": POINTS, "point_labels": LABELS}),
@@ -449,7 +449,9 @@ def test_meta_s_own_file_gives_the_package_s_masks(
         _, iou, low = predictor._predict(
             **{"point_coords": None, "point_labels": None, **given}, return_logits=True
         )
-        logits, ours = sam.decode(embedding, sam.embed(**PROMPTS[kind][0]), multimask=True)
+        logits, ours = sam.decode_mask(
+            embedding, sam.encode_prompt(**PROMPTS[kind][0]), multimask=True
+        )
         assert logits.std() > 0.5
         parity("sam2.1 (Meta)", f"masks: {kind}", logits.clamp(-32, 32), low)
         parity("sam2.1 (Meta)", f"IoU: {kind}", ours, iou)
@@ -458,13 +460,13 @@ def test_meta_s_own_file_gives_the_package_s_masks(
     # trained with the dummy point of `_forward_sam_heads`, and that is what we give.
     for kind, mask in (("mask", LOW), ("no prompt", None)):
         low, *_ = meta._forward_sam_heads(
-            features, mask_inputs=mask, high_res_features=finer, multimask_output=True
+            features, mask_inputs=mask, high_res_features=high_res, multimask_output=True
         )
-        prompt = sam.no_prompt(1) if mask is None else sam.embed(masks=mask)
-        logits, _ = sam.decode(embedding, prompt, multimask=True)
+        prompt = sam.no_prompt(1) if mask is None else sam.encode_prompt(masks=mask)
+        logits, _ = sam.decode_mask(embedding, prompt, multimask=True)
         parity("sam2.1 (Meta)", f"masks: {kind}", logits, low)
     _, _, low = predictor._predict(None, None, return_logits=True)
     assert (low - logits).abs().max() > 0.01
     bare = Prompt(prompt.sparse[:, :0], prompt.dense, prompt.image_index)
-    logits, _ = sam.decode(embedding, bare, multimask=True)
+    logits, _ = sam.decode_mask(embedding, bare, multimask=True)
     parity("sam2.1 (Meta)", "masks: no token", logits.clamp(-32, 32), low)

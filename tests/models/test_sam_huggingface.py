@@ -99,7 +99,7 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 def encode(sam, image: np.ndarray) -> ImageEmbedding:
     batch = Batch.collate([make_sample("x", image, InputSpec(64, 32, 4 * sam.grid[0]))])
-    return sam.encode(batch.sam_input, batch.sam_valid)
+    return sam.encode_image(batch.sam_input, batch.sam_valid)
 
 
 @pytest.mark.parametrize("shape", [(50, 97), (97, 50), (300, 211)])
@@ -137,7 +137,7 @@ def ask(kind: str, image: np.ndarray) -> tuple[dict, dict]:
 def test_masks_from_raw_images(sam, reference, parity: Callable, kind, multimask) -> None:
     image = draw_image(50, 97)
     ours, theirs = ask(kind, image)
-    prompt = sam.embed(**ours) if ours else sam.no_prompt(1)
+    prompt = sam.encode_prompt(**ours) if ours else sam.no_prompt(1)
     sparse, dense = reference.get_prompt_embeddings(
         **{key: value for key, value in theirs.items() if key != "pixel_values"}
     )
@@ -148,7 +148,7 @@ def test_masks_from_raw_images(sam, reference, parity: Callable, kind, multimask
     parity("huggingface", f"prompt: {kind}", prompt.dense, dense)
 
     expected = reference(**theirs, multimask_output=multimask)
-    logits, iou = sam.decode(encode(sam, image), prompt, multimask=multimask)
+    logits, iou = sam.decode_mask(encode(sam, image), prompt, multimask=multimask)
     assert expected.pred_masks.std() > 0.1
     parity("huggingface", f"masks: {kind}", logits, expected.pred_masks[:, 0])
     parity("huggingface", f"iou: {kind}", iou, expected.iou_scores[:, 0])
@@ -164,7 +164,7 @@ def test_the_norms_of_transformers_add_a_smaller_epsilon(sam, reference, parity:
     ours, theirs = ask("box", draw_image(50, 97))
     expected = other(**theirs, multimask_output=True).pred_masks[:, 0]
     embedding = encode(sam, draw_image(50, 97))
-    logits, _ = sam.decode(embedding, sam.embed(**ours), multimask=True)
+    logits, _ = sam.decode_mask(embedding, sam.encode_prompt(**ours), multimask=True)
     parity("huggingface", "masks: box, transformers' eps", logits, expected, bound=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""What `lite` adds to SAM: prompts drawn into the mask prompt, and finer levels."""
+"""What `lite` adds to SAM: prompts drawn into the mask prompt, and high-resolution levels."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_mask_prompt_stays_below_what_is_drawn(sam: Lite) -> None:
 def test_no_prompt_and_a_mask_alone_are_sam_s_own(sam: Lite) -> None:
     masks = torch.randn(2, 1, 32, 32)
     sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=masks)
-    prompt = sam.embed(masks=masks)
+    prompt = sam.encode_prompt(masks=masks)
     assert torch.equal(prompt.dense, dense)
     assert torch.equal(prompt.sparse, sparse)
     no_mask = sam.prompt_encoder.no_mask_embed.weight
@@ -73,13 +73,13 @@ def test_no_prompt_and_a_mask_alone_are_sam_s_own(sam: Lite) -> None:
 @torch.no_grad()
 def test_the_finer_levels_reach_the_mask(sam: Lite) -> None:
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    embedding = sam.encode(images, torch.tensor([[64, 64]]))
+    embedding = sam.encode_image(images, torch.tensor([[64, 64]]))
     shapes = [tuple(level.shape) for level in (embedding.features, *embedding.high_res_features)]
     assert shapes == [(1, 128, 8, 8), (1, 32, 16, 16), (1, 16, 32, 32)]
-    prompt = sam.embed(boxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]))
-    logits, _ = sam.decode(embedding, prompt)
+    prompt = sam.encode_prompt(boxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]))
+    logits, _ = sam.decode_mask(embedding, prompt)
     for i in range(2):
-        finer = list(embedding.high_res_features)
-        finer[i] = finer[i] + 1
-        other, _ = sam.decode(ImageEmbedding(embedding.features, tuple(finer)), prompt)
+        high_res = list(embedding.high_res_features)
+        high_res[i] = high_res[i] + 1
+        other, _ = sam.decode_mask(ImageEmbedding(embedding.features, tuple(high_res)), prompt)
         assert not torch.allclose(logits, other)

@@ -68,10 +68,10 @@ def test_a_box_from_a_raw_image(
     height, width = shape
     box = np.array([10.0, 5.0, 40.0, 45.0]) / np.array([width, height, width, height]) * SIZE
     expected_embedding, expected = published(tiny_file, square, box)
-    embedding = sam.encode(batch.sam_input, batch.sam_valid)
+    embedding = sam.encode_image(batch.sam_input, batch.sam_valid)
     parity("medsam", "image embedding", embedding.features, expected_embedding)
-    prompt = sam.embed(boxes=torch.from_numpy(box)[None].float())
-    logits, _ = sam.decode(embedding, prompt)
+    prompt = sam.encode_prompt(boxes=torch.from_numpy(box)[None].float())
+    logits, _ = sam.decode_mask(embedding, prompt)
     parity("medsam", "masks: box", logits, expected)
 
 
@@ -81,7 +81,7 @@ def test_images_of_a_batch_are_stretched_one_by_one(sam) -> None:
     sam.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     images = torch.stack([torch.randint(50, 60, (3, SIZE, SIZE)), torch.full((3, SIZE, SIZE), 9)])
     images[0, :, 0, 0], images[0, :, 0, 1] = 50, 60
-    sam.encode(images.to(torch.uint8), torch.tensor([[SIZE, SIZE]] * 2))
+    sam.encode_image(images.to(torch.uint8), torch.tensor([[SIZE, SIZE]] * 2))
     assert seen[0][0].min() == 0
     assert seen[0][0].max() == 1
     assert torch.allclose(seen[0][0, :, 5, 5], (images[0, :, 5, 5] - 50) / 10)

@@ -115,7 +115,7 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 def encode(sam, image: np.ndarray) -> ImageEmbedding:
     batch = Batch.collate([make_sample("x", image, InputSpec(SIZE, 32, 4 * sam.grid[0]))])
-    return sam.encode(batch.sam_input, batch.sam_valid)
+    return sam.encode_image(batch.sam_input, batch.sam_valid)
 
 
 @pytest.mark.parametrize("shape", [(50, 97), (300, 211), (128, 128)])
@@ -154,12 +154,12 @@ def test_masks_from_raw_images(sam, predictor, parity: Callable, kind: str) -> N
         "mask": {"masks": low[None]},
         "none": {},
     }[kind]
-    prompt = sam.embed(**ours) if ours else sam.no_prompt(1)
+    prompt = sam.encode_prompt(**ours) if ours else sam.no_prompt(1)
     nothing = {"points": None, "boxes": None, "masks": None}
     sparse, dense = predictor.model.prompt_encoder(**nothing | ours)
     parity("mobile_sam", f"prompt: {kind}", prompt.sparse, sparse)
     parity("mobile_sam", f"prompt: {kind}", prompt.dense, dense)
-    logits, ours_iou = sam.decode(encode(sam, image), prompt, multimask=True)
+    logits, ours_iou = sam.decode_mask(encode(sam, image), prompt, multimask=True)
     assert expected_low.std() > 0.5
     parity("mobile_sam", f"masks: {kind}", logits[0], torch.from_numpy(expected_low))
     parity("mobile_sam", f"iou: {kind}", ours_iou[0], torch.from_numpy(iou))
@@ -204,7 +204,7 @@ def test_batch_norms_use_their_stored_statistics(sam) -> None:
     images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
     valid = torch.tensor([[SIZE, SIZE]] * 2)
     with torch.no_grad():
-        both = sam.encode(images, valid).features
-        one = sam.encode(images[1:], valid[1:]).features
+        both = sam.encode_image(images, valid).features
+        one = sam.encode_image(images[1:], valid[1:]).features
     assert (both[1:] - one).abs().max() < 1e-5
     assert all(torch.equal(value, before[key]) for key, value in sam.state_dict().items())

@@ -12,7 +12,7 @@ from helpers import make_batch, tiny_config
 
 from autosam.config import RUNS, LearnedPrompt, LossConfig
 from autosam.errors import ConfigError
-from autosam.evaluation.contact_sheet import look
+from autosam.evaluation.contact_sheet import explain
 from autosam.evaluation.evaluator import evaluate, trust
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import HighResHead
@@ -37,7 +37,7 @@ def test_zero_shot_runs_hold_nothing_that_learns(tiny_file: Path) -> None:
         segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}")).train()
         assert not any(p.requires_grad for p in segmenter.parameters())
         assert not any(m.training for m in segmenter.modules())
-        assert all(key.startswith("rule.") for key in segmenter.trainable_state())
+        assert all(key.startswith("mask_classifier.") for key in segmenter.trainable_state())
 
 
 @pytest.mark.parametrize("run", LEARNING)
@@ -141,7 +141,7 @@ def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
     with torch.no_grad():
         logits = segmenter(batch)
     assert logits.shape == (2, classes, 32, 32) == batch.targets.shape
-    if classes > 1 and segmenter.rule is None:  # told apart, without a prompt too
+    if classes > 1 and segmenter.mask_classifier is None:  # told apart, without a prompt too
         assert not torch.allclose(logits[:, 0], logits[:, 1])
     if RUNS[run].prompter == "learned":
         made = segmenter.prompt(batch)
@@ -229,7 +229,7 @@ def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
 def test_a_look_without_sam_is_what_the_surrogate_decoder_says(tiny_file: Path) -> None:
     segmenter = build_segmenter(tiny_config(tiny_file), fast=True).eval()
     batch = make_batch(segmenter.input_spec, 1)
-    seen = look(segmenter, batch)
+    seen = explain(segmenter, batch)
     assert list(seen.heatmaps) == ["8 x 8", "16 x 16", "32 x 32"]
     assert seen.surrogate is not None
     assert torch.equal(seen.logits, seen.surrogate)

@@ -30,7 +30,7 @@ from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.predict import predict
 from autosam.train import train
 from autosam.training.loop import losses_of
-from autosam.training.mask_classifier import fit_rule
+from autosam.training.mask_classifier import fit_mask_classifier
 from autosam.training.optim import build_optimizer
 from autosam.types import Batch
 from autosam.utils.device import choose_device
@@ -120,8 +120,8 @@ def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_p
         segmenter.to(choose_device())
         assert {t.device for t in segmenter.state_dict().values()} == {GPU}
         batch = samples.to(GPU)
-        if segmenter.rule is not None:
-            fit_rule(segmenter, [batch])
+        if segmenter.mask_classifier is not None:
+            fit_mask_classifier(segmenter, [batch])
         learning = [p for p in segmenter.parameters() if p.requires_grad]
         if learning:
             optimizer = build_optimizer(segmenter, config.train)
@@ -133,11 +133,11 @@ def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_p
             assert all(np.isfinite(value.item()) for value in parts.values())
         rows = evaluate(segmenter, [batch], True, ("dice",), criterion)
         assert len(rows) == len(batch)
-        if segmenter.prompts is None or config.rule is not None:
+        if segmenter.prompts is None or config.color_prior is not None:
             predictor = Predictor(Loaded(segmenter, config, Path("here"), {}))
             assert predictor(image).masks.shape == (1, 40, 56)
             if segmenter.generator is not None:
-                predictor.look(image)
+                predictor.explain(image)
         if segmenter.surrogate is not None:
             segmenter.fast = True
             calibrate(segmenter, [batch], exclusive=True)

@@ -89,7 +89,7 @@ def test_every_view_is_made_once_and_is_the_encoders_own(settings, made: Made) -
         assert sample.embedding is not None
         for view in range(2):
             image, valid = dataset.sam_input_of(4, view)
-            fresh = sam.encode(image[None], torch.tensor([valid])).features
+            fresh = sam.encode_image(image[None], torch.tensor([valid])).features
             if torch.allclose(fresh, sample.embedding.features, atol=1e-6):
                 seen.add(view)
                 assert sample.sam_valid == valid
@@ -241,7 +241,7 @@ def test_the_encoder_is_not_in_memory_while_training(
 def test_a_sam_without_encoder_refuses_to_encode(tiny_file: Path) -> None:
     sam = load_sam("tiny", tiny_file, encoder=False)
     with pytest.raises(RuntimeError, match="without its image encoder"):
-        sam.encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.tensor([[64, 64]]))
+        sam.encode_image(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.tensor([[64, 64]]))
 
 
 def test_an_untrained_run_caches_no_training_images(settings, tmp_path: Path) -> None:

@@ -80,11 +80,11 @@ class Sam(Protocol):
         """Parts of the mask decoder that no loss on masks reaches: never trained."""
         ...
 
-    def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
+    def encode_image(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
         """uint8 B x 3 x S x S (zero padded) and int64 B x 2 -> image embedding."""
         ...
 
-    def embed(
+    def encode_prompt(
         self,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
@@ -98,7 +98,7 @@ class Sam(Protocol):
         """SAM's own embedding of "no prompt", one per image."""
         ...
 
-    def decode(
+    def decode_mask(
         self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
     ) -> tuple[Tensor, Tensor]:
         """-> low-resolution logits P x M x 4h x 4w and IoU estimates P x M."""

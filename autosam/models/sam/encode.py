@@ -22,7 +22,7 @@ def faster_in_half(spec: SamSpec, device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def encode(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> ImageEmbedding:
+def encode_frozen(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> ImageEmbedding:
     """Image embeddings, without gradient.
 
     Large images go through the encoder one by one: at 1024 px one is enough to keep any processor
@@ -39,7 +39,7 @@ def encode(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> Image
     precision = half_precision(device, True) if half and faster_in_half(spec, device) else None
     with precision or nullcontext():
         parts = [
-            sam.encode(some.to(device), whole.to(device))
+            sam.encode_image(some.to(device), whole.to(device))
             for some, whole in zip(images.split(at_once), valid.split(at_once), strict=True)
         ]
     return ImageEmbedding.cat(parts)

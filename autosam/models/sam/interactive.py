@@ -33,7 +33,7 @@ class Prompted:
     low: Tensor | None = None
     """float P x 1 x 4h x 4w, logits of a mask prompt."""
 
-    def embed(self, sam: Sam, device: torch.device | str) -> Prompt:
+    def encode_prompt(self, sam: Sam, device: torch.device | str) -> Prompt:
         """-> prompt embeddings of `sam`."""
 
         def on(value: Tensor | None) -> Tensor | None:
@@ -42,7 +42,7 @@ class Prompted:
         points = None
         if self.points is not None and self.labels is not None:
             points = (self.points.to(device), self.labels.to(device))
-        return sam.embed(points, on(self.boxes), on(self.low), self.image_index.to(device))
+        return sam.encode_prompt(points, on(self.boxes), on(self.low), self.image_index.to(device))
 
 
 def prompt_with_boxes(
@@ -91,7 +91,7 @@ def score(
     sam: Sam, embedding: ImageEmbedding, prompted: Prompted, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
     """-> IoU float P of the single masks at S x S, and their logits P x 1 x 4h x 4w."""
-    logits, _ = sam.decode(embedding, prompted.embed(sam, device))
+    logits, _ = sam.decode_mask(embedding, prompted.encode_prompt(sam, device))
     size = prompted.masks.shape[-2:]
     masks = F.interpolate(logits.float(), size, mode="bilinear")[:, 0] > 0
     return iou_of(masks.cpu(), torch.from_numpy(prompted.masks)), logits

@@ -72,17 +72,17 @@ class Lite(SegmentAnything):
 
     levels = 3
 
-    def embed(
+    def encode_prompt(
         self,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
         image_index: Tensor | None = None,
     ) -> Prompt:
-        """See `SegmentAnything.embed`."""
+        """See `SegmentAnything.encode_prompt`."""
         if points is not None or boxes is not None:
             masks = self.draw(points, boxes, masks)
-        return super().embed(points, boxes, masks, image_index)
+        return super().encode_prompt(points, boxes, masks, image_index)
 
     def draw(
         self,
@@ -96,7 +96,7 @@ class Lite(SegmentAnything):
         like, all else unknown), the negative in its corners and outside.
 
         Args:
-            points, boxes, masks: as in `embed`.
+            points, boxes, masks: as in `encode_prompt`.
 
         Returns:
             float32 P x 1 x 4h x 4w.
@@ -123,6 +123,12 @@ class Lite(SegmentAnything):
                 value = torch.where(label == 1, 2 * STRENGTH, -2 * STRENGTH)[:, None, None]
                 drawn = torch.where(near, value, drawn)
         return drawn[:, None]
+
+
+def from_lite(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the tensors in the shipped file -> the network's; the values stay as they are."""
+    old, new = "image_encoder.finer.", "image_encoder.high_res_features."
+    return {key.replace(old, new): value for key, value in state.items()}
 
 
 def build_lite(spec: SamSpec) -> Lite:

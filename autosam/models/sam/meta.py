@@ -45,7 +45,7 @@ class SegmentAnything(nn.Module):
         """Parts of the mask decoder that no loss on masks reaches."""
         return (self.mask_decoder.iou_prediction_head,)
 
-    def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
+    def encode_image(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
         """Normalise and encode images.
 
         Args:
@@ -56,7 +56,7 @@ class SegmentAnything(nn.Module):
         output = self.image_encoder(pixels)
         return ImageEmbedding(*output) if isinstance(output, tuple) else ImageEmbedding(output)
 
-    def embed(
+    def encode_prompt(
         self,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
@@ -89,7 +89,7 @@ class SegmentAnything(nn.Module):
             image_index=torch.arange(batch, device=no_mask.device),
         )
 
-    def decode(
+    def decode_mask(
         self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Decode P prompts at once.
@@ -102,19 +102,19 @@ class SegmentAnything(nn.Module):
         Returns:
             Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M.
         """
-        logits, iou = self.decode_all(embedding, prompt)
+        logits, iou = self.decode_all_masks(embedding, prompt)
         chosen = slice(1, None) if multimask else slice(0, 1)
         return logits[:, chosen], iou[:, chosen]
 
-    def decode_all(self, embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """As `decode`, with the single mask (index 0) and the multiple ones (1..) together."""
+    def decode_all_masks(self, embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """As `decode_mask`, with the single mask (index 0) and the multiple ones (1..) together."""
         decoder = self.mask_decoder
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         count = len(prompt.image_index)
         tokens = torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
         features, high_res = prompted_levels(embedding, prompt)
         source = features + prompt.dense
-        with torch.autocast(source.device.type, enabled=False):  # see embed
+        with torch.autocast(source.device.type, enabled=False):  # see encode_prompt
             position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
 
         hidden, source_out = decoder.transformer(source, position, tokens)

@@ -6,7 +6,7 @@ from functools import partial
 
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.huggingface import from_huggingface
-from autosam.models.sam.lite import build_lite
+from autosam.models.sam.lite import build_lite, from_lite
 from autosam.models.sam.meta import build_meta
 from autosam.models.sam.mobile import build_mobile, from_mobile_sam
 from autosam.models.sam.sam2 import build_sam2, from_sam2_file
@@ -26,6 +26,7 @@ SAMS: dict[str, SamSpec] = {
             architecture="EfficientNet-Lite0",
             pixel_mean=(127.5, 127.5, 127.5),
             pixel_std=(127.5, 127.5, 127.5),
+            convert=from_lite,
             file="sam_lite.safetensors",
             source="shipped with autosam",
             licence="Apache-2.0",

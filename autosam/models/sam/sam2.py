@@ -112,7 +112,7 @@ class Sam2(nn.Module):
         decoder = cast(Any, self.mask_decoder)
         return decoder.iou_prediction_head, decoder.pred_obj_score_head
 
-    def encode(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
+    def encode_image(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
         """Normalise and encode images.
 
         Args:
@@ -122,7 +122,7 @@ class Sam2(nn.Module):
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
         return ImageEmbedding(*self.image_encoder(pixels))
 
-    def embed(
+    def encode_prompt(
         self,
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
@@ -161,8 +161,8 @@ class Sam2(nn.Module):
 
     def no_prompt(self, batch: int) -> Prompt:
         """SAM 2's embedding of "no prompt" for each of `batch` images: the token "not a point"
-        twice (see `embed`), and the learned "no mask" vector at every cell."""
-        return self.embed(points=self.nowhere(batch))
+        twice (see `encode_prompt`), and the learned "no mask" vector at every cell."""
+        return self.encode_prompt(points=self.nowhere(batch))
 
     def nowhere(self, count: int) -> tuple[Tensor, Tensor]:
         """float count x 1 x 2 and int64 count x 1: points that are none, by their label -1."""
@@ -170,7 +170,7 @@ class Sam2(nn.Module):
         label = torch.full((count, 1), -1, device=device)
         return torch.zeros(count, 1, 2, device=device), label
 
-    def decode(
+    def decode_mask(
         self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Decode P prompts at once.
@@ -185,7 +185,7 @@ class Sam2(nn.Module):
         """
         index = prompt.image_index
         features, (middle, finest) = prompted_levels(embedding, prompt)
-        with torch.autocast(prompt.dense.device.type, enabled=False):  # see embed
+        with torch.autocast(prompt.dense.device.type, enabled=False):  # see encode_prompt
             positions = self.cell_positions().expand(len(index), -1, -1, -1)
         logits, iou, _, _ = self.mask_decoder(
             image_embeddings=features,
