@@ -1,4 +1,4 @@
-"""`python -m autosam.app`: a page on which images are dropped and the masks of runs appear."""
+"""`autosam app`: a page on which images are dropped and the masks of runs appear."""
 
 from __future__ import annotations
 

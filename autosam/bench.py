@@ -1,4 +1,4 @@
-"""`python -m autosam.bench`: how fast this machine encodes, trains and predicts, and next to what.
+"""`autosam bench`: how fast this machine encodes, trains and predicts, and next to what.
 
 All weights are random: they do not change the speed, and nothing is downloaded. Each case runs in a
 process of its own, is repeated, and stands in the table with its median and its spread.

@@ -1,4 +1,4 @@
-"""`python -m autosam.compare`: train several runs on one split, score each once, side by side."""
+"""`autosam compare`: train several runs on one split, score each once, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m autosam.embeddings list | prune`: the caches of image embeddings."""
+"""`autosam embeddings list | prune`: the caches of image embeddings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         ConfigError: it cannot be understood.
         SystemExit: `--help`.
     """
-    parser = Words(
-        prog="python -m autosam.embeddings", description="The caches of image embeddings."
-    )
+    parser = Words(prog="autosam embeddings", description="The caches of image embeddings.")
     parser.add_argument("--dir", default=None, help="folder of the caches; as --cache.dir")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="the caches, their size, and when they were last used")

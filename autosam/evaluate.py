@@ -1,4 +1,4 @@
-"""`python -m autosam.evaluate`: score a checkpoint, or an untrained SAM, on any data set."""
+"""`autosam evaluate`: score a checkpoint, or an untrained SAM, on any data set."""
 
 from __future__ import annotations
 

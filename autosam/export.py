@@ -1,4 +1,4 @@
-"""`python -m autosam.export`: a run as one ONNX file, image in and mask out."""
+"""`autosam export`: a run as one ONNX file, image in and mask out."""
 
 from __future__ import annotations
 

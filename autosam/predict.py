@@ -1,4 +1,4 @@
-"""`python -m autosam.predict`: masks for new images, volumes and videos, no prompt."""
+"""`autosam predict`: masks for new images, volumes and videos, no prompt."""
 
 from __future__ import annotations
 

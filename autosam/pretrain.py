@@ -1,4 +1,4 @@
-"""`python -m autosam.pretrain`: train SAM `lite` as a promptable segmenter on drawn scenes.
+"""`autosam pretrain`: train SAM `lite` as a promptable segmenter on drawn scenes.
 
 Method: prompts, losses and iteration follow Kirillov et al. 2023 (SAM), section 3 and appendix A:
 focal and dice loss 20:1, mean square error on the estimated IoU, the least loss among several masks

@@ -1,4 +1,4 @@
-"""`python -m autosam.rough`: what a rule on colours finds, and how near the truth it is."""
+"""`autosam rough`: what a rule on colours finds, and how near the truth it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m autosam.train`: train a run, score it once on test, leave everything in its folder."""
+"""`autosam train`: train a run, score it once on test, leave everything in its folder."""
 
 from __future__ import annotations
 

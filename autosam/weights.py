@@ -1,4 +1,4 @@
-"""`python -m autosam.weights`: the SAMs' weights files: where they are, whether they are right."""
+"""`autosam weights`: the SAMs' weights files: where they are, whether they are right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTIONS: dict[str, Callable[..., None]] = {"list": show, "get": get, "verify": v
 
 
 def weights(action: str = "list", *words: str | Path, sam: str | None = None) -> None:
-    """What `python -m autosam.weights ACTION WORDS` does.
+    """What `autosam weights ACTION WORDS` does.
 
     Args:
         action: `list`; `get` with names; `verify` with a file; `add` with a name and a file.

@@ -331,7 +331,7 @@ def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
         "seeds": f"{seeds}, from {settings.train.seed}",
         "figures": "mean over the test images ± standard deviation over seeds; difference with its "
         f"95 % interval and p by a permutation test over {independent}",
-        "command": shlex.join(["python", "-m", "autosam.compare", *sys.argv[1:]]),
+        "command": shlex.join(["autosam", "compare", *sys.argv[1:]]),
         "versions": ", ".join(" ".join(pair) for pair in origin.versions().items()),
         "commit": origin.commit() or "not installed by git",
     }

@@ -210,7 +210,7 @@ class PromptConfig:
 @dataclass
 class RoughConfig:
     """Rough masks by a rule on colours, from which prompts are taken (runs decoder-rough and
-    sam-rough); `python -m autosam.rough` shows what a rule finds."""
+    sam-rough); `autosam rough` shows what a rule finds."""
 
     method: Literal["otsu", "hsv", "index"] = "otsu"
     """otsu: grey values above Otsu's threshold. hsv: colours between `lower` and `upper`. index:
@@ -332,7 +332,7 @@ class Settings:
     """What runs that are compared with each other share."""
 
     sam: str = "lite"
-    """Which SAM: lite (shipped) or another that `python -m autosam.weights list` shows."""
+    """Which SAM: lite (shipped) or another that `autosam weights list` shows."""
     sam_checkpoint: str | None = None
     """Weights file of that SAM; unset: the shipped or downloaded one."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -66,7 +66,7 @@ def check_split(split: Split, config: DataConfig) -> Report:
         first = [pair.name for pair, n in zip(chosen, numbers, strict=True) if n == leaks[0]]
         report.warnings.append(
             f"{len(leaks)} scenes (one camera, or near copies) stand in several parts, for example "
-            f"{', '.join(first[:4])}: test scores will flatter. `python -m autosam.check` proposes "
+            f"{', '.join(first[:4])}: test scores will flatter. `autosam check` proposes "
             "--data.groups."
         )
     return report

@@ -272,7 +272,7 @@ def require_room(cache: CacheConfig, folder: Path, size: int, title: str) -> Non
     free = shutil.disk_usage(folder.parent).free
     print(f"cache of {title}: {size / 1e9:.2f} GB in {folder}")
     advice = (
-        "Fewer --cache.views, --cache.dtype int8, `python -m autosam.embeddings prune`, another "
+        "Fewer --cache.views, --cache.dtype int8, `autosam embeddings prune`, another "
         "--cache.dir, or --cache.views 0 for none."
     )
     if size + others > cache.max_gb * 1e9:

@@ -117,7 +117,7 @@ def report(run: Run, scores: Scores, test_rows: Scores, peak_gib: float) -> None
         "run folder": str(folder),
         "contact sheet": str(folder / "contact_sheet.png"),
         "watch": f"tensorboard --logdir {folder.parent}",
-        "use": f"python -m autosam.{verb} --checkpoint {folder} {target}",
+        "use": f"autosam {verb} --checkpoint {folder} {target}",
     }
     if is_calibrated(config):
         area = run.segmenter.min_area

@@ -91,7 +91,7 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def how_to_go_on(folder: Path) -> str:
     """The command for a run that has a state."""
-    return f"python -m autosam.train --resume {shlex.quote(str(folder))}"
+    return f"autosam train --resume {shlex.quote(str(folder))}"
 
 
 def require_fitting(

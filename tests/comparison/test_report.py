@@ -49,7 +49,7 @@ def results() -> ResultsTable:
         rows.append(
             Row(name, [scores, scores], oracle=name.startswith("sam"), speed=10.0 / len(name))
         )
-    return ResultsTable(rows, "autosam", {"command": "python -m autosam.compare --runs 'a <b>'"})
+    return ResultsTable(rows, "autosam", {"command": "autosam compare --runs 'a <b>'"})
 
 
 @pytest.fixture

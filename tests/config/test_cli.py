@@ -106,7 +106,7 @@ def test_every_shipped_config_loads_builds_and_opens_with_its_command(
         config.run = run
         build_segmenter(config)
     head = path.read_text(encoding="utf-8").split("\n\n")[0]
-    assert f"python -m autosam.train --config {path.stem}" in head
+    assert f"autosam train --config {path.stem}" in head
     # A config holds only what differs from the defaults.
     defaults, settings = to_dict(Config()), yaml.safe_load(path.read_text(encoding="utf-8"))
     for section, values in settings.items():

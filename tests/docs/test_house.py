@@ -48,10 +48,10 @@ for pattern in ("docs/*.md", "weights/*.md", "configs/*.yaml", "train/*"):
 
 def commands() -> list[tuple[str, str, str]]:
     """(page, verb, arguments) of every `python -m autosam.VERB ...` in the docs and configs."""
-    found = []
+    found, verbs = [], "|".join(VERBS)
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for match in re.finditer(r"-m autosam\.(\w+)([^\n`#|&]*)", text):
+        for match in re.finditer(rf"(?:-m autosam\.|\bautosam )({verbs})\b([^\n`#|&]*)", text):
             found.append((page.name, match[1], match[2].strip()))
     return found
 
@@ -85,7 +85,7 @@ def test_the_readme_starts_with_what_it_is_and_has_its_two_commands() -> None:
     assert "Shaharabany" in text.split("\n\n")[1] or "Shaharabany" in first
     lines = [line for line in text.splitlines() if line.startswith("python3 -m venv")]
     assert len(lines) == 2
-    assert lines[0].endswith("python -m autosam.train")
+    assert lines[0].endswith("autosam train")
     assert lines[1].endswith("python -m pytest -n 2 --dist loadfile")
     assert "[test]" in lines[1]
 

@@ -38,7 +38,7 @@ def test_every_recipe_is_tried() -> None:
 def test_a_recipe_says_where_its_data_are_and_what_to_expect(name: str) -> None:
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
     head = text[: text.index("\n", text.rindex("\n#") + 1)]
-    assert f"python -m autosam.train --config {name} --data.root DIR" in head
+    assert f"autosam train --config {name} --data.root DIR" in head
     assert "Expect" in head
     assert "DIR/" in head or "tree there" in head
 

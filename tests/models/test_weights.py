@@ -265,7 +265,7 @@ def test_a_failed_download_says_what_to_do(
     with pytest.raises(CheckpointError) as error:
         sam_weights("tiny")
     text = str(error.value)
-    advice = ("--sam_checkpoint FILE", "python -m autosam.weights add tiny FILE", "--sam lite")
+    advice = ("--sam_checkpoint FILE", "autosam weights add tiny FILE", "--sam lite")
     for part in (NAME, source, reason, str(cached.parent), *advice):
         assert part in text
     assert left(cached) == set()

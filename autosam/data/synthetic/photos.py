@@ -1,6 +1,6 @@
 """Photographic textures for drawn scenes: the public-domain images inside scikit-image.
 
-Used by `python -m autosam.pretrain` alone, so scikit-image belongs to the extra `pretrain`.
+Used by `autosam pretrain` alone, so scikit-image belongs to the extra `pretrain`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 EfficientNet-Lite0 (timm) at 256 px with a top-down neck instead of the ViT; SAM's own prompt
 encoder and mask decoder classes at width 128 on a 32 x 32 grid. Pretrained by
-`python -m autosam.pretrain`.
+`autosam pretrain`.
 """
 
 from __future__ import annotations
