@@ -98,4 +98,5 @@ def test_each_line_of_the_threat_model_has_its_test() -> None:
         named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
         assert named, row
         for file, test in named:
-            assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
+            [path] = (ROOT / "tests").rglob(file)
+            assert f"def {test}(" in path.read_text(encoding="utf-8"), test
