@@ -7,9 +7,7 @@ import math
 from collections.abc import Sequence
 
 from autosam.evaluation.metrics import mean_known
-
-Rows = dict[str, dict[str, float]]
-"""Scores by image, see `metrics.score`."""
+from autosam.evaluation.scores import Scores
 
 COVER, NOTHING = "a mask that covers every image", "no mask at all"
 
@@ -22,7 +20,7 @@ MOST = 0.95
 nothing."""
 
 
-def cautions(rows: Rows, several: bool) -> list[str]:
+def cautions(rows: Scores, several: bool) -> list[str]:
     """What to know before the means are believed, a sentence each; nothing of scores of earlier
     versions, which do not say what the masks hold.
 
@@ -50,7 +48,7 @@ def cautions(rows: Rows, several: bool) -> list[str]:
     return found
 
 
-def trivial_dice(rows: Rows) -> dict[str, float]:
+def trivial_dice(rows: Scores) -> dict[str, float]:
     """Mean Dice of masks that need no network, of one class, by what they are; nothing of scores of
     earlier versions."""
     shares = [row["truth_share"] for row in rows.values() if "truth_share" in row]
@@ -63,7 +61,7 @@ def trivial_dice(rows: Rows) -> dict[str, float]:
     }
 
 
-def contents_of(rows: Rows, classes: Sequence[str]) -> dict[str, str]:
+def contents_of(rows: Scores, classes: Sequence[str]) -> dict[str, str]:
     """What the images hold, as facts to print: how many hold something, and which classes."""
     empty = sum(not math.isnan(row.get("false_alarm", math.nan)) for row in rows.values())
     full = sum(not math.isnan(row.get("miss", math.nan)) for row in rows.values())

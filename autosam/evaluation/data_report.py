@@ -108,7 +108,7 @@ def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
     titles = ["image and mask", "", "", ""]
     lines = [", ".join(n[:9] for n in notes[i : i + 4]) for i in range(0, len(notes), 4)]
     make_folder(path.parent)
-    write_png(path, visualize.contact_sheet(rows, titles, lines, SIDE))
+    write_png(path, visualize.image_grid(rows, titles, lines, SIDE))
 
 
 def outlined(

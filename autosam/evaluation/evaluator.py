@@ -9,15 +9,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from autosam.data.geometry import restore
 from autosam.data.labels import class_masks, known
 from autosam.evaluation.calibration import THRESHOLDS, choose
-from autosam.evaluation.metrics import dice, predict_label, score
+from autosam.evaluation.metrics import dice, score
+from autosam.evaluation.prediction import predict_batch, predict_label
+from autosam.evaluation.scores import Scores
 from autosam.models.losses import SegmentationLoss
 from autosam.models.normalize import inside
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
-from autosam.utils.device import half_precision
 
 
 @torch.no_grad()
@@ -34,19 +34,16 @@ def calibrate(
             the most probable wins, and no threshold matters.
     """
     segmenter.eval()
-    input_spec = segmenter.input_spec
     rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
     for batch in loader:
-        logits = segmenter(batch).float()
+        predicted = predict_batch(segmenter, batch)
         for i, name in enumerate(batch.names):
-            full = restore(logits[i], batch.sizes[i], input_spec.image_size, input_spec.geometry)
-            label = batch.labels[i]
+            logits, label = predicted.full_logits(i), batch.labels[i]
             assert label is not None
-            truth, seen = class_masks(label, len(full)), known(label)
-            valid = batch.valid[i] if batch.valid else None
+            truth, seen = class_masks(label, len(logits)), known(label)
             scores, areas = [], []
             for threshold in THRESHOLDS:
-                masks = predict_label(full, exclusive, threshold, valid=valid)
+                masks = predict_label(logits, exclusive, threshold, valid=predicted.valid(i))
                 areas.append(masks.mean((1, 2)))
                 scores.append([dice(m & seen, t) for m, t in zip(masks, truth, strict=True)])
             if seen.any():
@@ -101,7 +98,7 @@ def evaluate(
     accelerator: Accelerator | None = None,
     bf16: bool = False,
     classes: Sequence[str] = (),
-) -> dict[str, dict[str, float]]:
+) -> Scores:
     """Score every image at its own size.
 
     Args:
@@ -119,27 +116,19 @@ def evaluate(
         Scores by image name; and how far SAM was trusted, see `trust`, where it saw the image.
     """
     segmenter.eval()
-    input_spec = segmenter.input_spec
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
-        with half_precision(batch.generator_input.device, bf16):
-            logits, prompt = segmenter.segment(batch)
-        logits = logits.float()
+        predicted = predict_batch(segmenter, batch, bf16)
         trusted: list[dict[str, float]] = [{}] * len(batch)
-        if prompt is not None and not (segmenter.fast or segmenter.blank):
-            trusted = trust(prompt, batch, input_spec.image_size)
+        if predicted.prompt is not None and not (segmenter.fast or segmenter.blank):
+            trusted = trust(predicted.prompt, batch, segmenter.input_spec.image_size)
         for i, name in enumerate(batch.names):
-            full = restore(logits[i], batch.sizes[i], input_spec.image_size, input_spec.geometry)
             label = batch.labels[i]
             assert label is not None
-            valid = batch.valid[i] if batch.valid else None
-            predicted = predict_label(
-                full, exclusive, segmenter.threshold, segmenter.min_area, valid
-            )
-            scores = score(predicted, label, names, classes)
+            scores = score(predicted.masks(i, exclusive), label, names, classes)
             if criterion is not None and batch.targets is not None and batch.weights is not None:
                 one = slice(i, i + 1)
-                parts = criterion(logits[one], batch.targets[one], batch.weights[one])
+                parts = criterion(predicted.logits[one], batch.targets[one], batch.weights[one])
                 scores["loss"] = parts["loss"].item()
             rows.append((name, scores | trusted[i]))
     if accelerator is not None and accelerator.num_processes > 1:

@@ -15,47 +15,9 @@ from torch import Tensor
 from autosam.data.labels import class_masks, known
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
-from autosam.models.losses import with_background
 
 TOLERANCE = 0.01
 """How far apart outlines may lie and count as the same, as a share of the image's diagonal."""
-
-
-def predict_label(
-    logits: Tensor,
-    exclusive: bool,
-    threshold: float = 0.5,
-    min_area: float = 0.0,
-    valid: np.ndarray | None = None,
-) -> np.ndarray:
-    """Logits at full size -> classes.
-
-    Args:
-        logits: float K x H x W.
-        exclusive: arg-max with background, or each class against the threshold.
-        threshold: of the probability, 0..1; several exclusive classes have none.
-        min_area: share of the image that a class covers at least; of less it counts as not found.
-        valid: bool H x W: where the image holds data; elsewhere nothing is found.
-
-    Returns:
-        bool K x H x W; with exclusive classes at most one is True per pixel.
-    """
-    if not exclusive or len(logits) == 1:  # one class wins against background's 0
-        masks = (logits > math.log(threshold / (1 - threshold))).cpu().numpy()
-    else:
-        best = with_background(logits[None])[0].argmax(0)
-        classes = torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
-        masks = (best == classes).cpu().numpy()
-    if valid is not None:
-        masks = masks & valid
-    return without_specks(masks, min_area)
-
-
-def without_specks(masks: np.ndarray, min_area: float) -> np.ndarray:
-    """bool K x H x W -> the same, classes that cover less than this share of the image removed."""
-    if min_area:
-        masks &= (masks.mean((1, 2)) >= min_area)[:, None, None]
-    return masks
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -55,7 +55,7 @@ def rough(config: RoughPreview) -> list[float]:
         notes.append(f"{pair.name[:18]}  IoU {scores[-1]:.2f}")
     titles = ["image", "true mask", "rough mask and prompts"]
     make_folder(Path(config.output).parent)
-    write_png(Path(config.output), visualize.contact_sheet(rows, titles, notes, SIDE))
+    write_png(Path(config.output), visualize.image_grid(rows, titles, notes, SIDE))
     print(f"mean IoU of rough and true masks: {np.mean(scores):.3f}, {len(scores)} images")
     print(f"sheet: {config.output}")
     return scores

@@ -6,8 +6,11 @@ import csv
 import math
 from pathlib import Path
 
+Scores = dict[str, dict[str, float]]
+"""Scores by image and name, see `autosam.evaluation.metrics.score`."""
 
-def write_scores(path: Path, scores: dict[str, dict[str, float]]) -> None:
+
+def write_scores(path: Path, scores: Scores) -> None:
     """Per-image scores as CSV: name and one column per metric; NaN (of a class that the image does
     not hold) is an empty cell."""
     names = list(next(iter(scores.values())))
@@ -22,14 +25,14 @@ def _cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def read_scores(path: Path) -> dict[str, dict[str, float]]:
+def read_scores(path: Path) -> Scores:
     """The inverse of `write_scores`.
 
     Raises:
         ValueError: an image has two rows, or a value is no number.
         KeyError: there is no column image.
     """
-    found: dict[str, dict[str, float]] = {}
+    found: Scores = {}
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             image = row.pop("image")

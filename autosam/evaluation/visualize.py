@@ -162,7 +162,7 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
     return result
 
 
-def contact_sheet(
+def image_grid(
     rows: list[list[np.ndarray]], titles: list[str], notes: list[str], side: int = 224
 ) -> np.ndarray:
     """Images in a grid with a title per column and a note under each row's first image.

@@ -18,13 +18,12 @@ from PIL import Image
 
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.dataset import make_sample
-from autosam.data.geometry import restore
 from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
-from autosam.evaluation.contact_sheet import Explanation, explain
-from autosam.evaluation.metrics import predict_label
+from autosam.evaluation.explain import Explanation, explain
+from autosam.evaluation.prediction import predict_batch, predict_label
 from autosam.inference.model_card import model_card
 from autosam.models import checkpoint
 from autosam.models.checkpoint import Loaded
@@ -193,11 +192,9 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 )
                 for source, image, prior in zip(sources, images, priors, strict=True)
             ]
-            logits = self.segmenter(Batch.collate(samples).to(self.device)).float()
-            for i, image in enumerate(images):
-                full = restore(
-                    logits[i], image.shape[:2], input_spec.image_size, input_spec.geometry
-                )
+            predicted = predict_batch(self.segmenter, Batch.collate(samples).to(self.device))
+            for i in range(len(images)):
+                full = predicted.full_logits(i)
                 sums[i] = sums[i] + full.flip([axis + 1 for axis in axes]) / len(mirrors)
         pairs = zip(sums, valid, strict=True)
         return [_without(torch.as_tensor(mean), known) for mean, known in pairs]

@@ -132,7 +132,7 @@ def changed(path: Path, tag: int, value: int) -> None:
         file.pages[0].tags[tag].overwrite(value)
 
 
-def test_sizes_are_looked_at_before_pixels(tmp_path: Path) -> None:
+def test_sizes_are_explained_at_before_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, NOISE, tile=(16, 16), compression="zlib", photometric="minisblack")
     changed(path, 256, 60_000)
@@ -293,8 +293,8 @@ def test_nothing_is_predicted_without_data(trained: Path, tmp_path: Path) -> Non
     assert found.masks[:, valid].any()
     assert not found.masks[:, ~valid].any()
     assert (found.probabilities[:, ~valid] == 0).all()
-    looked = predictor.decide(predictor.explain(tmp_path / "in/a.tif").logits)
-    assert np.array_equal(looked.masks, found.masks)
+    explained = predictor.decide(predictor.explain(tmp_path / "in/a.tif").logits)
+    assert np.array_equal(explained.masks, found.masks)
     whole = read_image(tmp_path / "in/a.tif")
     hidden = predictor(MemoryImage(whole, valid=valid))
     assert np.array_equal(hidden.masks, found.masks)

@@ -18,11 +18,11 @@ from autosam.evaluation.metrics import (
     iou,
     mean_scores,
     precision,
-    predict_label,
     recall,
     score,
     surface_dice,
 )
+from autosam.evaluation.prediction import predict_label
 from autosam.evaluation.scores import read_scores, write_scores
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from autosam.check import check
 from autosam.compare import compare
-from autosam.comparison.plan import Job
+from autosam.comparison.jobs import Job
 from autosam.comparison.scores import gather
+from autosam.comparison.variants import Variant
 from autosam.config import Config, DataConfig, Settings
 from autosam.config.commands import CheckConfig, CompareConfig, EvaluateConfig
 from autosam.data.checks import MaskReading
@@ -57,7 +58,7 @@ def test_folds_over_splits_that_repeat_names_score_every_image(
     output = tmp_path / "compare"
     config = CompareConfig(**shared, runs="head", seeds=1, folds=4, output=str(output))
     found = compare(config)
-    (scores,) = found["head"].scores
+    (scores,) = found[Variant("head")].scores
     assert scores.keys() == ALL
     tables = sorted((output / "runs").glob("*/test_scores.csv"))
     assert [len(read_scores(table)) for table in tables] == [2, 2, 2, 2]
@@ -164,16 +165,16 @@ def test_a_table_of_scores_with_two_rows_of_one_image_is_damaged(tmp_path: Path)
     rows = {"a": {"dice": 0.5}, "b": {"dice": 0.25}}
     write_scores(file, rows)
     assert read_scores(file) == rows
-    job = Job("head", 0, Config(output=str(tmp_path)))
-    assert gather([job], lambda t: t.left(file.name, read_scores)) == [rows]
+    job = Job(Variant("head"), 0, Config(output=str(tmp_path)))
+    assert gather([job], lambda t: t.read(file.name, read_scores)) == [rows]
     with open(file, "a") as opened:
         opened.write("a,0.75\n")
     with pytest.raises(CheckpointError, match="damaged"):
-        gather([job], lambda t: t.left(file.name, read_scores))
+        gather([job], lambda t: t.read(file.name, read_scores))
 
 
 def test_seeds_that_tested_other_images_are_not_averaged(tmp_path: Path) -> None:
-    jobs = [Job("head", seed, Config(output=str(tmp_path / str(seed)))) for seed in (0, 1)]
+    jobs = [Job(Variant("head"), seed, Config(output=str(tmp_path / str(seed)))) for seed in (0, 1)]
     with pytest.raises(CheckpointError, match=r"did not test the same images \(a, b\)"):
         gather(jobs, lambda job: {"ab"[job.seed]: {"dice": 1.0}})
 

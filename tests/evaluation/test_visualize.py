@@ -76,7 +76,7 @@ def test_prompt_maps_of_a_sparse_prompt_show_what_it_changes() -> None:
 def test_contact_sheet_places_every_image() -> None:
     red, blue = np.zeros((10, 20, 3), np.uint8), np.zeros((30, 10, 3), np.uint8)
     red[..., 0] = blue[..., 2] = 255
-    sheet = visualize.contact_sheet([[red, blue], [blue, red]], ["a", "b"], ["one", "two"], side=64)
+    sheet = visualize.image_grid([[red, blue], [blue, red]], ["a", "b"], ["one", "two"], side=64)
     assert sheet.shape == (28 + 2 * 70, 6 + 2 * 70, 3)
     centre = [(28 + 32, 6 + 32), (28 + 32, 6 + 70 + 32), (28 + 70 + 32, 6 + 32)]
     assert [int(np.argmax(sheet[c])) for c in centre] == [0, 2, 2]

@@ -30,7 +30,7 @@ from autosam.data.geometry import (
 )
 from autosam.data.layouts.folders import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
-from autosam.evaluation.metrics import predict_label
+from autosam.evaluation.prediction import predict_label
 from autosam.inference.onnx import Runner, export, readable
 from autosam.inference.onnx_graph import Graph
 from autosam.models.sam import SAMS

@@ -12,8 +12,8 @@ from helpers import make_batch, tiny_config
 
 from autosam.config import RUNS, LearnedPrompt, LossConfig
 from autosam.errors import ConfigError
-from autosam.evaluation.contact_sheet import explain
 from autosam.evaluation.evaluator import evaluate, trust
+from autosam.evaluation.explain import explain
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import HighResHead
 from autosam.models.segmenter import build_segmenter
