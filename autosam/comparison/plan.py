@@ -1,145 +1,144 @@
-"""The trainings of a comparison: planned from its settings, each in a folder named by its hash."""
+"""What a comparison trains: its settings checked, and a job for each variant, seed and fold."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import yaml
+from typing import cast, get_args
 
 import autosam
+from autosam.comparison.jobs import Job
+from autosam.comparison.variants import Variant, listed
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.cli import flatten, to_dict
+from autosam.config.commands import CompareConfig
+from autosam.config.validation import check_number, check_ranges, check_settings
 from autosam.data.pairs import Split, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
-from autosam.errors import CheckpointError
+from autosam.errors import ConfigError
 from autosam.models.sam import sam_hash
-from autosam.training import resume as state
-from autosam.training.fit import train
-from autosam.training.tracker import read_metrics
 
-T = TypeVar("T")
+QUICK_LIMIT = 48
+"""Images of each split with --quick, at most."""
+
+QUICK_EPOCHS = 5
+"""Epochs with --quick, at most."""
+
 NOT_PART = ("output", "overwrite", "init", "resume", "sam_checkpoint", "data.workers",
             "cache.dir", "cache.max_gb", "train.save_minutes", "train.pictures")  # fmt: skip
 """Settings that a run's result does not depend on."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What one row of a comparison trains; see `Config`."""
+def check(config: CompareConfig) -> None:
+    """
+    Raises:
+        ConfigError: settings that cannot work.
+    """
+    names = listed(config.runs)
+    unknown = [name for name in names if name not in RUNS]
+    if unknown or not names:
+        raise ConfigError(f"--runs {config.runs}: choose from {', '.join(RUNS)}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--runs {config.runs}: a run is listed twice.")
+    _check_prompts(config)
+    for name, least in (("seeds", 1), ("jobs", 1), ("folds", 2)):
+        check_number(name, getattr(config, name), least, 1000)
+    if config.data.folds is not None or config.data.fold:
+        raise ConfigError("--data.folds, --data.fold: say --folds, which trains every fold.")
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
+    for name in names:
+        check_settings(Config(**shared, run=name))  # type: ignore[arg-type]
+    check_ranges(train=dataclasses.replace(config.train, seed=config.train.seed + config.seeds - 1))
 
-    run: str
-    embedding: str = "real"
-    paper: tuple[str, ...] = ()
-    prompt: LearnedPrompt | None = None
-    """Of autosam; None: `ModelConfig.prompt`."""
+
+def _check_prompts(config: CompareConfig) -> None:
+    prompts = cast(list[LearnedPrompt], listed(config.prompts))
+    for prompt in prompts:
+        if prompt not in get_args(LearnedPrompt) or prompts.count(prompt) > 1:
+            raise ConfigError(
+                f"--prompts {config.prompts}: expected some of {', '.join(get_args(LearnedPrompt))}"
+                ", each once."
+            )
+    if prompts and "autosam" not in listed(config.runs):
+        raise ConfigError(f"--prompts {config.prompts}: needs autosam among --runs.")
+    kinds = [dataclasses.replace(config.model, prompt=prompt).prompt_kinds for prompt in prompts]
+    for prompt, own in zip(prompts, kinds, strict=True):
+        if own == config.model.prompt_kinds or kinds.count(own) > 1:
+            raise ConfigError(
+                f"--prompts {config.prompts}: {prompt} would be trained twice. Expected others "
+                f"than autosam's own, {config.model.prompt}, each once."
+            )
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training of a comparison."""
-
-    row: str
-    """The line of the table that it counts for."""
-    seed: int
-    """Its number among the seeds, from 0."""
-    config: Config
-
-    @property
-    def folder(self) -> Path:
-        """Its run folder."""
-        assert self.config.output is not None
-        return Path(self.config.output)
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "scores.yaml").is_file()
-
-    def run(self) -> None:
-        """Train, or go on with what was interrupted."""
-        if self.finished:
-            return
-        if state.files(self.folder):
-            train(Config(resume=str(self.folder)))
-        else:  # what was cut off before its first state begins anew
-            train(dataclasses.replace(self.config, overwrite=True))
-
-    def curve(self) -> list[float]:
-        """Dice by epoch, of the part that the best epoch was chosen on."""
-        part = "test" if self.config.paper.select_on_test else "validation"
-        return self.left(
-            "metrics.jsonl",
-            lambda file: [float(row[f"{part}/dice"]) for row in read_metrics(file.parent)],
-        )
-
-    def left(self, name: str, read: Callable[[Path], T]) -> T:
-        """What the training left in a file of its folder.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
-        try:
-            return read(self.folder / name)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-            raise CheckpointError(
-                f"{self.folder / name}: damaged. Delete {self.folder}, and the same command trains "
-                "it again."
-            ) from None
-
-    def facts(self) -> dict[str, float]:
-        """What the training left in scores.yaml beside the scores: seconds, trainable, ..."""
-        found = self.left("scores.yaml", lambda file: yaml.safe_load(file.read_text("utf-8")) | {})
-        return {key: value for key, value in found.items() if not isinstance(value, dict)}
+def shared_settings(config: CompareConfig) -> CompareConfig:
+    """The settings of all runs, with the limits of --quick and with --folds applied."""
+    settings = dataclasses.replace(config)
+    if config.quick:
+        limit = min(config.data.limit or QUICK_LIMIT, QUICK_LIMIT)
+        epochs = min(config.train.epochs or QUICK_EPOCHS, QUICK_EPOCHS)
+        settings.data = dataclasses.replace(config.data, limit=limit)
+        settings.train = dataclasses.replace(config.train, epochs=epochs)
+    if config.folds is not None:
+        settings.data = dataclasses.replace(settings.data, folds=config.folds)
+    return settings
 
 
 def plan(
-    settings: Settings,
-    rows: dict[str, Variant],
-    seeds: int,
-    folder: Path,
-    split: Split,
+    settings: Settings, variants: list[Variant], seeds: int, folder: Path, split: Split
 ) -> list[Job]:
     """Every training that a comparison needs.
 
     Args:
         settings: what all runs share; `data.folds` makes a job of each fold.
-        rows: what is trained, by the name of its row.
+        variants: what is trained.
         seeds: how many, from `train.seed` on.
         folder: where the run folders go.
         split: the images, of any fold.
 
     Returns:
-        Row by row, the seeds and folds of each.
+        Variant by variant, the seeds and folds of each.
     """
-    shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     data = fingerprint(split)
     if depends_on_rule(split, settings.data):
         data += f" split rule {RULE}"
-    jobs = []
-    for row, variant in rows.items():
-        for seed in range(seeds):
-            for fold in range(settings.data.folds or 1):
-                config = Config(
-                    **shared,
-                    run=variant.run,  # type: ignore[arg-type]
-                    embedding=variant.embedding,  # type: ignore[arg-type]
-                    paper=PaperConfig(**dict.fromkeys(variant.paper, True)),
-                )
-                config.train = dataclasses.replace(config.train, seed=config.train.seed + seed)
-                config.data = dataclasses.replace(config.data, fold=fold)
-                name = config.title
-                if variant.prompt is not None:
-                    config.model = dataclasses.replace(config.model, prompt=variant.prompt)
-                    name += f"-{variant.prompt}"
-                name += f"-seed{seed}" + f"-fold{fold}" * bool(settings.data.folds)
-                config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
-                jobs.append(Job(row, seed, config))
-    return jobs
+    return [
+        plan_job(settings, variant, seed, fold, folder, data)
+        for variant in variants
+        for seed in range(seeds)
+        for fold in range(settings.data.folds or 1)
+    ]
+
+
+def plan_job(
+    settings: Settings, variant: Variant, seed: int, fold: int, folder: Path, data: str
+) -> Job:
+    """One training, its run folder named by what its result depends on.
+
+    Args:
+        settings, folder: see `plan`.
+        variant: what is trained.
+        seed, fold: their numbers, from 0.
+        data: fingerprint of the images.
+    """
+    config = Config(
+        **{f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)},
+        run=variant.run,  # type: ignore[arg-type]
+        embedding=variant.control or "real",
+        paper=PaperConfig(**dict.fromkeys(variant.paper, True)),
+    )
+    config.train = dataclasses.replace(config.train, seed=config.train.seed + seed)
+    config.data = dataclasses.replace(config.data, fold=fold)
+    name = config.title
+    if variant.prompt is not None:
+        config.model = dataclasses.replace(config.model, prompt=variant.prompt)
+        name += f"-{variant.prompt}"
+    name += f"-seed{seed}"
+    if settings.data.folds:
+        name += f"-fold{fold}"
+    config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
+    return Job(variant, seed, config)
 
 
 def digest(config: Config, data: str) -> str:

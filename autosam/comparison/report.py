@@ -3,108 +3,135 @@
 from __future__ import annotations
 
 import base64
+import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from torch.utils.tensorboard import SummaryWriter
 
 from autosam.comparison import charts
 from autosam.comparison.scores import Predicted
-from autosam.comparison.table import ResultsTable
+from autosam.comparison.table import Line, ResultsTable
+from autosam.comparison.variants import Variant
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Split
 from autosam.evaluation.visualize import overlay
+from autosam.utils.io import make_folder, write_atomically
 
 SHOWN = 2
-"""Best, median and worst images, of each."""
+"""Images of each kind: best, median, worst."""
+
 SIDE = 300
-"""Pixels of an image, which is shown at half of that."""
+"""Longest side of an image in pixels; it is displayed at half of that."""
 
 
-def picked(results: ResultsTable) -> list[tuple[str, str]]:
-    """The images to show: best, median or worst by the Dice of the base's first seed, which is
-    shown; and its name."""
+def select_images(results: ResultsTable) -> list[tuple[str, str]]:
+    """The test images that the report shows: "best", "median" or "worst" by the Dice of the base's
+    first seed, and the name."""
     rows = results[results.base].scores[0]
     scores = {name: row["dice"] for name, row in rows.items() if math.isfinite(row["dice"])}
     order = sorted(scores, key=lambda name: (-scores[name], name))
     count = min(SHOWN, len(order) // 3) or 1
     middle = (len(order) - count) // 2
-    parts = {
+    ranks = {
         "best": order[:count],
         "median": order[middle : middle + count],
         "worst": order[len(order) - count :],
     }
     chosen: dict[str, str] = {}
-    for what, names in parts.items():
+    for rank, names in ranks.items():
         for name in names:
-            chosen.setdefault(name, what)
-    return [(what, name) for name, what in chosen.items()]
+            chosen.setdefault(name, rank)
+    return [(rank, name) for name, rank in chosen.items()]
 
 
 def build(
     results: ResultsTable,
-    curves: dict[str, list[list[float]]],
-    predictions: dict[str, dict[str, Predicted]],
+    predictions: dict[Variant, dict[str, Predicted]],
     empty: list[str],
     split: Split,
     colours: np.ndarray,
 ) -> str:
-    """The page.
+    """The report as HTML.
 
     Args:
         results: the table.
-        curves: see `charts.learning_curves`.
-        predictions: by run and image, those of `picked`.
-        empty: names of the test images without anything in them.
-        split: the images of each part.
-        colours: of the classes.
+        predictions: by row and image, those of `select_images`.
+        empty: names of the test images with nothing in them.
+        split: the images of each split.
+        colours: uint8 K x 3, of the classes.
     """
-    oracles = {row.name for row in results.rows if row.oracle}
-    lines = [
-        {"cells": cells, "oracle": cells[0].split(": ")[0] in oracles} for cells in results.cells()
-    ]
-    groups = [[line for line in lines if line["oracle"] == kind] for kind in (False, True)]
-    shares = [
-        (row.name, f"{np.mean([row.by_image()[name] for name in empty]):.0%}")
-        for row in results.rows
-        if empty
-    ]
-    facts = {k: v for k, v in results.facts.items() if k != "conclusion"}
+    lines = list(results.lines())
+    groups = [[line for line in lines if line.row.variant.is_oracle == oracle]
+              for oracle in (False, True)]  # fmt: skip
+    curves = {row.title: row.curves for row in results.rows if row.curves}
     template = Environment(loader=PackageLoader("autosam.comparison", "."), autoescape=True)
     return template.get_template("report.html").render(
-        title=f"autosam: {', '.join(row.name for row in results.rows if ',' not in row.name)}",
-        conclusion=results.facts.get("conclusion"),
+        title=f"autosam: {', '.join(row.title for row in results.rows if row.variant.is_plain)}",
+        conclusion=results.conclusion,
         header=results.header(),
-        groups=[group for group in groups if group],
+        groups=[[_table_line(line) for line in group] for group in groups if group],
         curves=charts.learning_curves(curves) if curves else "",
         distributions=charts.distributions(
-            {row.name: [dice for dice in row.by_image().values() if math.isfinite(dice)]
+            {row.title: [dice for dice in row.by_image().values() if math.isfinite(dice)]
              for row in results.rows}
         ),
-        base=results.base,
-        columns=list(predictions),
-        images=[_image_row(what, name, results, predictions, colours)
-                  for what, name in picked(results)],
-        empty={"count": len(empty), "shares": shares},
-        facts=facts.items(),
+        base=results.base.title,
+        columns=[variant.title for variant in predictions],
+        images=[_image_row(rank, name, results, predictions, colours)
+                for rank, name in select_images(results)],
+        empty={"count": len(empty), "shares": _left_empty(results, empty)},
+        facts=results.facts.items(),
         split=[(part, sorted(pair.name for pair in pairs)) for part, pairs in split.items()],
     )  # fmt: skip
 
 
+def write(results: ResultsTable, html: str, folder: Path) -> None:
+    """Write report.html, table.md, table.csv and TensorBoard's file."""
+    make_folder(folder)
+    markdown = results.markdown()
+    files = {"table.md": markdown, "table.csv": results.csv(), "report.html": html}
+    for name, text in files.items():
+        write_atomically(folder / name, functools.partial(_write_text, text=text))
+    with SummaryWriter(folder) as writer:
+        writer.add_text("comparison", markdown)
+        for row in results.rows:
+            for metric, (mean, _) in row.metrics.items():
+                writer.add_scalar(f"{metric}/{row.title}", mean)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _table_line(line: Line) -> dict[str, Any]:
+    return {"cells": [line.label, *line.cells], "oracle": line.row.variant.is_oracle}
+
+
+def _left_empty(results: ResultsTable, empty: list[str]) -> list[tuple[str, str]]:
+    """The share of the empty images in which each row predicts nothing."""
+    if not empty:
+        return []
+    shares = [np.mean([row.by_image()[name] for name in empty]) for row in results.rows]
+    return [(row.title, f"{share:.0%}") for row, share in zip(results.rows, shares, strict=True)]
+
+
 def _image_row(
-    what: str,
+    rank: str,
     name: str,
     results: ResultsTable,
-    predictions: dict[str, dict[str, Predicted]],
+    predictions: dict[Variant, dict[str, Predicted]],
     colours: np.ndarray,
 ) -> dict[str, Any]:
     cells = []
-    for run, found in predictions.items():
-        dice = results[run].scores[0][name]["dice"]
+    for variant, found in predictions.items():
+        dice = results[variant].scores[0][name]["dice"]
         cells.append({"data": _jpeg(found[name], colours), "dice": f"Dice {dice:.2f}"})
-    return {"what": what, "name": name, "cells": cells}
+    return {"what": rank, "name": name, "cells": cells}
 
 
 def _jpeg(found: Predicted, colours: np.ndarray) -> str:

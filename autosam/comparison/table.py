@@ -1,109 +1,68 @@
-"""The table of a comparison: one line for each way of segmenting, as plain values and as text."""
+"""The results table of a comparison: a row for each variant, as plain values and as text."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from autosam.comparison.scores import Scores
+from autosam.comparison.rows import Row
 from autosam.comparison.statistics import FEWEST, Difference, compare, seed_margin
-from autosam.evaluation.metrics import mean_known
+from autosam.comparison.variants import Variant
 from autosam.evaluation.tables import APART, COLUMNS
 
 
-@dataclass
-class Row:
-    """One line: a way of segmenting, over its seeds."""
+@dataclass(frozen=True)
+class Line:
+    """A line of the table as text."""
 
-    name: str
-    scores: list[Scores]
-    """Of each seed."""
-    oracle: bool = False
-    """Whether prompts were taken from the truth of the test images."""
-    trainable: int = 0
-    seconds: float | None = None
-    """Of one training; None where nothing was trained for this line."""
-    speed: float = 0.0
-    """Images per second, one at a time."""
-    peak_gib: float | None = None
-    """Of training."""
-    difference: Difference | None = None
-    """Dice minus that of the line that all are compared with."""
-    uses_sam: bool = False
-    """Whether it is a run of its own that uses SAM, neither oracle nor control: what the
-    conclusion is about."""
-    curves: list[list[float]] = field(default_factory=list)
-    """Validation Dice by epoch, of each of its trainings."""
-
-    @property
-    def metrics(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over seeds, by metric; `metric/CLASS` where there are several
-        classes."""
-        names = dict.fromkeys(name for seed in self.scores for row in seed.values() for name in row)
-        found = {}
-        for name in names:
-            means = [mean for mean in self.means(name) if not math.isnan(mean)]
-            spread = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
-            if means:
-                found[name] = (float(np.mean(means)), spread)
-        return found
-
-    def means(self, metric: str) -> list[float]:
-        """The mean over the images that have it, of each seed; NaN where none has."""
-        return [
-            mean_known([row.get(metric, math.nan) for row in seed.values()]) for seed in self.scores
-        ]
-
-    def over_seeds(self) -> Scores:
-        """Every score of each image, the mean over the seeds that have it."""
-        return {
-            image: {
-                name: mean_known([seed[image].get(name, math.nan) for seed in self.scores])
-                for name in row
-            }
-            for image, row in self.scores[0].items()
-        }
-
-    def by_image(self, metric: str = "dice") -> dict[str, float]:
-        """The mean over seeds, of each image."""
-        return {
-            image: float(np.mean([seed[image].get(metric, math.nan) for seed in self.scores]))
-            for image in sorted(self.scores[0])
-        }
+    row: Row
+    label: str
+    """Title of the row, with the class where the line is of one class."""
+    cells: list[str]
+    """One for each column after the first."""
 
 
 @dataclass
 class ResultsTable:
-    """All lines: those that need no truth first, best Dice first; then the oracles."""
+    """All rows: those that need no truth first, best Dice first; then the oracles."""
 
     rows: list[Row]
-    base: str
-    """The line that all are compared with."""
+    base: Variant
+    """The row that all others are compared with."""
     facts: dict[str, str] = field(default_factory=dict)
     """What was compared: data, budget, seeds."""
     groups: dict[str, str] = field(default_factory=dict)
     """Patient, slide, ... of each test image; images of one group are not independent."""
     trivial: dict[str, float] = field(default_factory=dict)
     """Dice of masks that need no network, by what they are."""
+    conclusion: str = ""
+    """See `autosam.comparison.conclusion`."""
 
     def __post_init__(self) -> None:
         base = self[self.base]
         for row in self.rows:
             row.difference = None if row is base else self.minus(row, base)
-        self.rows.sort(key=lambda row: (row.oracle, -row.metrics["dice"][0], row.name))
+        self.rows.sort(key=lambda row: (row.variant.is_oracle, -row.metrics["dice"][0], row.title))
 
-    def __getitem__(self, name: str) -> Row:
-        return next(row for row in self.rows if row.name == name)
+    def __getitem__(self, variant: Variant) -> Row:
+        row = self.find(variant)
+        if row is None:
+            raise KeyError(variant.title)
+        return row
 
-    def __contains__(self, name: str) -> bool:
-        return any(row.name == name for row in self.rows)
+    def find(self, variant: Variant) -> Row | None:
+        """The row of a variant, if it was compared."""
+        return next((row for row in self.rows if row.variant == variant), None)
 
     def minus(self, one: Row, other: Row) -> Difference:
-        """Dice of one line minus another's, image by image (each the mean over seeds: other seeds
+        """Dice of one row minus another's, image by image (each the mean over seeds: other seeds
         are no further images), tested over groups."""
         own, theirs = one.by_image(), other.by_image()
         return compare(
@@ -113,13 +72,13 @@ class ResultsTable:
         )
 
     def margin(self, one: Row, other: Row) -> float:
-        """What other seeds alone could do to the difference of two lines, see `seed_margin`."""
-        return seed_margin(*(row.means("dice") for row in (one, other)))
+        """The difference of two rows that other seeds alone could make, see `seed_margin`."""
+        return seed_margin(one.means("dice"), other.means("dice"))
 
     @property
     def columns(self) -> dict[str, tuple[str, str]]:
-        """Title and format of each metric that is shown; images with nothing in them are told apart
-        where there are some."""
+        """Title and format of each metric that is shown. Scores of empty images have columns of
+        their own where there are empty images."""
         shown = {name: (title, f".{max(1, n - 1)}f") for name, (title, n) in COLUMNS.items()}
         if any("false_alarm" in row.metrics for row in self.rows):
             shown |= APART | {"nonempty_dice": (APART["nonempty_dice"][0], ".3f")}
@@ -130,7 +89,7 @@ class ResultsTable:
         return [
             "run",
             *(title for title, _ in self.columns.values()),
-            f"Dice - {self.base} [95 %]",
+            f"Dice - {self.base.title} [95 %]",
             "p",
             "prompt from the truth",
             "trainable",
@@ -139,46 +98,40 @@ class ResultsTable:
             "peak GiB",
         ]
 
-    def cells(self) -> list[list[str]]:
-        """The lines as text; below one of several classes a line for each of them."""
-        lines = []
+    def lines(self) -> Iterator[Line]:
+        """The rows as text; a row of several classes is followed by a line for each of them."""
         for row in self.rows:
-            metrics, several = row.metrics, len(row.scores) > 1
-            ends = [name.removeprefix("dice") for name in metrics if name.startswith("dice")]
-            for end in ends:
-                shown = []
-                for name, (_, form) in self.columns.items():
-                    mean, spread = metrics.get(name + end, (math.nan, math.nan))
-                    text = f"{mean:{form}}" + f" ± {spread:{form}}" * several
-                    shown.append("" if math.isnan(mean) else text)
-                rest = [""] * 7 if end else self._rest(row)
-                lines.append([row.name + end.replace("/", ": "), *shown, *rest])
-        return lines
+            endings = [name.removeprefix("dice") for name in row.metrics if name.startswith("dice")]
+            for ending in endings:  # "" for the mean, then "/CLASS"
+                costs = [""] * 7 if ending else _costs(row)
+                label = row.title + ending.replace("/", ": ")
+                yield Line(row, label, [*self._scores(row, ending), *costs])
 
-    def _rest(self, row: Row) -> list[str]:
-        d = row.difference
-        return [
-            "" if d is None else f"{d.mean:+.3f} [{_interval(d)}]",
-            "" if d is None else f"{d.p:.2g}",
-            "yes" if row.oracle else "no",
-            f"{row.trainable:,}",
-            "" if row.seconds is None else f"{row.seconds:.0f}",
-            f"{row.speed:.1f}",
-            "" if row.peak_gib is None else f"{row.peak_gib:.1f}",
-        ]
+    def _scores(self, row: Row, ending: str) -> list[str]:
+        cells = []
+        for name, (_, form) in self.columns.items():
+            mean, spread = row.metrics.get(name + ending, (math.nan, math.nan))
+            text = f"{mean:{form}}"
+            if len(row.scores) > 1:
+                text += f" ± {spread:{form}}"
+            cells.append("" if math.isnan(mean) else text)
+        return cells
+
+    def all_facts(self) -> dict[str, str]:
+        """The facts, and the conclusion if there is one."""
+        return self.facts | ({"conclusion": self.conclusion} if self.conclusion else {})
 
     def markdown(self) -> str:
         """The table, the facts below it."""
         header = self.header()
         lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        lines += ["| " + " | ".join(cells) + " |" for cells in self.cells()]
-        lines += ["", *(f"- {name}: {value}" for name, value in self.facts.items())]
+        lines += ["| " + " | ".join([line.label, *line.cells]) + " |" for line in self.lines()]
+        lines += ["", *(f"- {name}: {value}" for name, value in self.all_facts().items())]
         return "\n".join(lines) + "\n"
 
-    def table_csv(self) -> str:
-        """One line for each run with every figure in full."""
+    def csv(self) -> str:
+        """A line for each row, with full precision."""
         metrics = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
-        none = (math.nan, math.nan)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
@@ -187,15 +140,45 @@ class ResultsTable:
              "images_per_second", "peak_gib"]
         )  # fmt: skip
         for row in self.rows:
+            scores = [v for name in metrics for v in row.metrics.get(name, (math.nan, math.nan))]
             d = row.difference
+            differences = ["", "", "", ""]
+            if d is not None:
+                differences = [f"{v:.6g}" for v in (d.mean, d.low, d.high, d.p)]
             writer.writerow(
-                [row.name, *("" if math.isnan(v) else f"{v:.6g}"
-                             for name in metrics for v in row.metrics.get(name, none)),
-                 *(["", "", "", ""] if d is None else
-                   [f"{v:.6g}" for v in (d.mean, d.low, d.high, d.p)]),
-                 row.oracle, row.trainable, row.seconds, f"{row.speed:.4g}", row.peak_gib]
+                [row.title, *("" if math.isnan(v) else f"{v:.6g}" for v in scores), *differences,
+                 row.variant.is_oracle, row.trainable, row.seconds, f"{row.speed:.4g}",
+                 row.peak_gib]
             )  # fmt: skip
         return text.getvalue()
+
+    def print(self) -> None:
+        """Print the table and the facts."""
+        console = Console(soft_wrap=True, markup=False, emoji=False)
+        first, *others = self.header()
+        lines, scores = list(self.lines()), len(self.columns)
+        # One table would be too wide.
+        for columns in (slice(scores), slice(scores, scores + 3), slice(scores + 3, None)):
+            table = Table(first, *others[columns])
+            for line in lines:
+                if any(line.cells[columns]):
+                    table.add_row(line.label, *line.cells[columns])
+            console.print(table)
+        for name, value in self.all_facts().items():
+            console.print(f"{name}: {value}", highlight=False)
+
+
+def _costs(row: Row) -> list[str]:
+    d = row.difference
+    return [
+        "" if d is None else f"{d.mean:+.3f} [{_interval(d)}]",
+        "" if d is None else f"{d.p:.2g}",
+        "yes" if row.variant.is_oracle else "no",
+        f"{row.trainable:,}",
+        "" if row.seconds is None else f"{row.seconds:.0f}",
+        f"{row.speed:.1f}",
+        "" if row.peak_gib is None else f"{row.peak_gib:.1f}",
+    ]
 
 
 def _interval(difference: Difference) -> str:

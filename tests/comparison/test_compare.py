@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
-import autosam.comparison.plan
+import autosam.comparison.jobs
 import autosam.comparison.scores
 from autosam.compare import compare
 from autosam.comparison.conclusion import conclusion, judge, rise
-from autosam.comparison.plan import Variant, plan
-from autosam.comparison.scores import ABLATIONS
-from autosam.comparison.table import ResultsTable, Row
-from autosam.config import Settings
+from autosam.comparison.plan import plan
+from autosam.comparison.rows import Row
+from autosam.comparison.table import ResultsTable
+from autosam.comparison.variants import SWITCHES, Variant
+from autosam.config import RUNS, Settings
 from autosam.config.commands import CompareConfig
+from autosam.data.layouts import load_split
 from autosam.errors import ConfigError, Stopped
 from autosam.evaluation.cautions import cautions
 from autosam.evaluation.scores import read_scores
@@ -39,6 +41,8 @@ def config(tiny_file: Path, folders: Path, tmp_path: Path) -> CompareConfig:
     )
 
 
+BLANK = Variant("autosam", control="blank")
+NO_SAM = Variant("autosam", ablation="surrogate")
 TIMES = ("seconds", "images_per_second", "peak_gib")
 
 
@@ -52,15 +56,15 @@ def test_a_comparison_from_start_to_table(
 ) -> None:
     found = compare(config)
     assert log.level == logging.INFO  # as a training leaves it
-    names = {row.name for row in found.rows}
-    assert names == {
+    titles = {row.title for row in found.rows}
+    assert titles == {
         "autosam", "head", "sam-box", "autosam, blank", "autosam, shuffled",
         "autosam, blank at test", "autosam, shuffled at test", "autosam, no SAM",
     }  # fmt: skip
     # Oracles stand below the others, each group by its Dice.
-    order = [(row.oracle, -row.metrics["dice"][0]) for row in found.rows]
+    order = [(row.variant.is_oracle, -row.metrics["dice"][0]) for row in found.rows]
     assert order == sorted(order)
-    assert [row.name for row in found.rows if row.oracle] == ["sam-box"]
+    assert [row.title for row in found.rows if row.variant.is_oracle] == ["sam-box"]
     # The table's figures are those of the runs' own folders.
     means = []
     for seed in (0, 1):
@@ -68,32 +72,30 @@ def test_a_comparison_from_start_to_table(
         rows = read_scores(folder / "test_scores.csv")
         assert rows.keys() == {"img09", "img10", "img11"}
         means.append(np.mean([row["dice"] for row in rows.values()]))
-    assert found["autosam"].metrics["dice"] == pytest.approx(
+    assert found[Variant("autosam")].metrics["dice"] == pytest.approx(
         (np.mean(means), np.std(means, ddof=1)), abs=1e-5
     )
     # SAM's part in the masks is gone where it is taken away.
-    assert found["autosam, no SAM"].metrics != found["autosam"].metrics
+    assert found[NO_SAM].metrics != found[Variant("autosam")].metrics
     markdown = (tmp_path / "compare" / "table.md").read_text()
     assert "| autosam, shuffled at test |" in markdown
     assert "1 epochs of 6 images" in markdown
-    assert found.facts["conclusion"] in markdown
+    assert found.conclusion in markdown
 
     # Again: nothing is trained or scored, and the table is the same.
     first = without_times(tmp_path / "compare" / "table.csv")
-    monkeypatch.setattr(autosam.comparison.plan, "train", None)
+    monkeypatch.setattr(autosam.comparison.jobs, "train", None)
     monkeypatch.setattr(autosam.comparison.scores, "evaluate", None)
     compare(config)
     assert without_times(tmp_path / "compare" / "table.csv") == first
 
 
 def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) -> None:
-    split = autosam.compare.load_split(config.data)
+    split = load_split(config.data)
 
     def folders(**changes: object) -> set[str]:
         settings = dataclasses.replace(config, **changes)
-        return {
-            t.folder.name for t in plan(settings, {"head": Variant("head")}, 2, tmp_path, split)
-        }
+        return {t.folder.name for t in plan(settings, [Variant("head")], 2, tmp_path, split)}
 
     first = folders()
     assert len(first) == 2
@@ -111,7 +113,7 @@ def test_an_interrupted_comparison_goes_on(
     """Cut off in the first epoch, in the second, and between two runs."""
     settings = dataclasses.replace(config.train, epochs=2)
     config = dataclasses.replace(config, runs="head,sam-box", seeds=1, train=settings)
-    train, seen = autosam.comparison.plan.train, []
+    train, seen = autosam.comparison.jobs.train, []
     forward, batches = SegmentationLoss.forward, []
 
     def counted(run):
@@ -127,7 +129,7 @@ def test_an_interrupted_comparison_goes_on(
     # 3 batches and 3 images of validation make an epoch: the 2nd of the first attempt, and of the
     # second attempt the 2nd of its second epoch.
     cuts = (2, 2 + 6 + 2)
-    monkeypatch.setattr(autosam.comparison.plan, "train", counted)
+    monkeypatch.setattr(autosam.comparison.jobs, "train", counted)
     monkeypatch.setattr(SegmentationLoss, "forward", cut_off)
     for _ in cuts:
         with pytest.raises(KeyboardInterrupt):
@@ -139,7 +141,7 @@ def test_an_interrupted_comparison_goes_on(
     assert stopped.value.signal == 15
     found = compare(config)
     assert seen == ["head", "head", "resumed", "resumed", "sam-box"]
-    assert {row.name for row in found.rows} == {"head", "sam-box"}
+    assert {row.title for row in found.rows} == {"head", "sam-box"}
 
 
 def test_quick_is_small_whatever_the_config_says(config: CompareConfig) -> None:
@@ -147,14 +149,14 @@ def test_quick_is_small_whatever_the_config_says(config: CompareConfig) -> None:
     config.data.groups = r"img(0\d|1)"  # of the test images img10 and img11 are of one
     found = compare(dataclasses.replace(config, runs="sam-box", seeds=3, quick=True))
     assert found.facts["budget of each run"].startswith("5 epochs of 6 images")
-    assert len(found["sam-box"].scores) == 1
-    assert found.minus(found["sam-box"], found["sam-box"]).groups == 2
+    assert len(found[Variant("sam-box")].scores) == 1
+    assert found.minus(found[Variant("sam-box")], found[Variant("sam-box")]).groups == 2
     assert "test over groups" in found.facts["figures"]
 
 
 def test_folds_test_every_image_once(config: CompareConfig) -> None:
     found = compare(dataclasses.replace(config, runs="head", seeds=1, folds=3))
-    assert sorted(found["head"].scores[0]) == sorted(f"img{i:02d}" for i in range(12))
+    assert sorted(found[Variant("head")].scores[0]) == sorted(f"img{i:02d}" for i in range(12))
 
 
 def test_two_jobs_give_what_one_gives(
@@ -174,7 +176,7 @@ def test_two_jobs_give_what_one_gives(
     ("changes", "message"),
     [
         ({"runs": "autosam,nothing"}, "--runs autosam,nothing: choose from autosam, decoder"),
-        ({"runs": "head,head"}, "a run stands twice"),
+        ({"runs": "head,head"}, "a run is listed twice"),
         ({"seeds": 0}, "--seeds 0: must be 1 to 1000"),
         ({"folds": 1}, "--folds 1: must be 2 to 1000"),
         ({"prompts": "dense,fine"}, "--prompts dense,fine: expected some of dense, sparse"),
@@ -189,9 +191,9 @@ def test_settings_that_cannot_work(config: CompareConfig, changes: dict, message
     assert not os.path.exists(config.output)
 
 
-def row(name: str, dice: list[float], seeds: int = 3, **more) -> Row:
+def row(name: str | Variant, dice: list[float], seeds: int = 3, **more) -> Row:
     scores = [{f"p{i}": {"dice": v} for i, v in enumerate(dice)} for _ in range(seeds)]
-    return Row(name, scores, uses_sam=name in ("autosam", "decoder", "hybrid"), **more)
+    return Row(name if isinstance(name, Variant) else Variant(name), scores, **more)
 
 
 def test_the_verdict_follows_the_figures() -> None:
@@ -201,7 +203,7 @@ def test_the_verdict_follows_the_figures() -> None:
 
     def verdict_of(gain: float) -> str:
         rows = [row("autosam", list(head + gain + noise)), row("head", list(head))]
-        return conclusion(ResultsTable(rows, "autosam"))
+        return conclusion(ResultsTable(rows, Variant("autosam")))
 
     assert verdict_of(0.05).endswith("So SAM helps here, by autosam.")
     assert verdict_of(-0.05).endswith("without it the same backbone does better.")
@@ -211,10 +213,10 @@ def test_the_verdict_follows_the_figures() -> None:
     # Better than the head, but no better than without SAM's view of the image.
     rows = [row("autosam", list(head + 0.05)), row("head", list(head))]
     blind = conclusion(
-        ResultsTable([*rows, row("autosam, blank", list(head + 0.05 + noise))], "autosam")
+        ResultsTable([*rows, row(BLANK, list(head + 0.05 + noise))], Variant("autosam"))
     )
     assert "no sign that it is by what its image encoder sees" in blind
-    assert conclusion(ResultsTable([row("head", list(head))], "head")) == ""
+    assert conclusion(ResultsTable([row("head", list(head))], Variant("head"))) == ""
 
 
 @pytest.mark.parametrize(
@@ -231,14 +233,14 @@ def test_the_conclusion_says_who_draws_the_mask(blank: float, alone: float, word
     rng = np.random.default_rng(0)
     own = rng.uniform(0.6, 0.9, 40)
 
-    def against(name: str, difference: float) -> Row:
+    def against(name: str | Variant, difference: float) -> Row:
         noise = rng.normal(0, 0.01, 40)
         return row(name, list(own + difference + noise - noise.mean()))
 
-    rows = [row("autosam", list(own)), against("autosam, blank", blank)]
-    assert "In plain words" not in conclusion(ResultsTable(rows, "autosam"))
-    rows.append(against("autosam, no SAM", alone))
-    said = conclusion(ResultsTable(rows, "autosam"))
+    rows = [row("autosam", list(own)), against(BLANK, blank)]
+    assert "In plain words" not in conclusion(ResultsTable(rows, Variant("autosam")))
+    rows.append(against(NO_SAM, alone))
+    said = conclusion(ResultsTable(rows, Variant("autosam")))
     assert said.count("In plain words") == 1
     assert f"In plain words: {words}" in said or "In plain words: there is no sign" in said
     assert words in said
@@ -255,9 +257,9 @@ def test_every_run_that_uses_sam_is_judged() -> None:
         row("autosam", list(HEAD - 0.04 + NOISE)),
         row("hybrid", list(HEAD + NOISE - NOISE.mean())),
         row("head", list(HEAD)),
-        row("sam-box", list(HEAD + 0.2), oracle=True),
+        row("sam-box", list(HEAD + 0.2)),
     ]
-    said = conclusion(ResultsTable(rows, "autosam"))
+    said = conclusion(ResultsTable(rows, Variant("autosam")))
     assert said.startswith(
         f"On 60 test images and 3 seeds, decoder scores {rows[0].means('dice')[0]:.3f}"
     )
@@ -274,10 +276,10 @@ def test_many_runs_find_nothing_by_chance_alone() -> None:
     shift = 0.0087
     rows = [row(name, list(HEAD + NOISE - NOISE.mean() + shift * (name == "decoder")))
             for name in ("autosam", "decoder", "hybrid")]  # fmt: skip
-    alone = ResultsTable([rows[1], row("head", list(HEAD))], "head")
-    assert 1 / 60 < alone.minus(rows[1], alone["head"]).p < 0.05
+    alone = ResultsTable([rows[1], row("head", list(HEAD))], Variant("head"))
+    assert 1 / 60 < alone.minus(rows[1], alone[Variant("head")]).p < 0.05
     assert conclusion(alone).endswith("So SAM helps here, by decoder.")
-    together = conclusion(ResultsTable([*rows, row("head", list(HEAD))], "head"))
+    together = conclusion(ResultsTable([*rows, row("head", list(HEAD))], Variant("head")))
     assert "decoder is neither clearly better" in together
     assert "no sign that SAM helps" in together
 
@@ -294,7 +296,7 @@ def test_many_runs_find_nothing_by_chance_alone() -> None:
 )  # fmt: skip
 def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> None:
     head = row("head", list(HEAD), curves=changes.get("curves", []))
-    found = ResultsTable([row("decoder", list(HEAD + 0.1 + NOISE)), head], "head")
+    found = ResultsTable([row("decoder", list(HEAD + 0.1 + NOISE)), head], Variant("head"))
     found.trivial = changes.get("trivial", {})
     if "groups" in changes:
         found.groups = {f"p{i}": f"patient {i % changes['groups']}" for i in range(60)}
@@ -305,10 +307,10 @@ def test_a_run_that_is_behind_and_still_learns_is_not_called_worse() -> None:
     learning = row("decoder", list(HEAD - 0.1 + NOISE), curves=[[0.2, 0.3, 0.4, 0.5]] * 3)
     done = row("head", list(HEAD), curves=[[0.5, 0.7, 0.7, 0.7]] * 3)
     assert "No conclusion: decoder had not come" in conclusion(
-        ResultsTable([learning, done], "head")
+        ResultsTable([learning, done], Variant("head"))
     )
     learning.curves = [[0.2, 0.5, 0.5, 0.5]] * 3
-    assert conclusion(ResultsTable([learning, done], "head")).endswith("does better.")
+    assert conclusion(ResultsTable([learning, done], Variant("head"))).endswith("does better.")
 
 
 def test_how_steeply_curves_rise() -> None:
@@ -321,11 +323,11 @@ def test_how_steeply_curves_rise() -> None:
 def test_a_difference_that_other_seeds_could_make_is_not_sure() -> None:
     """Over the images it is sure; but one seed each differs by 0.016 in 1 of 20 cases or more."""
     one, other = row("decoder", list(HEAD + 0.015 + NOISE / 10), 1), row("head", list(HEAD), 1)
-    said = judge(ResultsTable([one, other], "head"), one, other)
+    said = judge(ResultsTable([one, other], Variant("head")), one, other)
     assert "neither clearly better" in said
     assert "other seeds alone can make a difference of 0.022, so more seeds are needed" in said
     one.scores, other.scores = one.scores * 3, other.scores * 3
-    assert judge(ResultsTable([one, other], "head"), one, other).startswith("better")
+    assert judge(ResultsTable([one, other], Variant("head")), one, other).startswith("better")
 
 
 def test_warnings_are_of_the_means_that_the_table_shows() -> None:
@@ -335,10 +337,10 @@ def test_warnings_are_of_the_means_that_the_table_shows() -> None:
         shares = {"predicted_share": share, "truth_share": 0.25, "miss": 0.0}
         return {f"p{i}": {"dice": dice, **shares} for i in range(4)}
 
-    half = Row("head", [seed(0.4, 1.0), seed(0.8, 0.3)])
+    half = Row(Variant("head"), [seed(0.4, 1.0), seed(0.8, 0.3)])
     assert len(cautions(half.scores[0], False)) == 1
     assert cautions(half.over_seeds(), False) == []
-    low = Row("head", [seed(0.35, 0.2), seed(0.25, 0.2)])
+    low = Row(Variant("head"), [seed(0.35, 0.2), seed(0.25, 0.2)])
     assert low.metrics["dice"][0] == pytest.approx(0.3)
     (said,) = cautions(low.over_seeds(), False)
     assert re.fullmatch(r"its Dice of 0.300 is not above that of .* \(0.400\)", said)
@@ -347,7 +349,7 @@ def test_warnings_are_of_the_means_that_the_table_shows() -> None:
 def test_images_without_a_score_are_not_counted() -> None:
     values = [*HEAD[:8], float("nan")]
     rows = [row("autosam", values), row("head", values)]
-    assert conclusion(ResultsTable(rows, "autosam")).startswith(
+    assert conclusion(ResultsTable(rows, Variant("autosam"))).startswith(
         "On 8 test images and 3 seeds, autosam"
     )
 
@@ -355,15 +357,34 @@ def test_images_without_a_score_are_not_counted() -> None:
 def test_classes_stand_below_their_mean() -> None:
     values = {f"{name}{end}": 0.5 for name in COLUMNS for end in ("", "/water", "/rock")}
     values |= {"dice/water": 0.75, "dice/rock": 0.25}
-    found = ResultsTable([Row("head", [{"p": values}], trainable=1234, seconds=9.6)], "head")
-    header, lines = found.header(), found.cells()
-    assert [line[:2] for line in lines] == [
+    found = ResultsTable(
+        [Row(Variant("head"), [{"p": values}], trainable=1234, seconds=9.6)], Variant("head")
+    )
+    header, lines = found.header()[1:], list(found.lines())
+    assert [[line.label, line.cells[0]] for line in lines] == [
         ["head", "0.500"], ["head: water", "0.750"], ["head: rock", "0.250"],
     ]  # fmt: skip
-    first = dict(zip(header, lines[0], strict=True))
+    first = dict(zip(header, lines[0].cells, strict=True))
     assert (first["trainable"], first["training, s"], first["peak GiB"]) == ("1,234", "10", "")
     assert "| head: rock | 0.250 |" in found.markdown()
 
 
-def test_every_swap_has_a_name() -> None:
-    assert set(autosam.compare.ABLATION_ROWS) == set(ABLATIONS)
+def test_titles_name_what_a_row_is() -> None:
+    assert Variant("head").title == "head"
+    assert Variant("autosam", control="blank").title == "autosam, blank"
+    assert Variant("autosam", ablation="shuffled").title == "autosam, shuffled at test"
+    assert NO_SAM.title == "autosam, no SAM"
+    assert Variant("autosam", prompt="dense").title == "autosam, dense"
+    assert Variant("autosam", paper=SWITCHES[:1]).title == f"autosam, {SWITCHES[0]}"
+    assert Variant("autosam", paper=SWITCHES).title == "autosam, all of the paper's"
+
+
+def test_what_the_conclusion_is_about() -> None:
+    """Runs that use SAM as intended, without the truth: whatever prompt they learn."""
+    judged = [Variant(run) for run in RUNS if Variant(run).is_judged]
+    assert [variant.run for variant in judged] == [
+        "autosam", "decoder", "hybrid", "decoder-rough", "sam-rough", "sam-auto",
+    ]  # fmt: skip
+    assert Variant("autosam", prompt="dense").is_judged
+    for other in (BLANK, NO_SAM, Variant("autosam", paper=SWITCHES), Variant("sam-box")):
+        assert not other.is_judged

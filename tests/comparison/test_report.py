@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from autosam.comparison import charts
-from autosam.comparison.compare import write
-from autosam.comparison.report import build, picked
+from autosam.comparison.report import build, select_images
+from autosam.comparison.rows import Row
 from autosam.comparison.scores import Predicted
-from autosam.comparison.table import ResultsTable, Row
+from autosam.comparison.table import ResultsTable
+from autosam.comparison.variants import Variant
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.evaluation.tables import print_scores
@@ -24,10 +25,11 @@ from autosam.evaluation.visualize import COLOURS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 METRICS = ("dice", "iou", "hd95", "nsd", "precision", "recall")
+ORACLE = Variant("sam-box", prompt="<b>")  # type: ignore[arg-type]  a title to be escaped
 DICE = {
-    "autosam": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1.0],
-    "head": [0.8, 0.75, 0.65, 0.55, 0.45, 0.35, 0.0],
-    "sam-<box>": [0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 1.0],
+    Variant("autosam"): [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1.0],
+    Variant("head"): [0.8, 0.75, 0.65, 0.55, 0.45, 0.35, 0.0],
+    ORACLE: [0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 1.0],
 }
 
 
@@ -41,15 +43,13 @@ def contents(i: int, dice: float) -> dict[str, float]:
 
 def results() -> ResultsTable:
     rows = []
-    for name, values in DICE.items():
+    for variant, values in DICE.items():
         scores = {
             f"p{i}": dict.fromkeys(METRICS, value) | contents(i, value)
             for i, value in enumerate(values)
         }
-        rows.append(
-            Row(name, [scores, scores], oracle=name.startswith("sam"), speed=10.0 / len(name))
-        )
-    return ResultsTable(rows, "autosam", {"command": "autosam compare --runs 'a <b>'"})
+        rows.append(Row(variant, [scores, scores], speed=10.0 / len(variant.run)))
+    return ResultsTable(rows, Variant("autosam"), {"command": "autosam compare --runs 'a <b>'"})
 
 
 @pytest.fixture
@@ -59,18 +59,21 @@ def page(tmp_path: Path) -> Path:
     mask = np.zeros((30, 60), np.uint8)
     mask[5:20, 10:40] = 1
     predicted = Predicted(image, mask, np.asarray(mask[None] > 0))
-    predictions = {row.name: {name: predicted for _, name in picked(found)} for row in found.rows}
-    curves = {"autosam": [[0.1, 0.5], [0.2, 0.6, 0.7]], "head": [[0.3, 0.4]]}
+    predictions = {
+        row.variant: {name: predicted for _, name in select_images(found)} for row in found.rows
+    }
+    found[Variant("autosam")].curves = [[0.1, 0.5], [0.2, 0.6, 0.7]]
+    found[Variant("head")].curves = [[0.3, 0.4]]
     file = Path("p0.png")
     split = {"test": [Pair("p0", ImageFile(file), MaskFile(file))]}
     path = tmp_path / "report.html"
-    path.write_text(build(found, curves, predictions, ["p6"], split, COLOURS))
+    path.write_text(build(found, predictions, ["p6"], split, COLOURS))
     return path
 
 
 def test_best_median_and_worst_are_picked_by_the_base() -> None:
     # In order: p6 1.0, p0 0.9, p1 0.8, p2 0.7, p3 0.6, p4 0.5, p5 0.4.
-    assert picked(results()) == [
+    assert select_images(results()) == [
         ("best", "p6"), ("best", "p0"), ("median", "p1"), ("median", "p2"),
         ("worst", "p4"), ("worst", "p5"),
     ]  # fmt: skip
@@ -80,25 +83,31 @@ def test_images_shown_are_in_the_order_of_the_scores_shown() -> None:
     """Of the first seed; an image whose pixels are all ignored has no score and is not shown."""
     seeds = [[0.9, 0.1, 0.5, math.nan], [0.0, 1.0, 0.6, math.nan]]
     scores = [{f"p{i}": {"dice": dice} for i, dice in enumerate(seed)} for seed in seeds]
-    found = ResultsTable([Row("head", scores)], "head")
-    assert picked(found) == [("best", "p0"), ("median", "p2"), ("worst", "p1")]
+    found = ResultsTable([Row(Variant("head"), scores)], Variant("head"))
+    assert select_images(found) == [("best", "p0"), ("median", "p2"), ("worst", "p1")]
     image, mask = np.zeros((9, 9, 3), np.uint8), np.zeros((1, 9, 9), bool)
     predicted = dict.fromkeys(scores[0], Predicted(image, mask[0].astype(np.uint8), mask))
-    text = build(found, {}, {"head": predicted}, [], {}, COLOURS)
+    text = build(found, {Variant("head"): predicted}, [], {}, COLOURS)
     assert re.findall(r"Dice ([\d.]+)<", text) == ["0.90", "0.50", "0.10"]
     assert "nan" not in text.lower()
 
 
 def test_the_terminal_shows_what_is_in_brackets(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Not taken for markup or for names of emoji: intervals, classes, folders."""
     values = {f"dice{end}": 0.5 for end in ("", "/[red]", "/:cat:")}
-    rows = [Row(name, [{"p0": values}]) for name in ("a", "b")]
-    write(ResultsTable(rows, "a", {"data": "/x/[old]/:dog:"}), "", tmp_path)
+    rows = [Row(Variant(run), [{"p0": values}]) for run in ("decoder", "head")]
+    ResultsTable(rows, Variant("decoder"), {"data": "/x/[old]/:dog:"}).print()
     print_scores({"test": values}, {"checkpoint": "runs/[bold]/:cow:"})
     said = capsys.readouterr().out
-    for shown in ("few to tell]", "a: [red]", "a: :cat:", "/x/[old]/:dog:", "runs/[bold]/:cow:"):
+    for shown in (
+        "few to tell]",
+        "head: [red]",
+        "head: :cat:",
+        "/x/[old]/:dog:",
+        "runs/[bold]/:cow:",
+    ):
         assert shown in said
 
 
@@ -106,14 +115,14 @@ def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"(src|href)=.https?:", text)
     assert "<b>" not in text
-    assert "sam-&lt;box&gt;" in text
+    assert "sam-box, &lt;b&gt;" in text
     assert "<td>0.700 ± 0.000</td>" in text
     # Of the head: Dice of the six images with something in them, and what is wrong with which.
     shown = "<td>0.592 ± 0.000</td><td>16.7% ± 0.0%</td><td>100.0% ± 0.0%</td>"
     assert shown in text
     # Of the one empty image: left empty by autosam and the oracle, not by the head.
     assert re.findall(r"<td>([^<]*)</td><td>(\d+%)</td>", text) == [
-        ("autosam", "100%"), ("head", "0%"), ("sam-&lt;box&gt;", "100%"),
+        ("autosam", "100%"), ("head", "0%"), ("sam-box, &lt;b&gt;", "100%"),
     ]  # fmt: skip
     assert text.count("<svg") == 2
     assert text.count('src="data:image/jpeg;base64,') == 3 * 6
@@ -121,8 +130,9 @@ def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
 
 def test_the_same_figures_give_the_same_charts() -> None:
     curves = {"autosam": [[0.1, 0.5], [0.2, 0.6, 0.7]]}
+    dice = {variant.title: values for variant, values in DICE.items()}
     assert charts.learning_curves(curves) == charts.learning_curves(curves)
-    assert charts.distributions(DICE) == charts.distributions(DICE)
+    assert charts.distributions(dice) == charts.distributions(dice)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
@@ -150,6 +160,6 @@ def test_in_a_browser_images_load_and_the_table_sorts(page: Path, tmp_path: Path
     )  # fmt: skip
     text = re.search(r"found: (.*?)</body>", done.stdout, re.S)
     assert text, done.stderr[-2000:]
-    best, worst = "autosam head sam-&lt;box&gt;", "head autosam sam-&lt;box&gt;"
+    best, worst = "autosam head sam-box, &lt;b&gt;", "head autosam sam-box, &lt;b&gt;"
     assert text[1].strip() == f"{best} | {best} | {worst} | true"
     assert "CONSOLE" not in done.stderr

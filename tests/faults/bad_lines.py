@@ -253,7 +253,7 @@ def a_variable_of_the_shell_that_is_not_set(rng: Random, folder: Path, good: Goo
     return [verb, f"{flag}="], flag
 
 
-@cause("line", ConfigError, r"(choose from|stands twice|must be |say --folds|empty)", 8)
+@cause("line", ConfigError, r"(choose from|listed twice|must be |say --folds|empty)", 8)
 def a_comparison_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     flag, named = rng.choice([
         ("--runs=foo", "--runs foo"), ("--runs=", "--runs"), ("--runs=head,head", "--runs"),
@@ -683,7 +683,8 @@ def a_run_that_needs_prompts(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("line", CheckpointError, r"scores\.yaml: damaged\. Delete .*trains it again", 2)
 def a_comparison_that_was_damaged(rng: Random, folder: Path, good: Good) -> Bad:
     """Its only training is there, by its name, but for its scores."""
-    from autosam.comparison.plan import Variant, plan
+    from autosam.comparison.plan import plan
+    from autosam.comparison.variants import Variant
     from autosam.config.cli import parse
     from autosam.config.commands import CompareConfig
     from autosam.data.layouts import load_split
@@ -692,8 +693,8 @@ def a_comparison_that_was_damaged(rng: Random, folder: Path, good: Good) -> Bad:
             f"--data.root={good.images}"]  # fmt: skip
     config = parse(CompareConfig, line[1:])
     split = load_split(config.data)
-    (trial,) = plan(config, {"sam-box": Variant("sam-box")}, 1, Path(config.output) / "runs", split)
-    shutil.copytree(good.run, trial.folder)
+    (job,) = plan(config, [Variant("sam-box")], 1, Path(config.output) / "runs", split)
+    shutil.copytree(good.run, job.folder)
     text = rng.choice(["", "[", "5", "\x00"])
-    (trial.folder / "scores.yaml").write_text(text)
+    (job.folder / "scores.yaml").write_text(text)
     return line, "scores.yaml"

@@ -15,8 +15,9 @@ from pretend_device import PretendedGpus, place
 from test_backends import SPECS
 from torch import nn
 
-from autosam.comparison.plan import Job
-from autosam.comparison.scores import ablated_scores
+from autosam.comparison.jobs import Job
+from autosam.comparison.scores import scores_of
+from autosam.comparison.variants import Variant
 from autosam.config import RUNS, Config, LossConfig
 from autosam.config.commands import EvaluateConfig, PredictConfig
 from autosam.evaluate import evaluate as evaluate_command
@@ -195,9 +196,9 @@ def test_the_commands_work_on_the_second_gpu(
             masks = predict(PredictConfig(checkpoint=str(run), input=str(images), flips=True,
                                           output=f"{out}{window}", window=window))  # fmt: skip
             assert len(masks) == 3
-        job = Job("autosam", 0, checkpoint.load(run).config)
+        job = Job(Variant("autosam"), 0, checkpoint.load(run).config)
         for ablation in ("blank", "surrogate"):
-            assert len(ablated_scores(job, ablation)) == 3
+            assert len(scores_of(job, ablation)) == 3
     for kind in (AcceleratorState, GradientState, PartialState):
         kind._reset_state()
     assert seen == {torch.device("cuda", 1)}

@@ -1,0 +1,114 @@
+"""The rows of a comparison, made of its finished trainings."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autosam.comparison.jobs import Job
+from autosam.comparison.scores import gather, images_per_second, scores_of
+from autosam.comparison.statistics import Difference
+from autosam.comparison.variants import Variant
+from autosam.evaluation.metrics import mean_known
+from autosam.evaluation.scores import Scores
+
+
+@dataclass
+class Row:
+    """Scores and costs of a variant, over its seeds."""
+
+    variant: Variant
+    scores: list[Scores]
+    """Of each seed."""
+    trainable: int = 0
+    """Trainable parameters."""
+    seconds: float | None = None
+    """Of one training; None where nothing was trained for this row."""
+    speed: float = 0.0
+    """Images per second, one at a time."""
+    peak_gib: float | None = None
+    """Peak memory of training, GiB."""
+    curves: list[list[float]] = field(default_factory=list)
+    """Validation Dice by epoch, of each of its trainings."""
+    difference: Difference | None = None
+    """Dice minus that of the base row; set by the table."""
+
+    @property
+    def title(self) -> str:
+        return self.variant.title
+
+    @property
+    def metrics(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation over seeds, by metric; `metric/CLASS` where there are several
+        classes."""
+        names = dict.fromkeys(name for seed in self.scores for row in seed.values() for name in row)
+        found = {}
+        for name in names:
+            means = [mean for mean in self.means(name) if not math.isnan(mean)]
+            spread = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
+            if means:
+                found[name] = (float(np.mean(means)), spread)
+        return found
+
+    def means(self, metric: str) -> list[float]:
+        """The mean over the images that have it, of each seed; NaN where none has."""
+        return [
+            mean_known([row.get(metric, math.nan) for row in seed.values()]) for seed in self.scores
+        ]
+
+    def over_seeds(self) -> Scores:
+        """Every score of each image, the mean over the seeds that have it."""
+        return {
+            image: {
+                name: mean_known([seed[image].get(name, math.nan) for seed in self.scores])
+                for name in row
+            }
+            for image, row in self.scores[0].items()
+        }
+
+    def by_image(self, metric: str = "dice") -> dict[str, float]:
+        """The mean over seeds, of each image."""
+        return {
+            image: float(np.mean([seed[image].get(metric, math.nan) for seed in self.scores]))
+            for image in sorted(self.scores[0])
+        }
+
+
+def jobs_by_variant(jobs: list[Job], ablated: list[Variant]) -> dict[Variant, list[Job]]:
+    """The trainings that each row is scored from.
+
+    Args:
+        jobs: see `plan`.
+        ablated: ablations of the run `autosam`, which use its trainings.
+    """
+    found: dict[Variant, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.variant, []).append(job)
+    return found | {variant: found[Variant(variant.run)] for variant in ablated}
+
+
+def make_row(variant: Variant, jobs: list[Job]) -> Row:
+    """Scores and costs of a variant.
+
+    Args:
+        variant: the row.
+        jobs: the trainings that it is scored from.
+
+    Raises:
+        CheckpointError: a damaged run folder.
+    """
+    costs = [job.facts() for job in jobs]
+    row = Row(
+        variant,
+        gather(jobs, functools.partial(scores_of, ablation=variant.ablation)),
+        trainable=int(costs[0]["trainable"]),
+        speed=images_per_second(jobs[0], variant.ablation),
+    )
+    if variant.learns:
+        row.seconds = sum(cost["seconds"] for cost in costs) / len(costs)
+        row.peak_gib = max(cost["peak_gib"] for cost in costs)
+        row.curves = [curve for job in jobs if (curve := job.curve())]
+    return row
