@@ -1,4 +1,4 @@
-"""`autosam check`: a data doctor. What a data set is like, and what is wrong with it."""
+"""`autosam check`: what a data set holds, and what is wrong with it."""
 
 from __future__ import annotations
 

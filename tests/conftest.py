@@ -116,8 +116,8 @@ def folders(tmp_path: Path) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path) -> Path:
     """The folder of a run of autosam; its data are beside it, in data/."""
     root = tmp_path_factory.mktemp("trained")
-    for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
-        draw(root / "data" / part, count, start)
+    for start, split, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
+        draw(root / "data" / split, count, start)
     from autosam.train import train
 
     with pytest.MonkeyPatch.context() as patch:

@@ -19,8 +19,8 @@ from autosam.comparison.variants import Variant, ablated_variants, listed, train
 from autosam.config import Settings
 from autosam.config.choices import require_config
 from autosam.config.commands import CompareConfig
-from autosam.data.layouts import load_split
-from autosam.data.pairs import Split, fingerprint
+from autosam.data.layouts import load_splits
+from autosam.data.pairs import Splits, fingerprint
 from autosam.errors import Stopped
 from autosam.evaluation.cautions import NOTHING, cautions, contents_of
 from autosam.evaluation.metrics import mean_scores
@@ -41,13 +41,13 @@ def compare(config: CompareConfig) -> ResultsTable:
     require_config(config, CompareConfig, "compare")
     check(config)
     settings = shared_settings(config)
-    split = load_split(settings.data)
+    splits = load_splits(settings.data)
     if settings.train.epochs is None:
-        epochs = default_epochs(len(split["train"]))
+        epochs = default_epochs(len(splits["train"]))
         settings.train = dataclasses.replace(settings.train, epochs=epochs)
     seeds = 1 if config.quick else config.seeds
     folder = Path(config.output)
-    jobs = plan(settings, trained_variants(config), seeds, folder / "runs", split)
+    jobs = plan(settings, trained_variants(config), seeds, folder / "runs", splits)
     try:
         run_jobs(jobs, config.jobs)
     except Stopped as stopped:
@@ -59,12 +59,12 @@ def compare(config: CompareConfig) -> ResultsTable:
     base = Variant("autosam" if "autosam" in names else names[0])
     with quiet():  # the trainings have logged what there is to say about the data
         trivial = trivial_scores(by_variant[base])
-        results = make_table(by_variant, base, trivial, facts(settings, split, seeds), split)
+        results = make_table(by_variant, base, trivial, facts(settings, splits, seeds), splits)
         add_warnings(results, settings)
         results.conclusion = conclusion(results)
         empty = [name for name, row in trivial[NOTHING].items() if row["truth_share"] == 0]
         colours = palette(by_variant[base][0].config.data)
-        html = build(results, predict_images(results, by_variant), empty, split, colours)
+        html = build(results, predict_images(results, by_variant), empty, splits, colours)
     write(results, html, folder)
     results.print()
     print(f"report: {folder / 'report.html'} (beside it table.md and table.csv)")
@@ -76,11 +76,11 @@ def make_table(
     base: Variant,
     trivial: dict[str, Scores],
     facts: dict[str, str],
-    split: Split,
+    splits: Splits,
 ) -> ResultsTable:
     """The rows of all variants, and what masks without a network score."""
     rows = [make_row(variant, jobs) for variant, jobs in by_variant.items()]
-    groups = {pair.name: pair.group for pairs in split.values() for pair in pairs}
+    groups = {pair.name: pair.group for pairs in splits.values() for pair in pairs}
     means = {name: mean_scores(list(scores.values()))["dice"] for name, scores in trivial.items()}
     return ResultsTable(rows, base, facts, groups, means)
 
@@ -112,19 +112,19 @@ def predict_images(
     return predictions
 
 
-def facts(settings: Settings, split: Split, seeds: int) -> dict[str, str]:
+def facts(settings: Settings, splits: Splits, seeds: int) -> dict[str, str]:
     """What was compared, for the lines below the table."""
-    parts = ", ".join(f"{len(pairs)} {part}" for part, pairs in split.items())
+    counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
     if settings.data.folds:
-        parts = f"{sum(map(len, split.values()))} images in {settings.data.folds} folds"
+        counts = f"{sum(map(len, splits.values()))} images in {settings.data.folds} folds"
     source = settings.data.root or settings.data.images or "the embedded set"
-    grouped = any(pair.group for pairs in split.values() for pair in pairs)
+    grouped = any(pair.group for pairs in splits.values() for pair in pairs)
     independent = "groups (patients, slides, volumes)"
     if not grouped:
         independent = "images, each taken as independent (--data.groups says what belongs together)"
     return {
-        "data": f"{source}: {parts} (files {fingerprint(split)[:12]})",
-        "budget of each run": f"{settings.train.epochs} epochs of {len(split['train'])} images, "
+        "data": f"{source}: {counts} (files {fingerprint(splits)[:12]})",
+        "budget of each run": f"{settings.train.epochs} epochs of {len(splits['train'])} images, "
         f"prompt generator and head at {settings.model.view_size} px, SAM {settings.sam}",
         "seeds": f"{seeds}, from {settings.train.seed}",
         "figures": "mean over the test images ± standard deviation over seeds; difference with its "

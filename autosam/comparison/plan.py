@@ -15,7 +15,7 @@ from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.cli import flatten, to_dict
 from autosam.config.commands import CompareConfig
 from autosam.config.validation import check_number, check_ranges, check_settings
-from autosam.data.pairs import Split, fingerprint
+from autosam.data.pairs import Splits, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import ConfigError
 from autosam.models.sam import sam_hash
@@ -86,7 +86,7 @@ def shared_settings(config: CompareConfig) -> CompareConfig:
 
 
 def plan(
-    settings: Settings, variants: list[Variant], seeds: int, folder: Path, split: Split
+    settings: Settings, variants: list[Variant], seeds: int, folder: Path, splits: Splits
 ) -> list[Job]:
     """Every training that a comparison needs.
 
@@ -95,13 +95,13 @@ def plan(
         variants: what is trained.
         seeds: how many, from `train.seed` on.
         folder: where the run folders go.
-        split: the images, of any fold.
+        splits: the images, of any fold.
 
     Returns:
         Variant by variant, the seeds and folds of each.
     """
-    data = fingerprint(split)
-    if depends_on_rule(split, settings.data):
+    data = fingerprint(splits)
+    if depends_on_rule(splits, settings.data):
         data += f" split rule {RULE}"
     return [
         plan_job(settings, variant, seed, fold, folder, data)

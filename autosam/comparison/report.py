@@ -18,7 +18,7 @@ from autosam.comparison.scores import Predicted
 from autosam.comparison.table import Line, ResultsTable
 from autosam.comparison.variants import Variant
 from autosam.data.labels import class_masks
-from autosam.data.pairs import Split
+from autosam.data.pairs import Splits
 from autosam.evaluation.visualize import overlay
 from autosam.utils.io import make_folder, write_atomically
 
@@ -53,7 +53,7 @@ def build(
     results: ResultsTable,
     predictions: dict[Variant, dict[str, Predicted]],
     empty: list[str],
-    split: Split,
+    splits: Splits,
     colours: np.ndarray,
 ) -> str:
     """The report as HTML.
@@ -62,7 +62,7 @@ def build(
         results: the table.
         predictions: by row and image, those of `select_images`.
         empty: names of the test images with nothing in them.
-        split: the images of each split.
+        splits: the images of each split.
         colours: uint8 K x 3, of the classes.
     """
     lines = list(results.lines())
@@ -86,7 +86,7 @@ def build(
                 for rank, name in select_images(results)],
         empty={"count": len(empty), "shares": _left_empty(results, empty)},
         facts=results.facts.items(),
-        split=[(part, sorted(pair.name for pair in pairs)) for part, pairs in split.items()],
+        splits=[(split, sorted(pair.name for pair in pairs)) for split, pairs in splits.items()],
     )  # fmt: skip
 
 

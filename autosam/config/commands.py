@@ -43,7 +43,7 @@ class RoughPreview:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """How prompts are taken."""
     count: int = 8
-    """Images, spread over the training part (the test part is not looked at)."""
+    """Images, spread over the training split (the test split is not looked at)."""
     output: str = "rough.png"
     """PNG file of image, true mask, rough mask and prompts."""
 
@@ -69,7 +69,7 @@ class CompareConfig(Settings):
     """Beside the run autosam: with each of the published code's peculiarities, and with all; see
     --paper of train."""
     quick: bool = False
-    """A first look: at most 48 images of each part and 5 epochs, one seed."""
+    """A first look: at most 48 images of each split and 5 epochs, one seed."""
     jobs: int = 1
     """Trainings at a time."""
     output: str = "runs/compare"
@@ -92,7 +92,7 @@ class EvaluateConfig:
     fast: bool = False
     """Score the mask that the learned prompt makes by itself, through the surrogate decoder."""
     part: Literal["train", "validation", "test", "all"] = "test"
-    """Which part to score. Of --data.images with --data.masks that were not trained on: all."""
+    """Which split to score. Of --data.images with --data.masks that were not trained on: all."""
     output: str | None = None
     """CSV file for the per-image scores."""
     batch_size: int = 8

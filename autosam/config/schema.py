@@ -90,23 +90,23 @@ class DataConfig:
     """True: a pixel has one class or background (soft-max, arg-max). False: classes are judged
     independently (sigmoid, 0.5) and may overlap."""
     validation: float = 0.15
-    """Share of images for validation where no validation part is given, 0..1."""
+    """Share of images for validation where no validation split is given, 0..1."""
     test: float = 0.15
-    """Share of images for testing where no test part is given, 0..1."""
+    """Share of images for testing where no test split is given, 0..1."""
     split_seed: int = 0
     """Seed of the split."""
     stratify: bool = False
-    """Give each part its share of images with little and with much foreground."""
+    """Give each split its share of images with little and with much foreground."""
     groups: str | None = None
     """What must not stand on both sides of a split (patient, slide, camera): a CSV file with the
     columns name and group, or a regular expression on the name whose first bracket is the group.
     (A manifest has a column `group`.)"""
     folds: int | None = None
-    """k-fold cross-validation: the images in k parts, of which `fold` is the test part."""
+    """k-fold cross-validation: the images in k folds, of which `fold` is the test split."""
     fold: int = 0
-    """Which of the k parts, from 0, is the test part."""
+    """Which of the k folds, from 0, is the test split."""
     limit: int | None = None
-    """At most so many images of each part, drawn by `split_seed`: for a first look."""
+    """At most so many images of each split, drawn by `split_seed`: for a first look."""
     workers: int | None = None
     """Processes that read images; unset: by the number of processors."""
 
@@ -372,7 +372,7 @@ class Config(Settings):
     trained. sam-auto: points on a grid; training images say which masks count."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """What SAM's mask decoder is given of the image, for controls. blank: zeros. shuffled: the
-    image embedding of another image of the same part. The prompt generator sees the image."""
+    image embedding of another image of the same split. The prompt generator sees the image."""
     paper: PaperConfig = field(default_factory=PaperConfig)
     output: str | None = None
     """Run folder; unset: runs/<time>-<run>."""

@@ -11,8 +11,8 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.conventions import decide_reading
 from autosam.data.facts import Facts, facts_of
-from autosam.data.near_duplicates import edges, scenes, torn
-from autosam.data.pairs import Pair, Pixels, Split, read_valid
+from autosam.data.near_duplicates import edges, leaking_scenes, scenes
+from autosam.data.pairs import Pair, Pixels, Splits, read_valid
 from autosam.data.readers.images import turn_of
 from autosam.data.reading import MaskReading
 from autosam.errors import DataError
@@ -52,20 +52,20 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_split(split: Split, config: DataConfig) -> Report:
-    """`check_pairs` for training, over all parts: masks are read in one way throughout, and there
-    must be something to learn; scenes that stand in several parts are a warning."""
-    pairs = [pair for part in split.values() for pair in part]
+def check_splits(splits: Splits, config: DataConfig) -> Report:
+    """`check_pairs` for training, over all splits: masks are read in one way throughout, and there
+    must be something to learn; scenes that are in several splits are a warning."""
+    pairs = [pair for found in splits.values() for pair in found]
     chosen = choose(pairs)
     seen = look_at(chosen, config)
-    part_of = {id(pair): part for part, found in split.items() for pair in found}
-    report = judge(chosen, seen, config, len(pairs), [part_of[id(pair)] for pair in chosen])
+    split_of = {id(pair): split for split, found in splits.items() for pair in found}
+    report = judge(chosen, seen, config, len(pairs), [split_of[id(pair)] for pair in chosen])
     _raise(report.errors)
     numbers = scenes(np.stack([s.edges for s in seen]), [s.size for s in seen])
-    if leaks := torn(numbers, [part_of[id(pair)] for pair in chosen]):
+    if leaks := leaking_scenes(numbers, [split_of[id(pair)] for pair in chosen]):
         first = [pair.name for pair, n in zip(chosen, numbers, strict=True) if n == leaks[0]]
         report.warnings.append(
-            f"{len(leaks)} scenes (one camera, or near copies) stand in several parts, for example "
+            f"{len(leaks)} scenes (one camera, or near copies) are in several splits, for example "
             f"{', '.join(first[:4])}: test scores will flatter. `autosam check` proposes "
             "--data.groups."
         )
@@ -92,7 +92,7 @@ def _raise(errors: list[str]) -> None:
 
 
 def judge(
-    pairs: list[Pair], seen: list[Seen], config: DataConfig, total: int, parts: Sequence[str] = ()
+    pairs: list[Pair], seen: list[Seen], config: DataConfig, total: int, splits: Sequence[str] = ()
 ) -> Report:
     """The one decision about what can be used: `check`, `train`, `compare` and `evaluate` ask it.
 
@@ -101,7 +101,7 @@ def judge(
         seen: what they were found to be.
         config: the data settings.
         total: how many pairs there are.
-        parts: the part of each pair, where the data are for training.
+        splits: the split of each pair, where the data are for training.
     """
     report = Report(checked=len(pairs), errors=[s.problem for s in seen if s.problem])
     good = [(pair, s.facts) for pair, s in zip(pairs, seen, strict=True) if not s.problem]
@@ -119,18 +119,18 @@ def judge(
         report.warnings.append(
             f"{len(pairs)} of {total} pairs were decoded to check them, drawn by a seed."
         )
-    of_part = [
-        part for part, s in zip(parts or [""] * len(seen), seen, strict=True) if not s.problem
+    of_split = [
+        split for split, s in zip(splits or [""] * len(seen), seen, strict=True) if not s.problem
     ]
     blank = [not s.known for s in seen if not s.problem]
-    known = {part for part, none in zip(of_part, blank, strict=True) if not none}
-    unknown = [part for part in dict.fromkeys(of_part) if part not in known]
+    known = {split for split, none in zip(of_split, blank, strict=True) if not none}
+    unknown = [split for split in dict.fromkeys(of_split) if split not in known]
     if len(pairs) == total:
         report.errors += [
-            f"{f'Of the {part} split: ' * bool(part)}No mask has a pixel whose class is known: all "
-            "are ignored (--data.ignore) or without data, so nothing can be learnt or scored. Give "
-            "labelled masks."
-            for part in unknown
+            (f"Of the {split} split: " if split else "")
+            + "No mask has a pixel whose class is known: all are ignored (--data.ignore) or "
+            "without data, so nothing can be learnt or scored. Give labelled masks."
+            for split in unknown
         ]
     if any(blank):
         report.warnings.append(
@@ -147,10 +147,10 @@ def judge(
             f"example {turned[0].image} and {turned[0].mask}: each is turned as its own tag says. "
             "See whether they fit: autosam check --output FILE.png shows them."
         )
-    if parts:
-        learned = [found for part, found in zip(of_part, held, strict=True) if part == "train"]
+    if splits:
+        learned = [found for split, found in zip(of_split, held, strict=True) if split == "train"]
         if not unknown and (not any(held) or (learned and not any(learned))):
-            where = "" if not any(held) else "Of the training part: "
+            where = "" if not any(held) else "Of the training split: "
             said = "" if config.values is None else f" --data.values is {config.values}."
             said += _taken_for_missing(facts for _, facts in good)
             report.errors.append(f"{where}Every mask is empty: there is nothing to learn.{said}")

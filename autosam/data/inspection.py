@@ -14,16 +14,16 @@ from autosam.data.checks import Seen, choose, judge, look_at
 from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
 from autosam.data.layouts import load_pairs
-from autosam.data.near_duplicates import scenes, torn
+from autosam.data.near_duplicates import leaking_scenes, scenes
 from autosam.data.pairs import Pair, distinct
 from autosam.data.prompts import objects_of
 from autosam.data.reading import MaskReading
-from autosam.data.splits import draw_split
+from autosam.data.splits import draw_splits
 from autosam.errors import AutosamError, DataError
 
 
 @dataclass
-class Examination:
+class Inspection:
     """What was found; `errors` keep a training from starting."""
 
     errors: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Examination:
     """How many there are; 0 where errors kept them from being looked at."""
 
 
-def examine(config: DataConfig, sam: str, image_size: int, geometry: str) -> Examination:
+def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -> Inspection:
     """Look at a data set; what is wrong is collected, not raised.
 
     Args:
@@ -48,20 +48,20 @@ def examine(config: DataConfig, sam: str, image_size: int, geometry: str) -> Exa
         image_size: S of that SAM, for the size of what it can still draw.
         geometry: how that SAM fits images into its square.
     """
-    found = Examination()
+    found = Inspection()
     try:
         pairs = load_pairs(config)
     except AutosamError as error:
         found.errors.append(str(error))
         return found
     found.facts["pairs"] = len(pairs)
-    parts = _parts(found, pairs, config)
-    if parts:  # with --data.limit not all of them
-        pairs = [pair for pair in pairs if id(pair.image) in parts]
+    split_of = _splits(found, pairs, config)
+    if split_of:  # with --data.limit not all of them
+        pairs = [pair for pair in pairs if id(pair.image) in split_of]
     chosen = choose(pairs)
     seen = look_at(chosen, config)
     good = [(pair, s) for pair, s in zip(chosen, seen, strict=True) if not s.problem]
-    named = [parts.get(id(pair.image), "") for pair in chosen]
+    named = [split_of.get(id(pair.image), "") for pair in chosen]
     report = judge(chosen, seen, config, len(pairs), named)
     found.errors += [error for error in report.errors if error not in found.errors]
     found.warnings += report.warnings
@@ -72,7 +72,7 @@ def examine(config: DataConfig, sam: str, image_size: int, geometry: str) -> Exa
     found.facts["mask values"] = {str(v): f"in {counts[v]} masks" for v in sorted(counts)[:20]}
     if len(counts) > 20:
         found.facts["mask values"]["..."] = f"{len(counts)} values in all"
-    _scenes(found, pairs, good, parts)
+    _scenes(found, pairs, good, split_of)
     found.reading = report.reading
     if found.errors:
         return found
@@ -117,20 +117,20 @@ def _plainly(config: DataConfig) -> str:
     return f"{config.num_classes} classes: {of or f'values 1 to {config.num_classes}'}{ignored}"
 
 
-def _parts(found: Examination, pairs: list[Pair], config: DataConfig) -> dict[int, str]:
+def _splits(found: Inspection, pairs: list[Pair], config: DataConfig) -> dict[int, str]:
     """The split that each pair is in, by its image's `id`: a pair keeps its image while it gets a
     group and another name. Nothing where no split can be drawn."""
     try:
-        split = draw_split(pairs, config)
+        splits = draw_splits(pairs, config)
     except AutosamError as error:
         found.errors.append(str(error))
         return {}
-    found.facts["parts"] = {part: len(part_pairs) for part, part_pairs in split.items()}
-    return {id(p.image): part for part, part_pairs in split.items() for p in part_pairs}
+    found.facts["splits"] = {split: len(pairs_of_split) for split, pairs_of_split in splits.items()}
+    return {id(p.image): split for split, pairs_of_split in splits.items() for p in pairs_of_split}
 
 
 def _scenes(
-    found: Examination, pairs: list[Pair], good: list[tuple[Pair, Seen]], parts: dict[int, str]
+    found: Inspection, pairs: list[Pair], good: list[tuple[Pair, Seen]], split_of: dict[int, str]
 ) -> None:
     """Scenes of several images, and those that the split would tear."""
     numbers = scenes(np.stack([s.edges for _, s in good]), [s.size for _, s in good])
@@ -143,12 +143,14 @@ def _scenes(
         "with several images": len(several),
         "images in them": sum(map(len, several)),
     }
-    leaks = torn(numbers, [parts[id(pair.image)] for pair, _ in good]) if parts else []
-    found.facts["scenes"]["in several parts"] = len(leaks)
+    leaks = (
+        leaking_scenes(numbers, [split_of[id(pair.image)] for pair, _ in good]) if split_of else []
+    )
+    found.facts["scenes"]["in several splits"] = len(leaks)
     if leaks:
         shown = ", ".join(pair.name for pair in members[leaks[0]][:5])
         found.warnings.append(
-            f"{len(leaks)} scenes (one camera, one video, or near copies) stand in several parts "
+            f"{len(leaks)} scenes (one camera, one video, or near copies) are in several splits "
             f"of this split, for example {shown}: test scores will flatter. --data.groups FILE.csv "
             "keeps them together; --groups FILE.csv writes a proposal."
         )
@@ -190,7 +192,7 @@ class Tally:
                 self.vanished += len(set(numbers) - set(left.tolist()))
         self.counts.append(objects)
 
-    def report(self, found: Examination) -> None:
+    def report(self, found: Inspection) -> None:
         """Write what was counted."""
         n, names = max(1, len(self.counts)), self.config.class_names
         found.facts["classes"] = {

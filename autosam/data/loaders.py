@@ -38,7 +38,7 @@ would be noticed as late on Windows, which has no signal for that.)"""
 
 @dataclass
 class Data:
-    """The three parts of the data, ready to be loaded."""
+    """The three splits, ready to be loaded."""
 
     train: PairDataset
     validation: PairDataset

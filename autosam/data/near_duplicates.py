@@ -53,16 +53,16 @@ def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray
     return numbers
 
 
-def torn(numbers: np.ndarray, parts: Sequence[str]) -> list[int]:
-    """The scenes that stand in several parts.
+def leaking_scenes(numbers: np.ndarray, splits: Sequence[str]) -> list[int]:
+    """The scenes that are in several splits.
 
     Args:
         numbers: int N, of `scenes`.
-        parts: N names of parts.
+        splits: N names of splits.
     """
     homes: dict[int, set[str]] = {}
-    for number, part in zip(numbers.tolist(), parts, strict=True):
-        homes.setdefault(number, set()).add(part)
+    for number, split in zip(numbers.tolist(), splits, strict=True):
+        homes.setdefault(number, set()).add(split)
     return [number for number, found in homes.items() if len(found) > 1]
 
 

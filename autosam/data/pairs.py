@@ -12,7 +12,7 @@ import numpy as np
 
 from autosam.errors import DataError
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 class Pixels(Protocol):
@@ -80,7 +80,7 @@ class Pair:
     """Name of the image without extension; unique within a split and subset."""
     image: Pixels
     mask: Pixels
-    part: str = ""
+    split: str = ""
     """train, validation or test, where the source says so."""
     group: str = ""
     """Patient, slide, video: pairs of one group stay together when a split is drawn."""
@@ -95,7 +95,7 @@ class Pair:
     @property
     def given(self) -> str:
         """The split that the source gives; what has none is taken for training."""
-        return self.part or "train"
+        return self.split or "train"
 
     @property
     def name(self) -> str:
@@ -112,25 +112,25 @@ def distinct(pairs: list[Pair]) -> list[Pair]:
     return [replace(pair, qualified=True) for pair in pairs]
 
 
-Split = dict[str, list[Pair]]
-"""`train`, `validation`, `test`: the pairs of each part."""
+Splits = dict[str, list[Pair]]
+"""`train`, `validation`, `test`: the pairs of each split."""
 
 
-def sizes(split: Split) -> dict[str, tuple[int, int]]:
-    """Bytes of each image and of its mask, by part and name; 0 for one that is not a file."""
+def sizes(splits: Splits) -> dict[str, tuple[int, int]]:
+    """Bytes of each image and of its mask, by split and name; 0 for one that is not a file."""
     return {
-        f"{part}/{pair.name}": (_size(pair.image.path), _size(pair.mask.path))
-        for part, pairs in split.items()
+        f"{split}/{pair.name}": (_size(pair.image.path), _size(pair.mask.path))
+        for split, pairs in splits.items()
         for pair in pairs
     }
 
 
-def fingerprint(split: Split) -> str:
+def fingerprint(splits: Splits) -> str:
     """SHA-256 of the names and sizes of all images and masks."""
     sizes = hashlib.sha256()
     for name, image, mask in sorted(
         (pair.name, _size(pair.image.path), _size(pair.mask.path))
-        for pairs in split.values()
+        for pairs in splits.values()
         for pair in pairs
     ):
         sizes.update(f"{name} {image} {mask}\n".encode())

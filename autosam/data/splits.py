@@ -15,7 +15,7 @@ from autosam.config import DataConfig
 from autosam.data.checks import check_pairs
 from autosam.data.division import deal, divide
 from autosam.data.labels import known
-from autosam.data.pairs import PARTS, Pair, Split, distinct
+from autosam.data.pairs import SPLITS, Pair, Splits, distinct
 from autosam.data.tables import csv_rows
 from autosam.errors import ConfigError, DataError
 
@@ -27,22 +27,22 @@ RULE = 2
 """Raised when groups, strata or folds are divided otherwise than before for the same seed."""
 
 
-def depends_on_rule(split: Split, config: DataConfig) -> bool:
+def depends_on_rule(splits: Splits, config: DataConfig) -> bool:
     """Whether another `RULE` gives another split: it was drawn, with groups, strata or folds."""
-    drawn = [p for part, pairs in split.items() for p in pairs if p.given != part]
+    drawn = [p for split, pairs in splits.items() for p in pairs if p.given != split]
     special = config.stratify or config.folds is not None
     return bool(drawn) and (special or any(pair.group for pair in drawn))
 
 
-def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
-    """Keep the parts that are given and take the missing ones out of the training part.
+def draw_splits(pairs: list[Pair], config: DataConfig) -> Splits:
+    """Keep the splits that are given and take the missing ones out of the training split.
 
     Groups stay together; `stratify` spreads foreground shares; with `folds` the whole pool is
-    divided again; of each part at most `limit` are kept. The order of `pairs` does not matter.
+    divided again; of each split at most `limit` are kept. The order of `pairs` does not matter.
 
     Raises:
         ConfigError: shares or folds that cannot be.
-        DataError: a part is empty, or stands in two parts.
+        DataError: a split is empty, or an image is in two.
     """
     for name in ("validation", "test"):
         if not 0 < getattr(config, name) < 1:
@@ -50,42 +50,44 @@ def draw_split(pairs: list[Pair], config: DataConfig) -> Split:
     pairs = with_groups(pairs, config.groups)
     if config.folds is not None:  # splits that were given are pooled, and their names with them
         pairs = distinct(pairs)
-    given: Split = defaultdict(list)
+    given: Splits = defaultdict(list)
     for pair in pairs:
         given[pair.given].append(pair)
     if not given.get("train"):
         where = config.root or config.images
-        raise DataError(f"{where}: have {', '.join(sorted(given))} but no train part. Add one.")
-    split = dict(given)
+        raise DataError(f"{where}: have {', '.join(sorted(given))} but no train split. Add one.")
+    splits = dict(given)
     pool = given["train"]
     if config.folds is not None:
         if not config.fold < config.folds:
             raise ConfigError(f"--data.fold {config.fold}: must be below {config.folds} folds.")
         folds = _divide(pairs, config.folds, config)
-        split = {"test": folds.pop(config.fold)}
+        splits = {"test": folds.pop(config.fold)}
         pool = [pair for fold in folds for pair in fold]
     elif config.fold:
         raise ConfigError(f"--data.fold {config.fold}: of how many? Give --data.folds, too.")
-    missing = [part for part in ("validation", "test") if part not in split]
-    shares = [getattr(config, part) for part in missing]
-    parts = _divide(pool, [1 - sum(shares), *shares], config)
-    split |= dict(zip(["train", *missing], parts, strict=True))
-    for part in PARTS:
-        if not split.get(part):
+    missing = [split for split in ("validation", "test") if split not in splits]
+    shares = [getattr(config, split) for split in missing]
+    divided = _divide(pool, [1 - sum(shares), *shares], config)
+    splits |= dict(zip(["train", *missing], divided, strict=True))
+    for split in SPLITS:
+        if not splits.get(split):
             where = config.root or config.images or "the embedded set"
             groups = len({pair.group for pair in pairs if pair.group})
             raise DataError(
-                f"{where}: the {part} part is empty: {len(pairs)} images"
+                f"{where}: the {split} split is empty: {len(pairs)} images"
                 f"{f' in {groups} groups' if groups else ''} are too few for shares of "
                 f"{config.validation} validation and {config.test} test. Give more images, other "
-                "shares, or folders for each part."
+                "shares, or folders for each split."
             )
-    split = {part: sorted(split[part], key=lambda pair: pair.name) for part in PARTS}
-    _refuse_torn_groups(split)
-    refuse_copies(split)
+    splits = {split: sorted(splits[split], key=lambda pair: pair.name) for split in SPLITS}
+    _refuse_leaking_groups(splits)
+    refuse_copies(splits)
     if config.limit is None:
-        return split
-    return {part: limited(found, config.limit, config.split_seed) for part, found in split.items()}
+        return splits
+    return {
+        split: limited(found, config.limit, config.split_seed) for split, found in splits.items()
+    }
 
 
 def limited(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
@@ -209,10 +211,10 @@ def _divide(pool: list[Pair], shares: list[float] | int, config: DataConfig) -> 
     else:
         order = [int(i) for i in rng.permutation(len(keys))]
         divided = []
-        for count in reversed(_whole(shares, len(keys))):  # from the last part on
+        for count in reversed(_whole(shares, len(keys))):  # from the last split on
             divided.insert(0, order[:count])
             order = order[count:]
-    return [[pair for thing in part for pair in members[keys[thing]]] for part in divided]
+    return [[pair for thing in things for pair in members[keys[thing]]] for things in divided]
 
 
 def _whole(shares: list[float] | int, count: int) -> list[int]:
@@ -244,51 +246,51 @@ def _levels(members: dict[str, list[Pair]], config: DataConfig) -> dict[str, int
     }
 
 
-def _refuse_torn_groups(split: Split) -> None:
+def _refuse_leaking_groups(splits: Splits) -> None:
     seen: dict[str, tuple[str, Pair]] = {}
-    for part, pairs in split.items():
+    for split, pairs in splits.items():
         for pair in pairs:
             if not pair.group:
                 continue
-            other = seen.setdefault(pair.group, (part, pair))
-            if other[0] != part:
+            other = seen.setdefault(pair.group, (split, pair))
+            if other[0] != split:
                 raise DataError(
-                    f"group {pair.group!r} stands in {other[0]} ({other[1].name}) and {part} "
-                    f"({pair.name}): the given parts leak. Move one, or leave --data.groups out."
+                    f"group {pair.group!r} stands in {other[0]} ({other[1].name}) and {split} "
+                    f"({pair.name}): the given splits leak. Move one, or leave --data.groups out."
                 )
 
 
-def refuse_copies(split: Split) -> None:
-    """Identical images in two parts would make the test score a lie.
+def refuse_copies(splits: Splits) -> None:
+    """Identical images in two splits would make the test score a lie.
 
     Raises:
         DataError: naming both.
     """
     by_size: dict[int, list[tuple[str, Pair]]] = defaultdict(list)
-    for part, pairs in split.items():
+    for split, pairs in splits.items():
         for pair in pairs:
-            by_size[_size(pair)].append((part, pair))
+            by_size[_size(pair)].append((split, pair))
     for size, alike in by_size.items():
-        if len({part for part, _ in alike}) == 1:
+        if len({split for split, _ in alike}) == 1:
             continue
         by_end: dict[bytes, list[tuple[str, Pair]]] = defaultdict(list)
-        for part, pair in alike:
-            by_end[end_of(pair.image.path) if size else b""].append((part, pair))
+        for split, pair in alike:
+            by_end[end_of(pair.image.path) if size else b""].append((split, pair))
         for candidates in by_end.values():
             _refuse_equal(candidates)
 
 
 def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
-    """Compare whole images, where they stand in different parts."""
-    if len({part for part, _ in candidates}) == 1:
+    """Compare whole images, where they are in different splits."""
+    if len({split for split, _ in candidates}) == 1:
         return
     seen: dict[str, tuple[str, Pair]] = {}
-    for part, pair in candidates:
-        other = seen.setdefault(pair.image.digest(), (part, pair))
-        if other[0] != part:
+    for split, pair in candidates:
+        other = seen.setdefault(pair.image.digest(), (split, pair))
+        if other[0] != split:
             raise DataError(
-                f"{other[1].image} ({other[0]}) and {pair.image} ({part}) are the same "
-                "image: the parts overlap. Remove one of them."
+                f"{other[1].image} ({other[0]}) and {pair.image} ({split}) are the same "
+                "image: the splits overlap. Remove one of them."
             )
 
 

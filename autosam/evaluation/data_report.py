@@ -17,7 +17,7 @@ from autosam.config.choices import require_config
 from autosam.config.commands import CheckConfig
 from autosam.config.validation import check_ranges
 from autosam.data.images import write_png
-from autosam.data.inspection import Examination, examine
+from autosam.data.inspection import Inspection, inspect_data
 from autosam.data.labels import class_masks
 from autosam.errors import ConfigError
 from autosam.evaluation import visualize
@@ -32,7 +32,7 @@ SIDE = 224
 SHOWN = 24
 
 
-def check(config: CheckConfig) -> Examination:
+def check(config: CheckConfig) -> Inspection:
     """Examine a data set and print what was found.
 
     Raises:
@@ -48,7 +48,7 @@ def check(config: CheckConfig) -> Examination:
     check_ranges(cache=config.cache)
     copies = config.cache.views if config.cache.views is not None else 4
     spec = SAMS[config.sam]
-    found = examine(config.data, config.sam, spec.image_size, spec.geometry)
+    found = inspect_data(config.data, config.sam, spec.image_size, spec.geometry)
     if found.images:
         found.facts["cache"] = cache_costs(found.images, copies)
     if config.output and found.pairs:
@@ -58,7 +58,7 @@ def check(config: CheckConfig) -> Examination:
         write_groups(Path(config.groups), found.groups)
         found.facts["proposed groups"] = config.groups
     elif config.groups:
-        found.facts["proposed groups"] = "none: no scene stands in several parts"
+        found.facts["proposed groups"] = "none: no scene is in several splits"
     if config.json:
         content = {"errors": found.errors, "warnings": found.warnings, **found.facts}
         print(json.dumps(content, indent=2, ensure_ascii=False))
@@ -67,7 +67,7 @@ def check(config: CheckConfig) -> Examination:
     return found
 
 
-def show(found: Examination) -> None:
+def show(found: Inspection) -> None:
     """The table, then warnings and errors."""
     table = Table(show_header=False)
     for name, value in _rows(found.facts):
@@ -94,7 +94,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
+def write_sheet(path: Path, found: Inspection, data: DataConfig) -> None:
     """Images with their masks outlined, four in a row."""
     cells, notes = [], []
     colours = visualize.palette(data)
@@ -112,7 +112,7 @@ def write_sheet(path: Path, found: Examination, data: DataConfig) -> None:
 
 
 def outlined(
-    found: Examination, count: int, num_classes: int
+    found: Inspection, count: int, num_classes: int
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Images for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
     K x H x W."""

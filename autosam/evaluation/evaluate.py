@@ -19,8 +19,8 @@ from autosam.data import seen
 from autosam.data.checks import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
 from autosam.data.labels import class_masks, without
-from autosam.data.layouts import load_pairs, load_split
-from autosam.data.pairs import Pair, Split, read_valid
+from autosam.data.layouts import load_pairs, load_splits
+from autosam.data.pairs import Pair, Splits, read_valid
 from autosam.data.splits import RULE, depends_on_rule, limited
 from autosam.errors import ConfigError, DataError
 from autosam.evaluation.cautions import cautions, contents_of
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint, config.fast)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
     title, pairs, data = find_part(config, trained)
-    drawn: Split = {}
+    drawn: Splits = {}
     if _folders(data) == _folders(trained):
         drawn[config.part] = pairs
     old = loaded.header.get("split_rule") != RULE
@@ -122,29 +122,29 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     return scores
 
 
-def seen_before(pairs: list[Pair], loaded: checkpoint.Loaded, part: str, own: bool) -> str:
+def seen_before(pairs: list[Pair], loaded: checkpoint.Loaded, split: str, own: bool) -> str:
     """What to warn of where images that are to be scored were trained on; "" where none was, or
     where they are asked for.
 
     Args:
         pairs: what is scored.
         loaded: the checkpoint; one of an earlier version does not know.
-        part: the split that is asked for.
+        split: the one to score.
         own: whether they are of the folders of the training.
 
     Raises:
         DataError: of its own folders: images have come or gone since, and so the split is another.
     """
-    if own and part not in ("validation", "test"):
+    if own and split not in ("validation", "test"):
         return ""
     noted = loaded.header.get("seen")
     if not isinstance(noted, dict):
         return ""
-    for earlier in ("train", "validation") if part != "validation" or not own else ("train",):
+    for earlier in ("train", "validation") if split != "validation" or not own else ("train",):
         what = "trained on" if earlier == "train" else "used to choose its best epoch"
         if own and (found := seen.among(pairs, noted.get(earlier), by_name=True)):
             raise DataError(
-                f"{len(found)} of the {len(pairs)} images of the {part} split ({found[0].name}, "
+                f"{len(found)} of the {len(pairs)} images of the {split} split ({found[0].name}, "
                 f"...) were {what}: since the training, images were added to the folder, removed "
                 "or renamed, and the split is drawn otherwise. Bring the folder back to what it "
                 "was, give the new images as --data.images and --data.masks, or train again."
@@ -234,12 +234,12 @@ def find_part(
         if data.limit is None:
             return f"all of {name}", pairs, data
         return f"some of {name}", limited(pairs, data.limit, data.split_seed), data
-    split = load_split(data)
+    splits = load_splits(data)
     if config.part != "all":
-        return f"{config.part} of {name}", split[config.part], data
+        return f"{config.part} of {name}", splits[config.part], data
     pairs = [
-        dataclasses.replace(pair, subset=f"{part}/{pair.subset}".rstrip("/"))
-        for part, found in split.items()
+        dataclasses.replace(pair, subset=f"{split}/{pair.subset}".rstrip("/"))
+        for split, found in splits.items()
         for pair in found
     ]
     return f"all of {name}", pairs, data

@@ -12,7 +12,7 @@ from autosam.config.validation import check_ranges
 from autosam.data.checks import check_pairs
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.images import write_png
-from autosam.data.layouts import load_split
+from autosam.data.layouts import load_splits
 from autosam.data.prompts import draw_prompts
 from autosam.errors import ConfigError
 from autosam.evaluation import visualize
@@ -35,7 +35,7 @@ def rough(config: RoughPreview) -> list[float]:
     if config.count < 1:
         raise ConfigError(f"--count {config.count}: must be at least 1.")
     check_ranges(rough=config.rough, prompt=config.prompt)
-    pairs = load_split(config.data)["train"]
+    pairs = load_splits(config.data)["train"]
     chosen = [pairs[i] for i in spread(len(pairs), config.count)]
     reading = check_pairs(chosen, config.data).reading
     rows, notes, scores = [], [], []

@@ -27,24 +27,24 @@ in which nothing is found) and of those with nothing (the share in which somethi
 
 
 def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> None:
-    """A table of scores by part, one that tells images with nothing in them apart where there are
+    """A table of scores by split, one that tells images with nothing in them apart where there are
     some, and lines of facts below."""
     console = Console(soft_wrap=True, markup=False, emoji=False)
     columns = {name: (title, f".{digits}f") for name, (title, digits) in COLUMNS.items()}
     for shown in (columns, APART):
         if shown is APART and not any("false_alarm" in row for row in scores.values()):
             continue
-        table = Table("part")
+        table = Table("split")
         for title, _ in shown.values():
             table.add_column(title, justify="right")
-        for part, row in scores.items():
+        for split, row in scores.items():
             classes = [name.removeprefix("dice") for name in row if name.startswith("dice")]
             for end in classes:  # "" for the mean, then "/NAME" for each of several classes
                 cells = (
                     f"{row[name + end]:{form}}" if name + end in row else ""
                     for name, (_, form) in shown.items()
                 )
-                table.add_row(part + end.replace("/", ": "), *cells)
+                table.add_row(split + end.replace("/", ": "), *cells)
         console.print(table)
     for name, value in facts.items():
         console.print(f"{name}: {value}", highlight=False)

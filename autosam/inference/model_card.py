@@ -46,14 +46,14 @@ def model_card(loaded: Loaded) -> ModelCard:
     )
     images = header.get("images")
     if images:
-        facts["images"] = ", ".join(f"{count} {part}" for part, count in images.items())
+        facts["images"] = ", ".join(f"{count} {split}" for split, count in images.items())
     facts["threshold"] = f"{loaded.segmenter.threshold:g}"
     if loaded.segmenter.min_area:
         facts["smallest area"] = f"{loaded.segmenter.min_area:.2%} of the image"
     scores = {
-        part: [f"{header[part][name]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
-        for part in ("validation", "test")
-        if all(name in header.get(part, {}) for name in COLUMNS)
+        split: [f"{header[split][name]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
+        for split in ("validation", "test")
+        if all(name in header.get(split, {}) for name in COLUMNS)
     }
     return ModelCard.from_template(
         ModelCardData(

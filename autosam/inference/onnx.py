@@ -24,7 +24,7 @@ from rich.table import Table
 
 from autosam.config.choices import require_config
 from autosam.config.commands import ExportConfig
-from autosam.data.layouts import load_split
+from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels
 from autosam.errors import AutosamError, CheckpointError, ConfigError, DataError
@@ -149,7 +149,7 @@ def find_images(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
         ]
     else:
         try:
-            found = [pair.image for pair in load_split(data)["test"]]
+            found = [pair.image for pair in load_splits(data)["test"]]
         except AutosamError as error:
             raise ConfigError(
                 f"--images DIR is needed, images to compare on: those of the run cannot be had "

@@ -7,9 +7,9 @@ import math
 
 from autosam.config import RUNS, Config
 from autosam.data.augment import Augment, build_augment
-from autosam.data.checks import check_split
+from autosam.data.checks import check_splits
 from autosam.data.dataset import PairDataset
-from autosam.data.layouts import load_split
+from autosam.data.layouts import load_splits
 from autosam.data.loaders import Data
 from autosam.types import InputSpec
 from autosam.utils.logging import log
@@ -24,11 +24,13 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
         copies: V of the training images, 0 for none; the others then have one.
 
     Raises:
-        ConfigError, DataError: see `load_split` and `check_split`.
+        ConfigError, DataError: see `load_splits` and `check_splits`.
     """
-    split = load_split(config.data)
-    report = check_split(split, config.data)
-    log.info("%s", ", ".join(f"{len(pairs)} {part}" for part, pairs in split.items()) + " images")
+    splits = load_splits(config.data)
+    report = check_splits(splits, config.data)
+    log.info(
+        "%s", ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items()) + " images"
+    )
     for warning in report.warnings:
         log.warning(warning)
     if report.reading.how:
@@ -37,18 +39,18 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
         input_spec = dataclasses.replace(input_spec, target_size=input_spec.image_size)
     augment = build_augment(config.augment)
 
-    def part(name: str, augment: Augment | None, copies: int) -> PairDataset:
+    def dataset(name: str, augment: Augment | None, copies: int) -> PairDataset:
         return PairDataset(
-            split[name], input_spec, report.reading, augment, config.train.seed, config.prompt,
+            splits[name], input_spec, report.reading, augment, config.train.seed, config.prompt,
             copies, config.color_prior, config.embedding == "shuffled",
         )  # fmt: skip
 
     clean = min(copies, 1)
     learns = bool(RUNS[config.run].trainable)
     return Data(
-        part("train", augment, copies) if learns else part("train", None, clean),
-        part("validation", None, clean),
-        part("test", None, clean),
+        dataset("train", augment, copies) if learns else dataset("train", None, clean),
+        dataset("validation", None, clean),
+        dataset("test", None, clean),
     )
 
 

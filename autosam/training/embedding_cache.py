@@ -64,7 +64,7 @@ class Cached:
         return self.store.get(position * self.copies + copy)
 
 
-class Squares(Dataset):
+class SamInputs(Dataset):
     """The S x S squares of all records: uint8 3 x S x S, int64 2 and the record's number."""
 
     def __init__(self, dataset: PairDataset) -> None:
@@ -80,7 +80,7 @@ class Squares(Dataset):
 
 def use_cache(
     config: Config,
-    parts: dict[str, PairDataset],
+    splits: dict[str, PairDataset],
     device: torch.device,
     workers: int,
     interrupt: Interrupt | None = None,
@@ -93,7 +93,7 @@ def use_cache(
 
     Args:
         config: the run; `copies_of` it is not 0.
-        parts: data sets with fixed copies, by name.
+        splits: data sets with fixed copies, by name.
         device: where to encode.
         workers: processes that read images.
         interrupt: of the run that wants them, if one does.
@@ -111,7 +111,7 @@ def use_cache(
         cast(nn.Module, loaded).to(device)
         return loaded
 
-    for name, dataset in parts.items():
+    for name, dataset in splits.items():
         facts = broadcast(facts_of(config, dataset, device) if main else {})
         folder = root / hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
         title = f"{name} of {config.data.root or config.data.images or 'the embedded set'}, SAM "
@@ -201,7 +201,7 @@ def _prepare(
     count = len(dataset) * dataset.copies
     store = Store.open(folder, facts, count)
     if store is None:
-        image, valid, _ = Squares(dataset)[0]
+        image, valid, _ = SamInputs(dataset)[0]
         first = encode_frozen(sam(), image[None], valid[None], cache.dtype != "fp32")
         shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
         layout = Layout(shapes, cache.dtype)
@@ -236,7 +236,7 @@ def _encode(
     if less and process.is_main_process:
         print(less, file=sys.stderr)
     loader = DataLoader(
-        Squares(dataset),
+        SamInputs(dataset),
         batch_sampler=share,
         num_workers=workers,
         prefetch_factor=ahead,

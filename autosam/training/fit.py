@@ -25,9 +25,9 @@ from autosam.training import resume as state
 from autosam.training.auto_batch import fit_batch
 from autosam.training.data import default_epochs, open_data
 from autosam.training.embedding_cache import copies_of, use_cache
-from autosam.training.finalize import TrainResult, finish
+from autosam.training.finalize import TrainResult, finalize
 from autosam.training.run_folder import occupy, refuse_folder, resolve
-from autosam.training.trainer import Run
+from autosam.training.trainer import Trainer
 from autosam.utils.device import gains_from_bf16
 from autosam.utils.distributed import make_accelerator
 from autosam.utils.launcher import check_launcher, launcher_precision
@@ -105,9 +105,11 @@ def _train(
             accelerator.gradient_accumulation_steps = config.train.accumulate
             log.info("batches of %d, %d for each optimiser step",
                      config.train.batch_size, config.train.accumulate)  # fmt: skip
-        run = Run(config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved)
-        stack.callback(run.close)
-        stack.enter_context(run.explaining())
+        trainer = Trainer(
+            config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved
+        )
+        stack.callback(trainer.close)
+        stack.enter_context(trainer.explaining())
         with PeakMemory() as peak, Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -116,17 +118,17 @@ def _train(
             TimeRemainingColumn(),
             disable=not main,
         ) as progress:  # fmt: skip
-            run.fit(progress)
+            trainer.fit(progress)
         log.info("scoring validation and test by the checkpoint that validation chose")
-        return finish(run, peak.gib)
+        return finalize(trainer, peak.gib)
 
 
 def embed(
     config: Config, data: Data, segmenter: Segmenter, accelerator: Accelerator, interrupt: Interrupt
 ) -> None:
-    """Let the parts of the data take their embeddings from the cache."""
+    """Let the data sets take their embeddings from the cache."""
     workers = worker_count(config.data.workers, accelerator.num_processes)
-    parts = {"validation": data.validation, "test": data.test}
+    splits = {"validation": data.validation, "test": data.test}
     if RUNS[config.run].trainable or segmenter.mask_classifier is not None:
-        parts = {"train": data.train, **parts}
-    use_cache(config, parts, accelerator.device, workers, interrupt)
+        splits = {"train": data.train, **splits}
+    use_cache(config, splits, accelerator.device, workers, interrupt)

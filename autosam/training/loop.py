@@ -88,7 +88,7 @@ def train_one_epoch(
     clip: float,
     bf16: bool = False,
     on_step: OnStep = lambda images, loss: None,
-    sums: EpochStatistics | None = None,
+    stats: EpochStatistics | None = None,
 ) -> dict[str, float]:
     """Train once over the data, or over what is left of them.
 
@@ -113,7 +113,7 @@ def train_one_epoch(
             batch.
     """
     model.train()
-    sums = EpochStatistics() if sums is None else sums
+    stats = EpochStatistics() if stats is None else stats
     before = time.perf_counter()
     for batch in loader:
         fetched = time.perf_counter()
@@ -121,7 +121,7 @@ def train_one_epoch(
             total, parts = losses_of(model, batch, criterion, accelerator.device, bf16)
             if not torch.isfinite(total):
                 raise TrainingError(
-                    f"the loss is {total.item()} at batch {sums.batches + 1} "
+                    f"the loss is {total.item()} at batch {stats.batches + 1} "
                     f"({', '.join(batch.names[:4])}...). Lower --train.lr, or look at these images."
                 )
             accelerator.backward(total)
@@ -130,28 +130,28 @@ def train_one_epoch(
                 norms = [float(accelerator.clip_grad_norm_(group, clip)) for group in groups]
                 if not all(map(math.isfinite, norms)):
                     raise TrainingError(
-                        f"the gradient is not finite at batch {sums.batches + 1} "
+                        f"the gradient is not finite at batch {stats.batches + 1} "
                         f"({', '.join(batch.names[:4])}...). Lower --train.lr, try "
                         "--train.precision no, or look at these images."
                     )
-                sums.norm, sums.norms = sums.norm + norms[0], sums.norms + 1
+                stats.norm, stats.norms = stats.norm + norms[0], stats.norms + 1
             optimizer.step()
             if accelerator.sync_gradients:
                 scheduler.step()
             optimizer.zero_grad()
         for name, value in parts.items():
-            sums.parts[name] = sums.parts.get(name, 0.0) + value.item()
-        sums.batches += 1
-        sums.images += len(batch) * accelerator.num_processes
+            stats.parts[name] = stats.parts.get(name, 0.0) + value.item()
+        stats.batches += 1
+        stats.images += len(batch) * accelerator.num_processes
         now = time.perf_counter()
-        sums.waited, sums.seconds = sums.waited + fetched - before, sums.seconds + now - before
+        stats.waited, stats.seconds = stats.waited + fetched - before, stats.seconds + now - before
         on_step(len(batch), parts["loss"].item())
         before = time.perf_counter()
-    means = sums.means()
+    means = stats.means()
     if accelerator.num_processes > 1:  # each has seen its share of the batches
         values = torch.tensor(
-            [means[name] for name in sums.parts], dtype=torch.float64, device=accelerator.device
+            [means[name] for name in stats.parts], dtype=torch.float64, device=accelerator.device
         )
         shared = accelerator.reduce(values, reduction="mean")
-        means |= dict(zip(sums.parts, cast(torch.Tensor, shared).tolist(), strict=True))
+        means |= dict(zip(stats.parts, cast(torch.Tensor, shared).tolist(), strict=True))
     return means | {"lr": float(scheduler.get_last_lr()[0])}

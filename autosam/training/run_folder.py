@@ -18,7 +18,7 @@ from autosam.errors import CheckpointError, ConfigError
 from autosam.models.backbones.timm import WEIGHTS_BY_WORD
 from autosam.training import resume as state
 from autosam.utils import provenance as origin
-from autosam.utils.io import LOCK, claim, make_folder
+from autosam.utils.io import LOCK, lock, make_folder
 
 WHERE = ("data.root", "data.images", "data.masks", "data.annotations", "data.groups",
          "data.workers", "cache.dir", "cache.max_gb", "sam_checkpoint")  # fmt: skip
@@ -34,10 +34,10 @@ def occupy(folder: Path, empty: bool) -> Iterator[None]:
         empty: delete what an earlier run left in it.
 
     Raises:
-        ConfigError, StorageError: see `claim`.
+        ConfigError, StorageError: see `lock`.
     """
     make_folder(folder)
-    with claim(folder):
+    with lock(folder):
         for path in folder.iterdir() if empty else ():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -21,7 +21,7 @@ from autosam.config import RUNS, Config
 from autosam.data import seen
 from autosam.data.dataset import PairDataset
 from autosam.data.loaders import Data, make_loader, what_happened
-from autosam.data.pairs import PARTS, Split, fingerprint, sizes
+from autosam.data.pairs import SPLITS, Splits, fingerprint, sizes
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import (
     CheckpointError,
@@ -51,7 +51,7 @@ from autosam.utils.logging import log
 from autosam.utils.signals import AtOnce, Interrupt
 
 
-class Run:
+class Trainer:
     """A training from its first epoch to its last.
 
     Args:
@@ -82,7 +82,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.data = config, folder, data
         self.segmenter, self.accelerator, self.bf16 = segmenter, accelerator, bf16
-        self.epoch, self.best, self.stale, self.sums = 0, -1.0, 0, EpochStatistics()
+        self.epoch, self.best, self.stale, self.stats = 0, -1.0, 0, EpochStatistics()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._let_go()
         self.criterion = SegmentationLoss(
@@ -104,18 +104,18 @@ class Run:
                 f"each of {processes} processes. Lower --train.batch_size."
             )
         self.loaders = {
-            part: accelerator.prepare(
-                make_loader(getattr(data, part), config, processes, interrupt, shuffle=False)[0]
+            split: accelerator.prepare(
+                make_loader(getattr(data, split), config, processes, interrupt, shuffle=False)[0]
             )
-            for part in ("validation", "test")
+            for split in ("validation", "test")
         }
         assert config.train.epochs is not None
         self.epochs = config.train.epochs if learns else 0
         self.steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = build_schedule(optimizer, config.train, self.steps)
-        self._sizes = sizes(self.split)
+        self._sizes = sizes(self.splits)
         self.facts: dict[str, Any] = {
-            "data": fingerprint(self.split),
+            "data": fingerprint(self.splits),
             "sam": sam_hash(config.sam, config.sam_checkpoint) if segmenter.sam else "",
             "split_rule": RULE,
         }
@@ -135,16 +135,19 @@ class Run:
                 self.tracker.parameters(segmenter)
 
     @property
-    def split(self) -> Split:
-        """The pairs of each part."""
-        return {part: getattr(self.data, part).pairs for part in PARTS}
+    def splits(self) -> Splits:
+        """The pairs of each split."""
+        return {split: getattr(self.data, split).pairs for split in SPLITS}
 
     @functools.cached_property
     def drawn(self) -> dict[str, Any]:
         """What a checkpoint notes of the split, so that no image trained on is scored as new."""
         learns = self.epochs > 0 or self.segmenter.mask_classifier is not None
-        parts = ("train", "validation") if learns else ()
-        return {"split_rule": RULE, "seen": {part: seen.note(self.split[part]) for part in parts}}
+        names = ("train", "validation") if learns else ()
+        return {
+            "split_rule": RULE,
+            "seen": {split: seen.note(self.splits[split]) for split in names},
+        }
 
     def check_data(self) -> None:
         """See that the files are still those that the run began with.
@@ -152,7 +155,7 @@ class Run:
         Raises:
             DataError: naming one that is not.
         """
-        now = sizes(self.split)
+        now = sizes(self.splits)
         if changed := [name for name, size in self._sizes.items() if now[name] != size]:
             raise DataError(
                 f"{', '.join(changed[:3])}: {len(changed)} images or masks changed while the run "
@@ -171,7 +174,7 @@ class Run:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         state.require_fitting(
-            saved["facts"], self.facts, self.folder, depends_on_rule(self.split, self.config.data)
+            saved["facts"], self.facts, self.folder, depends_on_rule(self.splits, self.config.data)
         )
         checkpoint.restore_trainable(self.segmenter, saved["model"], str(self.folder))
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -181,13 +184,13 @@ class Run:
             self.scheduler.last_epoch = round(done) - 1
             self.scheduler.step()
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
-        self.sums = EpochStatistics(**saved["sums"])
+        self.stats = EpochStatistics(**saved["sums"])
         if self.epoch:  # better now than when the last epoch is done
             checkpoint.read_trained(self.folder / checkpoint.BEST)
         self._started -= saved["seconds"]
         log.info(
             "going on after epoch %d and %d images, best validation Dice %.4f",
-            self.epoch, self.sums.images, self.best,
+            self.epoch, self.stats.images, self.best,
         )  # fmt: skip
 
     def save_state(self) -> None:
@@ -201,7 +204,7 @@ class Run:
                 "epoch": self.epoch,
                 "best": self.best,
                 "stale": self.stale,
-                "sums": dataclasses.asdict(self.sums),
+                "sums": dataclasses.asdict(self.stats),
                 "seconds": self.seconds,
                 "facts": self.facts,
             }
@@ -216,7 +219,7 @@ class Run:
     def _keep(self) -> None:
         """Between two optimiser steps: what the batches of the next one change before it."""
         buffers = [(one, one.clone()) for one in self.segmenter.trainable_buffers()]
-        self._kept = copy.deepcopy(self.sums), buffers
+        self._kept = copy.deepcopy(self.stats), buffers
         self._let_go()
 
     def _let_go(self) -> None:
@@ -225,7 +228,7 @@ class Run:
 
     def _bring_back(self) -> None:
         """As it was after the last optimiser step."""
-        self.sums, buffers = self._kept
+        self.stats, buffers = self._kept
         for buffer, kept in buffers:
             buffer.copy_(kept)
 
@@ -255,9 +258,9 @@ class Run:
                 raise found from None
             raise
 
-    def watched(self, part: str) -> Iterator[Batch]:
-        """The batches of a part, until a signal comes. What they are for can be done again."""
-        for batch in self.loaders[part]:
+    def watched(self, split: str) -> Iterator[Batch]:
+        """The batches of a split, until a signal comes. What they are for can be done again."""
+        for batch in self.loaders[split]:
             if self._asked_to_stop():
                 raise self.interrupt.stopped()
             yield batch
@@ -276,36 +279,36 @@ class Run:
             checkpoint.save(
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.drawn
             )
-        done = self.epoch * len(self.loader) + self.sums.batches
+        done = self.epoch * len(self.loader) + self.stats.batches
         start: dict[str, Any] = {"loss": "-", "dice": "-", "speed": 0.0}
         bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
-        part = "test" if self.config.paper.select_on_test else "validation"
+        split = "test" if self.config.paper.select_on_test else "validation"
         while self.epoch < self.epochs and self.stale < self.config.train.patience:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
             values = self._train_epoch(progress, bar)
             self.save_state()  # a signal during the evaluation loses no training
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs} scoring")
             self._let_go()
-            scores = mean_scores(list(self.evaluate(part).values()))
-            self.epoch, self.sums = self.epoch + 1, EpochStatistics()
+            scores = mean_scores(list(self.evaluate(split).values()))
+            self.epoch, self.stats = self.epoch + 1, EpochStatistics()
             self.stale += 1
             if scores["dice"] > self.best:
                 self.best, self.stale = scores["dice"], 0
             progress.update(bar, dice=f"{scores['dice']:.3f}")
-            self._record(values, part, scores)
+            self._record(values, split, scores)
 
     def _train_epoch(self, progress: Progress, bar: TaskID) -> dict[str, float]:
         """Train to the end of the epoch; its figures."""
         epoch = self.epoch + 1
-        clock, seen = time.perf_counter(), self.sums.images
+        clock, seen = time.perf_counter(), self.stats.images
 
         def seed() -> None:
             # Each step has its own, so that a resumed run draws what an unbroken one does.
-            words = np.random.SeedSequence([self.config.train.seed, epoch, self.sums.batches, 5])
+            words = np.random.SeedSequence([self.config.train.seed, epoch, self.stats.batches, 5])
             set_seed(int(words.generate_state(1)[0]), device_specific=True)
 
         def on_step(images: int, loss: float) -> None:
-            speed = (self.sums.images - seen) / (time.perf_counter() - clock)
+            speed = (self.stats.images - seen) / (time.perf_counter() - clock)
             progress.update(bar, advance=1, loss=f"{loss:.3f}", speed=speed)
             if self.accelerator.sync_gradients:
                 stop = self._asked_to_stop()
@@ -318,12 +321,12 @@ class Run:
             seed()
 
         seed()
-        self.sampler.epoch, self.sampler.start = epoch, self.sums.images
+        self.sampler.epoch, self.sampler.start = epoch, self.stats.images
         try:
             self._keep()
             return train_one_epoch(
                 self.model, self.loader, self.criterion, self.optimizer, self.scheduler,
-                self.accelerator, self.config.train.clip, self.bf16, on_step, self.sums,
+                self.accelerator, self.config.train.clip, self.bf16, on_step, self.stats,
             )  # fmt: skip
         except AtOnce:
             self.interrupt.at_once = False
@@ -351,14 +354,14 @@ class Run:
         log.error(message)
         raise TrainingError(message)
 
-    def evaluate(self, part: str, final: bool = False) -> dict[str, dict[str, float]]:
+    def evaluate(self, split: str, final: bool = False) -> dict[str, dict[str, float]]:
         """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""
         if self.accelerator.num_processes > 1:
-            for buffer in self.segmenter.buffers():  # BatchNorm's statistics differ by process
+            for buffer in self.segmenter.buffers():  # BatchNorm's stats differ by process
                 broadcast(buffer, from_process=0)
         rows = evaluate(
             self.segmenter,
-            self.watched(part),
+            self.watched(split),
             self.config.data.exclusive,
             tuple(METRICS) if final else ("dice", "iou"),
             None if final else self.criterion,
@@ -366,21 +369,21 @@ class Run:
             self.bf16 and not final,
             self.config.data.class_names,
         )
-        require_all(rows, getattr(self.data, part).pairs)
+        require_all(rows, getattr(self.data, split).pairs)
         return rows
 
-    def _record(self, values: dict[str, float], part: str, scores: dict[str, float]) -> None:
-        """Write one epoch's figures (the scores being of `part`), images and checkpoints."""
+    def _record(self, values: dict[str, float], split: str, scores: dict[str, float]) -> None:
+        """Write one epoch's figures (the scores being of `split`), images and checkpoints."""
         if self.tracker is None:
             return
         self.tracker.epoch(
             self.epoch,
             {f"train/{name}": value for name, value in values.items()}
-            | {f"{part}/{name}": value for name, value in scores.items()},
+            | {f"{split}/{name}": value for name, value in scores.items()},
         )
         log.info(
             "epoch %d  loss %.4f  %s loss %.4f  Dice %.4f  IoU %.4f  %.1f images/s%s",
-            self.epoch, values["loss"], part, scores["loss"], scores["dice"], scores["iou"],
+            self.epoch, values["loss"], split, scores["loss"], scores["dice"], scores["iou"],
             values["images_per_second"], "  *" if self.stale == 0 else "",
         )  # fmt: skip
         if self.config.train.pictures:
@@ -393,7 +396,7 @@ class Run:
                 self.config,
                 epoch=self.epoch,
                 **self.drawn,
-                **{part: scores},
+                **{split: scores},
             )
         self.save_state()
 

@@ -187,16 +187,16 @@ def read_text(path: Path, wide: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a folder, which exists.
 
     Raises:
         ConfigError: another one does.
         StorageError: it cannot be written to.
     """
-    lock = FileLock(folder / LOCK)
+    file = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        file.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
             f"{folder}: another process writes into it. Wait for it, or choose another --output."
@@ -207,5 +207,7 @@ def claim(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(folder / LOCK)  # before it is let go: nobody else's is taken away
-        lock.release()
+            os.unlink(
+                folder / LOCK
+            )  # before it is released, so that no other process's file is deleted
+        file.release()

@@ -16,6 +16,7 @@ from helpers import tiny_config
 import autosam.comparison.jobs
 import autosam.comparison.scores
 from autosam.compare import compare
+from autosam.comparison.compare import ABLATION_ROWS
 from autosam.comparison.conclusion import conclusion, judge, rise
 from autosam.comparison.plan import plan
 from autosam.comparison.rows import Row
@@ -23,7 +24,7 @@ from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import SWITCHES, Variant
 from autosam.config import RUNS, Settings
 from autosam.config.commands import CompareConfig
-from autosam.data.layouts import load_split
+from autosam.data.layouts import load_splits
 from autosam.errors import ConfigError, Stopped
 from autosam.evaluation.cautions import cautions
 from autosam.evaluation.scores import read_scores
@@ -91,11 +92,11 @@ def test_a_comparison_from_start_to_table(
 
 
 def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) -> None:
-    split = load_split(config.data)
+    splits = load_splits(config.data)
 
     def folders(**changes: object) -> set[str]:
         settings = dataclasses.replace(config, **changes)
-        return {t.folder.name for t in plan(settings, [Variant("head")], 2, tmp_path, split)}
+        return {t.folder.name for t in plan(settings, [Variant("head")], 2, tmp_path, splits)}
 
     first = folders()
     assert len(first) == 2
@@ -103,7 +104,7 @@ def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) ->
     train = dataclasses.replace(config.train, lr=0.1)
     assert not folders(train=train) & first
     # One image more or less is other data.
-    split["train"].pop()
+    splits["train"].pop()
     assert not folders() & first
 
 
@@ -135,7 +136,7 @@ def test_an_interrupted_comparison_goes_on(
         with pytest.raises(KeyboardInterrupt):
             compare(config)
     with monkeypatch.context() as patch:
-        patch.setattr("autosam.training.trainer.Run._asked_to_stop", lambda run: True)
+        patch.setattr("autosam.training.trainer.Trainer._asked_to_stop", lambda run: True)
         with pytest.raises(Stopped, match="the same command goes on") as stopped:
             compare(config)
     assert stopped.value.signal == 15

@@ -65,9 +65,9 @@ def page(tmp_path: Path) -> Path:
     found[Variant("autosam")].curves = [[0.1, 0.5], [0.2, 0.6, 0.7]]
     found[Variant("head")].curves = [[0.3, 0.4]]
     file = Path("p0.png")
-    split = {"test": [Pair("p0", ImageFile(file), MaskFile(file))]}
+    splits = {"test": [Pair("p0", ImageFile(file), MaskFile(file))]}
     path = tmp_path / "report.html"
-    path.write_text(build(found, predictions, ["p6"], split, COLOURS))
+    path.write_text(build(found, predictions, ["p6"], splits, COLOURS))
     return path
 
 

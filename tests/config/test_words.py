@@ -13,7 +13,7 @@ from autosam.config import RUNS, Config
 from autosam.config.cli import parse
 from autosam.config.commands import EvaluateConfig
 from autosam.config.yaml import config_path
-from autosam.data.layouts import LAYOUTS, load_split
+from autosam.data.layouts import LAYOUTS, load_splits
 from autosam.models.backbones.timm import Backbone
 from autosam.models.sam import SAMS
 from autosam.training.run_folder import resolve
@@ -86,5 +86,5 @@ def test_a_table_of_groups_is_a_path_and_an_expression_is_none(
     flags = [f"--data.root={root}", "--data.groups"]
     listed, _ = resolve(parse(Config, [*flags, "groups.csv"]))
     assert listed.data.groups == str(litter / "groups.csv")
-    split = load_split(resolve(parse(Config, [*flags, "(img.+)"]))[0].data)
-    assert all(pair.group == pair.name for pairs in split.values() for pair in pairs)
+    splits = load_splits(resolve(parse(Config, [*flags, "(img.+)"]))[0].data)
+    assert all(pair.group == pair.name for pairs in splits.values() for pair in pairs)

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.checks import check_split
-from autosam.data.layouts import load_split
+from autosam.data.checks import check_splits
+from autosam.data.layouts import load_splits
 from autosam.errors import DataError
 
 
 def checked(root: Path, **settings: object) -> None:
     config = DataConfig(root=str(root), **settings)  # type: ignore[arg-type]
-    check_split(load_split(config), config)
+    check_splits(load_splits(config), config)
 
 
 def large(width: int, height: int) -> bytes:
@@ -104,7 +104,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 def test_a_file_in_place_of_a_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"content")
     with pytest.raises(DataError, match=rf"{name}: is a file\. A CSV .* videos must be unpacked"):
-        load_split(DataConfig(root=str(tmp_path / name)))
+        load_splits(DataConfig(root=str(tmp_path / name)))
 
 
 def test_a_folder_of_other_files(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_folder_of_other_files(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.h5").write_bytes(b"content")
     with pytest.raises(DataError, match=r"images: holds no image \(\.bmp"):
-        load_split(DataConfig(root=str(tmp_path)))
+        load_splits(DataConfig(root=str(tmp_path)))
 
 
 def test_not_finite_pixels(tmp_path: Path) -> None:

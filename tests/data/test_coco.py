@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from autosam.config import ClassConfig, DataConfig
 from autosam.data.checks import check_pairs
 from autosam.data.labels import class_masks
-from autosam.data.layouts import load_pairs, load_split
-from autosam.data.pairs import PARTS
+from autosam.data.layouts import load_pairs, load_splits
+from autosam.data.pairs import SPLITS
 from autosam.data.readers.polygons import rasterize
 from autosam.errors import DataError
 
 
 def sizes(config: DataConfig) -> list[int]:
-    split = load_split(config)
-    return [len(split[part]) for part in PARTS]
+    splits = load_splits(config)
+    return [len(splits[split]) for split in SPLITS]
 
 
 def test_coco_by_root(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_coco_as_other_tools_write_it(tmp_path: Path) -> None:
             source = tmp_path / "train2017" / entry["file_name"]
             (path / entry["file_name"]).write_bytes(source.read_bytes())
         (path / "_annotations.coco.json").write_text(json.dumps(content))
-    parts = [pair.part for pair in load_pairs(DataConfig(layout="coco", root=str(tmp_path / "r")))]
-    assert parts == ["train"] * 3 + ["validation"] * 3
+    given = [pair.split for pair in load_pairs(DataConfig(layout="coco", root=str(tmp_path / "r")))]
+    assert given == ["train"] * 3 + ["validation"] * 3
 
 
 @pytest.mark.parametrize(

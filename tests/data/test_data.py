@@ -12,10 +12,10 @@ from PIL import Image
 
 from autosam.config import AugmentConfig, DataConfig
 from autosam.data.augment import build_augment
-from autosam.data.checks import check_pairs, check_split
+from autosam.data.checks import check_pairs, check_splits
 from autosam.data.dataset import EpochSampler, PairDataset, make_sample
 from autosam.data.images import read_image, read_mask
-from autosam.data.layouts import load_split
+from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.reading import MaskReading
 from autosam.errors import ConfigError, DataError
@@ -152,7 +152,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no image"):
         find_pairs(tmp_path / "images", tmp_path / "images")
     with pytest.raises(DataError, match="expected train/, validation/ and test/"):
-        load_split(DataConfig(root=str(_made(tmp_path / "other"))))
+        load_splits(DataConfig(root=str(_made(tmp_path / "other"))))
 
 
 def _made(path: Path) -> Path:
@@ -168,22 +168,22 @@ def test_the_same_name_twice(tmp_path: Path) -> None:
 
 
 def test_a_given_split_is_kept(folders: Path) -> None:
-    split = load_split(DataConfig(root=str(folders)))
-    assert {part: len(pairs) for part, pairs in split.items()} == {
+    splits = load_splits(DataConfig(root=str(folders)))
+    assert {split: len(pairs) for split, pairs in splits.items()} == {
         "train": 6,
         "validation": 3,
         "test": 3,
     }
-    assert split["test"][0].image.path == folders / "test" / "images" / "img09.png"
+    assert splits["test"][0].image.path == folders / "test" / "images" / "img09.png"
     (folders / "validation").rename(folders / "val")
-    assert load_split(DataConfig(root=str(folders)))["validation"][0].name == "img06"
+    assert load_splits(DataConfig(root=str(folders)))["validation"][0].name == "img06"
 
 
 def test_validation_is_carved_from_train_where_none_is_given(tmp_path: Path) -> None:
     draw(tmp_path / "train", 10)
     draw(tmp_path / "test", 2, start=10)
-    split = load_split(DataConfig(root=str(tmp_path), validation=0.2))
-    assert {part: len(pairs) for part, pairs in split.items()} == {
+    splits = load_splits(DataConfig(root=str(tmp_path), validation=0.2))
+    assert {split: len(pairs) for split, pairs in splits.items()} == {
         "train": 8,
         "validation": 2,
         "test": 2,
@@ -193,28 +193,28 @@ def test_validation_is_carved_from_train_where_none_is_given(tmp_path: Path) -> 
 def test_a_seeded_split_is_complete_disjoint_and_repeatable(tmp_path: Path) -> None:
     draw(tmp_path, 20)
     config = DataConfig(images=str(tmp_path / "images"), masks=str(tmp_path / "masks"))
-    split = load_split(config)
-    names = [pair.name for pairs in split.values() for pair in pairs]
+    splits = load_splits(config)
+    names = [pair.name for pairs in splits.values() for pair in pairs]
     assert sorted(names) == sorted(f"img{i:02d}" for i in range(20))
-    assert [len(split[p]) for p in ("train", "validation", "test")] == [14, 3, 3]
-    assert load_split(config) == split
+    assert [len(splits[p]) for p in ("train", "validation", "test")] == [14, 3, 3]
+    assert load_splits(config) == splits
     config.split_seed = 1
-    assert load_split(config) != split
-    rooted = load_split(DataConfig(root=str(tmp_path)))
-    assert rooted == split
+    assert load_splits(config) != splits
+    rooted = load_splits(DataConfig(root=str(tmp_path)))
+    assert rooted == splits
 
 
 def test_too_few_images_for_a_split(tmp_path: Path) -> None:
     draw(tmp_path, 3)
-    with pytest.raises(DataError, match="part is empty: 3 images are too few"):
-        load_split(DataConfig(root=str(tmp_path)))
+    with pytest.raises(DataError, match="split is empty: 3 images are too few"):
+        load_splits(DataConfig(root=str(tmp_path)))
 
 
 def test_the_same_image_in_two_parts_is_refused(folders: Path) -> None:
     source = (folders / "train" / "images" / "img02.png").read_bytes()
     (folders / "test" / "images" / "img10.png").write_bytes(source)
-    with pytest.raises(DataError, match=r"img02\.png.*img10\.png.*same image: the parts overlap"):
-        load_split(DataConfig(root=str(folders)))
+    with pytest.raises(DataError, match=r"img02\.png.*img10\.png.*same image: the splits overlap"):
+        load_splits(DataConfig(root=str(folders)))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_the_same_image_in_two_parts_is_refused(folders: Path) -> None:
 )
 def test_contradicting_folders(config: DataConfig) -> None:
     with pytest.raises(ConfigError, match="--data"):
-        load_split(config)
+        load_splits(config)
 
 
 # ---- the check ----------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_sizes_that_differ_are_refused(folders: Path) -> None:
     save(folders / "train" / "masks" / "img03.png", np.zeros((41, 56), np.uint8))
     config = DataConfig(root=str(folders))
     with pytest.raises(DataError, match=r"img03\.png is 40 x 56 but its mask .* is 41 x 56"):
-        check_split(load_split(config), config)
+        check_splits(load_splits(config), config)
 
 
 def test_unreadable_files_are_all_found_before_training(folders: Path) -> None:
@@ -245,7 +245,7 @@ def test_unreadable_files_are_all_found_before_training(folders: Path) -> None:
         (folders / "train" / "images" / f"{name}.png").write_bytes(b"nonsense")
     config = DataConfig(root=str(folders))
     with pytest.raises(DataError, match=r"(?s)img00\.png.*img04\.png"):
-        check_split(load_split(config), config)
+        check_splits(load_splits(config), config)
 
 
 def test_masks_of_which_nothing_is_known_are_counted_and_a_split_of_them_is_an_error(
@@ -254,17 +254,17 @@ def test_masks_of_which_nothing_is_known_are_counted_and_a_split_of_them_is_an_e
     config = DataConfig(root=str(folders), ignore=7)
     validation = sorted((folders / "validation" / "masks").glob("*.png"))
     save(validation[0], np.full((40, 56), 7, np.uint8))
-    report = check_split(load_split(config), config)
+    report = check_splits(load_splits(config), config)
     said = "1 of 12 masks have no pixel whose class is known"
     assert any(warning.startswith(said) for warning in report.warnings)
     assert not any("are empty" in warning for warning in report.warnings)
     for path in validation[1:]:
         save(path, np.full((40, 56), 7, np.uint8))
-    split = load_split(config)
+    splits = load_splits(config)
     with pytest.raises(DataError, match="Of the validation split: No mask has a pixel whose class"):
-        check_split(split, config)
+        check_splits(splits, config)
     with pytest.raises(DataError, match=r"^No mask has a pixel whose class is known"):
-        check_pairs(split["validation"], config)
+        check_pairs(splits["validation"], config)
 
 
 def test_empty_masks_are_counted_and_all_empty_is_an_error(folders: Path) -> None:
@@ -272,12 +272,12 @@ def test_empty_masks_are_counted_and_all_empty_is_an_error(folders: Path) -> Non
     masks = sorted(folders.glob("*/masks/*.png"))
     for path in masks[:4]:
         save(path, np.zeros((40, 56), np.uint8))
-    report = check_split(load_split(config), config)
+    report = check_splits(load_splits(config), config)
     assert "4 of 12 masks are empty (nothing to segment)." in report.warnings
     for path in masks:
         save(path, np.zeros((40, 56), np.uint8))
     with pytest.raises(DataError, match="Every mask is empty"):
-        check_split(load_split(config), config)
+        check_splits(load_splits(config), config)
 
 
 # ---- samples ------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> No
     assert torch_equal(clean.sam_input, dataset.sam_input_of(1, 0)[0])
     # Another seed of training draws other views of the same few.
     other = PairDataset(pairs, input_spec, MaskReading(), augment, seed=6, copies=3)
-    assert all(other[e, 1].image.numpy().tobytes() in squares for e in range(5))
+    assert all(other[e, 1].sam_input.numpy().tobytes() in squares for e in range(5))
 
 
 def test_shuffled_sam_sees_another_image_and_the_rest_stays(folders: Path) -> None:
@@ -390,7 +390,7 @@ def test_shuffled_sam_sees_another_image_and_the_rest_stays(folders: Path) -> No
     input_spec = InputSpec(image_size=64, generator_size=64, mask_size=16)
     plain = PairDataset(pairs, input_spec, MaskReading())
     shuffled = PairDataset(pairs, input_spec, MaskReading(), shuffled=True)
-    others = [plain[0, i].image for i in range(len(pairs))]
+    others = [plain[0, i].sam_input for i in range(len(pairs))]
     seen = []
     for epoch in range(40):
         sample, own = shuffled[epoch, 2], plain[0, 2]

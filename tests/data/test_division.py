@@ -14,8 +14,8 @@ from test_splits import pool
 
 from autosam.config import DataConfig
 from autosam.data.division import deal, divide, pick, round_at_random
-from autosam.data.pairs import PARTS, Pair
-from autosam.data.splits import draw_split
+from autosam.data.pairs import SPLITS, Pair
+from autosam.data.splits import draw_splits
 from autosam.errors import DataError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -41,23 +41,23 @@ def test_shares_are_kept_to_one_image(
     count: int, validation: float, test: float, seed: int
 ) -> None:
     config = DataConfig(validation=validation, test=test, split_seed=seed)
-    split = draw_split(pool([0.1] * count), config)
-    assert sorted(n for part in PARTS for n in names(split[part])) == [
+    splits = draw_splits(pool([0.1] * count), config)
+    assert sorted(n for split in SPLITS for n in names(splits[split])) == [
         f"{i:03d}" for i in range(count)
     ]
-    for part, share in zip(PARTS, (1 - validation - test, validation, test), strict=True):
-        assert abs(len(split[part]) - share * count) <= 1 + 1e-9
+    for split, share in zip(SPLITS, (1 - validation - test, validation, test), strict=True):
+        assert abs(len(splits[split]) - share * count) <= 1 + 1e-9
 
 
 def test_the_split_of_a_seed_stays_what_it_was() -> None:
     """Figures were published with it."""
     pairs = pool([0.1] * 20)
     for seed, validation, test in ((0, "02 13 16", "04 06 19"), (7, "13 14 16", "03 08 12")):
-        split = draw_split(pairs, DataConfig(split_seed=seed))
-        assert " ".join(p.name[1:] for p in split["validation"]) == validation
-        assert " ".join(p.name[1:] for p in split["test"]) == test
-    split = draw_split(pairs, DataConfig(folds=5, fold=1))
-    assert " ".join(p.name[1:] for p in split["test"]) == "05 07 17 18"
+        splits = draw_splits(pairs, DataConfig(split_seed=seed))
+        assert " ".join(p.name[1:] for p in splits["validation"]) == validation
+        assert " ".join(p.name[1:] for p in splits["test"]) == test
+    splits = draw_splits(pairs, DataConfig(folds=5, fold=1))
+    assert " ".join(p.name[1:] for p in splits["test"]) == "05 07 17 18"
 
 
 @settings(max_examples=30, deadline=None)
@@ -67,12 +67,12 @@ def test_folds_test_each_image_once(count: int, folds: int, seed: int, random) -
     pairs, seen = pool([0.1] * count), Counter()
     for fold in range(folds):
         config = DataConfig(folds=folds, fold=fold, split_seed=seed)
-        split = draw_split(random.sample(pairs, count), config)
-        assert len(split["test"]) in (count // folds, math.ceil(count / folds))
-        assert not names(split["test"]) & (names(split["train"]) | names(split["validation"]))
-        assert not names(split["train"]) & names(split["validation"])
-        assert sum(map(len, split.values())) == count
-        seen.update(names(split["test"]))
+        splits = draw_splits(random.sample(pairs, count), config)
+        assert len(splits["test"]) in (count // folds, math.ceil(count / folds))
+        assert not names(splits["test"]) & (names(splits["train"]) | names(splits["validation"]))
+        assert not names(splits["train"]) & names(splits["validation"])
+        assert sum(map(len, splits.values())) == count
+        seen.update(names(splits["test"]))
     assert set(seen.values()) == {1}
     assert len(seen) == count
 
@@ -81,7 +81,7 @@ def test_folds_test_each_image_once(count: int, folds: int, seed: int, random) -
 def test_folds_that_rounded_badly(count: int, folds: int, stratify: bool) -> None:
     pairs = pool([0.0, 0.05, 0.1, 0.2, 0.4] * 9)[:count]
     sizes = [
-        len(draw_split(pairs, DataConfig(folds=folds, fold=i, stratify=stratify))["test"])
+        len(draw_splits(pairs, DataConfig(folds=folds, fold=i, stratify=stratify))["test"])
         for i in range(folds)
     ]
     assert sorted(sizes) == sorted([count // folds + (i < count % folds) for i in range(folds)])
@@ -146,11 +146,11 @@ def test_groups_stay_whole_and_near_the_share(sizes: list[int], share: float, se
     assume(share * sum(sizes) >= 0.5)  # else there is nothing for a split
     config = DataConfig(validation=share, test=share, split_seed=seed)
     pairs = grouped(sizes)
-    split = draw_split(pairs, config)
-    homes = [{p.group for p in split[part]} for part in PARTS]
+    splits = draw_splits(pairs, config)
+    homes = [{p.group for p in splits[split]} for split in SPLITS]
     assert sum(map(len, homes)) == len(sizes) == len(set.union(*homes))
-    assert sum(len(split[part]) for part in PARTS) == sum(sizes)
-    due, found = share * sum(sizes), len(split["test"])
+    assert sum(len(splits[split]) for split in SPLITS) == sum(sizes)
+    due, found = share * sum(sizes), len(splits["test"])
     sums = {0}
     for size in sizes:
         sums |= {s + size for s in sums} if size < due + 1 else set()
@@ -175,9 +175,9 @@ def test_two_hundred_seeds_test_every_group_as_often() -> None:
     sizes = list(range(1, 13))
     pairs, tested, drawn = grouped(sizes), Counter(), set()
     for seed in range(200):
-        split = draw_split(pairs, DataConfig(split_seed=seed))
-        groups = {pair.group for pair in split["test"]}
-        assert abs(len(split["test"]) - 0.15 * 78) <= 1
+        splits = draw_splits(pairs, DataConfig(split_seed=seed))
+        groups = {pair.group for pair in splits["test"]}
+        assert abs(len(splits["test"]) - 0.15 * 78) <= 1
         tested.update(groups)
         drawn.add(frozenset(groups))
     assert len(drawn) > 15
@@ -203,13 +203,13 @@ def test_a_group_larger_than_the_share_is_tested_too() -> None:
     """And one of more than half of all never is."""
     seen = Counter()
     for seed in range(200):
-        split = draw_split(grouped([30, 10, 10, 10, 10, 10, 10, 10]), DataConfig(split_seed=seed))
-        seen.update({pair.group for pair in split["test"]})
-        assert "g0" not in {p.group for p in split["test"]} or len(split["test"]) == 30
+        splits = draw_splits(grouped([30, 10, 10, 10, 10, 10, 10, 10]), DataConfig(split_seed=seed))
+        seen.update({pair.group for pair in splits["test"]})
+        assert "g0" not in {p.group for p in splits["test"]} or len(splits["test"]) == 30
     assert 0.05 < seen["g0"] / 200 < 0.25
     for seed in range(50):
-        split = draw_split(grouped([30, 2, 2, 2, 2, 2]), DataConfig(split_seed=seed))
-        assert len(split["train"]) >= 30
+        splits = draw_splits(grouped([30, 2, 2, 2, 2, 2]), DataConfig(split_seed=seed))
+        assert len(splits["train"]) >= 30
 
 
 @settings(max_examples=20, deadline=None)
@@ -219,9 +219,9 @@ def test_the_order_of_files_does_not_matter(
 ) -> None:
     config = DataConfig(split_seed=seed, stratify=stratify, validation=0.25, test=0.25)
     pairs = grouped([3, 3, *sizes])
-    split = draw_split(pairs, config)
-    other = draw_split(random.sample(pairs, len(pairs)), config)
-    assert {k: [p.name for p in v] for k, v in split.items()} == {
+    splits = draw_splits(pairs, config)
+    other = draw_splits(random.sample(pairs, len(pairs)), config)
+    assert {k: [p.name for p in v] for k, v in splits.items()} == {
         k: [p.name for p in v] for k, v in other.items()
     }
 
@@ -253,9 +253,9 @@ def test_folds_of_groups_meet_others_with_another_seed() -> None:
 
 def test_fewer_groups_than_folds_is_an_error() -> None:
     with pytest.raises(DataError, match=r"--data.folds 5: 4 groups \(of 40 images\) are fewer"):
-        draw_split(grouped([10] * 4), DataConfig(folds=5))
+        draw_splits(grouped([10] * 4), DataConfig(folds=5))
     with pytest.raises(DataError, match=r"--data.folds 10: 7 images are fewer than folds"):
-        draw_split(pool([0.1] * 7), DataConfig(folds=10))
+        draw_splits(pool([0.1] * 7), DataConfig(folds=10))
 
 
 def test_a_hundred_thousand_images_of_ten_thousand_patients() -> None:

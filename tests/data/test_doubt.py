@@ -15,9 +15,9 @@ from PIL import Image
 from autosam.check import check
 from autosam.config import Config, DataConfig, TrainConfig
 from autosam.config.commands import CheckConfig
-from autosam.data.checks import check_pairs, check_split
+from autosam.data.checks import check_pairs, check_splits
 from autosam.data.labels import IGNORED_BITS
-from autosam.data.layouts import load_split
+from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.pairs import Layers
@@ -117,16 +117,16 @@ def test_inverted_masks_are_asked_about_unless_the_settings_say_so(tmp_path: Pat
     assert np.array_equal(labels[3], SHAPES[3])
 
 
-@pytest.mark.parametrize("part", ["train", "validation", "test"])
-def test_a_split_of_which_nothing_is_known_is_refused(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_of_which_nothing_is_known_is_refused(tmp_path: Path, split: str) -> None:
     """By check and by train with the same words, which name the split."""
     for name in ("train", "validation", "test"):
         masks = [np.where(s, 255, 0).astype(np.uint8) for s in SHAPES[:4]]
-        if name == part:
+        if name == split:
             masks = [np.full_like(mask, 77) for mask in masks]
         data(tmp_path / name, masks)
     config = DataConfig(root=str(tmp_path), ignore=77)
-    message = f"Of the {part} split: No mask has a pixel whose class is known"
+    message = f"Of the {split} split: No mask has a pixel whose class is known"
     assert any(message in error for error in check(CheckConfig(config)).errors)
     with pytest.raises(DataError, match=message):
         train(Config(data=config, train=TrainConfig(epochs=1), output=str(tmp_path / "run")))
@@ -147,7 +147,7 @@ def test_known_is_where_both_image_and_mask_are(tmp_path: Path) -> None:
         write(tmp_path / f"images/{i}.tif", image)
         write(tmp_path / f"masks/{i}.png", mask)
     config = settings(tmp_path, ignore=9, nodata=-9999.0)
-    report = check_split(load_split(config), config)
+    report = check_splits(load_splits(config), config)
     assert any(
         "1 of 8 masks have no pixel whose class is known" in w and "7.png" in w
         for w in report.warnings

@@ -1,4 +1,4 @@
-"""The data doctor."""
+"""`autosam check`: the inspection of a data set."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from autosam.check import check
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.commands import CheckConfig
-from autosam.data.checks import check_split
-from autosam.data.layouts import load_split
+from autosam.data.checks import check_splits
+from autosam.data.layouts import load_splits
 from autosam.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert facts["images"]["stored as"] == "JPEG RGB (10)"
     assert facts["images"]["largest"] == "40 x 56"
     assert facts["mask values"] == {"0": "in 10 masks", "1": "in 9 masks"}
-    assert facts["parts"] == {"train": 6, "validation": 2, "test": 2}
+    assert facts["splits"] == {"train": 6, "validation": 2, "test": 2}
     assert facts["empty masks"] == 1
     shares = [miniature.draw_image(i)[1].mean() for i in range(1, 10)]
     assert facts["classes"] == {"1": f"{sum(shares) / 10:.2%} of the pixels, in 9 of 10 images"}
@@ -84,7 +84,7 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
     found = check(CheckConfig(named))
     assert not found.errors
     assert any("No mask holds the class b" in warning for warning in found.warnings)
-    assert not check_split(load_split(named), named).errors  # as train, which accepts it
+    assert not check_splits(load_splits(named), named).errors  # as train, which accepts it
     for path in (tmp_path / "masks").iterdir():
         miniature.write(path, np.zeros(miniature.SIZE, np.uint8))
     assert check(CheckConfig(named)).errors == ["Every mask is empty: there is nothing to learn."]
@@ -93,13 +93,13 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
 def test_a_broken_file_beyond_the_limit_is_seen_by_neither_check_nor_train(tmp_path: Path) -> None:
     config = folder(tmp_path)
     config.limit = 1
-    used = [pair for pairs in load_split(config).values() for pair in pairs]
+    used = [pair for pairs in load_splits(config).values() for pair in pairs]
     for path in (tmp_path / "images").iterdir():
         if path not in [pair.image.path for pair in used]:
             path.write_bytes(path.name.encode())
     found = check(CheckConfig(config))
     assert not found.errors
-    assert sum(found.facts["parts"].values()) == len(found.pairs) == len(used) == 3
+    assert sum(found.facts["splits"].values()) == len(found.pairs) == len(used) == 3
 
 
 def test_groups_are_proposed_and_mend_the_split(tmp_path: Path) -> None:
@@ -117,13 +117,13 @@ def test_groups_are_proposed_and_mend_the_split(tmp_path: Path) -> None:
     groups = tmp_path / "groups.csv"
     found = check(CheckConfig(DataConfig(root=str(tmp_path)), groups=str(groups)))
     assert found.facts["scenes"]["scenes"] == 8
-    assert found.facts["scenes"]["in several parts"] > 0
-    assert any("stand in several parts of this split" in w for w in found.warnings)
+    assert found.facts["scenes"]["in several splits"] > 0
+    assert any("are in several splits of this split" in w for w in found.warnings)
     mended = DataConfig(root=str(tmp_path), groups=str(groups))
     again = check(CheckConfig(mended))
-    assert again.facts["scenes"]["in several parts"] == 0
+    assert again.facts["scenes"]["in several splits"] == 0
     assert again.warnings == []
-    sizes = [len(part) for part in load_split(mended).values()]
+    sizes = [len(split) for split in load_splits(mended).values()]
     assert sum(sizes) == 24
     assert all(size % 3 == 0 for size in sizes)
 
@@ -146,7 +146,7 @@ def test_rivers_of_one_camera_are_found(real_data: Path, tmp_path: Path) -> None
     groups = tmp_path / "groups.csv"
     found = check(CheckConfig(data, groups=str(groups)))
     assert found.errors == []
-    assert found.facts["scenes"]["in several parts"] >= 5
+    assert found.facts["scenes"]["in several splits"] >= 5
     data.groups = str(groups)
     again = check(CheckConfig(data))
-    assert again.facts["scenes"]["in several parts"] == 0
+    assert again.facts["scenes"]["in several splits"] == 0

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from autosam.config import DataConfig
-from autosam.data.layouts import LAYOUTS, load_pairs, load_split
-from autosam.data.pairs import PARTS
+from autosam.data.layouts import LAYOUTS, load_pairs, load_splits
+from autosam.data.pairs import SPLITS
 from autosam.errors import ConfigError, DataError
 
 
 def sizes(config: DataConfig) -> list[int]:
-    split = load_split(config)
-    return [len(split[part]) for part in PARTS]
+    splits = load_splits(config)
+    return [len(splits[split]) for split in SPLITS]
 
 
 def test_every_layout_has_a_test_here() -> None:
@@ -35,16 +35,16 @@ def test_every_layout_has_a_test_here() -> None:
 
 def test_voc(tmp_path: Path) -> None:
     config = DataConfig(layout="voc", root=str(miniature.voc(tmp_path)), num_classes=2, ignore=255)
-    split = load_split(config)
-    assert {part: len(pairs) for part, pairs in split.items()} == dict(
-        zip(PARTS, (4, 1, 1), strict=True)
+    splits = load_splits(config)
+    assert {split: len(pairs) for split, pairs in splits.items()} == dict(
+        zip(SPLITS, (4, 1, 1), strict=True)
     )
-    values = split["train"][1].mask.read()
+    values = splits["train"][1].mask.read()
     assert sorted(np.unique(values)) == [0, 2, 255]
     with open(tmp_path / "ImageSets/Segmentation/train.txt", "a") as file:
         file.write("\n2007_999999\n")
     with pytest.raises(DataError, match=r"train\.txt:6: 2007_999999 is not in .*JPEGImages"):
-        load_split(config)
+        load_splits(config)
 
 
 # ---- GlaS ---------------------------------------------------------------------------------------
@@ -53,14 +53,14 @@ def test_voc(tmp_path: Path) -> None:
 def test_glas(tmp_path: Path) -> None:
     config = DataConfig(layout="glas", root=str(miniature.glas(tmp_path)), instances=True,
                         validation=0.34)  # fmt: skip
-    split = load_split(config)
-    assert [pair.name for pair in split["test"]] == [
+    splits = load_splits(config)
+    assert [pair.name for pair in splits["test"]] == [
         "testA/testA_1", "testA/testA_2", "testB/testB_1",
     ]  # fmt: skip
-    assert len(split["train"]) == 4
-    patients = {pair.group for pair in split["validation"]}
+    assert len(splits["train"]) == 4
+    patients = {pair.group for pair in splits["validation"]}
     assert len(patients) == 1  # the two tiles of a patient stay together
-    assert not patients & {pair.group for pair in split["train"]}
+    assert not patients & {pair.group for pair in splits["train"]}
     (tmp_path / "train_3_anno.bmp").unlink()
     with pytest.raises(DataError, match=r"train_3\.bmp: has no mask train_3_anno\.bmp"):
         load_pairs(config)
@@ -71,14 +71,14 @@ def test_glas(tmp_path: Path) -> None:
 
 def test_polyps(tmp_path: Path) -> None:
     config = DataConfig(layout="polyp", root=str(miniature.polyp(tmp_path)))
-    split = load_split(config)
-    assert [pair.name for pair in split["test"]] == [
+    splits = load_splits(config)
+    assert [pair.name for pair in splits["test"]] == [
         "CVC-300/0", "CVC-300/1", "Kvasir/0", "Kvasir/1",
     ]  # fmt: skip
-    assert len(split["train"]) + len(split["validation"]) == 6
+    assert len(splits["train"]) + len(splits["validation"]) == 6
     (tmp_path / "TestDataset/Kvasir/masks").rename(tmp_path / "TestDataset/Kvasir/truth")
     with pytest.raises(DataError, match=r"Kvasir/masks: no such folder"):
-        load_split(config)
+        load_splits(config)
 
 
 # ---- stamps -------------------------------------------------------------------------------------
@@ -131,10 +131,10 @@ ROWS = [
 @pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
 def test_a_manifest_with_splits_and_groups(tmp_path: Path, name: str) -> None:
     miniature.folders(tmp_path)
-    split = load_split(manifest(tmp_path, ROWS, name))
-    assert [len(split[part]) for part in PARTS] == [4, 2, 2]
-    assert split["test"][0].group == "patient 3"
-    assert split["test"][0].image.path == tmp_path / "images/006.jpg"
+    splits = load_splits(manifest(tmp_path, ROWS, name))
+    assert [len(splits[split]) for split in SPLITS] == [4, 2, 2]
+    assert splits["test"][0].group == "patient 3"
+    assert splits["test"][0].image.path == tmp_path / "images/006.jpg"
 
 
 def test_names_with_spaces_and_umlauts(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, str], message: st
     rows = [dict(row) for row in ROWS]
     rows[1] |= change
     with pytest.raises(DataError, match=message):
-        load_split(manifest(tmp_path, rows))
+        load_splits(manifest(tmp_path, rows))
 
 
 def test_malformed_tables_name_the_line(tmp_path: Path) -> None:
@@ -177,18 +177,18 @@ def test_malformed_tables_name_the_line(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], "only,two"]))
     with pytest.raises(DataError, match=r"list\.csv:4: expected 4 values \(image, mask"):
-        load_split(config)
+        load_splits(config)
     path.write_text("\n".join([*lines[:3], '"images/x.jpg,masks']))
     with pytest.raises(DataError, match=r"list\.csv:4: not CSV: unexpected end"):
-        load_split(config)
+        load_splits(config)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"list\.csv: not UTF-8"):
-        load_split(config)
+        load_splits(config)
     config = manifest(tmp_path, ROWS, "list.jsonl")
     with open(config.root, "a") as file:
         file.write("{nonsense\n")
     with pytest.raises(DataError, match=r"list\.jsonl:9: not JSON"):
-        load_split(config)
+        load_splits(config)
 
 
 TABLE = "image{0}mask{0}split\nimages/000.jpg{0}masks/000.png{0}train\n"
@@ -224,7 +224,7 @@ def test_tables_as_programs_write_them(tmp_path: Path, text: str | bytes) -> Non
         text = text.replace("ROOT", str(tmp_path)).encode()
     (tmp_path / "list.csv").write_bytes(text)
     [pair] = load_pairs(DataConfig(layout="manifest", root=str(tmp_path / "list.csv")))
-    assert (pair.name, pair.part) == ("images-000", "train")
+    assert (pair.name, pair.split) == ("images-000", "train")
     assert pair.image.read().shape == (40, 56, 3)
     assert pair.mask.read().shape == (40, 56)
 
@@ -260,7 +260,7 @@ def test_names_that_are_not_text_are_refused_before_work_starts(tmp_path: Path) 
         path = tmp_path / folder / f"003{suffix}"
         path.rename(path.with_name(os.fsdecode(b"gr\xfcn" + suffix.encode())))
     with pytest.raises(DataError, match=r"gr\\xfcn.*a file name that is not UTF-8"):
-        load_split(DataConfig(root=str(tmp_path)))
+        load_splits(DataConfig(root=str(tmp_path)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such locale")
@@ -293,7 +293,7 @@ def test_paths_outside_on_request(tmp_path: Path) -> None:
     rows = [row | {"image": f"../{row['image']}", "mask": f"../{row['mask']}"} for row in ROWS]
     config = manifest(tmp_path / "lists", rows)
     with pytest.raises(DataError, match=r"--data.outside true"):
-        load_split(config)
+        load_splits(config)
     config.outside = True
     assert sizes(config) == [4, 2, 2]
 
@@ -305,11 +305,11 @@ def test_a_saved_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("datasets")
     root = str(miniature.hub(tmp_path / "elwha"))
     config = DataConfig(layout="huggingface", root=root, mask_column="label", test=0.34)
-    split = load_split(config)
-    assert [len(split[part]) for part in PARTS] == [4, 2, 2]
+    splits = load_splits(config)
+    assert [len(splits[split]) for split in SPLITS] == [4, 2, 2]
     image, mask = miniature.draw_image(6)
-    assert np.array_equal(split["validation"][0].image.read(), image)
-    assert np.array_equal(split["validation"][0].mask.read(), mask)
+    assert np.array_equal(splits["validation"][0].image.read(), image)
+    assert np.array_equal(splits["validation"][0].mask.read(), mask)
     config.mask_column = "mask"
     with pytest.raises(DataError, match=r"no column 'mask'; it has image, label"):
         load_pairs(config)
@@ -335,4 +335,4 @@ def test_a_saved_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_settings_that_cannot_be(config: DataConfig, message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
-        load_split(config)
+        load_splits(config)

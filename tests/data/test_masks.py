@@ -11,7 +11,7 @@ from PIL import Image
 
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.validation import check_data
-from autosam.data.checks import check_pairs, check_split
+from autosam.data.checks import check_pairs, check_splits
 from autosam.data.labels import IGNORED, class_masks
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.pairs import Pair
@@ -355,12 +355,12 @@ def test_values_that_cannot_be(config: DataConfig, message: str) -> None:
 def test_a_class_that_no_mask_holds_is_a_warning(tmp_path: Path) -> None:
     config = DataConfig(num_classes=3)
     pairs = pairs_of(tmp_path, {"a.png": two(0, 1), "b.png": two(0, 3, DISK)})
-    split = {"train": pairs[:1], "validation": pairs[1:], "test": []}
-    warnings = check_split(split, config).warnings
+    splits = {"train": pairs[:1], "validation": pairs[1:], "test": []}
+    warnings = check_splits(splits, config).warnings
     assert any("No mask holds the class 2" in warning for warning in warnings)
     empty = {"train": pairs_of(tmp_path / "e", {"a.png": EMPTY}), "validation": pairs, "test": []}
-    with pytest.raises(DataError, match="Of the training part: Every mask is empty"):
-        check_split(empty, config)
+    with pytest.raises(DataError, match="Of the training split: Every mask is empty"):
+        check_splits(empty, config)
 
 
 # ---- every way of writing one shape --------------------------------------------------------------

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from autosam.config import DataConfig
-from autosam.data.layouts import load_pairs, load_split
-from autosam.data.pairs import PARTS
+from autosam.data.layouts import load_pairs, load_splits
+from autosam.data.pairs import SPLITS
 from autosam.errors import DataError
 
 
 def test_monuseg(tmp_path: Path) -> None:
     config = DataConfig(layout="monuseg", root=str(miniature.monuseg(tmp_path)), validation=0.25)
-    split = load_split(config)
-    assert [len(split[part]) for part in PARTS] == [3, 1, 2]
-    assert split["test"][0].group == "TCGA-18-4004"
+    splits = load_splits(config)
+    assert [len(splits[split]) for split in SPLITS] == [3, 1, 2]
+    assert splits["test"][0].group == "TCGA-18-4004"
     (tmp_path / "MoNuSegTestData/TCGA-18-4005-01Z-00-DX1.xml").unlink()
     with pytest.raises(DataError, match=r"TCGA-18-4005-01Z-00-DX1\.tif: has no XML \(1 such"):
         load_pairs(config)

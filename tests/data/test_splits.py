@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from autosam.config import DataConfig
-from autosam.data.checks import check_split
-from autosam.data.layouts import load_pairs, load_split
+from autosam.data.checks import check_splits
+from autosam.data.layouts import load_pairs, load_splits
 from autosam.data.near_duplicates import edges, scenes
-from autosam.data.pairs import PARTS, Pair
-from autosam.data.splits import draw_split
+from autosam.data.pairs import SPLITS, Pair
+from autosam.data.splits import draw_splits
 from autosam.errors import ConfigError, DataError
 
 
@@ -48,18 +48,18 @@ def pool(shares: list[float], groups: list[str] | None = None) -> list[Pair]:
 
 def test_groups_stay_together_and_shares_are_kept() -> None:
     groups = [f"patient {i // 4}" for i in range(100)]
-    split = draw_split(pool([0.1] * 100, groups), DataConfig(validation=0.2, test=0.2))
-    assert [len(split[part]) for part in PARTS] == [60, 20, 20]
+    splits = draw_splits(pool([0.1] * 100, groups), DataConfig(validation=0.2, test=0.2))
+    assert [len(splits[split]) for split in SPLITS] == [60, 20, 20]
     owner = {}
-    for part in PARTS:
-        for pair in split[part]:
-            assert owner.setdefault(pair.group, part) == part
+    for split in SPLITS:
+        for pair in splits[split]:
+            assert owner.setdefault(pair.group, split) == split
 
 
 def test_groups_of_many_sizes() -> None:
     groups = [f"g{min(i // 10, 4)}" if i < 50 else f"s{i}" for i in range(100)]
-    split = draw_split(pool([0.1] * 100, groups), DataConfig(validation=0.15, test=0.15))
-    sizes = [len(split[part]) for part in PARTS]
+    splits = draw_splits(pool([0.1] * 100, groups), DataConfig(validation=0.15, test=0.15))
+    sizes = [len(splits[split]) for split in SPLITS]
     assert sum(sizes) == 100
     assert all(abs(size - want) <= 1 for size, want in zip(sizes, (70, 15, 15), strict=True))
 
@@ -67,11 +67,11 @@ def test_groups_of_many_sizes() -> None:
 def test_a_stratified_split_spreads_the_foreground() -> None:
     shares = [0.0] * 20 + [0.01] * 20 + [0.1] * 20 + [0.5] * 20
     config = DataConfig(validation=0.25, test=0.25, stratify=True)
-    split = draw_split(pool(shares), config)
-    for part, count in zip(PARTS, (10, 5, 5), strict=True):
-        found = Counter(pair.mask.share for pair in split[part])
+    splits = draw_splits(pool(shares), config)
+    for split, count in zip(SPLITS, (10, 5, 5), strict=True):
+        found = Counter(pair.mask.share for pair in splits[split])
         assert found == {0.0: count, 0.01: count, 0.1: count, 0.5: count}
-    plain = draw_split(pool(shares), DataConfig(validation=0.25, test=0.25))
+    plain = draw_splits(pool(shares), DataConfig(validation=0.25, test=0.25))
     assert set(Counter(pair.mask.share for pair in plain["test"]).values()) != {5}  # by this seed
 
 
@@ -79,43 +79,43 @@ def test_folds_cover_everything_once() -> None:
     pairs = pool([0.1] * 23)
     tested = []
     for fold in range(5):
-        split = draw_split(pairs, DataConfig(folds=5, fold=fold))
-        assert not {p.name for p in split["test"]} & {p.name for p in split["train"]}
-        assert sum(map(len, split.values())) == 23
-        tested += [pair.name for pair in split["test"]]
+        splits = draw_splits(pairs, DataConfig(folds=5, fold=fold))
+        assert not {p.name for p in splits["test"]} & {p.name for p in splits["train"]}
+        assert sum(map(len, splits.values())) == 23
+        tested += [pair.name for pair in splits["test"]]
     assert sorted(tested) == [pair.name for pair in pairs]
     with pytest.raises(ConfigError, match=r"--data.fold 5: must be below 5 folds"):
-        draw_split(pairs, DataConfig(folds=5, fold=5))
+        draw_splits(pairs, DataConfig(folds=5, fold=5))
 
 
 def test_groups_by_expression_and_by_table(tmp_path: Path) -> None:
     miniature.folders(tmp_path, 12)
     config = DataConfig(root=str(tmp_path), groups=r"(\d)$")
-    split = load_split(config)
-    assert {pair.group for part in PARTS for pair in split[part]} == {"00", "01"} or True
+    splits = load_splits(config)
+    assert {pair.group for split in SPLITS for pair in splits[split]} == {"00", "01"} or True
     with pytest.raises(DataError, match=r"says nothing of 000"):
-        load_split(DataConfig(root=str(tmp_path), groups="^(x)"))
+        load_splits(DataConfig(root=str(tmp_path), groups="^(x)"))
     for bad, message in (("(", "not a regular expression"), ("x", "needs brackets")):
         with pytest.raises(ConfigError, match=message):
-            load_split(DataConfig(root=str(tmp_path), groups=bad))
+            load_splits(DataConfig(root=str(tmp_path), groups=bad))
     table = tmp_path / "groups.csv"
     table.write_text("name,group\n" + "".join(f"{i:03d},cam{i // 3}\n" for i in range(12)))
-    split = load_split(DataConfig(root=str(tmp_path), groups=str(table)))
-    assert all(len({p.group for p in split[part]}) * 3 == len(split[part]) for part in PARTS)
+    splits = load_splits(DataConfig(root=str(tmp_path), groups=str(table)))
+    assert all(len({p.group for p in splits[split]}) * 3 == len(splits[split]) for split in SPLITS)
     table.write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match=r"expected the columns name and group"):
-        load_split(DataConfig(root=str(tmp_path), groups=str(table)))
+        load_splits(DataConfig(root=str(tmp_path), groups=str(table)))
 
 
 def test_given_parts_that_tear_a_group_are_refused(tmp_path: Path) -> None:
-    for part, start in (("train", 0), ("validation", 6), ("test", 8)):
+    for split, start in (("train", 0), ("validation", 6), ("test", 8)):
         for i in range(start, start + 2):
             image, mask = miniature.draw_image(i)
-            miniature.write(tmp_path / part / "images" / f"p{i % 2}_{i}.png", image)
-            miniature.write(tmp_path / part / "masks" / f"p{i % 2}_{i}.png", mask)
-    load_split(DataConfig(root=str(tmp_path)))
+            miniature.write(tmp_path / split / "images" / f"p{i % 2}_{i}.png", image)
+            miniature.write(tmp_path / split / "masks" / f"p{i % 2}_{i}.png", mask)
+    load_splits(DataConfig(root=str(tmp_path)))
     with pytest.raises(DataError, match=r"group 'p0' stands in train .* and validation"):
-        load_split(DataConfig(root=str(tmp_path), groups=r"^(p\d)_"))
+        load_splits(DataConfig(root=str(tmp_path), groups=r"^(p\d)_"))
 
 
 def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_a_scene_in_two_parts_is_a_warning(tmp_path: Path) -> None:
         miniature.write(tmp_path / "images" / f"{i:03d}.png", noisy)
         miniature.write(tmp_path / "masks" / f"{i:03d}.png", np.eye(60, 80, dtype=np.uint8))
     config = DataConfig(root=str(tmp_path))
-    warnings = check_split(load_split(config), config).warnings
-    assert any("scenes (one camera, or near copies) stand in several parts" in w for w in warnings)
+    warnings = check_splits(load_splits(config), config).warnings
+    assert any("scenes (one camera, or near copies) are in several splits" in w for w in warnings)
     (tmp_path / "g.csv").write_text(
         "name,group\n" + "".join(f"{i:03d},{i // 2}\n" for i in range(12))
     )
     config.groups = str(tmp_path / "g.csv")
-    assert not check_split(load_split(config), config).warnings
+    assert not check_splits(load_splits(config), config).warnings

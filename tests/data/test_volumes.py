@@ -12,9 +12,9 @@ from helpers import tiny_config
 
 from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
-from autosam.data.layouts import load_pairs, load_split
+from autosam.data.layouts import load_pairs, load_splits
 from autosam.data.layouts.volumes import Slice
-from autosam.data.pairs import PARTS
+from autosam.data.pairs import SPLITS
 from autosam.errors import DataError
 from autosam.inference.predictor import load
 from autosam.predict import predict
@@ -31,9 +31,9 @@ def test_volumes(tmp_path: Path) -> None:
     pair = next(pair for pair in pairs if pair.name == "case1-2")
     assert np.array_equal(pair.image.read()[..., 0], image[..., 0])
     assert np.array_equal(pair.mask.read(), mask)
-    split = load_split(config)
-    for part in PARTS:  # whole volumes, never slices
-        assert len(split[part]) % 5 == 0
+    splits = load_splits(config)
+    for split in SPLITS:  # whole volumes, never slices
+        assert len(splits[split]) % 5 == 0
     sagittal = load_pairs(DataConfig(layout="volumes", root=root, axis=0))
     assert len(sagittal) == 6 * 56
     assert sagittal[0].image.read().shape == (5, 40, 3)

@@ -27,7 +27,7 @@ import autosam
 from autosam import errors
 from autosam.config import RUNS, Config, DataConfig
 from autosam.config.cli import run_command
-from autosam.data.layouts import LAYOUTS, load_split
+from autosam.data.layouts import LAYOUTS, load_splits
 from autosam.models import checkpoint
 from autosam.models.backbones.timm import Backbone
 from autosam.models.sam import SAMS, load_sam
@@ -175,15 +175,15 @@ def test_a_data_source(
 ) -> None:
     root, run = cases(tmp_path), tmp_path / "run"
     module = importlib.import_module("numpy_masks")
-    split = load_split(DataConfig(layout="numpy", root=str(root)))
-    assert {part: len(pairs) for part, pairs in split.items()} == {
+    splits = load_splits(DataConfig(layout="numpy", root=str(root)))
+    assert {split: len(pairs) for split, pairs in splits.items()} == {
         "train": 8, "validation": 2, "test": 2,
     }  # fmt: skip
-    parts = {pair.group: part for part, pairs in split.items() for pair in pairs}
-    assert len(parts) == 6
-    for part, pairs in split.items():
-        assert {parts[pair.group] for pair in pairs} == {part}  # no patient in two parts
-    pair = split["train"][0]
+    homes = {pair.group: split for split, pairs in splits.items() for pair in pairs}
+    assert len(homes) == 6
+    for split, pairs in splits.items():
+        assert {homes[pair.group] for pair in pairs} == {split}  # no patient in two splits
+    pair = splits["train"][0]
     assert np.array_equal(pair.mask.read(), np.load(root / pair.name / "mask.npy"))
 
     check, train = lines_of("numpy_masks.py")

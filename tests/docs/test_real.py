@@ -11,8 +11,8 @@ from PIL import Image
 from autosam.config import Config, DataConfig
 from autosam.config.cli import parse
 from autosam.config.commands import PredictConfig
-from autosam.data.checks import check_split
-from autosam.data.layouts import load_split
+from autosam.data.checks import check_splits
+from autosam.data.layouts import load_splits
 from autosam.predict import predict
 from autosam.train import train
 from autosam.training.tracker import read_metrics
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.real
 
 def test_kvasir_has_its_published_split_and_jpeg_masks(real_data: Path) -> None:
     config = DataConfig(root=str(real_data / "kvasir-seg"))
-    split = load_split(config)
-    assert [len(split[p]) for p in ("train", "validation", "test")] == [800, 100, 100]
-    report = check_split({p: pairs[:40] for p, pairs in split.items()}, config)
+    splits = load_splits(config)
+    assert [len(splits[p]) for p in ("train", "validation", "test")] == [800, 100, 100]
+    report = check_splits({p: pairs[:40] for p, pairs in splits.items()}, config)
     assert "hold greys, split at half of white" in report.reading.how
 
 
 def test_rivers_are_two_folders_with_masks_of_0_and_1(real_data: Path) -> None:
     folder = real_data / "rivers"
     config = DataConfig(images=str(folder / "images"), masks=str(folder / "masks"))
-    split = load_split(config)
-    assert sum(map(len, split.values())) == 292
-    report = check_split({p: pairs[:10] for p, pairs in split.items()}, config)
+    splits = load_splits(config)
+    assert sum(map(len, splits.values())) == 292
+    report = check_splits({p: pairs[:10] for p, pairs in splits.items()}, config)
     assert report.reading.how == ""
 
 

@@ -21,8 +21,8 @@ from autosam.config import Config, DataConfig, Settings
 from autosam.config.commands import CheckConfig, CompareConfig, EvaluateConfig
 from autosam.data.checks import MaskReading
 from autosam.data.dataset import PairDataset
-from autosam.data.layouts import load_pairs, load_split
-from autosam.data.pairs import PARTS
+from autosam.data.layouts import load_pairs, load_splits
+from autosam.data.pairs import SPLITS
 from autosam.errors import CheckpointError, DataError
 from autosam.evaluate import evaluate
 from autosam.evaluation.metrics import by_subset, require_all
@@ -34,19 +34,19 @@ from autosam.types import InputSpec
 def repeated(tmp_path: Path) -> Path:
     """root/{train,validation,test}/{images,masks} with 4, 2 and 2 images, whose names begin again
     in each; no two images are alike."""
-    for start, part, count in ((0, "train", 4), (4, "validation", 2), (6, "test", 2)):
+    for start, split, count in ((0, "train", 4), (4, "validation", 2), (6, "test", 2)):
         draw(tmp_path / "drawn", count, start)
         for kind in ("images", "masks"):
-            (tmp_path / "repeated" / part / kind).mkdir(parents=True)
+            (tmp_path / "repeated" / split / kind).mkdir(parents=True)
             for i in range(count):
                 source = tmp_path / "drawn" / kind / f"img{start + i:02d}.png"
-                shutil.copy(source, tmp_path / "repeated" / part / kind / f"img{i:02d}.png")
+                shutil.copy(source, tmp_path / "repeated" / split / kind / f"img{i:02d}.png")
     return tmp_path / "repeated"
 
 
 ALL = {
     *(f"train/img{i:02d}" for i in range(4)),
-    *(f"{part}/img{i:02d}" for part in ("validation", "test") for i in range(2)),
+    *(f"{split}/img{i:02d}" for split in ("validation", "test") for i in range(2)),
 }
 
 
@@ -72,11 +72,11 @@ def test_folds_over_splits_that_repeat_names_score_every_image(
 
 
 def test_names_stay_as_they_are_where_none_repeats(folders: Path, repeated: Path) -> None:
-    split = load_split(DataConfig(root=str(folders), folds=3))
-    assert {pair.name for part in PARTS for pair in split[part]} == {
+    splits = load_splits(DataConfig(root=str(folders), folds=3))
+    assert {pair.name for split in SPLITS for pair in splits[split]} == {
         f"img{i:02}" for i in range(12)
     }
-    given = load_split(DataConfig(root=str(repeated)))
+    given = load_splits(DataConfig(root=str(repeated)))
     assert [pair.name for pair in given["test"]] == ["img00", "img01"]
 
 
@@ -95,16 +95,16 @@ def test_groups_of_splits_that_repeat_names(repeated: Path, tmp_path: Path) -> N
     config = DataConfig(root=str(repeated), folds=2, groups=str(table))
     table.write_text("name,group\n" + "".join(f"img{i:02d},{i}\n" for i in range(4)))
     with pytest.raises(DataError, match=r"img00 is the name of 3 images. Write .*train/img00"):
-        load_split(config)
+        load_splits(config)
     lines = [f"{name},{int(name[-1]) % 4}\n" for name in sorted(ALL)]
     table.write_text("name,group\n" + "".join(lines))
-    split = load_split(config)
-    for part in PARTS:
-        for pair in split[part]:
+    splits = load_splits(config)
+    for split in SPLITS:
+        for pair in splits[split]:
             assert pair.group == str(int(pair.name[-1]) % 4)
     table.write_text("name,group\nimg00,a\nimg00,b\n")
     with pytest.raises(DataError, match="img00 is in group a and in group b"):
-        load_split(config)
+        load_splits(config)
 
 
 def test_check_proposes_groups_under_names_that_groups_take(repeated: Path, tmp_path: Path) -> None:
@@ -117,20 +117,20 @@ def test_check_proposes_groups_under_names_that_groups_take(repeated: Path, tmp_
     ImageEnhance.Brightness(Image.open(path)).enhance(0.8).save(path)
     table = tmp_path / "groups.csv"
     found = check(CheckConfig(data=DataConfig(root=str(repeated)), groups=str(table)))
-    assert any("several parts" in warning for warning in found.warnings)
+    assert any("several splits" in warning for warning in found.warnings)
     with open(table, newline="") as file:
         groups = {row["name"]: row["group"] for row in csv.DictReader(file)}
     assert groups.keys() == ALL
     assert groups["train/img00"] == groups["test/img00"]
-    split = load_split(DataConfig(root=str(repeated), folds=3, groups=str(table)))
-    homes = {part for part in PARTS for p in split[part] if p.group == groups["train/img00"]}
+    splits = load_splits(DataConfig(root=str(repeated), folds=3, groups=str(table)))
+    homes = {split for split in SPLITS for p in splits[split] if p.group == groups["train/img00"]}
     assert len(homes) == 1
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_check_with_a_limit(repeated: Path, limit: int) -> None:
     found = check(CheckConfig(data=DataConfig(root=str(repeated), limit=limit)))
-    assert found.facts["parts"] == {
+    assert found.facts["splits"] == {
         "train": min(4, limit), "validation": min(2, limit), "test": min(2, limit),
     }  # fmt: skip
     assert found.facts["pairs"] == 8
@@ -144,7 +144,7 @@ def test_a_data_set_of_two_images_of_one_name_is_refused(repeated: Path) -> None
 
 
 def test_fewer_scores_than_images_are_an_error(repeated: Path) -> None:
-    pairs = load_split(DataConfig(root=str(repeated)))["train"]
+    pairs = load_splits(DataConfig(root=str(repeated)))["train"]
     rows = {pair.name: {"dice": 1.0} for pair in pairs}
     require_all(rows, pairs)
     del rows["img02"]
@@ -154,7 +154,7 @@ def test_fewer_scores_than_images_are_an_error(repeated: Path) -> None:
 
 def test_sets_by_name_are_those_of_the_pairs(repeated: Path) -> None:
     """A stem may hold a slash: it is no set."""
-    pairs = load_split(DataConfig(root=str(repeated)))["test"]
+    pairs = load_splits(DataConfig(root=str(repeated)))["test"]
     pairs = [dataclasses.replace(pairs[0], stem="a/b"), dataclasses.replace(pairs[1], subset="S")]
     rows = {"a/b": {"dice": 0.0}, "S/img01": {"dice": 1.0}}
     assert by_subset(rows, pairs) == {"S": {"dice": 1.0}}
@@ -211,8 +211,8 @@ def test_images_added_after_the_training_do_not_make_test_images_of_those_traine
     draw(root, 12)
     flags = (f"--data.root={root}", "--train.epochs=1", "--run=head", "--data.test=0.4")
     folder = train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'run'}")).folder
-    split = load_split(DataConfig(root=str(root), test=0.4))
-    learnt = {pair.name for part in ("train", "validation") for pair in split[part]}
+    splits = load_splits(DataConfig(root=str(root), test=0.4))
+    learnt = {pair.name for split in ("train", "validation") for pair in splits[split]}
     own = EvaluateConfig(checkpoint=str(folder))
     evaluate(own)
     evaluate(dataclasses.replace(own, data=DataConfig(limit=2)))
@@ -246,7 +246,7 @@ def test_images_added_after_the_training_do_not_make_test_images_of_those_traine
         assert ("If they are the same" in capsys.readouterr().out) == (name == "bmp")
 
     draw(root, 4, 12)
-    leaked = learnt & {p.name for p in load_split(DataConfig(root=str(root), test=0.4))["test"]}
+    leaked = learnt & {p.name for p in load_splits(DataConfig(root=str(root), test=0.4))["test"]}
     assert leaked
     with pytest.raises(DataError, match="images were added to the folder, removed or renamed"):
         evaluate(own)

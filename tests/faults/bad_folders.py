@@ -185,8 +185,8 @@ def an_image_in_two_groups(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("groups", DataError, r"is the name of 2 images\. Write train/\d+ and test/\d+")
 def a_name_of_two_images(rng: Random, folder: Path, good: Good) -> Bad:
     root = folder / "splits"
-    for part in ("train", "test"):
-        shutil.copytree(good.images, root / part)
+    for split in ("train", "test"):
+        shutil.copytree(good.images, root / split)
     path = folder / "groups.csv"
     path.write_text("name,group\n" + "".join(f"{i:03d},b\n" for i in range(8)))
     return of(rng, good, root, path.name, f"--data.groups={path}", "--data.folds=2")
@@ -224,33 +224,33 @@ def an_expression_that_does_not_match(rng: Random, folder: Path, good: Good) -> 
 # --- splits
 
 
-def parts(folder: Path) -> Path:
+def splits(folder: Path) -> Path:
     return helpers.draw_folders(folder / "data")
 
 
-@cause("split", DataError, r"are the same image: the parts overlap\. Remove one")
+@cause("split", DataError, r"are the same image: the splits overlap\. Remove one")
 def one_image_in_two_parts(rng: Random, folder: Path, good: Good) -> Bad:
-    root, name = parts(folder), f"img{rng.randrange(6):02d}.png"
+    root, name = splits(folder), f"img{rng.randrange(6):02d}.png"
     other = root / rng.choice(["validation", "test"])
     for what in ("images", "masks"):
         shutil.copy(root / "train" / what / name, other / what / f"copy-{name}")
     return of(rng, good, root, name)
 
 
-@cause("split", DataError, r"group .* stands in .*the given parts leak\. Move one")
+@cause("split", DataError, r"group .* stands in .*the given splits leak\. Move one")
 def a_group_in_two_parts(rng: Random, folder: Path, good: Good) -> Bad:
-    root = parts(folder)
+    root = splits(folder)
     return of(rng, good, root, "img", f"--data.groups=img([01]){'.?' * rng.randrange(4)}")
 
 
-@cause("split", DataError, r"have test.* but no train part\. Add one")
+@cause("split", DataError, r"have test.* but no train split\. Add one")
 def no_part_to_train_on(rng: Random, folder: Path, good: Good) -> Bad:
-    root = parts(folder)
+    root = splits(folder)
     (root / "train").rename(root / rng.choice(["training", "Train", "trn"]))
     return of(rng, good, root, str(root))
 
 
-@cause("split", DataError, r"part is empty: .* are too few.*Give more images, other shares")
+@cause("split", DataError, r"split is empty: .* are too few.*Give more images, other shares")
 def too_few_images(rng: Random, folder: Path, good: Good) -> Bad:
     root, kept = copied(good, folder), rng.randrange(1, 3)
     for what in ("images", "masks"):
@@ -259,7 +259,7 @@ def too_few_images(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, str(root))
 
 
-@cause("split", DataError, r"part is empty: .* are too few.*Give more images, other shares")
+@cause("split", DataError, r"split is empty: .* are too few.*Give more images, other shares")
 def shares_of_more_than_all(rng: Random, folder: Path, good: Good) -> Bad:
     shares = [f"--data.{name}={rng.uniform(0.55, 0.95):.2f}" for name in ("validation", "test")]
     return of(rng, good, copied(good, folder), str(folder), *shares)

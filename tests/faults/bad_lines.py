@@ -687,13 +687,13 @@ def a_comparison_that_was_damaged(rng: Random, folder: Path, good: Good) -> Bad:
     from autosam.comparison.variants import Variant
     from autosam.config.cli import parse
     from autosam.config.commands import CompareConfig
-    from autosam.data.layouts import load_split
+    from autosam.data.layouts import load_splits
 
     line = ["compare", "--runs=sam-box", "--seeds=1", *training(good, folder)[1:],
             f"--data.root={good.images}"]  # fmt: skip
     config = parse(CompareConfig, line[1:])
-    split = load_split(config.data)
-    (job,) = plan(config, [Variant("sam-box")], 1, Path(config.output) / "runs", split)
+    splits = load_splits(config.data)
+    (job,) = plan(config, [Variant("sam-box")], 1, Path(config.output) / "runs", splits)
     shutil.copytree(good.run, job.folder)
     text = rng.choice(["", "[", "5", "\x00"])
     (job.folder / "scores.yaml").write_text(text)

@@ -35,7 +35,7 @@ from autosam.train import train
 from autosam.training import finalize as ending
 from autosam.training import resume as state
 from autosam.training.tracker import Tracker, read_metrics
-from autosam.training.trainer import Run
+from autosam.training.trainer import Trainer
 from autosam.utils import io as files
 from autosam.utils import provenance as origin
 
@@ -234,7 +234,11 @@ def test_a_clock_that_is_set_back_and_forth(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", jumping)
-        patch.setattr(Run, "_asked_to_stop", lambda run: run.epoch == 1 and run.sums.batches == 1)
+        patch.setattr(
+            Trainer,
+            "_asked_to_stop",
+            lambda trainer: trainer.epoch == 1 and trainer.stats.batches == 1,
+        )
         with pytest.raises(Stopped):
             train(config)
     for file in (tmp_path / "run").glob("events*"):  # they lie in the future
@@ -248,15 +252,15 @@ def test_a_clock_that_is_set_back_and_forth(
 
 
 def changed_in_the_second_epoch(config: Config, change: Callable[[], object]) -> None:
-    original = Run._train_epoch
+    original = Trainer._train_epoch
 
-    def instead(run: Run, *args: Any) -> Any:
-        if run.epoch == 1:
+    def instead(trainer: Trainer, *args: Any) -> Any:
+        if trainer.epoch == 1:
             change()
-        return original(run, *args)
+        return original(trainer, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_train_epoch", instead)
+        patch.setattr(Trainer, "_train_epoch", instead)
         train(config)
 
 
@@ -364,7 +368,11 @@ def test_everything_moves(
     monkeypatch.chdir(before)
     config = settings(Path("sam.pth"), Path("data"), Path())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_asked_to_stop", lambda run: run.epoch == 1 and run.sums.batches == 1)
+        patch.setattr(
+            Trainer,
+            "_asked_to_stop",
+            lambda trainer: trainer.epoch == 1 and trainer.stats.batches == 1,
+        )
         with pytest.raises(Stopped):
             train(config)
     shutil.rmtree("cache")

@@ -185,16 +185,16 @@ class _Stop(Exception):
 
 def interrupt(folder: Path) -> None:
     """Train a run of autosam, and end it after its first epoch."""
-    from autosam.training.trainer import Run
+    from autosam.training.trainer import Trainer
 
     def record(self: Any, *args: Any) -> None:
         recorded(self, *args)
         if self.epoch == 1:
             raise _Stop
 
-    recorded = Run._record
+    recorded = Trainer._record
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_record", record)
+        patch.setattr(Trainer, "_record", record)
         with contextlib.suppress(_Stop):
             train(tiny_config(SAM, f"--output={folder}", *flags_of("autosam")))
     for path in folder.iterdir():

@@ -75,10 +75,10 @@ def _tiny() -> Iterator[None]:
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_file: Path, _tiny: None) -> dict[str, Path]:
     """Run folders."""
     root = tmp_path_factory.mktemp("export")
-    for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
-        draw(root / "data" / part, count, start)
-        draw(root / "three" / part, count, start)
-        for file in (root / "three" / part / "masks").iterdir():
+    for start, split, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
+        draw(root / "data" / split, count, start)
+        draw(root / "three" / split, count, start)
+        for file in (root / "three" / split / "masks").iterdir():
             mask = np.asarray(Image.open(file)) // 255
             mask[:, 30:] *= 2
             Image.fromarray(mask * (1 + mask.shape[0] % 2)).save(file)

@@ -107,7 +107,7 @@ def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None
         segmenter.fast = True
         assert not segmenter.input_spec.needs_image
         alone = make_batch(segmenter.input_spec)
-        assert alone.images is None
+        assert alone.sam_input is None
         assert torch.equal(segmenter(alone), unfolded)
 
 

@@ -24,6 +24,7 @@ from autosam import weights as verb
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.sam import SAMS, load_sam, sam_weights
 from autosam.models.sam.weights import locate as files
+from autosam.models.sam.weights import manage
 from autosam.models.sam.weights.download import _Redirects
 from autosam.utils.assets import asset_folder
 from autosam.weights import weights
@@ -412,9 +413,9 @@ def test_verify(
 def test_a_damaged_file_is_not_taken_for_another_sam_of_the_same_shape(monkeypatch) -> None:
     monkeypatch.setitem(SAMS, "medsam", dataclasses.replace(SAMS["medsam"], sha256=""))
     fitting, other = ("vit_b", "medsam"), "f" * 64
-    assert verb.candidates(Path("sam_vit_b_01ec64.pth"), other, fitting) == ["vit_b", "medsam"]
-    assert verb.candidates(Path("x.pth"), other, fitting) == ["medsam", "vit_b"]
-    assert verb.candidates(Path("x.pth"), "01ec64" + other[6:], fitting) == ["vit_b"]
+    assert manage.candidates(Path("sam_vit_b_01ec64.pth"), other, fitting) == ["vit_b", "medsam"]
+    assert manage.candidates(Path("x.pth"), other, fitting) == ["medsam", "vit_b"]
+    assert manage.candidates(Path("x.pth"), "01ec64" + other[6:], fitting) == ["vit_b"]
 
 
 def test_add(server: Server, cached: Path, tiny_file: Path, tmp_path: Path, capsys) -> None:

@@ -54,7 +54,7 @@ def settings(tiny_file: Path, folders: Path) -> Callable[..., Config]:
     return partial(tiny_config, tiny_file, f"--data.root={folders}", "--cache.views=2")
 
 
-def parts(config: Config) -> dict[str, PairDataset]:
+def splits(config: Config) -> dict[str, PairDataset]:
     """The training images, two views each."""
     input_spec = build_segmenter(config, encoder=False).input_spec
     return {"train": open_data(config, input_spec, copies_of(config)).train}
@@ -62,7 +62,7 @@ def parts(config: Config) -> dict[str, PairDataset]:
 
 def cache(config: Config) -> Path:
     """Fill the cache of the training images; its folder."""
-    data = parts(config)
+    data = splits(config)
     use_cache(config, data, CPU, workers=0)
     return data["train"].embeddings.store.folder  # type: ignore[union-attr]
 
@@ -78,7 +78,7 @@ def test_views_follow_the_sam_and_the_run() -> None:
 
 def test_every_view_is_made_once_and_is_the_encoders_own(settings, made: Made) -> None:
     config = settings("--cache.dtype=fp32")
-    data = parts(config)
+    data = splits(config)
     use_cache(config, data, CPU, workers=0)
     assert made == list(range(12))
     dataset, sam = data["train"], load_sam(config.sam, config.sam_checkpoint)

@@ -33,8 +33,8 @@ COMMON = ("--run=decoder", "--train.epochs=3", "--data.workers=0", "--train.pict
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     # Odd numbers, so that the shards of validation and test are padded.
-    for start, part, count in ((0, "train", 8), (8, "validation", 5), (13, "test", 3)):
-        draw(root / part, count, start)
+    for start, split, count in ((0, "train", 8), (8, "validation", 5), (13, "test", 3)):
+        draw(root / split, count, start)
     return root
 
 
@@ -81,8 +81,8 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
     for name in ("train/loss", "train/bce", "validation/loss", "validation/dice"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-4)
     scores = [yaml.safe_load((folders[n] / "scores.yaml").read_text()) for n in (1, 2)]
-    for part in ("validation", "test"):
-        assert scores[1][part] == pytest.approx(scores[0][part], abs=1e-3)
+    for split in ("validation", "test"):
+        assert scores[1][split] == pytest.approx(scores[0][split], abs=1e-3)
     # An image that padding the shards repeated counts once.
     assert len(read_scores(folders[2] / "test_scores.csv")) == 3
     # The embeddings that each of the two made a half of are those that one made.

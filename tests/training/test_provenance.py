@@ -15,8 +15,8 @@ from helpers import tiny_config
 import autosam
 from autosam.config import Config
 from autosam.config.cli import parse
-from autosam.data.layouts import load_split
-from autosam.data.pairs import PARTS, fingerprint
+from autosam.data.layouts import load_splits
+from autosam.data.pairs import SPLITS, fingerprint
 from autosam.models import checkpoint
 from autosam.models.sam import sam_hash
 from autosam.train import train
@@ -47,8 +47,8 @@ def test_a_run_says_what_made_it_and_its_config_makes_it_again(
         json.loads(line) for line in (tmp_path / "again" / origin.FILE).read_text().splitlines()
     ]
     assert row["files"]["sam"] == sam_hash("tiny", str(tiny_file))
-    split = load_split(parse(Config, [f"--data.root={folders}"]).data)
-    assert row["files"]["data"] == fingerprint({part: split[part] for part in PARTS})
+    splits = load_splits(parse(Config, [f"--data.root={folders}"]).data)
+    assert row["files"]["data"] == fingerprint({split: splits[split] for split in SPLITS})
     assert row["processes"] == 1
     assert row["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert row["versions"]["python"] == sys.version.split()[0]

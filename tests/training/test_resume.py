@@ -29,8 +29,8 @@ from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.train import train
 from autosam.training import resume as state
-from autosam.training.trainer import Run
-from autosam.utils.io import claim
+from autosam.training.trainer import Trainer
+from autosam.utils.io import lock
 from autosam.utils.signals import Interrupt
 
 FLAGS = ("--train.epochs=3", "--train.batch_size=1", "--train.accumulate=2")
@@ -204,7 +204,7 @@ def test_a_best_checkpoint_that_is_gone_is_missed_at_once(
     """And not when the last epoch is done."""
     folder = tmp_path / "run"
     config = config_of(tiny_file, folders, folder)
-    train_until_stopped(config, Run, "_asked_to_stop", lambda run: run.epoch == 1)
+    train_until_stopped(config, Trainer, "_asked_to_stop", lambda trainer: trainer.epoch == 1)
     best = folder / checkpoint.BEST
     content = best.read_bytes()
     best.unlink() if left == 0 else best.write_bytes(content[:left])
@@ -223,7 +223,8 @@ def test_stopped_at_every_step(
     config, stops = config_of(tiny_file, folders, folder), 0
     with monkeypatch.context() as patch:
         patch.setattr(
-            "autosam.training.trainer.Run._asked_to_stop", lambda run: run.sums.batches % 6 != 0
+            "autosam.training.trainer.Trainer._asked_to_stop",
+            lambda trainer: trainer.stats.batches % 6 != 0,
         )
         while True:
             try:
@@ -263,9 +264,9 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     folder = tmp_path / "run"
     train_until_stopped(
         config_of(tiny_file, folders, folder),
-        Run,
+        Trainer,
         "_asked_to_stop",
-        lambda run: (run.epoch, run.sums.batches) == (2, 4),
+        lambda trainer: (trainer.epoch, trainer.stats.batches) == (2, 4),
     )
     newest, second, _ = state.files(folder)
     for file in (newest, second):
@@ -287,7 +288,9 @@ def test_a_run_and_its_data_may_move(
     before, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(folders, data)
     config = config_of(tiny_file, data, before)
-    train_until_stopped(config, Run, "_asked_to_stop", lambda run: run.sums.batches == 4)
+    train_until_stopped(
+        config, Trainer, "_asked_to_stop", lambda trainer: trainer.stats.batches == 4
+    )
     folder, elsewhere = tmp_path / "deep/down", tmp_path / "other"
     folder.parent.mkdir()
     shutil.move(before, folder)
@@ -315,7 +318,7 @@ def test_one_process_writes_into_a_run_folder(
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     with (
-        claim(folder),
+        lock(folder),
         pytest.raises(ConfigError, match="another process writes into it"),
     ):
         train(config_of(tiny_file, folders, folder, "--overwrite=true"))

@@ -20,7 +20,7 @@ from PIL import Image
 import autosam
 from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
-from autosam.data.layouts import load_split
+from autosam.data.layouts import load_splits
 from autosam.data.loaders import make_loader
 from autosam.errors import StorageError
 from autosam.inference.formats import write_probabilities
@@ -66,7 +66,7 @@ def test_training_and_prediction_without_what_windows_lacks(
     like_windows: None, tiny_file: Path, tmp_path: Path
 ) -> None:
     data = draw_folders(tmp_path / "data")
-    assert all(load_split(DataConfig(root=str(data))).values())
+    assert all(load_splits(DataConfig(root=str(data))).values())
     flags = [f"--data.root={data}", f"--output={tmp_path / 'run'}"]
     run = train(tiny_config(tiny_file, *flags, "--run=hybrid")).folder
     checkpoint.annotate(run / checkpoint.BEST, note="again")

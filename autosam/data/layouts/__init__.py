@@ -16,8 +16,8 @@ from autosam.data.layouts.polyp import pairs_of_polyps
 from autosam.data.layouts.stamps import pairs_of_stamps
 from autosam.data.layouts.voc import pairs_of_voc
 from autosam.data.layouts.volumes import pairs_of_volumes
-from autosam.data.pairs import Pair, Split
-from autosam.data.splits import draw_split
+from autosam.data.pairs import Pair, Splits
+from autosam.data.splits import draw_splits
 from autosam.errors import ConfigError, DataError
 from autosam.utils.io import require_text
 
@@ -37,7 +37,7 @@ LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
 
 
 def load_pairs(config: DataConfig) -> list[Pair]:
-    """All pairs, with their part where the source says it.
+    """All pairs, with their split where the source says it.
 
     Raises:
         ConfigError: an unknown layout, or settings that contradict each other.
@@ -73,11 +73,11 @@ def load_pairs(config: DataConfig) -> list[Pair]:
     return found
 
 
-def load_split(config: DataConfig) -> Split:
-    """The pairs of each part, as the settings say.
+def load_splits(config: DataConfig) -> Splits:
+    """The pairs of each split, as the settings say.
 
     Raises:
         ConfigError: settings that contradict each other.
-        DataError: see `load_pairs` and `draw_split`.
+        DataError: see `load_pairs` and `draw_splits`.
     """
-    return draw_split(load_pairs(config), config)
+    return draw_splits(load_pairs(config), config)

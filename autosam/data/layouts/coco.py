@@ -26,7 +26,7 @@ from autosam.data.labels import pack
 from autosam.data.layouts.base import root_of
 from autosam.data.layouts.folders import ALIASES, image_file
 from autosam.data.layouts.manifest import resolve, stem_of
-from autosam.data.pairs import PARTS, Pair
+from autosam.data.pairs import SPLITS, Pair
 from autosam.data.readers.polygons import encloses, rasterize
 from autosam.errors import DataError
 from autosam.utils.io import list_folder, read_text
@@ -84,8 +84,8 @@ def pairs_of_coco(config: DataConfig) -> list[Pair]:
         return _read(Path(config.annotations), Path(config.images), config)
     root = root_of(config)
     found: list[Pair] = []
-    for part in PARTS:
-        for alias in ALIASES[part]:
+    for split in SPLITS:
+        for alias in ALIASES[split]:
             beside = root / alias / "_annotations.coco.json"
             named = list_folder(root / "annotations", f"*_{alias}*.json")
             named = [p for p in named if p.stem.rstrip("0123456789").endswith(f"_{alias}")]
@@ -96,7 +96,7 @@ def pairs_of_coco(config: DataConfig) -> list[Pair]:
                 pairs = _read(named[0], folder, config)
             else:
                 continue
-            found += [dataclasses.replace(pair, part=part) for pair in pairs]
+            found += [dataclasses.replace(pair, split=split) for pair in pairs]
             break
     if not found:
         raise DataError(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from autosam.config import DataConfig
 from autosam.data.images import EXTENSIONS, ImageFile, MaskFile
-from autosam.data.pairs import PARTS, Layers, Pair, Pixels
+from autosam.data.pairs import SPLITS, Layers, Pair, Pixels
 from autosam.data.readers.dicom import DicomImage, is_dicom
 from autosam.data.synthetic.embedded import synthetic_root
 from autosam.errors import DataError
@@ -37,7 +37,7 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
     """The pairs of `--data.root`, or of `--data.images` and `--data.masks`.
 
     Raises:
-        DataError: see `find_pairs`; or the root holds neither parts nor two folders.
+        DataError: see `find_pairs`; or the root holds neither splits nor two folders.
     """
     if config.images and config.masks:
         return find_pairs(Path(config.images), Path(config.masks), config)
@@ -51,12 +51,12 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
     if not root.is_dir():
         raise DataError(f"--data.root {root}: no such folder. Mend the path.")
     found: list[Pair] = []
-    for part in PARTS:
-        for alias in ALIASES[part]:
+    for split in SPLITS:
+        for alias in ALIASES[split]:
             folder = root / alias
             if folder.is_dir():
                 pairs = find_pairs(folder / "images", folder / "masks", config)
-                found += [dataclasses.replace(pair, part=part) for pair in pairs]
+                found += [dataclasses.replace(pair, split=split) for pair in pairs]
                 break
     if found:
         return found

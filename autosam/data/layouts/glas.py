@@ -44,7 +44,7 @@ def pairs_of_glas(config: DataConfig) -> list[Pair]:
         found.append(
             dataclasses.replace(
                 pair,
-                part="test" if test else "train",
+                split="test" if test else "train",
                 subset=name[1] if test else "",
                 group=patients.get(stem, ""),
             )

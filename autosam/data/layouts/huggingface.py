@@ -22,7 +22,7 @@ from autosam.data.images import (
     read_mask_file,
     values_of,
 )
-from autosam.data.layouts.manifest import PART_OF
+from autosam.data.layouts.manifest import SPLIT_OF
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
 from autosam.utils import hub
@@ -122,7 +122,7 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
     tables = loaded if isinstance(loaded, dict) else {"": loaded}
     found = []
     for split, table in tables.items():
-        if split and split not in PART_OF:
+        if split and split not in SPLIT_OF:
             raise DataError(
                 f"{name}: has a split {split!r}; expected train, validation, test. Save the splits "
                 "you want with `save_to_disk`."
@@ -152,7 +152,7 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
                     image, i, columns[0], where, False, config.window, config.bands, config.nodata
                 ),
                 Cell(mask, i, columns[1], where, True),
-                PART_OF[split] if split and len(tables) > 1 else "",
+                SPLIT_OF[split] if split and len(tables) > 1 else "",
             )
             for i in range(len(table))
         ]

@@ -26,7 +26,7 @@ from autosam.data.tables import csv_rows
 from autosam.errors import DataError
 from autosam.utils.io import read_text
 
-PART_OF = {alias: part for part, aliases in ALIASES.items() for alias in aliases}
+SPLIT_OF = {alias: split for split, aliases in ALIASES.items() for alias in aliases}
 
 
 def pairs_of_manifest(config: DataConfig) -> list[Pair]:
@@ -63,20 +63,20 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
             )
         seen[whole] = number
         word = row.get("split", "")
-        if word and word.lower() not in PART_OF:
+        if word and word.lower() not in SPLIT_OF:
             raise DataError(f"{table}:{number}: split {word!r}; expected train, validation, test.")
         found.append(
             Pair(
                 stem_of(image, table.parent),
                 image_file(image, config),
                 MaskFile(mask),
-                PART_OF.get(word.lower(), ""),
+                SPLIT_OF.get(word.lower(), ""),
                 row.get("group", ""),
             )
         )
     if not found:
         raise DataError(f"{table}: holds no pair. Write a line for each image.")
-    given = [bool(pair.part) for pair in found]
+    given = [bool(pair.split) for pair in found]
     if any(given) and not all(given):
         raise DataError(
             f"{table}: {given.count(False)} of {len(given)} lines have no split. Give all, or none."

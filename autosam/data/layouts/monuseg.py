@@ -5,7 +5,7 @@ root/**/Tissue Images/NAME.tif     with root/**/Annotations/NAME.xml
 root/**/NAME.tif                   with NAME.xml beside it
 ```
 
-A folder whose name holds "test" is the test part, the rest is for training.
+A folder whose name holds "test" is the test split, the rest is for training.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
         pair = Pair(tile.stem, image_file(tile, config), Nuclei(files[key], tile))
         found.append(
             dataclasses.replace(
-                pair, part="test" if test else "train", group=patient[0] if patient else ""
+                pair, split="test" if test else "train", group=patient[0] if patient else ""
             )
         )
     return found

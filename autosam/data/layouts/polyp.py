@@ -32,9 +32,9 @@ def pairs_of_polyps(config: DataConfig) -> list[Pair]:
             f"{folder}: expected images/ and masks/ (or image/ and mask/). Unpack the archive anew."
         )
 
-    found = [dataclasses.replace(pair, part="train") for pair in within(root / "TrainDataset")]
+    found = [dataclasses.replace(pair, split="train") for pair in within(root / "TrainDataset")]
     for folder in [p for p in list_folder(root / "TestDataset") if p.is_dir()]:
         found += [
-            dataclasses.replace(pair, part="test", subset=folder.name) for pair in within(folder)
+            dataclasses.replace(pair, split="test", subset=folder.name) for pair in within(folder)
         ]
     return found

@@ -10,7 +10,7 @@ from autosam.data.pairs import Pair
 from autosam.errors import DataError
 from autosam.utils.io import read_text
 
-VOC_PARTS = {"train": "train", "val": "validation", "test": "test"}
+VOC_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def pairs_of_voc(config: DataConfig) -> list[Pair]:
@@ -23,7 +23,7 @@ def pairs_of_voc(config: DataConfig) -> list[Pair]:
     images, masks = by_stem(root / "JPEGImages"), by_stem(root / "SegmentationClass")
     lists = root / "ImageSets" / "Segmentation"
     found = []
-    for file, part in VOC_PARTS.items():
+    for file, split in VOC_SPLITS.items():
         path = lists / f"{file}.txt"
         if not path.is_file():
             continue
@@ -37,7 +37,7 @@ def pairs_of_voc(config: DataConfig) -> list[Pair]:
                         f"{path}:{number}: {stem} is not in {root / folder}. Remove the line, or "
                         "add the file."
                     )
-            pair = Pair(stem, image_file(images[stem], config), MaskFile(masks[stem]), part)
+            pair = Pair(stem, image_file(images[stem], config), MaskFile(masks[stem]), split)
             found.append(pair)
     if not found:
         raise DataError(

@@ -28,7 +28,7 @@ from autosam.config import DataConfig
 from autosam.data.images import MAX_PIXELS, Window, digest
 from autosam.data.layouts.base import root_of
 from autosam.data.layouts.folders import ALIASES
-from autosam.data.pairs import PARTS, Pair
+from autosam.data.pairs import SPLITS, Pair
 from autosam.data.readers import dicom
 from autosam.data.readers.dicom import is_dicom
 from autosam.data.readers.dicom_series import Series, read_series
@@ -197,10 +197,10 @@ def window_of(path: Path, nodata: float | None = None) -> Window:
     depth, some = shape_of(path)[2], []
     if is_nifti(path):
         try:
-            part = np.asarray(_open(path).dataobj[::4, ::4, ::4])
+            sample = np.asarray(_open(path).dataobj[::4, ::4, ::4])
         except Exception as error:  # see `read_slice`
             raise _unreadable(path, error) from None
-        some.append((part, dicom.without_data(part, None, nodata)))
+        some.append((sample, dicom.without_data(sample, None, nodata)))
     else:
         for index in range(0, depth, 4):
             values, padded = read_slice(path, 2, index)
@@ -262,11 +262,11 @@ def pairs_of_volumes(config: DataConfig) -> list[Pair]:
     """
     root = root_of(config)
     found: list[Pair] = []
-    for part in PARTS:
-        for alias in ALIASES[part]:
+    for split in SPLITS:
+        for alias in ALIASES[split]:
             if (root / alias).is_dir():
                 pairs = _pairs(root / alias, config)
-                found += [dataclasses.replace(pair, part=part) for pair in pairs]
+                found += [dataclasses.replace(pair, split=split) for pair in pairs]
                 break
     found = found or _pairs(root, config)
     _compare_orientations(found, config.axis)
