@@ -118,8 +118,8 @@ def draw(folder: Path, count: int, start: int = 0, size: tuple[int, int] = (40, 
 
 def draw_folders(root: Path) -> Path:
     """root/{train,validation,test}/{images,masks} with 6, 3 and 3 images."""
-    for start, part, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
-        draw(root / part, count, start)
+    for start, split, count in ((0, "train", 6), (6, "validation", 3), (9, "test", 3)):
+        draw(root / split, count, start)
     return root
 
 
