@@ -16,7 +16,6 @@ from helpers import tiny_config
 import autosam.comparison.jobs
 import autosam.comparison.scores
 from autosam.compare import compare
-from autosam.comparison.compare import ABLATION_ROWS
 from autosam.comparison.conclusion import conclusion, judge, rise
 from autosam.comparison.plan import plan
 from autosam.comparison.rows import Row
