@@ -1,26 +1,41 @@
-"""`autosam VERB ...` does the same as `python -m autosam.VERB ...`."""
+"""`autosam COMMAND ...` does the same as `python -m autosam.COMMAND ...`."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import signal
 import sys
 
-VERBS = (
-    "train", "evaluate", "compare", "predict", "export", "check", "rough", "weights", "embeddings",
-    "bench", "pretrain", "app",
-)  # fmt: skip
+from autosam import COMMANDS, __version__
 
 
 def main() -> None:
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    if verb not in VERBS:
-        print(f"usage: autosam {{{','.join(VERBS)}}} ... (each takes --help)", file=sys.stderr)
-        sys.exit(0 if verb in ("-h", "--help") else 2)
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command in ("-h", "--help"):
+        print(usage())
+        sys.exit(0)
+    if command == "--version":
+        print(f"autosam {__version__}")
+        sys.exit(0)
+    if command not in COMMANDS:
+        if command:
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            print(f"error: autosam {command}: unknown command.{hint}", file=sys.stderr)
+        print(usage(), file=sys.stderr)
+        sys.exit(2)
     del sys.argv[1]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command heeds it itself
-    importlib.import_module(f"autosam.{verb}").main()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command handles it itself
+    importlib.import_module(f"autosam.{command}").main()
+
+
+def usage() -> str:
+    """Every command with a line on what it is for."""
+    lines = ["usage: autosam COMMAND [--NAME VALUE ...]", ""]
+    lines += [f"  {name:<11} {what}" for name, what in COMMANDS.items()]
+    return "\n".join([*lines, "", "autosam COMMAND --help: its settings, with examples"])
 
 
 if __name__ == "__main__":

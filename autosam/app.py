@@ -1,17 +1,34 @@
-"""`autosam app`: a page on which images are dropped and the masks of runs appear."""
+"""`autosam app`: serve a page that shows the masks of runs on dropped images."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import AppConfig
-from autosam.inference.app import app
 
 __all__ = ["AppConfig", "app"]
+
+
+def app(config: AppConfig | None = None, wait: bool = True, **settings: Any) -> Any:
+    """See `autosam.inference.app.app`.
+
+    Args:
+        config: the settings.
+        wait: False returns the running page.
+        settings: those that differ from `config` or, without it, from the defaults.
+    """
+    from autosam.inference.app import app as run
+
+    return run(with_settings(AppConfig, config, settings, "app"), wait)
 
 
 def main() -> None:
     run_command(AppConfig, app)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

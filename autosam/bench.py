@@ -1,4 +1,4 @@
-"""`autosam bench`: how fast this machine encodes, trains and predicts, and next to what.
+"""`autosam bench`: measure how fast this machine encodes, trains and predicts.
 
 All weights are random: they do not change the speed, and nothing is downloaded. Each case runs in a
 process of its own, is repeated, and stands in the table with its median and its spread.
@@ -6,16 +6,32 @@ process of its own, is repeated, and stands in the table with its median and its
 
 from __future__ import annotations
 
-from autosam.benchmark.bench import bench
+from typing import Any
+
+from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import BenchConfig
 
 __all__ = ["BenchConfig", "bench"]
 
 
+def bench(config: BenchConfig | None = None, **settings: Any) -> dict[str, Any]:
+    """See `autosam.benchmark.bench.bench`.
+
+    Args:
+        config: the settings.
+        settings: those that differ from `config` or, without it, from the defaults.
+    """
+    from autosam.benchmark.bench import bench as run
+
+    return run(with_settings(BenchConfig, config, settings, "bench"))
+
+
 def main() -> None:
     run_command(BenchConfig, bench)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

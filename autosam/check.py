@@ -1,23 +1,43 @@
-"""`autosam check`: what a data set holds, and what is wrong with it."""
+"""`autosam check`: inspect a data set: what it holds, and what is wrong with it."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
+from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import CheckConfig
-from autosam.evaluation.data_report import check
+
+if TYPE_CHECKING:
+    from autosam.data.inspection import Inspection
 
 __all__ = ["CheckConfig", "check"]
 
 
+def check(config: CheckConfig | None = None, **settings: Any) -> Inspection:
+    """See `autosam.evaluation.data_report.check`.
+
+    Args:
+        config: the settings.
+        settings: those that differ from `config` or, without it, from the defaults.
+    """
+    from autosam.evaluation.data_report import check as run
+
+    return run(with_settings(CheckConfig, config, settings, "check"))
+
+
 def main() -> None:
-    def run(config: CheckConfig) -> None:
-        if check(config).errors:
-            sys.exit(1)
+    run_command(CheckConfig, fail_on_errors, name="check")
 
-    run_command(CheckConfig, run)
 
+def fail_on_errors(config: CheckConfig) -> None:
+    """Inspect, and end with exit code 1 if anything is wrong."""
+    if check(config).errors:
+        sys.exit(1)
+
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

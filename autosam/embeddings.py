@@ -1,4 +1,4 @@
-"""`autosam embeddings list | prune`: the caches of image embeddings."""
+"""`autosam embeddings`: list and delete caches of image embeddings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from pathlib import Path
 
 from autosam.config import CacheConfig
 from autosam.config.cli import Words, one_message
-from autosam.data.embedding_store import (
-    prune,
-    show,
-)
-from autosam.training.embedding_cache import folder_of
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,13 +30,16 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     if args.verb == "prune" and args.days is not None and not args.days >= 0:
         pruner.error(f"--days {args.days:g}: expected a number of days, 0 or more")
     if args.dir is not None and not (args.dir and Path(args.dir).is_dir()):
-        parser.error(f"--dir {args.dir}: no such folder. Mend the path")
+        parser.error(f"--dir {args.dir}: no such folder. Fix the path")
     return args
 
 
 def main() -> None:
     with one_message():
         args = parse_arguments()
+        from autosam.data.embedding_store import prune, show
+        from autosam.training.embedding_cache import folder_of
+
         root = folder_of(CacheConfig(dir=args.dir))
         if args.verb == "list":
             show(root)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import EvaluateConfig
-from autosam.evaluation.evaluate import evaluate
 
 __all__ = ["EvaluateConfig", "evaluate"]
+
+
+def evaluate(config: EvaluateConfig | None = None, **settings: Any) -> dict[str, float]:
+    """See `autosam.evaluation.evaluate.evaluate`.
+
+    Args:
+        config: the settings.
+        settings: those that differ from `config` or, without it, from the defaults.
+    """
+    from autosam.evaluation.evaluate import evaluate as run
+
+    return run(with_settings(EvaluateConfig, config, settings, "evaluate"))
 
 
 def main() -> None:
     run_command(EvaluateConfig, evaluate, shared=True)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

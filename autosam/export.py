@@ -1,17 +1,36 @@
-"""`autosam export`: a run as one ONNX file, image in and mask out."""
+"""`autosam export`: write a run as one ONNX file, image in and mask out."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import ExportConfig
-from autosam.inference.onnx import export
+
+if TYPE_CHECKING:
+    from autosam.inference.onnx import Exported
 
 __all__ = ["ExportConfig", "export"]
+
+
+def export(config: ExportConfig | None = None, **settings: Any) -> Exported:
+    """See `autosam.inference.onnx.export`.
+
+    Args:
+        config: the settings.
+        settings: those that differ from `config` or, without it, from the defaults.
+    """
+    from autosam.inference.onnx import export as run
+
+    return run(with_settings(ExportConfig, config, settings, "export"))
 
 
 def main() -> None:
     run_command(ExportConfig, export)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

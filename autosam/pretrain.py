@@ -10,16 +10,33 @@ once per scene and a step is cheap; then the whole network learns on scenes it n
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import PretrainConfig
-from autosam.pretraining.lite import pretrain
 
 __all__ = ["PretrainConfig", "pretrain"]
+
+
+def pretrain(config: PretrainConfig | None = None, **settings: Any) -> Path:
+    """See `autosam.pretraining.lite.pretrain`.
+
+    Args:
+        config: the settings.
+        settings: those that differ from `config` or, without it, from the defaults.
+    """
+    from autosam.pretraining.lite import pretrain as run
+
+    return run(with_settings(PretrainConfig, config, settings, "pretrain"))
 
 
 def main() -> None:
     run_command(PretrainConfig, pretrain)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

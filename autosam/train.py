@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from autosam.config import Config
-from autosam.config.cli import run_command
-from autosam.training.finalize import TrainResult
-from autosam.training.fit import train
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TrainResult", "train"]
+from autosam.config import Config
+from autosam.config.calls import make_callable, with_settings
+from autosam.config.cli import run_command
+
+if TYPE_CHECKING:
+    from autosam.training.finalize import TrainResult
+
+__all__ = ["train"]
+
+
+def train(config: Config | None = None, **settings: Any) -> TrainResult:
+    """See `autosam.training.fit.train`.
+
+    Args:
+        config: the settings.
+        settings: those that differ from `config` or, without it, from the defaults.
+    """
+    from autosam.training.fit import train as run
+
+    return run(with_settings(Config, config, settings, "train"))
 
 
 def main() -> None:
     run_command(Config, train, shared=True)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

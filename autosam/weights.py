@@ -1,4 +1,4 @@
-"""`autosam weights`: the SAMs' weights files: where they are, whether they are right."""
+"""`autosam weights`: list, download, verify and add the weights of SAMs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from autosam.config.calls import make_callable
 from autosam.config.cli import Words, one_message
 from autosam.errors import ConfigError
-from autosam.models.sam.weights.manage import add, get, show, verify
 
-ACTIONS: dict[str, Callable[..., None]] = {"list": show, "get": get, "verify": verify, "add": add}
+ACTIONS = ("list", "get", "verify", "add")
 
 
 def weights(action: str = "list", *words: str | Path, sam: str | None = None) -> None:
@@ -23,11 +23,14 @@ def weights(action: str = "list", *words: str | Path, sam: str | None = None) ->
 
     Raises:
         ConfigError: no such action or SAM.
-        CheckpointError: a file cannot be had, or is not right.
+        CheckpointError: a file cannot be downloaded, or is not what it should be.
     """
     if action not in ACTIONS:
         raise ConfigError(f"weights {action}: unknown. Choose one of {', '.join(ACTIONS)}.")
-    ACTIONS[action](*words, **({} if sam is None else {"sam": sam}))
+    from autosam.models.sam.weights import manage
+
+    run: Callable[..., None] = getattr(manage, "show" if action == "list" else action)
+    run(*words, **({} if sam is None else {"sam": sam}))
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,6 +64,8 @@ def main() -> None:
         parsed = parse_arguments()
         weights(parsed.action, *parsed.words, sam=parsed.sam)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     main()

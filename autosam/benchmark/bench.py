@@ -15,9 +15,8 @@ from rich.table import Table
 
 from autosam.benchmark.cases import PARTS, SIDES, cases_of, measure
 from autosam.benchmark.profiler import in_own_process
-from autosam.config.choices import require_config
 from autosam.config.commands import BenchConfig
-from autosam.config.validation import check_number, check_view_size
+from autosam.config.values import require_config
 from autosam.errors import ConfigError
 from autosam.models.sam.weights.locate import known
 from autosam.utils import provenance as origin
@@ -32,9 +31,6 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     """
     require_config(config, BenchConfig, "bench")
     known(config.sam)
-    for name in ("repeats", "batch_size"):
-        check_number(name, getattr(config, name), 1, 1000)
-    check_view_size("view_size", config.view_size)
     cases = {case.name: case for case in cases_of(config)}
     if unknown := set(config.cases) - cases.keys():
         raise ConfigError(f"--cases {unknown.pop()}: not one of {', '.join(cases)}.")

@@ -17,8 +17,8 @@ from autosam.comparison.table import ResultsTable
 from autosam.comparison.trivial import trivial_scores
 from autosam.comparison.variants import Variant, ablated_variants, listed, trained_variants
 from autosam.config import Settings
-from autosam.config.choices import require_config
 from autosam.config.commands import CompareConfig
+from autosam.config.values import require_config
 from autosam.data.layouts import load_splits
 from autosam.data.pairs import Splits, fingerprint
 from autosam.errors import Stopped

@@ -14,7 +14,9 @@ from autosam.comparison.variants import Variant, listed
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.cli import flatten, to_dict
 from autosam.config.commands import CompareConfig
-from autosam.config.validation import check_number, check_ranges, check_settings
+from autosam.config.setting import settings_of
+from autosam.config.validation import check_settings
+from autosam.config.values import check_ranges
 from autosam.data.pairs import Splits, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import ConfigError
@@ -25,10 +27,6 @@ QUICK_LIMIT = 48
 
 QUICK_EPOCHS = 5
 """Epochs with --quick, at most."""
-
-NOT_PART = ("output", "overwrite", "init", "resume", "sam_checkpoint", "data.workers",
-            "cache.dir", "cache.max_gb", "train.save_minutes", "train.pictures")  # fmt: skip
-"""Settings that a run's result does not depend on."""
 
 
 def check(config: CompareConfig) -> None:
@@ -43,14 +41,13 @@ def check(config: CompareConfig) -> None:
     if len(set(names)) < len(names):
         raise ConfigError(f"--runs {config.runs}: a run is listed twice.")
     _check_prompts(config)
-    for name, least in (("seeds", 1), ("jobs", 1), ("folds", 2)):
-        check_number(name, getattr(config, name), least, 1000)
     if config.data.folds is not None or config.data.fold:
         raise ConfigError("--data.folds, --data.fold: say --folds, which trains every fold.")
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
     for name in names:
-        check_settings(Config(**shared, run=name))  # type: ignore[arg-type]
-    check_ranges(train=dataclasses.replace(config.train, seed=config.train.seed + config.seeds - 1))
+        check_settings(Config(**shared, run=name))
+    last = dataclasses.replace(config.train, seed=config.train.seed + config.seeds - 1)
+    check_ranges(last, "train")
 
 
 def _check_prompts(config: CompareConfig) -> None:
@@ -124,7 +121,7 @@ def plan_job(
     """
     config = Config(
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)},
-        run=variant.run,  # type: ignore[arg-type]
+        run=variant.run,
         embedding=variant.control or "real",
         paper=PaperConfig(**dict.fromkeys(variant.paper, True)),
     )
@@ -143,11 +140,14 @@ def plan_job(
 
 def digest(config: Config, data: str) -> str:
     """SHA-256 of everything that a run's result depends on."""
+    values = flatten(to_dict(config))
     settings = {
-        key: value for key, value in flatten(to_dict(config)).items() if key not in NOT_PART
+        one.first_key: values[key]
+        for key, one in settings_of(Config).items()
+        if one.facts.get("result", True)
     }
     sam = ""
-    if RUNS[config.run].uses_sam:
+    if RUNS[config.run].decoder == "sam":
         sam = sam_hash(config.sam, config.sam_checkpoint)
     content = json.dumps([settings, sam, data, autosam.__version__], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()

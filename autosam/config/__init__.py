@@ -1,13 +1,11 @@
 """What can be set: the settings and their defaults, the table of runs, YAML files and flags."""
 
+from autosam.config.data import MOST_OVERLAPPING, ClassConfig, DataConfig
 from autosam.config.runs import RUNS, Composition
 from autosam.config.schema import (
-    MOST_OVERLAPPING,
     AugmentConfig,
     CacheConfig,
-    ClassConfig,
     Config,
-    DataConfig,
     LearnedPrompt,
     LossConfig,
     ModelConfig,

@@ -1,4 +1,4 @@
-"""The command line of every verb: typed flags and YAML in, one clear line out when it fails."""
+"""Flags and YAML in, settings out; and how a command runs, fails and ends."""
 
 from __future__ import annotations
 
@@ -6,183 +6,167 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import functools
 import gc
 import json
-import math
-import re
 import sys
-from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, get_args
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
-
-from autosam.config.yaml import as_written, near, read_config
+from autosam.config.setting import Setting, names_of, sections_of, settings_of
+from autosam.config.values import convert, near, range_mistakes, read_structure
+from autosam.config.yaml import read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.utils.launcher import check_alone, check_launcher
 from autosam.utils.signals import ending_in_time, leave_now
 
 T = TypeVar("T")
-MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
-            errno.ENOENT,
-            errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)  # fmt: skip
-"""Troubles of a disk that its owner can mend."""
-WRONG = (ArgumentError, TypeError, ValueError, RecursionError)
-"""What jsonargparse raises for values of another kind than it expects."""
-PROTECTED = "\ue000"
-"""Stands before a text while jsonargparse, which reads every text as YAML once more, has it."""
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
+           errno.ENOENT,
+           errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)  # fmt: skip
+"""Errors of a disk that its owner can fix."""
+HELP = ("-h", "--help", "--help-all")
 
 
-def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
+def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam") -> T:
     """Build the dataclass `kind` from `--config FILE` and flags; later ones win.
 
+    Args:
+        kind: the settings.
+        argv: the words of the command line; None: those of this process.
+        prog: the command, for its help.
+
     Raises:
-        ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
+        ConfigError: every mistake of the command line: unknown names (with the nearest known one),
+            values of the wrong kind or out of range.
         SystemExit: `--help`.
     """
-    parser = _parser(kind)  # type: ignore[arg-type]  # a class is hashable
-    args = _gather_lists(
-        kind, _spell_out_switches(kind, [*(sys.argv[1:] if argv is None else argv)])
-    )
-    structures = {
-        option: hint
-        for action in parser._actions
-        if str not in (hint := getattr(action, "_typehint", str), *get_args(hint))
-        for option in action.option_strings
-    }
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    if any(word in HELP for word in words):
+        from autosam.config.help import help_of
+
+        print(help_of(kind, prog, everything="--help-all" in words))
+        raise SystemExit(0)
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
     sources: list[str] = []
-    for i, arg in enumerate(args):
-        option, equals, value = arg.partition("=")
-        joined = arg.startswith("--")
-        if not joined:
-            option, value = args[i - 1] if i else "", arg
-        elif not equals:
+    listed: set[str] = set()
+    while words:
+        word = words.pop(0)
+        flag, equals, text = word.partition("=")
+        if not flag.startswith("--") or flag == "--":
+            mistakes.append(f"{word}: unexpected word; settings are written --NAME VALUE.")
             continue
-        if option == "--config":
-            sources.append(value)
-            value = _as_yaml(_protect(read_config(value, kind)))
-        elif option in structures:
-            value = _protect_within(value, structures[option])
-        elif value != "null":  # which unsets
-            value = _protect(value)
-        args[i] = f"{option}={value}" if joined else value
-    where = f" (in {', '.join(sources)} or the flags)" if sources else ""
-    try:
-        return _build(kind, parser, parser.parse_args(args))
-    except ConfigError as error:
-        raise ConfigError(f"{error}{where}") from None
-    except WRONG as error:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        words = re.findall(r"--([\w.-]+)|'([\w.]+)'", str(error))
-        unknown = re.search(r"unrecognized|not accept", str(error))
-        hint = (
-            near(words[-1][0] or words[-1][1], [f[2:] for f in flags]) if unknown and words else ""
-        )
-        raise ConfigError(_restore(f"{error}{where}.{hint}")) from None
-
-
-def _protect(value: Any) -> Any:
-    """Values that YAML reads as they are: `PROTECTED` before a text that it would take for null."""
-    if isinstance(value, dict):
-        return {key: _protect(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_protect(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value).replace("inf", ".inf").replace("nan", ".nan")
-    if not isinstance(value, str) or not value.strip():
-        return value
-    try:
-        misread = value.startswith(PROTECTED) or yaml.safe_load(value) is None
-    except yaml.YAMLError:
-        misread = False
-    except Exception:  # "!!int x"
-        misread = True
-    return PROTECTED + value if misread else value
-
-
-def _protect_within(text: str, hint: Any) -> str:
-    """The same for the texts in a list or section of type `hint` that stands on the command line,
-    taken as they are written."""
-    try:
-        value = yaml.safe_load(text)
-        written = as_written(value, yaml.load(text, yaml.BaseLoader), hint)
-    except Exception:  # the parser says what is wrong with it
-        return text
-    if not isinstance(value, dict | list) or (protected := _protect(written)) == value:
-        return text
-    return _as_yaml(protected)
-
-
-def _as_yaml(values: Any) -> str:
-    """One line of YAML, of ASCII alone: YAML's reader refuses some characters, and has no pairs of
-    surrogates."""
-    text = json.dumps(values, ensure_ascii=False)
-    return re.sub(r"[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", text)
-
-
-def _restore(value: Any) -> Any:
-    """The inverse of `_protect`, also for dataclasses (in place) and messages."""
-    if isinstance(value, str):
-        return value.replace(PROTECTED, "", 1)
-    if isinstance(value, list):
-        return [_restore(entry) for entry in value]
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            setattr(value, field.name, _restore(getattr(value, field.name)))
-    return value
-
-
-@functools.cache  # made in a tenth of a second
-def _parser(kind: type) -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="autosam", description=kind.__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--config", action=ActionConfigFile, help="A YAML file, or a shipped config's name."
-    )
-    parser.add_class_arguments(kind, None)
-    return parser
-
-
-def _spell_out_switches(kind: type, args: list[str]) -> list[str]:
-    """`--overwrite` alone means `--overwrite true`, and `--zero-shot` is `--zero_shot`."""
-    switches = {f"--{f.name}" for f in dataclasses.fields(kind) if f.type in ("bool", bool)}
-    result = []
-    for i, arg in enumerate(args):
-        if arg.replace("-", "_").replace("__", "--", 1) in switches:
-            arg = "--" + arg[2:].replace("-", "_")
-        result.append(arg)
-        if arg in switches and (i + 1 == len(args) or args[i + 1].startswith("--")):
-            result.append("true")
-    return result
-
-
-def _gather_lists(kind: type, args: list[str]) -> list[str]:
-    """`--checkpoint A --checkpoint B` is one list."""
-    lists: dict[str, list[str]] = {
-        f"--{f.name}": [] for f in dataclasses.fields(kind) if f.type == "list[str]"
-    }
-    result: list[str] = []
-    rest = iter(args)
-    for arg in rest:
-        name, equals, value = arg.partition("=")
-        if name not in lists:
-            result.append(arg)
+        name = flag[2:].replace("-", "_")
+        key = names_of(kind).get(name, name)
+        one = settings_of(kind).get(key)
+        if one is None and key not in ("config", *sections_of(kind)):
+            known = [f"--{known}" for known in names_of(kind)]
+            mistakes.append(f"{flag}: unknown setting.{near(flag, known)}")
+            if not equals and words and not words[0].startswith("--"):
+                del words[0]
             continue
         if not equals:
-            value = next(rest, "--")
-            if value.startswith("--"):  # the parser says what is missing
-                result += [arg, value]
+            if words and not words[0].startswith("--"):
+                text = words.pop(0)
+            elif one is not None and one.hint is bool:
+                text = "true"
+            else:
+                mistakes.append(f"{flag}: expected a value.")
                 continue
         try:
-            found = json.loads(value)
-        except json.JSONDecodeError:
-            found = value
-        lists[name] += found if isinstance(found, list) else [value]
-    return result + [f"{name}={json.dumps(values)}" for name, values in lists.items() if values]
+            if key == "config":
+                sources.append(text)
+                values |= _read(kind, read_config(text, kind), mistakes, f"{text}: ")
+            elif one is None:
+                section = read_structure(text, sections_of(kind)[key])
+                values |= _read(kind, {key: section}, mistakes, "--")
+            elif one.hint == list[str]:
+                values[key] = [*(values[key] if key in listed else []), *_entries(text)]
+                listed.add(key)
+            else:
+                values[key] = _read_one(one, _unset(text, one))
+        except ConfigError as error:
+            mistakes.append(str(error))
+        except ValueError as error:
+            mistakes.append(f"{flag} {text}: {error}.")
+    where = f" (in {', '.join(sources)} or the flags)" if sources else ""
+    if not mistakes:
+        try:
+            config = _build(kind, values)
+            mistakes = range_mistakes(config)
+        except ConfigError as error:
+            mistakes = [f"{error}{where}"]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return config
+
+
+def _unset(text: str, one: Setting) -> str | None:
+    """`null` on the command line unsets what may be unset."""
+    return None if text == "null" and type(None) in get_args(one.hint) else text
+
+
+def _entries(text: str) -> list[str]:
+    """What a flag adds to a list: a text, or a list in JSON."""
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return [text]
+    return [str(entry) for entry in found] if isinstance(found, list) else [text]
+
+
+def _read(
+    kind: type, values: dict[str, Any], mistakes: list[str], where: str, section: str = ""
+) -> dict[str, Any]:
+    """The settings in a dictionary of a file or checkpoint, by key.
+
+    Args:
+        kind: the settings.
+        values: sections are dictionaries within it. Old names are understood.
+        mistakes: to which every mistake is added.
+        where: what a message begins with.
+        section: of the values, with a dot.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{section}{name}"
+        key = names_of(kind).get(path, path)
+        one = settings_of(kind).get(key)
+        if not section and key in sections_of(kind):
+            if isinstance(value, dict):
+                found |= _read(kind, value, mistakes, where, f"{key}.")
+            else:
+                mistakes.append(f"{where}{path} holds {value!r:.60}, expected `key: value` lines.")
+        elif one is None or "." in str(name) or one.section != section.rstrip("."):
+            mistakes.append(f"{where}{path}: unknown key.{near(path, [*settings_of(kind)])}")
+        else:
+            try:
+                found[key] = _read_one(one, value)
+            except ValueError as error:
+                mistakes.append(f"{where}{path} {value!r:.60}: {error}.")
+    return found
+
+
+def _read_one(one: Setting, value: Any) -> Any:
+    """The value of a setting.
+
+    Raises:
+        ConfigError: nothing between the quotes, as a shell makes it of a variable that is not set.
+        ValueError: see `convert`.
+    """
+    if value == "" and one.default != "":
+        raise ConfigError(f"--{one.key}: empty. Give a value; leave it out for the default.")
+    return convert(value, one.hint)
+
+
+def _build(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass of settings by key."""
+    sections: dict[str, dict[str, Any]] = {name: {} for name in sections_of(kind)}
+    own: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (sections[section] if section else own)[name] = value
+    return kind(**own, **{name: sections_of(kind)[name](**sections[name]) for name in sections})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -191,38 +175,16 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The inverse of `to_dict`, checked like a YAML file."""
-    parser = _parser(kind)  # type: ignore[arg-type]  # a class is hashable
-    try:
-        return _build(kind, parser, parser.parse_object(_protect(values)))
-    except WRONG as error:
-        raise ConfigError(_restore(str(error))) from None
+    """The inverse of `to_dict`, checked like a YAML file; old names are understood.
 
-
-def _build(kind: type[T], parser: ArgumentParser, parsed: Any) -> T:
-    values = vars(parser.instantiate(parsed))
-    config = kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
-    _restore(config)
-    _require_set(config)
-    return config
-
-
-def _require_set(config: Any, section: str = "") -> None:
-    """
     Raises:
-        ConfigError: null, which jsonargparse takes for any value of a file; or nothing between
-            the quotes, as a shell makes it of a variable that is not set.
+        ConfigError: every unknown key and every value of the wrong kind.
     """
-    for field in dataclasses.fields(config):
-        value, key = getattr(config, field.name), section + field.name
-        if dataclasses.is_dataclass(value):
-            _require_set(value, f"{key}.")
-        elif value is None and "None" not in str(field.type):
-            raise ConfigError(
-                f"--{key}: null. Expected {field.type}; leave it out for what is usual."
-            )
-        elif value == "" and field.default != "":
-            raise ConfigError(f"--{key}: empty. Give a value; leave it out for what is usual.")
+    mistakes: list[str] = []
+    found = _read(kind, values, mistakes, "")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return _build(kind, found)
 
 
 def run_command(
@@ -230,9 +192,10 @@ def run_command(
     function: Callable[[T], Any],
     argv: Sequence[str] | None = None,
     shared: bool = False,
+    name: str = "",
 ) -> None:
-    """Parse, run, and end with exit code 2 and one message for an error a user can mend; with 128
-    and the number of the signal that stopped it, as shells count.
+    """Parse, run, and end with exit code 2 and one message for an error that a user can fix; or
+    with 128 and the number of the signal that stopped it, as shells count.
 
     Args:
         kind: the settings.
@@ -240,13 +203,14 @@ def run_command(
         argv: the words of the command line; None: those of this process.
         shared: several processes that were launched together share the work; otherwise they are
             refused.
+        name: the command, if it is not the function's name.
     """
     # Modules, and lists of 100,000 files, live as long as the process: walking over them again and
     # again costs the garbage collector seconds.
     gc.set_threshold(100_000, 20, 20)
     try:
         with one_message(shared):
-            function(parse(kind, argv))
+            function(parse(kind, argv, f"autosam {name or function.__name__}"))
     except SystemExit as end:
         if argv is None and isinstance(end.code, int) and end.code > 128:
             leave_now(end.code)
@@ -272,10 +236,10 @@ def one_message(shared: bool = False) -> Iterator[None]:
         if is_out_of_memory(error):
             _say_no_memory(error)
             sys.exit(2)
-        if error.errno not in MENDABLE:
+        if error.errno not in FIXABLE:
             raise
         name = error.filename or "a file"
-        remedy = "Mend the path or its rights, or make room."
+        remedy = "Fix the path or its rights, or make room."
         print(f"error: {name}: {error.strerror}. {remedy}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:

@@ -12,11 +12,17 @@ from autosam.config import (
     RoughConfig,
     Settings,
 )
+from autosam.config.setting import setting
 
 
 @dataclass
 class CheckConfig:
-    """Examine a data set before training on it."""
+    """Examine a data set before training on it.
+
+    Examples:
+        autosam check --images images --masks masks
+        autosam check --config kvasir --data.root Kvasir-SEG --output sheet.png
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     """The data, as for training."""
@@ -34,7 +40,12 @@ class CheckConfig:
 
 @dataclass
 class RoughPreview:
-    """Preview the rough masks, and the prompts taken from them, on some training images."""
+    """Preview the rough masks, and the prompts taken from them, on some training images.
+
+    Examples:
+        autosam rough --images images --masks masks
+        autosam rough --config rivers-rough --data.root rivers --count 12
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     """The data, as for training."""
@@ -42,7 +53,7 @@ class RoughPreview:
     """The rule."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """How prompts are taken."""
-    count: int = 8
+    count: int = setting(8, min=1)
     """Images, spread over the training split (the test split is not looked at)."""
     output: str = "rough.png"
     """PNG file of image, true mask, rough mask and prompts."""
@@ -51,13 +62,18 @@ class RoughPreview:
 @dataclass
 class CompareConfig(Settings):
     """Train several runs on the same split with the same budget and score all of them once on test.
-    Finished runs are reused, an interrupted comparison goes on."""
+    Finished runs are reused, an interrupted comparison goes on.
 
-    runs: str = "autosam,decoder,head"
+    Examples:
+        autosam compare --images images --masks masks --quick
+        autosam compare --config kvasir --data.root Kvasir-SEG --runs autosam,head --folds 5
+    """
+
+    runs: str = setting("autosam,decoder,head", common=True)
     """Which runs, with commas between them; see --run of train."""
-    seeds: int = 3
+    seeds: int = setting(3, common=True, min=1, max=1000)
     """Trainings of each run, with seeds from --train.seed on."""
-    folds: int | None = None
+    folds: int | None = setting(None, common=True, min=2, max=1000)
     """Cross-validation: each image is tested once, by one of so many trainings."""
     attribution: bool = True
     """Beside the run autosam: trained and tested with blank and shuffled image embeddings, only
@@ -68,17 +84,22 @@ class CompareConfig(Settings):
     paper_compat: bool = False
     """Beside the run autosam: with each of the published code's peculiarities, and with all; see
     --paper of train."""
-    quick: bool = False
+    quick: bool = setting(False, common=True)
     """A first look: at most 48 images of each split and 5 epochs, one seed."""
-    jobs: int = 1
+    jobs: int = setting(1, min=1, max=1000)
     """Trainings at a time."""
-    output: str = "runs/compare"
+    output: str = setting("runs/compare", common=True)
     """Folder of the table, the report and the runs."""
 
 
 @dataclass
 class EvaluateConfig:
-    """Score a checkpoint on a data set, or with --zero-shot a SAM by itself."""
+    """Score a checkpoint on a data set, or with --zero-shot a SAM by itself.
+
+    Examples:
+        autosam evaluate --checkpoint runs/kvasir
+        autosam evaluate --zero-shot --sam vit_b --images images --masks masks
+    """
 
     checkpoint: str = ""
     """Run folder or checkpoint file."""
@@ -95,7 +116,7 @@ class EvaluateConfig:
     """Which split to score. Of --data.images with --data.masks that were not trained on: all."""
     output: str | None = None
     """CSV file for the per-image scores."""
-    batch_size: int = 8
+    batch_size: int = setting(8, min=1, max=1_000_000)
     """Images at a time (with --zero-shot always one)."""
     data: DataConfig = field(default_factory=DataConfig)
     """Unset: the data it was trained on, split in the same way."""
@@ -105,56 +126,61 @@ class EvaluateConfig:
 class OutputOptions:
     """What is written beside masks, and how images are gone through."""
 
-    overlay: bool = False
+    overlay: bool = setting(False, common=True, result=False)
     """Also write NAME_overlay.png, the mask drawn on the image; of videos NAME_overlay.mp4 (not
     for volumes)."""
-    probabilities: bool = False
+    probabilities: bool = setting(False, result=False)
     """Also write NAME_probability.png, 16 bits, 0 to 65535 (images alone)."""
-    coco: Literal["no", "rle", "polygon"] = "no"
+    coco: Literal["no", "rle", "polygon"] = setting("no", result=False)
     """Also write coco.json, each connected part an object, as run lengths or as polygons, which
     lose holes (images alone)."""
-    geojson: bool = False
+    geojson: bool = setting(False, common=True, result=False)
     """Also write NAME.geojson, outlines with holes in pixels (images alone)."""
-    window: int | None = None
+    window: int | None = setting(None, common=True, min=32)
     """Images larger than this, in pixels, are segmented window by window of this size, TIFFs
     without reading more than that at a time. Choose the size of the images trained on. Unset:
     every image as a whole."""
-    overlap: float = 0.25
+    overlap: float = setting(0.25, min=0, max=0.9)
     """Share of a window that the next one covers again, 0 to 0.9; logits are averaged there."""
-    smooth: float = 0.0
+    smooth: float = setting(0.0, min=0, below=1)
     """Of videos: share of the frames before in each frame's logits, 0 (none) to below 1."""
 
 
 @dataclass
 class PredictConfig(OutputOptions):
     """Segment images, volumes and videos with a trained run. What is done already is skipped; a
-    file that cannot be read is named and does not stop the rest, but the exit code says so."""
+    file that cannot be read is named and does not stop the rest, but the exit code says so.
 
-    checkpoint: str = ""
+    Examples:
+        autosam predict --checkpoint runs/kvasir --input photos --output masks
+        autosam predict --checkpoint runs/kvasir --input 'scans/*.tif' --output masks --window 1024
+    """
+
+    checkpoint: str = setting("", common=True, result=False)
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
-    input: str = ""
+    input: str = setting("", common=True, result=False)
     """An image, a volume (NIfTI, or a folder of DICOM slices), a video, a DICOM file, a folder of
     such, or a pattern in quotes ('scans/*/*.png'). Hidden and system files are ignored."""
-    output: str = ""
+    output: str = setting("", common=True, result=False)
     """Folder for the masks: NAME.png, 0 background; 255 foreground for one class, else the class
     number; or the mask values that the data of the training named (--data.values, data.classes).
     Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each. Of volumes: .nii.gz, in the
     geometry of the volume. Of videos: a folder with a mask for each frame. Beside them
     areas.csv: area, objects and mean probability of each."""
-    recursive: bool = False
+    recursive: bool = setting(False, common=True, result=False)
     """Search folders to the bottom; the output has the same sub-folders."""
-    overwrite: bool = False
+    overwrite: bool = setting(False, common=True, result=False)
     """Do again what is done already. Without it, only what is missing, or was made from other
     content, is done."""
-    sam_checkpoint: str | None = None
+    sam_checkpoint: str | None = setting(None, result=False)
     """SAM weights, where they lie elsewhere than in training."""
-    fast: bool = False
+    fast: bool = setting(False, common=True)
     """The mask that the learned prompt makes by itself, through the surrogate decoder; SAM is not
     loaded."""
     flips: bool = False
     """Also segment the mirror images that training drew, and average: twice or four times the
     work."""
-    threshold: float | None = None
+    threshold: float | None = setting(None, common=True)
     """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
     min_area: float | None = None
     """Share of the image (with --window of a window, of a volume of a slice) that a class covers at
@@ -164,7 +190,12 @@ class PredictConfig(OutputOptions):
 @dataclass
 class ExportConfig:
     """Write a run as one graph: an image of any size in, its mask out, no prompt. The file is run
-    on images and compared with PyTorch before it is kept."""
+    on images and compared with PyTorch before it is kept.
+
+    Examples:
+        autosam export --checkpoint runs/kvasir --output model.onnx
+        autosam export --checkpoint runs/kvasir --fast --precision fp16
+    """
 
     checkpoint: str = ""
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
@@ -175,7 +206,7 @@ class ExportConfig:
     run."""
     images: str | None = None
     """Folder of images to compare on; unset: the test images of its data."""
-    count: int = 20
+    count: int = setting(20, min=1)
     """How many images to compare on, at most."""
     fast: bool = False
     """The mask that the learned prompt makes by itself, through the surrogate decoder: no SAM in
@@ -195,18 +226,23 @@ class ExportConfig:
 class AppConfig:
     """A page: drop images, see the mask of each run side by side, move the threshold, take the
     masks along. It serves this machine alone unless --host says otherwise, and asks nothing of any
-    other."""
+    other.
+
+    Examples:
+        autosam app --checkpoint runs/kvasir
+        autosam app --checkpoint runs/autosam --checkpoint runs/head --port 8000
+    """
 
     checkpoint: list[str] = field(default_factory=list)
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name); again for each
     further run."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets others in, without a password."""
-    port: int = 7860
+    port: int = setting(7860, min=1, max=65535)
     """Port to listen on."""
-    max_megabytes: int = 50
+    max_megabytes: int = setting(50, min=1)
     """Largest file that is taken."""
-    max_megapixels: int = 50
+    max_megapixels: int = setting(50, min=1)
     """Largest image that is decoded, millions of pixels."""
     sam_checkpoint: str | None = None
     """SAM weights, where they lie elsewhere than in training."""
@@ -214,18 +250,23 @@ class AppConfig:
 
 @dataclass
 class BenchConfig:
-    """Measure this machine."""
+    """Measure this machine.
+
+    Examples:
+        autosam bench
+        autosam bench --sam vit_l --json bench.json
+    """
 
     sam: str = "vit_b"
     """Which SAM (random weights)."""
     backbone: str = "tf_efficientnet_lite0"
     """Backbone of the prompt generator."""
-    view_size: int = 256
+    view_size: int = setting(256, min=32, multiple=32)
     """G, pixels."""
-    batch_size: int = 8
+    batch_size: int = setting(8, min=1, max=1000)
     """Images per step where embeddings are cached. (2 where they are not, 3 in the published
     loop.)"""
-    repeats: int = 3
+    repeats: int = setting(3, min=1, max=1000)
     """Measurements of each case, after one that does not count."""
     cases: list[str] = field(default_factory=list)
     """Which cases, by the names that the tables show; unset: all."""
@@ -238,31 +279,36 @@ class BenchConfig:
 
 @dataclass
 class PretrainConfig:
-    """Pretraining of SAM `lite`."""
+    """Pretraining of SAM `lite`.
+
+    Examples:
+        autosam pretrain
+        autosam pretrain --output runs/lite --steps 5000
+    """
 
     output: str = "runs/pretrain"
     """Folder for the state (resumed when it is there) and `sam_lite.safetensors`."""
-    scenes: int = 4000
+    scenes: int = setting(4000, min=1, max=1_000_000)
     """Drawn scenes whose trunk features are kept in memory at first (about 0.9 MB each)."""
-    frozen_steps: int = 1500
+    frozen_steps: int = setting(1500, min=0, max=10**9)
     """Optimiser steps with a frozen trunk on those scenes."""
-    steps: int = 2500
+    steps: int = setting(2500, min=1, max=10**9)
     """Optimiser steps in all; the later ones train everything, each on new scenes."""
-    batch_size: int = 10
+    batch_size: int = setting(10, min=1, max=10_000)
     """Scenes per step."""
-    objects: int = 4
+    objects: int = setting(4, min=2, max=1000)
     """Prompted objects per scene: half by a box, half by points."""
-    lr: float = 1e-3
+    lr: float = setting(1e-3, min=0, max=100)
     """Peak learning rate of AdamW."""
-    trunk_lr: float = 5e-5
+    trunk_lr: float = setting(5e-5, min=0, max=100)
     """The same for the trunk."""
-    seed: int = 0
+    seed: int = setting(0, min=0, max=2**32 - 1)
     """Seed of the scenes, the prompts and the weights."""
-    save_every: int = 250
+    save_every: int = setting(250, min=1, max=10**9)
     """Steps between saved states."""
-    held_out: int = 200
+    held_out: int = setting(200, min=1, max=1_000_000)
     """Scenes of another seed on which zero-shot IoU is printed at each save."""
-    workers: int = 2
+    workers: int = setting(2, min=0, max=256)
     """Processes that draw scenes."""
-    stop_after: int | None = None
+    stop_after: int | None = setting(None, min=1, max=10**9)
     """Stop at this step and go on at the next call (the learning rate still aims at `steps`)."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from autosam.config.choices import check_choices
+from autosam.config.data import DataConfig
 from autosam.config.runs import RUNS
-from autosam.errors import ConfigError
+from autosam.config.setting import always_path, path_if_exists, setting
+from autosam.config.values import check_choices
 
-MOST_OVERLAPPING = 16
-"""K of classes that may overlap: they are bits of whole numbers, which resizing keeps exact."""
+_HSV = (179, 255, 255)
+WEIGHTS_BY_WORD = ("auto", "none")
+"""See `ModelConfig.backbone_weights`."""
+
+
+def _path_if_no_word(text: str) -> bool:
+    return text not in WEIGHTS_BY_WORD
 
 
 LearnedPrompt = Literal[
@@ -27,122 +33,22 @@ LearnedPrompt = Literal[
 
 
 @dataclass
-class ClassConfig:
-    """One class."""
-
-    name: str
-    """As reports, TensorBoard and exports call it."""
-    color: str | None = None
-    """#rrggbb; unset: the next of a list."""
-    values: list[int] | None = None
-    """The mask values that are this class; unset: its place in the list of classes, from 1."""
-
-
-@dataclass
-class DataConfig:
-    """Where the images and masks are, and how they are read."""
-
-    layout: str = "folders"
-    """How the files lie: folders, manifest, coco, voc, huggingface, glas, monuseg, polyp, stamps or
-    volumes; docs/data.md has a tree of each, docs/extending.md says how to add one."""
-    root: str | None = None
-    """What the layout describes. folders: a folder with train/, validation/ and test/, each holding
-    images/ and masks/; or with images/ and masks/ directly, which are then split by a seed.
-    manifest: the CSV or JSONL file. huggingface: a data set's name, or a folder that it was saved
-    to. Unset, and `images` too: the embedded synthetic data set."""
-    images: str | None = None
-    """Folder of images (instead of `root`; for coco beside `annotations`)."""
-    masks: str | None = None
-    """Folder of masks; a mask has its image's file name, with any extension."""
-    annotations: str | None = None
-    """COCO file of the images in `images` (layout coco)."""
-    mask_suffix: str = ""
-    """What a mask's name adds to its image's: `_mask` pairs cell1.jpg with cell1_mask.png."""
-    image_column: str = "image"
-    """Column of the images (layouts manifest and huggingface)."""
-    mask_column: str = "mask"
-    """Column of the masks (layouts manifest and huggingface)."""
-    outside: bool = False
-    """Whether a manifest may name files outside its own folder."""
-    bands: tuple[int, int, int] | None = None
-    """Which bands of a TIFF, from 1, stand for red, green and blue."""
-    window: tuple[float, float] | None = None
-    """Stored values that become black and white, for images of more than 8 bits and volumes (a
-    soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentile of each image or volume."""
-    nodata: float | None = None
-    """Stored value of pixels without data: left out of stretch, loss, scores and masks. What a TIFF
-    itself calls so (GDAL's nodata, NaN) is left out without it."""
-    axis: int = 2
-    """Axis along which volumes are cut into slices: 0, 1 or 2; 2 is axial in NIfTI's order."""
-    num_classes: int = 1
-    """K: classes besides background. 1: masks are read as foreground or not. More: a mask's pixel
-    values are 0 for background and 1..K."""
-    classes: list[ClassConfig] | None = None
-    """Names, colours and mask values of the K classes; sets `num_classes`."""
-    values: int | list[int] | str | None = None
-    """Mask values that are foreground, for one class: 2 or 1,3 or 128-255; others are background.
-    Unset: by what the masks hold, refused where that is not clear (docs/data.md)."""
-    ignore: int | None = None
-    """Mask value of pixels that nobody labelled: no loss, no score."""
-    instances: bool = False
-    """Mask values number objects: each value above 0 is foreground."""
-    exclusive: bool = True
-    """True: a pixel has one class or background (soft-max, arg-max). False: classes are judged
-    independently (sigmoid, 0.5) and may overlap."""
-    validation: float = 0.15
-    """Share of images for validation where no validation split is given, 0..1."""
-    test: float = 0.15
-    """Share of images for testing where no test split is given, 0..1."""
-    split_seed: int = 0
-    """Seed of the split."""
-    stratify: bool = False
-    """Give each split its share of images with little and with much foreground."""
-    groups: str | None = None
-    """What must not stand on both sides of a split (patient, slide, camera): a CSV file with the
-    columns name and group, or a regular expression on the name whose first bracket is the group.
-    (A manifest has a column `group`.)"""
-    folds: int | None = None
-    """k-fold cross-validation: the images in k folds, of which `fold` is the test split."""
-    fold: int = 0
-    """Which of the k folds, from 0, is the test split."""
-    limit: int | None = None
-    """At most so many images of each split, drawn by `split_seed`: for a first look."""
-    workers: int | None = None
-    """Processes that read images; unset: by the number of processors."""
-
-    def __post_init__(self) -> None:
-        if self.classes:
-            if self.num_classes not in (1, len(self.classes)):
-                raise ConfigError(
-                    f"--data.num_classes {self.num_classes}: --data.classes lists "
-                    f"{len(self.classes)}. Leave num_classes out."
-                )
-            self.num_classes = len(self.classes)
-
-    @property
-    def class_names(self) -> list[str]:
-        """Of the K classes; their numbers where they have no names."""
-        names = [entry.name for entry in self.classes or []]
-        return names or [str(k) for k in range(1, self.num_classes + 1)]
-
-
-@dataclass
 class AugmentConfig:
     """Random changes to training images; masks follow. All zero or false: none."""
 
-    flip: float = 0.5
+    flip: float = setting(0.5, min=0, max=1)
     """Probability of a left-right flip."""
-    vertical_flip: float = 0.0
+    vertical_flip: float = setting(0.0, min=0, max=1)
     """Probability of an upside-down flip."""
     quarter_turns: bool = False
     """Turn by 0, 90, 180 or 270 degrees (for images without an upright)."""
-    rotate: float = 15.0
+    rotate: float = setting(15.0, min=0, max=180)
     """Largest rotation, degrees."""
-    scale: float = 0.25
+    scale: float = setting(0.25, min=0, max=0.99)
     """Largest relative change of scale: 0.25 is 0.75 to 1.25."""
-    color: float = 0.3
+    color: float = setting(0.3, min=0, max=1)
     """Largest relative change of brightness, contrast and saturation."""
-    hue: float = 0.03
+    hue: float = setting(0.03, min=0, max=0.5)
     """Largest shift of hue, as a share of the colour circle."""
 
 
@@ -152,18 +58,18 @@ class ModelConfig:
 
     backbone: str = "tf_efficientnet_lite0"
     """Any timm model that supports features_only; hardnet39ds, 68, 68ds and 85 are among them."""
-    backbone_weights: str = "auto"
+    backbone_weights: str = setting("auto", path=_path_if_no_word)
     """`auto`: ImageNet weights (bundled for tf_efficientnet_lite0, else timm's); `none`: from
     scratch; or a file."""
-    view_size: int = 256
+    view_size: int = setting(256, min=32, multiple=32)
     """G: side of the square that the backbone sees, pixels; a multiple of 32."""
-    width: int = 192
+    width: int = setting(192, min=16, max=4096)
     """Channels of the neck at stride 16; finer levels have half as many at each step."""
     prompt: LearnedPrompt = "dense+high_res"
     """Which prompt embeddings the generator emits. dense (the published AutoSAM's): on the grid of
     the image embedding. sparse: tokens, as of points. high_res: maps of twice and four times the
     grid, added where the mask decoder upscales. both: dense+sparse."""
-    sparse_tokens: int = 8
+    sparse_tokens: int = setting(8, min=1, max=1024)
     """N: sparse prompt tokens per class, where there are any."""
     gate: bool = True
     """Whether a high_res prompt comes with a gate on the image embedding: how far SAM's view of
@@ -185,22 +91,22 @@ class PromptConfig:
     """Prompts taken from true masks (runs decoder-box, decoder-points, sam-box, sam-points). Every
     connected part of a class is an object of its own."""
 
-    objects: int = 8
+    objects: int = setting(8, min=1, max=10_000)
     """Most objects of a training image that are prompted at a time, drawn anew at each visit; the
     others count as background then. In evaluation every object is prompted."""
-    box_jitter: float = 0.1
+    box_jitter: float = setting(0.1, min=0, max=1)
     """Largest move of each side of a box as a share of the box's width or height, in training."""
-    box_pixels: float = 0.0
+    box_pixels: float = setting(0.0, min=0, max=10_000)
     """The same in pixels of SAM's input, on top of it."""
-    points: int = 3
+    points: int = setting(3, min=1, max=1000)
     """Points on each object."""
-    negative_points: int = 0
+    negative_points: int = setting(0, min=0, max=1000)
     """Points beside each object, in its neighbourhood."""
-    erosion: float = 0.3
+    erosion: float = setting(0.3, min=0, max=1)
     """Points keep this share of the object's largest inner radius from its edge."""
-    spacing: float = 0.5
+    spacing: float = setting(0.5, min=0, max=10)
     """Intended distance between an object's points, as a share of the root of its area."""
-    grid: int = 8
+    grid: int = setting(8, min=1, max=256)
     """Points in each row and column of the grid (run sam-auto)."""
     multimask: Literal["single", "best", "true", "mean"] = "single"
     """Which of SAM's masks counts. single: the one made for unambiguous prompts. Of the three
@@ -215,19 +121,19 @@ class RoughConfig:
     method: Literal["otsu", "hsv", "index"] = "otsu"
     """otsu: grey values above Otsu's threshold. hsv: colours between `lower` and `upper`. index:
     the normalised difference of two bands above `threshold`."""
-    threshold: float | None = None
+    threshold: float | None = setting(None, min=-1, max=255)
     """Unset: Otsu's for otsu, 0 for index."""
     dark: bool = False
     """otsu: what is below the threshold is foreground."""
-    lower: tuple[int, int, int] = (0, 0, 0)
+    lower: tuple[int, int, int] = setting((0, 0, 0), min=0, max=_HSV)
     """Least hue (0..179, as OpenCV counts), saturation and value (0..255)."""
-    upper: tuple[int, int, int] = (179, 255, 255)
+    upper: tuple[int, int, int] = setting((179, 255, 255), min=0, max=_HSV)
     """Most hue, saturation and value; an upper hue below the lower one goes round by red."""
     bands: tuple[int, int] = (2, 4)
     """(first - second) / (first + second) of these bands, from 1; water: green, near infrared."""
-    erosion: int = 2
+    erosion: int = setting(2, min=0, max=1000)
     """Pixels taken off the edge."""
-    min_share: float = 0.002
+    min_share: float = setting(0.002, min=0, max=1)
     """Smallest connected part that is kept, as a share of the image."""
     prompt: Literal["box", "points"] = "box"
     """What is taken from each part that is left."""
@@ -237,13 +143,13 @@ class RoughConfig:
 class LossConfig:
     """Weights of the loss parts, all taken inside the valid region."""
 
-    bce: float = 1.0
+    bce: float = setting(1.0, min=0, max=1_000_000)
     """Cross entropy: binary for one class or independent ones, softmax for exclusive ones."""
-    focal: float = 0.0
+    focal: float = setting(0.0, min=0, max=1_000_000)
     """Focal loss (gamma 2) on each class."""
-    dice: float = 1.0
+    dice: float = setting(1.0, min=0, max=1_000_000)
     """Soft Dice loss."""
-    mse: float = 0.0
+    mse: float = setting(0.0, min=0, max=1_000_000)
     """Mean squared error of the probabilities."""
     resolution: Literal["low", "full"] = "low"
     """Where the loss is taken. low: at the logits' own size, a quarter of SAM's input (truth as the
@@ -255,16 +161,16 @@ class LossConfig:
 class CacheConfig:
     """Image embeddings computed once and kept on disk, so that training costs no image encoder."""
 
-    views: int | None = None
+    views: int | None = setting(None, min=0, max=1000)
     """V: geometric views of each training image whose embeddings are cached, the image as it is
     among them; one is drawn at each visit. Colours then change in the prompt generator's view only.
     0: no cache, every visit encodes an augmented image of its own. Unset: 4 for SAMs of 1024 px,
     0 for smaller ones."""
     dtype: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
     """How embeddings are kept. fp32 also computes them in float32."""
-    dir: str | None = None
+    dir: str | None = setting(None, path=always_path, resume=True, result=False)
     """Folder of the caches; unset: `embeddings` in the folder of downloaded weights."""
-    max_gb: float = 100.0
+    max_gb: float = setting(100.0, min=0, resume=True, result=False)
     """Most that the caches in that folder may take up together, 10^9 bytes."""
 
 
@@ -272,37 +178,37 @@ class CacheConfig:
 class TrainConfig:
     """The training loop."""
 
-    epochs: int | None = None
+    epochs: int | None = setting(None, min=1, short="epochs")
     """Most epochs; early stopping may end before. Unset: 5, or on fewer than 288 images as many
     (up to 50) as it takes to see 1440: a first answer within minutes."""
-    batch_size: int = 8
+    batch_size: int = setting(8, min=1, max=1_000_000, short="batch_size")
     """Images per step and process."""
-    accumulate: int = 1
+    accumulate: int = setting(1, min=1)
     """Batches per optimiser step."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """adam: weight decay is added to the gradient, as the published AutoSAM has it."""
-    lr: float | None = None
+    lr: float | None = setting(None, min=1e-12, max=100, short="lr")
     """Peak learning rate of all that learns. Unset: 1e-3 for what is pretrained (the backbone,
     SAM's mask decoder), 4e-3 for what starts at random (neck and heads)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: down to zero along a cosine, or level."""
-    weight_decay: float = 0.01
+    weight_decay: float = setting(0.01, min=0, max=100)
     """On matrices and kernels only."""
-    warmup: float = 0.05
+    warmup: float = setting(0.05, min=0, max=0.99)
     """Share of all steps over which the learning rate rises."""
-    clip: float = 1.0
+    clip: float = setting(1.0, min=1e-12)
     """Largest gradient norm; larger ones are scaled down."""
-    patience: int = 10
+    patience: int = setting(10, min=1)
     """Epochs without a better validation Dice before training stops."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """`auto`: bf16 on a GPU that has it; elsewhere float32, but for frozen image encoders of
     1024 px where the processor multiplies bf16. `no`: float32 throughout, embeddings out of a
     cache aside. `bf16`: everywhere."""
-    seed: int = 0
+    seed: int = setting(0, min=0, max=2**32 - 1, short="seed")
     """Seed of the weights, the order and the augmentation."""
-    save_minutes: float = 10.0
+    save_minutes: float = setting(10.0, min=0, result=False)
     """Minutes between two states that --resume can go on from, besides those of each epoch."""
-    pictures: int = 6
+    pictures: int = setting(6, min=0, max=1000, result=False)
     """Validation images drawn in TensorBoard after each epoch."""
 
 
@@ -331,9 +237,9 @@ class PaperConfig:
 class Settings:
     """What runs that are compared with each other share."""
 
-    sam: str = "lite"
+    sam: str = setting("lite", common=True)
     """Which SAM: lite (shipped) or another that `autosam weights list` shows."""
-    sam_checkpoint: str | None = None
+    sam_checkpoint: str | None = setting(None, path=always_path, resume=True, result=False)
     """Weights file of that SAM; unset: the shipped or downloaded one."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -350,42 +256,37 @@ class Settings:
 
 @dataclass
 class Config(Settings):
-    """A run: a prompter and a set of trainable parts, on some data."""
+    """A run: a prompter and a set of trainable parts, on some data.
 
-    run: Literal[
-        "autosam",
-        "decoder",
-        "hybrid",
-        "head",
-        "decoder-box",
-        "decoder-points",
-        "decoder-rough",
-        "sam-box",
-        "sam-points",
-        "sam-rough",
-        "sam-auto",
-    ] = "autosam"
-    """autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder tuned, no prompt. hybrid:
-    both learn. head: the same backbone with a plain head and no SAM. decoder-box, decoder-points:
-    the mask decoder tuned with prompts taken from the true masks. decoder-rough: with prompts taken
-    from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts, nothing
-    trained. sam-auto: points on a grid; training images say which masks count."""
+    Examples:
+        autosam train --images images --masks masks
+        autosam train --config kvasir --data.root Kvasir-SEG --epochs 20 --sam vit_b
+    """
+
+    run: str = setting("autosam", choices=tuple(RUNS), common=True)
+    """Which composition to train. autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder
+    trained, no prompt. hybrid: both train. head: the same backbone with a plain head and no SAM.
+    decoder-box, decoder-points: the mask decoder trained with prompts from the true masks.
+    decoder-rough: with prompts from a rule on colors, see `rough`. sam-box, sam-points, sam-rough:
+    the same prompts, nothing trained. sam-auto: points on a grid; training images say which masks
+    count."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """What SAM's mask decoder is given of the image, for controls. blank: zeros. shuffled: the
     image embedding of another image of the same split. The prompt generator sees the image."""
     paper: PaperConfig = field(default_factory=PaperConfig)
-    output: str | None = None
+    output: str | None = setting(None, common=True, result=False, call=True)
     """Run folder; unset: runs/<time>-<run>."""
-    overwrite: bool = False
+    overwrite: bool = setting(False, common=True, result=False, call=True)
     """Replace the output folder if it exists."""
-    init: str | None = None
+    init: str | None = setting(None, path=path_if_exists, result=False)
     """Start from the weights of this run (folder or checkpoint file)."""
     auto_batch: bool = False
     """Before training, halve the batch until a step fits into memory; so many batches then make up
     an optimiser step that it sees as many images as before."""
-    resume: str | None = None
-    """Go on with this run from its last state, with its settings. Only these may be said anew:
-    data.{root,images,masks,annotations,groups,workers}, cache.{dir,max_gb}, sam_checkpoint."""
+    resume: str | None = setting(None, common=True, result=False, call=True)
+    """Go on with this run from its last state, with its settings. Only paths and
+    limits of this machine may change: data.{root,images,masks,annotations,groups,workers},
+    cache.{dir,max_gb}, sam_checkpoint."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -399,4 +300,4 @@ class Config(Settings):
     @property
     def color_prior(self) -> RoughConfig | None:
         """The rule on colours that the prompts come from; None where they come from elsewhere."""
-        return self.rough if RUNS[self.run].uses_color_prior else None
+        return self.rough if RUNS[self.run].prompter == "rough" else None

@@ -2,62 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Any
 
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
-from autosam.config.choices import check_choices
+from autosam.config.values import check_choices, check_ranges
 from autosam.errors import ConfigError
-
-LARGEST_BATCH = 1_000_000
-_HSV = (179, 255, 255)
-_RANGES: dict[str, tuple[float, float]] = {
-    "data.num_classes": (1, 254),
-    "data.axis": (0, 2),
-    "data.ignore": (0, 65535),
-    "data.folds": (2, 1000),
-    "data.fold": (0, 999),
-    "data.limit": (1, math.inf),
-    "data.split_seed": (0, 2**32 - 1),
-    "data.workers": (0, 256),
-    "augment.flip": (0, 1),
-    "augment.vertical_flip": (0, 1),
-    "augment.rotate": (0, 180),
-    "augment.scale": (0, 0.99),
-    "augment.color": (0, 1),
-    "augment.hue": (0, 0.5),
-    "model.width": (16, 4096),
-    "model.sparse_tokens": (1, 1024),
-    "prompt.objects": (1, 10_000),
-    "prompt.box_jitter": (0, 1),
-    "prompt.box_pixels": (0, 10_000),
-    "prompt.points": (1, 1000),
-    "prompt.grid": (1, 256),
-    "prompt.negative_points": (0, 1000),
-    "prompt.erosion": (0, 1),
-    "prompt.spacing": (0, 10),
-    "rough.threshold": (-1, 255),
-    "rough.erosion": (0, 1000),
-    "rough.min_share": (0, 1),
-    "loss.bce": (0, 1e6),
-    "loss.mse": (0, 1e6),
-    "loss.focal": (0, 1e6),
-    "loss.dice": (0, 1e6),
-    "cache.views": (0, 1000),
-    "cache.max_gb": (0, math.inf),
-    "train.epochs": (1, math.inf),
-    "train.batch_size": (1, LARGEST_BATCH),
-    "train.accumulate": (1, math.inf),
-    "train.lr": (1e-12, 100),
-    "train.weight_decay": (0, 100),
-    "train.warmup": (0, 0.99),
-    "train.clip": (1e-12, math.inf),
-    "train.patience": (1, math.inf),
-    "train.seed": (0, 2**32 - 1),
-    "train.pictures": (0, 1000),
-    "train.save_minutes": (0, math.inf),
-}
 
 
 def check_settings(config: Config) -> None:
@@ -67,62 +16,21 @@ def check_settings(config: Config) -> None:
         ConfigError: naming the key, what was found and what is expected.
     """
     check_choices(config)
-    check_ranges(**vars(config))
-    check_view_size("model.view_size", config.model.view_size)
+    check_ranges(config)
     check_data(config.data)
     if not any((config.loss.bce, config.loss.mse, config.loss.focal, config.loss.dice)):
         raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
-    if RUNS[config.run].uses_color_prior and config.data.num_classes > 1:
+    if RUNS[config.run].prompter == "rough" and config.data.num_classes > 1:
         raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
-    if config.embedding != "real" and not RUNS[config.run].uses_sam:
+    if config.embedding != "real" and RUNS[config.run].decoder != "sam":
         raise ConfigError(f"--embedding {config.embedding}: the run {config.run} has no SAM.")
     for name in ("double_normalisation", "min_max_logits"):
-        if getattr(config.paper, name) and not RUNS[config.run].uses_sam:
+        if getattr(config.paper, name) and RUNS[config.run].decoder != "sam":
             raise ConfigError(f"--paper.{name}: the run {config.run} has no SAM.")
     if config.paper.min_max_logits and RUNS[config.run].prompter == "grid":
         raise ConfigError(f"--paper.min_max_logits: {config.run} does not take SAM's logits.")
     if config.resume and config.init:
         raise ConfigError("--resume and --init exclude each other.")
-
-
-def check_ranges(**sections: Any) -> None:
-    """Refuse numbers out of their range.
-
-    Args:
-        sections: parts of the settings by name, of which some have numbers.
-
-    Raises:
-        ConfigError: naming the key, what was found and what is expected.
-    """
-    for key, (least, most) in _RANGES.items():
-        section, name = key.split(".")
-        if section in sections:
-            check_number(key, getattr(sections[section], name), least, most)
-    if "rough" in sections:
-        for name in ("lower", "upper"):
-            for value, most in zip(getattr(sections["rough"], name), _HSV, strict=True):
-                check_number(f"rough.{name}", value, 0, most)
-
-
-def check_number(key: str, value: float | None, least: float, most: float) -> None:
-    """Refuse a number out of its range; NaN is in none.
-
-    Raises:
-        ConfigError: naming the key, what was found and what is expected.
-    """
-    if value is not None and not least <= value <= most:
-        raise ConfigError(f"--{key} {value}: must be {least:g} to {most:g}.")
-
-
-def check_view_size(key: str, size: int) -> None:
-    """Refuse a size that the backbone's strides do not divide.
-
-    Raises:
-        ConfigError: naming the key and a size that would do.
-    """
-    if size <= 0 or size % 32:
-        near = max(32, round(size / 32) * 32)
-        raise ConfigError(f"--{key} {size}: must be a multiple of 32, for example {near}.")
 
 
 def check_data(data: DataConfig) -> None:
@@ -131,7 +39,7 @@ def check_data(data: DataConfig) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    check_ranges(data=data)
+    check_ranges(data, "data")
     check_classes(data)
     check_values(data)
     if data.window is not None and not data.window[0] < data.window[1]:

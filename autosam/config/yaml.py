@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import re
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from autosam.config import Config
+from autosam.config.schema import Config
+from autosam.config.setting import names_of, sections_of
+from autosam.config.values import as_written, near
 from autosam.errors import ConfigError
 from autosam.utils.assets import asset_folder
 
 log = logging.getLogger("autosam")
 MOST = 10_000
-"""Values in a config, at most: a YAML file of a few lines can unfold into billions."""
+"""Values in a config, at most: a YAML file of a few lines can expand into billions."""
 
 
 def config_path(name: str) -> Path:
@@ -40,22 +40,28 @@ def config_path(name: str) -> Path:
 
 
 def read_config(name: str, kind: type) -> dict[str, Any]:
-    """The part of a YAML file that the dataclass `kind` has fields for.
+    """The settings of a YAML file that the dataclass `kind` has fields for.
 
-    One file serves every verb: `evaluate` takes its `data`, `train` all of it. A key that no verb
-    knows is an error.
+    One file serves every command: `evaluate` takes its `data`, `train` all of it. A key
+    that no command knows is an error.
     """
     path = config_path(name)
     content = read_yaml(path, kind)
-    own = {f.name for f in dataclasses.fields(kind)}
-    known = own | {f.name for f in dataclasses.fields(Config)}
-    for key in content:
-        if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}.{near(str(key), known)}")
+    own, known = _top_names(kind), _top_names(kind) | _top_names(Config)
+    if unknown := [key for key in content if key not in known]:
+        raise ConfigError(
+            "\n".join(f"{path}: unknown key {key!r}.{near(str(key), known)}" for key in unknown)
+        )
     used = {key: value for key, value in content.items() if key in own}
     if content and not used and "data" not in own:
-        raise ConfigError(f"{path}: has nothing for this command, which reads {', '.join(own)}.")
+        keys = ", ".join(sorted(own))
+        raise ConfigError(f"{path}: has nothing for this command, which reads {keys}.")
     return used
+
+
+def _top_names(kind: type) -> set[str]:
+    """The keys of a file without a section, old names included, and the sections."""
+    return {*sections_of(kind), *(n for n, key in names_of(kind).items() if "." not in n + key)}
 
 
 def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
             _require_few(content, path)  # before anything walks over it
             content = as_written(content, yaml.load(text, yaml.BaseLoader), kind)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, brackets
-        raise ConfigError(f"{path}: not valid YAML: {error}. Mend it.") from None
+        raise ConfigError(f"{path}: not valid YAML: {error}. Fix it.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds {type(content).__name__}, expected `key: value` lines.")
     _require_plain(content, path)
@@ -90,39 +96,13 @@ def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
     return content
 
 
-def as_written(value: Any, written: Any, hint: Any) -> Any:
-    """Values in which each that should be a text is the text of the file.
-
-    Args:
-        value: what YAML makes of a file, or a part of it.
-        written: the same with every scalar as text.
-        hint: the type that is expected.
-    """
-    if isinstance(value, dict) and dataclasses.is_dataclass(hint) and isinstance(written, dict):
-        types = typing.get_type_hints(hint)
-        return {
-            key: as_written(entry, written[str(key)], types.get(key))
-            if str(key) in written
-            else entry
-            for key, entry in value.items()
-        }
-    hints = [hint, *typing.get_args(hint)]
-    if isinstance(value, list) and isinstance(written, list):
-        [entry] = [typing.get_args(h)[0] for h in hints if typing.get_origin(h) is list] or [None]
-        return [as_written(*pair, entry) for pair in zip(value, written, strict=True)]
-    if isinstance(value, dict | list) or value is None or not isinstance(written, str):
-        return value
-    wants_text = str in hints or (typing.get_origin(hint) is typing.Literal)
-    return written if wants_text else value
-
-
 class _Strict(yaml.SafeLoader):
     """YAML without duplicate keys, and without a comment where a text was meant."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]!r} stands twice",
+            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]!r} is a duplicate",
                                        problem_mark=node.start_mark)  # fmt: skip
         for key, value in node.value:
             if isinstance(value, yaml.ScalarNode) and value.value == "" and key.end_mark.buffer:
@@ -149,7 +129,7 @@ def _require_few(content: Any, path: Path) -> None:
     """
     for count, _ in enumerate(_values(content), 1):
         if count > MOST:
-            raise ConfigError(f"{path}: unfolds into more than {MOST} values. Write it without *.")
+            raise ConfigError(f"{path}: expands into more than {MOST} values. Write it without *.")
 
 
 def _require_plain(content: Any, path: Path) -> None:
@@ -175,10 +155,3 @@ def _values(content: Any) -> Iterator[Any]:
             left += [*value, *value.values()]
         elif isinstance(value, list):
             left += value
-
-
-def near(name: str, known: Sequence[str] | set[str]) -> str:
-    """ " Did you mean X?" for the nearest known name, or nothing."""
-    tails = {k.rsplit(".", 1)[-1]: k for k in known} | {k: k for k in known}
-    found = difflib.get_close_matches(name, list(tails), n=1, cutoff=0.5)
-    return f" Did you mean {tails[found[0]]}?" if found else ""

@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from autosam.config import DataConfig
-from autosam.config.choices import require_config
 from autosam.config.commands import CheckConfig
-from autosam.config.validation import check_ranges
+from autosam.config.values import require_config
 from autosam.data.images import write_png
 from autosam.data.inspection import Inspection, inspect_data
 from autosam.data.labels import class_masks
@@ -45,7 +44,6 @@ def check(config: CheckConfig) -> Inspection:
         require_new("output", config.output, ".png")
     if config.groups:
         require_new("groups", config.groups)
-    check_ranges(cache=config.cache)
     copies = config.cache.views if config.cache.views is not None else 4
     spec = SAMS[config.sam]
     found = inspect_data(config.data, config.sam, spec.image_size, spec.geometry)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from itertools import zip_longest
 from pathlib import Path
+from typing import cast
 
 from rich.progress import track
+from torch import nn
 from torch.utils.data import DataLoader
 
 from autosam.config import DataConfig
-from autosam.config.choices import require_config
 from autosam.config.commands import EvaluateConfig
-from autosam.config.validation import LARGEST_BATCH, check_data, check_number
+from autosam.config.validation import check_data
+from autosam.config.values import require_config
 from autosam.data import seen
 from autosam.data.checks import Report, check_pairs
 from autosam.data.dataset import EpochSampler, PairDataset
@@ -49,7 +51,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
     require_config(config, EvaluateConfig, "evaluate")
-    check_number("batch_size", config.batch_size, 1, LARGEST_BATCH)
     check_data(config.data)
     if config.output:
         require_new("output", config.output)
@@ -170,7 +171,7 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     device = choose_device()
     name = config.sam or "lite"
     sam = load_sam(name, config.sam_checkpoint)
-    sam.to(device)
+    cast(nn.Module, sam).to(device)
     title, pairs, data = find_part(config)
     report = check_pairs(pairs, data)
     tell(report)

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from autosam.config.choices import require_config
 from autosam.config.commands import RoughPreview
-from autosam.config.validation import check_ranges
+from autosam.config.values import require_config
 from autosam.data.checks import check_pairs
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.images import write_png
 from autosam.data.layouts import load_splits
 from autosam.data.prompts import draw_prompts
-from autosam.errors import ConfigError
 from autosam.evaluation import visualize
 from autosam.evaluation.metrics import iou
 from autosam.evaluation.visualize import spread
@@ -32,9 +30,6 @@ def rough(config: RoughPreview) -> list[float]:
     """
     require_config(config, RoughPreview, "rough")
     require_new("output", config.output, ".png")
-    if config.count < 1:
-        raise ConfigError(f"--count {config.count}: must be at least 1.")
-    check_ranges(rough=config.rough, prompt=config.prompt)
     pairs = load_splits(config.data)["train"]
     chosen = [pairs[i] for i in spread(len(pairs), config.count)]
     reading = check_pairs(chosen, config.data).reading

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from autosam.config import RUNS
-from autosam.config.choices import require_config
 from autosam.config.commands import AppConfig
-from autosam.config.validation import check_number
+from autosam.config.values import require_config
 from autosam.data.images import image_size, write_png
 from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import read_valid
@@ -167,7 +165,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
         ]  # fmt: skip
         said = gr.Markdown(elem_id="said")
         # A row for each image: itself, then a mask and maybe a prompt of each run.
-        wide = 1 + sum(1 + RUNS[p.loaded.config.run].learns_prompt for p in predictors.values())
+        wide = 1 + sum(1 + (p.segmenter.generator is not None) for p in predictors.values())
         gallery = gr.Gallery(
             label="Masks", columns=min(wide, 6), height="auto", object_fit="contain",
             elem_id="masks", format="png",
@@ -194,10 +192,6 @@ def app(config: AppConfig, wait: bool = True) -> Any:
     require_config(config, AppConfig, "app")
     if not all(config.checkpoint or [""]):
         raise ConfigError("--checkpoint RUN is needed.")
-    for name in ("max_megabytes", "max_megapixels"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"--{name} {getattr(config, name)}: must be at least 1.")
-    check_number("port", config.port, 1, 65535)
     try:  # before minutes of loading
         socket.create_server((config.host, config.port)).close()
     except (OSError, ValueError) as error:

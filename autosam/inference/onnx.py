@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from autosam.config.choices import require_config
 from autosam.config.commands import ExportConfig
+from autosam.config.values import require_config
 from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels
@@ -123,8 +123,6 @@ def check(config: ExportConfig) -> tuple[Path, str]:
     """
     if not config.checkpoint:
         raise ConfigError("--checkpoint RUN is needed.")
-    if config.count < 1:
-        raise ConfigError(f"--count {config.count}: must be at least 1.")
     output = Path(config.output)
     kind = output.suffix.lower().removeprefix(".")
     if kind not in NEEDS:

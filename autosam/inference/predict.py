@@ -11,8 +11,9 @@ from unicodedata import normalize
 
 from rich.progress import track
 
-from autosam.config.choices import require_config
 from autosam.config.commands import PredictConfig
+from autosam.config.setting import settings_of
+from autosam.config.values import require_config
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inference.formats import mask_names, named_classes
 from autosam.inference.predictor import load
@@ -22,9 +23,6 @@ from autosam.inference.writers import FRAME, WRITERS, files_of
 from autosam.models.state_dict import file_hash
 from autosam.utils.distributed import broadcast, gather, processes
 from autosam.utils.io import ignores_case, make_folder, require_text
-
-DECISIVE = ("fast", "flips", "threshold", "min_area", "window", "overlap", "smooth")
-"""Settings that masks depend on."""
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -55,7 +53,11 @@ def predict(config: PredictConfig) -> list[Path]:
     make_folder(output)
     needs = {"rows": None} | ({"objects_as": config.coco} if config.coco != "no" else {})
     made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
-    made_by |= {name: getattr(config, name) for name in DECISIVE}
+    made_by |= {
+        one.first_key: getattr(config, key)
+        for key, one in settings_of(PredictConfig).items()
+        if one.facts.get("result", True)
+    }
     journal, process = ProgressLog(output, made_by, needs, config.overwrite), processes()
     main = process.is_main_process
     left = broadcast(remaining(files, journal) if main else [])
@@ -140,12 +142,6 @@ def check(config: PredictConfig) -> Path:
     for name in ("checkpoint", "input", "output"):
         if not getattr(config, name):
             raise ConfigError(f"--{name} is needed.")
-    if not 0 <= config.smooth < 1:
-        raise ConfigError(f"--smooth {config.smooth}: must be at least 0 and below 1.")
-    if config.window is not None and config.window < 32:
-        raise ConfigError(f"--window {config.window}: must be at least 32 pixels.")
-    if not 0 <= config.overlap <= 0.9:
-        raise ConfigError(f"--overlap {config.overlap}: must lie between 0 and 0.9.")
     source, output = Path(config.input), Path(config.output)
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise ConfigError(

@@ -12,8 +12,9 @@ from accelerate.utils import release_memory
 from autosam.config import Config, TrainConfig
 from autosam.data.dataset import PairDataset, largest_batch
 from autosam.errors import TrainingError, is_out_of_memory
-from autosam.models import checkpoint, paper
-from autosam.models.base import SegmentationModel
+from autosam.models import checkpoint
+from autosam.models.losses import SegmentationLoss
+from autosam.models.segmenter import Segmenter
 from autosam.training.loop import ONE_VALUE, losses_of, one_value
 from autosam.training.optim import build_optimizer
 from autosam.utils.distributed import gather
@@ -21,7 +22,7 @@ from autosam.utils.distributed import gather
 
 def fit_batch(
     config: Config,
-    segmenter: SegmentationModel,
+    segmenter: Segmenter,
     dataset: PairDataset,
     accelerator: Accelerator,
     bf16: bool,
@@ -44,7 +45,7 @@ def fit_batch(
         TrainingError: not even one image fits.
     """
     device = accelerator.device
-    criterion = paper.build_loss(config)
+    criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
 
     def step(size: int) -> None:
         batch = largest_batch(dataset, size).to(device)

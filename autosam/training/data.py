@@ -46,7 +46,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
         )  # fmt: skip
 
     clean = min(copies, 1)
-    learns = RUNS[config.run].learns
+    learns = bool(RUNS[config.run].trainable)
     return Data(
         dataset("train", augment, copies) if learns else dataset("train", None, clean),
         dataset("validation", None, clean),

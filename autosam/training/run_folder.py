@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import shutil
 import sys
@@ -11,18 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autosam.config import Config, DataConfig
+from autosam.config import Config
 from autosam.config.cli import flatten, from_dict, to_dict
+from autosam.config.setting import keys_with, settings_of, value_at
 from autosam.config.yaml import read_yaml
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.backbones.timm import WEIGHTS_BY_WORD
 from autosam.training import resume as state
 from autosam.utils import provenance as origin
 from autosam.utils.io import LOCK, lock, make_folder
 
-WHERE = ("data.root", "data.images", "data.masks", "data.annotations", "data.groups",
-         "data.workers", "cache.dir", "cache.max_gb", "sam_checkpoint")  # fmt: skip
-"""Settings that --resume may be given anew: they say where things lie, not what is trained."""
+MAY_CHANGE = keys_with(Config, "resume")
+"""Settings that --resume takes: where things are, not what is trained."""
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
     """The settings in force (paths absolute, `output` set), and the state to go on from or None.
 
     Raises:
-        ConfigError: `--resume` with settings beside it that are not those of `WHERE`.
+        ConfigError: `--resume` with settings beside it that are not those of `MAY_CHANGE`.
         CheckpointError: nothing to resume.
     """
     if not config.resume:
@@ -59,10 +59,10 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
     folder, default = Path(config.resume), flatten(to_dict(Config()))
     said = {key: value for key, value in flatten(to_dict(config)).items() if value != default[key]}
     del said["resume"]
-    if others := [key for key in said if key not in WHERE]:
+    if others := [key for key in said if key not in MAY_CHANGE]:
         raise ConfigError(
             f"--resume takes its settings from the run: leave {', '.join(others)} out. Only where "
-            f"things lie may be said anew ({', '.join(WHERE)}). (--init RUN starts a new run, with "
+            f"things are may change ({', '.join(MAY_CHANGE)}). (--init RUN starts a new run, with "
             "settings of its own, from its weights.)"
         )
     saved, warnings = state.load(folder)
@@ -71,7 +71,7 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
     file = folder / "config.yaml"
     if not file.is_file():
         raise CheckpointError(
-            f"--resume {folder}: its config.yaml is missing. Bring it back, or start a new run "
+            f"--resume {folder}: its config.yaml is missing. Restore it, or start a new run "
             "from its weights with --init."
         )
     values = read_yaml(file)
@@ -86,33 +86,14 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
 
 
 def with_whole_paths(config: Config) -> Config:
-    """A checkpoint must find its files from wherever it is used."""
-
-    def whole(path: str | None, certain: bool = True) -> str | None:
-        return str(Path(path).resolve()) if path and (certain or Path(path).exists()) else path
-
-    groups = config.data.groups  # a table, or an expression
-    data: DataConfig = dataclasses.replace(
-        config.data,
-        root=whole(config.data.root, certain=False),  # or a name on the hub
-        images=whole(config.data.images),
-        masks=whole(config.data.masks),
-        annotations=whole(config.data.annotations),
-        groups=whole(groups) if groups and groups.lower().endswith(".csv") else groups,
-    )
-    # A word of the settings is never a path: a folder of that name is written ./auto.
-    weights = config.model.backbone_weights
-    if weights not in WEIGHTS_BY_WORD:
-        weights = str(Path(weights).resolve())
-    model = dataclasses.replace(config.model, backbone_weights=weights)
-    return dataclasses.replace(
-        config,
-        data=data,
-        cache=dataclasses.replace(config.cache, dir=whole(config.cache.dir)),
-        sam_checkpoint=whole(config.sam_checkpoint),
-        init=whole(config.init, certain=False),  # or a name on the hub
-        model=model,
-    )
+    """The settings with absolute paths: a checkpoint must find its files from any folder."""
+    config = copy.deepcopy(config)
+    for key, one in settings_of(Config).items():
+        value, is_path = value_at(config, key), one.facts.get("path")
+        if value and is_path and is_path(value):
+            owner = value_at(config, one.section) if one.section else config
+            setattr(owner, one.name, str(Path(value).resolve()))
+    return config
 
 
 def refuse_folder(folder: Path, config: Config) -> None:

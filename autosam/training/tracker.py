@@ -19,13 +19,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from autosam.config import Config
 from autosam.config.cli import flatten, to_dict
+from autosam.config.setting import keys_with
 from autosam.models.sam import AbsentEncoder
 from autosam.utils.io import not_written, to_disk, write_atomically
 from autosam.utils.logging import LogFile, log
-
-WHERE_TO = ("output", "overwrite", "resume")
-"""Settings that belong to one call of `train` and not to what is trained."""
-
 
 EVENTS = "events.out.tfevents.*"
 """TensorBoard's files."""
@@ -51,7 +48,8 @@ class Tracker:
         self.folder = folder
         self.config = config
         # Whoever trains with this file means another folder, and from the beginning.
-        said = {key: value for key, value in to_dict(config).items() if key not in WHERE_TO}
+        calls = keys_with(Config, "call")
+        said = {key: value for key, value in to_dict(config).items() if key not in calls}
         self.text = yaml.safe_dump(said, sort_keys=False)
         self.metrics = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["epoch"] <= first_epoch]

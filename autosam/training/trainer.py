@@ -35,10 +35,10 @@ from autosam.evaluation.contact_sheet import contact_sheet
 from autosam.evaluation.evaluator import evaluate
 from autosam.evaluation.metrics import METRICS, mean_scores, require_all
 from autosam.evaluation.visualize import spread
-from autosam.models import checkpoint, paper
-from autosam.models.base import SegmentationModel
-from autosam.models.prompters import GridPrompter
+from autosam.models import checkpoint
+from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import sam_hash
+from autosam.models.segmenter import Segmenter
 from autosam.training import resume as state
 from autosam.training.loop import ONE_VALUE, EpochStatistics, one_value, train_one_epoch
 from autosam.training.mask_classifier import fit_mask_classifier
@@ -72,7 +72,7 @@ class Trainer:
         self,
         config: Config,
         folder: Path,
-        segmenter: SegmentationModel,
+        segmenter: Segmenter,
         data: Data,
         accelerator: Accelerator,
         bf16: bool,
@@ -85,13 +85,15 @@ class Trainer:
         self.epoch, self.best, self.stale, self.stats = 0, -1.0, 0, EpochStatistics()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._let_go()
-        self.criterion = paper.build_loss(config)
+        self.criterion = SegmentationLoss(
+            config.loss, config.data.exclusive, config.paper.loss_on_padding
+        )
         processes = accelerator.num_processes
         train_loader, self.sampler = make_loader(
             data.train, config, processes, interrupt, shuffle=True
         )
         optimizer = build_optimizer(segmenter, config.train)
-        learns = RUNS[config.run].learns
+        learns = bool(RUNS[config.run].trainable)
         optimizer.register_step_pre_hook(self._hold)
         self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
         # Without anything to learn there is nothing to synchronise.
@@ -140,7 +142,7 @@ class Trainer:
     @functools.cached_property
     def drawn(self) -> dict[str, Any]:
         """What a checkpoint notes of the split, so that no image trained on is scored as new."""
-        learns = RUNS[self.config.run].uses_training_images
+        learns = self.epochs > 0 or self.segmenter.mask_classifier is not None
         names = ("train", "validation") if learns else ()
         return {
             "split_rule": RULE,
@@ -270,7 +272,7 @@ class Trainer:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
             Stopped: a signal came; the state is saved.
         """
-        if isinstance(self.segmenter.prompter, GridPrompter):
+        if self.segmenter.mask_classifier is not None:
             masks = fit_mask_classifier(self.segmenter, self.loader)
             log.info("%d masks of training images say which masks count", masks)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
@@ -280,7 +282,7 @@ class Trainer:
         done = self.epoch * len(self.loader) + self.stats.batches
         start: dict[str, Any] = {"loss": "-", "dice": "-", "speed": 0.0}
         bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
-        split = paper.selection_split(self.config)
+        split = "test" if self.config.paper.select_on_test else "validation"
         while self.epoch < self.epochs and self.stale < self.config.train.patience:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
             values = self._train_epoch(progress, bar)

@@ -15,8 +15,6 @@ from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 from typing import Any, NoReturn
 
-import psutil
-
 from autosam.errors import Stopped
 
 SIGNALS = tuple(
@@ -155,6 +153,8 @@ def kill_children() -> None:
     Only those that clear up after the others are left to do so."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would complain of each
+    import psutil
+
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if not any("resource_tracker" in word for word in child.cmdline()):

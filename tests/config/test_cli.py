@@ -16,7 +16,7 @@ from autosam.config.commands import AppConfig, EvaluateConfig, PredictConfig
 from autosam.config.validation import check_settings
 from autosam.config.yaml import config_path
 from autosam.errors import ConfigError, DataError
-from autosam.models.build import build_segmenter
+from autosam.models.segmenter import build_segmenter
 from autosam.utils.assets import asset_folder
 
 CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
@@ -25,11 +25,11 @@ CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--trian.lr", "3"], "Did you mean train.lr?"),
-        (["--lr", "3"], "Did you mean train.lr?"),
-        (["--train.lrr=3"], "Did you mean train.lr?"),
+        (["--trian.lr", "3"], "Did you mean --train.lr?"),
+        (["--lrr", "3"], "Did you mean --lr?"),
+        (["--train.lrr=3"], "Did you mean --train.lr?"),
         (["--train.lr", "abc"], "train.lr"),
-        (["--train.epochs", "3.5"], "Expected a <class 'int'>"),
+        (["--train.epochs", "3.5"], "--train.epochs 3.5: expected a whole number."),
         (["--run", "foo"], "autosam"),
         (["--config", "nowhere"], "not a shipped config (default, "),
     ],
@@ -167,7 +167,7 @@ def test_modules_and_verbs_answer_to_help() -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert "--checkpoint" in done.stdout or "--train.lr" in done.stdout
+        assert "--checkpoint" in done.stdout or "--lr" in done.stdout
     done = subprocess.run(
         [sys.executable, "-m", "autosam", "frobnicate"],
         capture_output=True,

@@ -54,7 +54,7 @@ def of(kind: Any, **values: Any) -> Any:
     (lambda: Config(train=of(TrainConfig, epochs="1")), "train.epochs: '1'; expected a whole num"),
     (lambda: Config(train=of(TrainConfig, epochs=1.5)), "train.epochs: 1.5; expected a whole num"),
     (lambda: Config(train=of(TrainConfig, batch_size=True)), "batch_size: True; expected a whole"),
-    (lambda: of(Config, deterministic="no"), "deterministic: 'no'; expected True or False"),
+    (lambda: of(Config, deterministic="no"), "deterministic: 'no'; expected true or false"),
     (lambda: Config(data=of(DataConfig, root=3)), "data.root: 3; expected text or None"),
     (lambda: Config(data=of(DataConfig, window=(1,))), "data.window: .* expected 2 numbers"),
     (lambda: Config(data=of(DataConfig, classes=[{"name": "a"}])), "expected a list of ClassConfi"),

@@ -17,10 +17,11 @@ from test_house import KINDS, PAGES
 
 from autosam.config import ClassConfig, Config
 from autosam.config.cli import from_dict, parse, to_dict
+from autosam.config.setting import hints_of
 from autosam.config.validation import check_settings
 from autosam.errors import ConfigError
-from autosam.models.build import build_segmenter
 from autosam.models.checkpoint import read_header, save
+from autosam.models.segmenter import build_segmenter
 
 HARD = ["#2277cc", "# x", "a: b", "a #b", "'q'", '"q', "007", "0x10", "1_000", "null", "Null", "~",
         "no", "true", "1e5", ".inf", "{a}", "{a: b}", "[x]", "[", "- a", "-", "&a", "*a", "!a",
@@ -32,7 +33,7 @@ HARD = ["#2277cc", "# x", "a: b", "a #b", "'q'", '"q', "007", "0x10", "1_000", "
 def text_settings(kind: type, section: str = "") -> list[str]:
     """The keys of all settings whose value may be any text."""
     found = []
-    for name, hint in typing.get_type_hints(kind).items():
+    for name, hint in hints_of(kind).items():
         if dataclasses.is_dataclass(hint):
             found += text_settings(typing.cast(type, hint), f"{section}{name}.")
         elif str in (hint, *typing.get_args(hint)):

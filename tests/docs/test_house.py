@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autosam import embeddings, weights
-from autosam.__main__ import VERBS
+from autosam import COMMANDS, embeddings, weights
 from autosam.config import Config
 from autosam.config.cli import parse
 from autosam.config.commands import (
@@ -48,7 +47,7 @@ for pattern in ("docs/*.md", "weights/*.md", "configs/*.yaml", "train/*"):
 
 def commands() -> list[tuple[str, str, str]]:
     """(page, verb, arguments) of every `python -m autosam.VERB ...` in the docs and configs."""
-    found, verbs = [], "|".join(VERBS)
+    found, verbs = [], "|".join(COMMANDS)
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for match in re.finditer(rf"(?:-m autosam\.|\bautosam )({verbs})\b([^\n`#|&]*)", text):
@@ -69,7 +68,7 @@ def test_imports_point_one_way() -> None:
 
 @pytest.mark.parametrize(("page", "verb", "arguments"), commands())
 def test_every_documented_command_is_understood(page: str, verb: str, arguments: str) -> None:
-    assert verb in VERBS
+    assert verb in COMMANDS
     words = [w for w in shlex.split(arguments) if w not in ("...", "[...]")]
     if "--help" in words:
         return

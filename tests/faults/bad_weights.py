@@ -492,7 +492,7 @@ def a_state_of_another_run(rng: Random, folder: Path, good: Good) -> Bad:
     return going_on(run)
 
 
-@cause("resume", CheckpointError, r"config\.yaml is missing\. Bring it back")
+@cause("resume", CheckpointError, r"config\.yaml is missing\. Restore it")
 def no_settings(rng: Random, folder: Path, good: Good) -> Bad:
     run = resumed(good, folder)
     path = run / "config.yaml"

@@ -17,7 +17,12 @@ LONGEST = 10.0
 """Seconds within which everything has ended."""
 PROCESSES = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 PROCESSES.set_forkserver_preload(
-    ["autosam.train", "autosam.predict", "autosam.export", "autosam.pretrain", "segment_anything"]
+    [
+        "autosam.training.fit",
+        "autosam.inference.onnx",
+        "autosam.pretraining.lite",
+        "segment_anything",
+    ]
 )
 
 

@@ -37,7 +37,7 @@ from autosam.training import resume as state
 KILLS = int(os.environ.get("AUTOSAM_KILLS", "3"))
 """Of each kind of work."""
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["autosam.train", "autosam.predict", "segment_anything"])
+PROCESSES.set_forkserver_preload(["autosam.training.fit", "autosam.inference.predict"])
 
 
 def work_on_training(tiny_file: Path, data: Path, folder: Path, cache: Path) -> None:

@@ -256,7 +256,7 @@ def test_what_would_do_harm_is_refused(trained: Path, tmp_path: Path) -> None:
         run(trained, "", out)
     with pytest.raises(DataError, match="no such file or folder"):
         run(trained, tmp_path / "none", out)
-    with pytest.raises(ConfigError, match=r"--smooth 1\.0: must be at least 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"--smooth 1\.0: must be below 1"):
         run(trained, tmp_path / "a.png", out, smooth=1.0)
     out.mkdir()
     (out / "a.png").write_bytes(b"somebody's")

@@ -126,7 +126,7 @@ def test_tiffs_of_other_kinds(tmp_path: Path) -> None:
 def test_windows_that_cannot_be(trained: Path, large: Path, tmp_path: Path) -> None:
     for settings, message in (
         ({"window": 8}, "--window 8: must be at least 32"),
-        ({"window": 64, "overlap": 0.95}, r"--overlap 0\.95: must lie between 0 and 0\.9"),
+        ({"window": 64, "overlap": 0.95}, r"--overlap 0\.95: must be 0 to 0\.9"),
     ):
         with pytest.raises(ConfigError, match=message):
             predict(PredictConfig(str(trained), str(large), str(tmp_path / "o"), **settings))  # type: ignore[arg-type]

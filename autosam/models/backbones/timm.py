@@ -19,8 +19,7 @@ from autosam.models.state_dict import read_weights
 from autosam.utils import hub
 
 BUNDLED = "tf_efficientnet_lite0"
-WEIGHTS_BY_WORD = ("auto", "none")
-"""What `--model.backbone_weights` may be besides a file; a file of that name is written ./auto."""
+"""The backbone whose ImageNet weights are shipped."""
 
 
 class Backbone(nn.Module):

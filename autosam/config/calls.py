@@ -1,0 +1,60 @@
+"""Commands as Python calls: `autosam.train(config)` and `autosam.train(images=..., epochs=5)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from typing import Any, TypeVar
+
+from autosam.config.setting import names_of, sections_of
+from autosam.config.values import near, require_config
+from autosam.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def with_settings(kind: type[T], config: T | None, settings: dict[str, Any], name: str) -> T:
+    """The settings of a call.
+
+    Args:
+        kind: what settings the command takes.
+        config: the settings to start from; None: the defaults.
+        settings: those that differ, by their short name, their key or the name of a section.
+        name: the command.
+
+    Raises:
+        ConfigError: neither is given; an unknown name; see `require_config`.
+    """
+    if config is not None or not settings:
+        require_config(config, kind, name)
+    found: Any = kind() if config is None else config
+    known = {**names_of(kind), **{section: section for section in sections_of(kind)}}
+    if unknown := [given for given in settings if given not in known]:
+        raise ConfigError(
+            "\n".join(
+                f"{name}({one}=...): unknown setting.{near(one, [*known])}" for one in unknown
+            )
+        )
+    changes: dict[str, dict[str, Any]] = {}
+    for given, value in settings.items():
+        section, _, last = known[given].rpartition(".")
+        changes.setdefault(section, {})[last] = value
+    own = changes.pop("", {})
+    for section, values in changes.items():
+        own[section] = dataclasses.replace(own.get(section, getattr(found, section)), **values)
+    found = dataclasses.replace(found, **own)
+    require_config(found, kind, name)
+    return found
+
+
+class _Command(types.ModuleType):
+    """A module that is called as the function of its name in it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+def make_callable(module: str) -> None:
+    """Let a command's module be called: `autosam.train(...)` is `autosam.train.train(...)`."""
+    sys.modules[module].__class__ = _Command

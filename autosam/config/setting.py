@@ -1,0 +1,196 @@
+"""The facts of a setting, kept as metadata of its dataclass field: whatever the package asks about
+settings (ranges, paths, aliases, what may change on resume) is read from here.
+
+A setting's help is the docstring below its field, so the API reference shows it too.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def once(function: F) -> F:
+    """`functools.cache`, whose own annotations refuse classes as arguments."""
+    return cast(F, functools.cache(function))
+
+
+def always_path(text: str) -> bool:
+    return True
+
+
+def path_if_exists(text: str) -> bool:
+    """Of what may also be a name on the hub."""
+    return Path(text).exists()
+
+
+def path_if_table(text: str) -> bool:
+    """Of what may also be a regular expression."""
+    return text.lower().endswith(".csv")
+
+
+def setting(
+    default: Any,
+    *,
+    min: float | None = None,
+    max: float | tuple[float, ...] | None = None,
+    short: str = "",
+    alias: str = "",
+    common: bool = False,
+    **facts: Any,
+) -> Any:
+    """A dataclass field with facts.
+
+    Args:
+        default: its default; a function that makes it, such as `list` or a dataclass.
+        min: least number allowed, each of several numbers included.
+        max: greatest number allowed; a tuple: of each of several numbers.
+        short: a second name on the command line and in Python, without its section.
+        alias: its old name, understood in flags, files and checkpoints.
+        common: whether `--help` shows it; settings with a short name are shown anyway.
+        facts: `path`: a function that says whether a text is a path, which is made absolute and
+            left out of published checkpoints. `resume`: may change when a run is resumed.
+            `result`: False where the result does not depend on it. `call`: belongs to one call and
+            not to what is trained. `choices`: the texts allowed.
+    """
+    known = {"min": min, "max": max, "short": short, "alias": alias, "common": common, **facts}
+    metadata = {name: fact for name, fact in known.items() if fact not in (None, "")}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@once
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of the fields of a dataclass; choices are a `Literal`."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if choices := field.metadata.get("choices"):
+            hints[field.name] = typing.Literal[choices]
+    return hints
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting of a dataclass of settings.
+
+    Attributes:
+        key: its name with its section: `train.lr`.
+        hint: its type.
+        default: its default, None where a section or list is made by a function.
+        facts: see `setting`.
+        owner: the dataclass that has the field.
+    """
+
+    key: str
+    hint: Any
+    default: Any
+    facts: typing.Mapping[str, Any]
+    owner: type
+
+    @property
+    def name(self) -> str:
+        """Its name without the section."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def first_key(self) -> str:
+        """The key that files of earlier versions know it by."""
+        prefix = f"{self.section}." if self.section else ""
+        return prefix + self.facts.get("alias", self.name)
+
+    @property
+    def section(self) -> str:
+        """Its section, or nothing."""
+        return self.key.rpartition(".")[0]
+
+    @property
+    def help(self) -> str:
+        """The docstring below its field, on one line."""
+        for owner in self.owner.__mro__:
+            if text := _docstrings(owner).get(self.name):
+                return text
+        return ""
+
+
+def is_section(hint: Any) -> bool:
+    """Whether a type is a dataclass of settings."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+@once
+def settings_of(kind: type) -> dict[str, Setting]:
+    """All settings of a dataclass by key, those of its sections included."""
+    return {setting.key: setting for setting in _walk(kind, "")}
+
+
+def _walk(kind: type, section: str) -> Iterator[Setting]:
+    hints = hints_of(kind)
+    for field in dataclasses.fields(kind):
+        hint, key = hints[field.name], section + field.name
+        if is_section(hint):
+            yield from _walk(hint, f"{key}.")
+        else:
+            default = None if field.default is dataclasses.MISSING else field.default
+            yield Setting(key, hint, default, field.metadata, kind)
+
+
+@once
+def sections_of(kind: type) -> dict[str, type]:
+    """The sections of a dataclass of settings by name."""
+    hints = hints_of(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind) if is_section(hints[f.name])}
+
+
+def keys_with(kind: type, fact: str, value: Any = True) -> tuple[str, ...]:
+    """The keys of all settings with a fact, see `setting`."""
+    return tuple(key for key, s in settings_of(kind).items() if s.facts.get(fact) == value)
+
+
+@once
+def names_of(kind: type) -> dict[str, str]:
+    """What each setting may be called (key, old name, short name), to its key."""
+    found = settings_of(kind)
+    names = {key: key for key in found}
+    for key, one in found.items():
+        names.setdefault(one.first_key, key)
+        if short := one.facts.get("short"):
+            names.setdefault(short, key)
+    return names
+
+
+def value_at(config: Any, key: str) -> Any:
+    """The value of a setting by its key."""
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+@once
+def _docstrings(kind: type) -> dict[str, str]:
+    """The docstrings below the fields of a class, each on one line."""
+    try:
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError, ValueError, SyntaxError):  # no source, as in a frozen program
+        return {}
+    found = {}
+    body = tree.body if isinstance(tree, ast.ClassDef) else []
+    for field, text in itertools.pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            found[field.target.id] = " ".join(str(text.value.value).split())
+    return found

@@ -1,0 +1,270 @@
+"""Values of settings: converted from the text of flags and files, and checked against their type,
+choices and range."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from autosam.config.setting import hints_of, is_section, settings_of, value_at
+from autosam.errors import ConfigError
+
+KINDS: dict[Any, tuple[Any, str]] = {
+    str: (str, "text"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
+    bool: (bool, "true or false"),
+    type(None): (type(None), "None"),
+}
+"""What counts as each type of a setting, and what messages call it."""
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """A value of a flag or a file as its setting's type.
+
+    Args:
+        value: text, or what YAML makes of a file.
+        hint: the setting's type.
+
+    Raises:
+        ValueError: in words, what was expected.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for argument in arguments:
+            try:
+                return convert(value, argument)
+            except ValueError:
+                continue
+    elif is_section(hint):
+        return _convert_entry(read_structure(value, hint), hint)
+    elif origin in (list, tuple):
+        items = read_structure(value, hint)
+        if isinstance(items, list | tuple):
+            hints = arguments if origin is tuple else arguments * len(items)
+            if len(items) == len(hints):
+                return origin(convert(*pair) for pair in zip(items, hints, strict=True))
+    elif hint in (int, float, bool) and isinstance(value, str):
+        found = _scalar(value)
+        if _is_a(found, hint):
+            return hint(found)
+    elif _is_a(value, hint):
+        return float(value) if hint is float else value
+    some = [argument for argument in arguments or [hint] if argument is not type(None)]
+    wanted = " or ".join(map(_words, some)) if type(None) in arguments else _words(hint)
+    raise ValueError(f"expected {wanted}{_nearest(value, hint)}")
+
+
+def _convert_entry(value: Any, kind: type) -> Any:
+    """An entry of a list of dataclasses, such as a class."""
+    hints = hints_of(kind)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected {_words(kind)}")
+    if unknown := [key for key in value if key not in hints]:
+        raise ValueError(f"unknown key {unknown[0]!r}; expected {_words(kind)}")
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in value]:
+        raise ValueError(f"{missing[0]} is missing; expected {_words(kind)}")
+    return kind(**{key: convert(entry, hints[key]) for key, entry in value.items()})
+
+
+def _scalar(text: str) -> Any:
+    """What YAML makes of a text without quotes; 1e-3 is a number, too."""
+    if NUMBER.fullmatch(text.strip()) and re.search(r"[.eE]", text):
+        return float(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+
+
+def read_structure(value: Any, hint: Any) -> Any:
+    """A list or section, of text written as YAML with every text in it as it is written."""
+    if not isinstance(value, str):
+        return value
+    import yaml
+
+    try:
+        return as_written(yaml.safe_load(value), yaml.load(value, yaml.BaseLoader), hint)
+    except Exception:  # of YAML: values that cannot be, such as "!!int x"
+        return value
+
+
+def as_written(value: Any, written: Any, hint: Any) -> Any:
+    """Values in which each that should be a text is the text of the file.
+
+    Args:
+        value: what YAML makes of a file, or a part of it.
+        written: the same with every scalar as text.
+        hint: the type that is expected.
+    """
+    if isinstance(value, dict) and is_section(hint) and isinstance(written, dict):
+        types = hints_of(hint)
+        return {
+            key: as_written(entry, written[str(key)], types.get(key))
+            if str(key) in written
+            else entry
+            for key, entry in value.items()
+        }
+    hints = [hint, *typing.get_args(hint)]
+    if isinstance(value, list) and isinstance(written, list):
+        [entry] = [typing.get_args(h)[0] for h in hints if typing.get_origin(h) is list] or [None]
+        return [as_written(*pair, entry) for pair in zip(value, written, strict=True)]
+    if isinstance(value, dict | list) or value is None or not isinstance(written, str):
+        return value
+    wants_text = str in hints or is_section(hint) or typing.get_origin(hint) is typing.Literal
+    return written if wants_text else value
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, argument) for argument in arguments)
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            return False
+        hints = arguments if origin is tuple else arguments * len(value)
+        return len(hints) == len(value) and all(map(_is_a, value, hints))
+    if origin is typing.Literal:
+        return isinstance(value, str) and value in arguments
+    if hint is not bool and isinstance(value, bool):
+        return False
+    return not isinstance(hint, type) or isinstance(value, KINDS.get(hint, (hint,))[0])
+
+
+def _words(hint: Any) -> str:
+    """What messages call a type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(argument) for argument in arguments)
+    if origin is typing.Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin is tuple:
+        return f"{len(arguments)} numbers"
+    if origin is list:
+        return f"a list of {_words(arguments[0])}"
+    return KINDS[hint][1] if hint in KINDS else f"{getattr(hint, '__name__', hint)}(...)"
+
+
+def _nearest(value: Any, hint: Any) -> str:
+    """ ". Did you mean X?" for the nearest choice, or nothing."""
+    choices = [str(c) for c in typing.get_args(hint)]
+    if typing.get_origin(hint) is not typing.Literal:
+        return ""
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    return f". Did you mean {near[0]}?" if near else ""
+
+
+def check_choices(config: Any, section: str = "") -> None:
+    """Refuse a value of another type than its setting's, and one that is none of its choices. Paths
+    become text, and numpy's numbers Python's.
+
+    Args:
+        config: a dataclass of settings; sections are dataclasses within it.
+        section: its name, with a dot.
+
+    Raises:
+        ConfigError: naming the setting, what was found, the choices and the nearest of them.
+    """
+    for name, hint in hints_of(type(config)).items():
+        value, key = getattr(config, name), section + name
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+            setattr(config, name, value)
+        elif type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+            value = value.item()
+            setattr(config, name, value)
+        if is_section(hint):
+            if not isinstance(value, hint):
+                raise ConfigError(f"{key}: {value!r}; expected {hint.__name__}(...).")
+            check_choices(value, f"{key}.")
+            continue
+        if typing.get_origin(hint) is typing.Literal and not _is_a(value, hint):
+            near = _nearest(value, hint)
+            raise ConfigError(f"--{key} {value}: expected {_words(hint)}{near or '.'}")
+        if not _is_a(value, hint):
+            raise ConfigError(f"{key}: {value!r:.60}; expected {_words(hint)}.")
+        for i, entry in enumerate(value if isinstance(value, list) else []):
+            if dataclasses.is_dataclass(entry):
+                check_choices(entry, f"{key}[{i}].")
+
+
+def range_mistakes(config: Any, section: str = "") -> list[str]:
+    """What is wrong with the numbers of some settings: those out of the range of their setting.
+
+    Args:
+        config: a dataclass of settings.
+        section: its name, if it is a section.
+
+    Returns:
+        A sentence for each, naming the setting, what was found and what is expected.
+    """
+    found = []
+    for key, one in settings_of(type(config)).items():
+        value = value_at(config, key)
+        if value is None:
+            continue
+        shown = f"{section}.{key}" if section else key
+        numbers = value if isinstance(value, list | tuple) else [value]
+        least, most = one.facts.get("min", -math.inf), one.facts.get("max", math.inf)
+        mosts = most if isinstance(most, tuple) else [most] * len(numbers)
+        for number, most in zip(numbers, mosts, strict=True):
+            if (least, most) != (-math.inf, math.inf) and not least <= number <= most:
+                found.append(f"--{shown} {number}: must be {_range_words(least, most)}.")
+        if "below" in one.facts and not value < one.facts["below"]:
+            found.append(f"--{shown} {value}: must be below {one.facts['below']:g}.")
+        multiple = one.facts.get("multiple", 1)
+        if value % multiple if isinstance(value, int) else False:
+            near = max(multiple, round(value / multiple) * multiple)
+            found.append(f"--{shown} {value}: must be a multiple of {multiple}, such as {near}.")
+    return found
+
+
+def check_ranges(config: Any, section: str = "") -> None:
+    """Refuse numbers out of range; see `range_mistakes`.
+
+    Raises:
+        ConfigError: naming every such setting.
+    """
+    if mistakes := range_mistakes(config, section):
+        raise ConfigError("\n".join(mistakes))
+
+
+def _range_words(least: float, most: float) -> str:
+    if most == math.inf:
+        return f"at least {least:.10g}"
+    return f"{least:.10g} to {most:.10g}"
+
+
+def near(name: str, known: Sequence[str] | set[str]) -> str:
+    """ " Did you mean X?" for the nearest known name, or nothing."""
+    tails = {k.rsplit(".", 1)[-1]: k for k in known} | {k: k for k in known}
+    found = difflib.get_close_matches(name, list(tails), n=1, cutoff=0.5)
+    return f" Did you mean {tails[found[0]]}?" if found else ""
+
+
+def require_config(config: Any, kind: type, name: str) -> None:
+    """Refuse anything but the settings that a function of Python takes.
+
+    Raises:
+        ConfigError: saying what makes them, or see `check_choices` and `check_ranges`.
+    """
+    if not isinstance(config, kind):
+        made = f"autosam.config.cli.parse({kind.__name__}, ['--config', 'FILE', ...])"
+        raise ConfigError(
+            f"{name}({config!r:.60}): expected settings as {kind.__name__}(...), or of a "
+            f"file and flags {made}, or of a dictionary "
+            f"autosam.config.cli.from_dict({kind.__name__}, values)."
+        )
+    check_choices(config)
+    check_ranges(config)
