@@ -24,7 +24,7 @@ from torch import nn
 
 from autosam.config import Config, PromptConfig
 from autosam.config.cli import parse
-from autosam.data.dataset import make_sample
+from autosam.data.dataset import Visit, make_sample
 from autosam.models.sam.base import IMAGENET_MEAN, IMAGENET_STD, SamSpec
 from autosam.models.sam.meta import SegmentAnything
 from autosam.models.sam.vit import VitEncoder, from_meta
@@ -154,7 +154,7 @@ def make_batch(input_spec: InputSpec, count: int = 2, num_classes: int = 1) -> B
         image[label > 0] += 60 * label[label > 0][:, None]
         samples.append(
             make_sample(
-                str(i), image, input_spec, label, num_classes, seed=(i,), prompting=PromptConfig()
+                str(i), image, input_spec, label, num_classes, Visit(seed=(i,)), PromptConfig()
             )
         )
     return Batch.collate(samples)

@@ -21,10 +21,11 @@ from autosam.benchmark.profiler import Stopwatch
 from autosam.config import AugmentConfig, Config, LearnedPrompt, LossConfig, ModelConfig
 from autosam.config.commands import BenchConfig
 from autosam.data.augment import build_augment
-from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import Layout, Store
 from autosam.data.images import write_png
 from autosam.data.layouts.folders import find_pairs
+from autosam.data.loaders import EpochSampler, make_loader
 from autosam.data.reading import MaskReading
 from autosam.inference.predictor import Predictor
 from autosam.models.checkpoint import Loaded
@@ -38,10 +39,10 @@ from autosam.models.sam.weights.locate import known
 from autosam.models.segmenter import Segmenter
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.training.embedding_cache import Cached
-from autosam.training.loop import train_one_epoch
+from autosam.training.loop import Optimization, train_one_epoch
 from autosam.training.optim import parameter_groups, warmup_cosine
 from autosam.training.tracker import count_parameters
-from autosam.types import Batch, ImageEmbedding, high_res_shapes
+from autosam.types import ImageEmbedding, high_res_shapes
 from autosam.utils.device import choose_device, wait
 from autosam.utils.distributed import make_accelerator
 from autosam.utils.memory import peak_gib
@@ -192,16 +193,20 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
         watch.watch(owner, method, name)
     seconds, parts = [], []
     with tempfile.TemporaryDirectory() as name:
-        loader = accelerator.prepare(make_loader(case, segmenter, Path(name)))
+        loader = accelerator.prepare(loader_of(case, segmenter, Path(name)))
         kept = [batch.to(device) for batch in loader] if case.embeddings == "memory" else None
         for _ in range(case.repeats + 1):
             watch.seconds.clear()
             wait(device)
             started = time.perf_counter()
             values = train_one_epoch(
-                model, kept or loader, criterion, optimizer, scheduler, accelerator, 1.0,
+                model,
+                kept or loader,
+                criterion,
+                Optimization(optimizer, scheduler, clip=1.0),
+                accelerator,
                 bf16=device.type == "cuda",
-            )  # fmt: skip
+            )
             wait(device)
             total = time.perf_counter() - started
             seconds.append(total / case.batch_size)
@@ -215,7 +220,7 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
     }
 
 
-def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
+def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     """One batch of images from files; their embeddings, where cached, from files too."""
     draw(folder, case.batch_size)
     pairs = find_pairs(folder / "images", folder / "masks")
@@ -233,8 +238,7 @@ def make_loader(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
             first, *finer = (torch.randn(1, *shape) for shape in shapes)
             store.put(i, ImageEmbedding(first, tuple(finer)))
         dataset.use(Cached(store, copies))
-    sampler = EpochSampler(len(pairs), shuffle=False)  # no workers: two cores have none to spare
-    return DataLoader(dataset, len(pairs), sampler=sampler, collate_fn=Batch.collate)
+    return make_loader(dataset, EpochSampler(len(pairs), shuffle=False), len(pairs))
 
 
 def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import yaml
-from torch.utils.data import DataLoader
 
 from autosam.comparison.jobs import Job
 from autosam.comparison.variants import Ablation
 from autosam.config import Config
-from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.dataset import PairDataset
+from autosam.data.loaders import EpochSampler, make_loader
 from autosam.errors import CheckpointError
 from autosam.evaluation.evaluator import evaluate
 from autosam.evaluation.metrics import METRICS, require_all
@@ -95,9 +95,7 @@ def open_test(
 def batches(segmenter: Segmenter, dataset: PairDataset, size: int) -> Iterator[Batch]:
     """The images in order, on the segmenter's device."""
     device = next(segmenter.parameters()).device
-    loader = DataLoader(
-        dataset, size, sampler=EpochSampler(len(dataset), shuffle=False), collate_fn=Batch.collate
-    )
+    loader = make_loader(dataset, EpochSampler(len(dataset), shuffle=False), size)
     return (batch.to(device) for batch in loader)
 
 

@@ -1,13 +1,14 @@
-"""Pairs of files as samples in a segmenter's input spec, and the order they come in."""
+"""Pairs of files as samples of the sizes that a segmenter takes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from autosam.config import PromptConfig, RoughConfig
 from autosam.data.augment import Augment, Seed
@@ -33,6 +34,37 @@ COPIES = 0x7669657773
 
 Embeddings = Callable[[int, int], ImageEmbedding]
 """(position, copy) -> the cached embedding of that copy, B = 1."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What is drawn when an image is used once more.
+
+    Attributes:
+        augment: applied between resizing and padding; prompts are jittered, and of some objects
+            only, where it is given.
+        seed: seed words of the augmentation and the prompts.
+        fixed: position and number of a fixed copy: its geometry does not depend on `seed`, and
+            colours change in the generator input alone, so that the SAM input (and its embedding)
+            is the same at every visit.
+    """
+
+    augment: Augment | None = None
+    seed: Seed = ()
+    fixed: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How prompts are made.
+
+    Attributes:
+        config: how objects become prompts.
+        color_prior: the rule on colours that finds the objects; None: they are the mask's.
+    """
+
+    config: PromptConfig
+    color_prior: RoughConfig | None = None
 
 
 def copy_seed(position: int, copy: int) -> Seed | None:
@@ -70,13 +102,11 @@ def make_sample(
     input_spec: InputSpec,
     label: np.ndarray | None = None,
     num_classes: int = 1,
-    augment: Augment | None = None,
-    seed: Seed = (),
+    visit: Visit | None = None,
     prompting: PromptConfig | None = None,
-    fixed: tuple[int, int] | None = None,
     prior: np.ndarray | None = None,
 ) -> Sample:
-    """Bring one image (and its label) to the sizes that a segmenter takes.
+    """Resize one image (and its label) to the sizes that a segmenter takes.
 
     Args:
         name: for messages and files.
@@ -84,15 +114,12 @@ def make_sample(
         input_spec: the sizes.
         label: H x W, see `autosam.data.labels`.
         num_classes: K.
-        augment: applied between resizing and padding.
-        seed: seed words of the augmentation and the prompts.
-        prompting: how prompts are taken from the label, where the input spec asks for them;
-            jittered, and of some objects only, where `augment` is given.
-        fixed: position and number of a fixed copy: its geometry does not depend on `seed`, and
-            colours change in the generator input alone, so that the SAM input (and its
-            embedding) is the same at every visit.
+        visit: augmentation and seed; None: the image as it is.
+        prompting: how prompts are taken from the label, where the input spec asks for them.
         prior: uint8 H x W, 0 or 1: what prompts are taken from instead of the label.
     """
+    visit = visit or Visit()
+    augment, seed, fixed = visit.augment, visit.seed, visit.fixed
     where = seed if fixed is None else copy_seed(*fixed)
     geometry, side = input_spec.geometry, input_spec.image_size
     small = place(image, input_spec.generator_size, geometry, augment, where)
@@ -143,11 +170,10 @@ class PairDataset(Dataset[Sample]):
         reading: how masks become labels.
         augment: None outside training.
         seed: of the augmentation and the prompts.
-        prompting: see `make_sample`.
-        color_prior: the rule on colours that prompts come from, if they do.
+        prompting: how prompts are made, for runs that take them from masks.
         copies: V, how many fixed geometric copies an image has, of which each visit draws one; 0:
-            the geometry is drawn anew at each visit.
-        shuffled: SAM's image encoder sees another image of `pairs`, drawn anew at each visit.
+            every visit draws a new geometry.
+        shuffled: SAM's image encoder sees another image of `pairs`, a new one at each visit.
 
     Raises:
         DataError: two pairs of one name, by which scores are kept.
@@ -160,9 +186,8 @@ class PairDataset(Dataset[Sample]):
         reading: MaskReading,
         augment: Augment | None = None,
         seed: int = 0,
-        prompting: PromptConfig | None = None,
+        prompting: Prompting | None = None,
         copies: int = 0,
-        color_prior: RoughConfig | None = None,
         shuffled: bool = False,
     ) -> None:
         names: dict[str, Pair] = {}
@@ -174,7 +199,7 @@ class PairDataset(Dataset[Sample]):
                 )
         self.pairs, self.input_spec, self.reading = pairs, input_spec, reading
         self.augment, self.seed, self.prompting, self.copies = augment, seed, prompting, copies
-        self.color_prior, self.shuffled = color_prior, shuffled
+        self.shuffled = shuffled
         self.embeddings: Embeddings | None = None
 
     def __len__(self) -> int:
@@ -210,8 +235,8 @@ class PairDataset(Dataset[Sample]):
         """uint8 H x W: what prompts are taken from, where that is not the mask."""
         if self.input_spec.prompts is None:
             return None
-        if self.color_prior is not None:
-            return color_prior_mask(pair.image, self.color_prior)
+        if self.prompting is not None and self.prompting.color_prior is not None:
+            return color_prior_mask(pair.image, self.prompting.color_prior)
         if pair.regions is None:
             return None
         found = pair.regions.read()
@@ -234,10 +259,8 @@ class PairDataset(Dataset[Sample]):
             self.input_spec,
             label,
             self.reading.num_classes,
-            self.augment,
-            seed,
-            self.prompting,
-            (position, copy) if self.copies else None,
+            Visit(self.augment, seed, (position, copy) if self.copies else None),
+            None if self.prompting is None else self.prompting.config,
             self.prior(pair, label.shape),
         )
         sample.valid = valid if self.augment is None else None
@@ -263,7 +286,7 @@ def largest_batch(dataset: PairDataset, size: int) -> Batch:
     samples = [dataset[0, i % len(dataset)] for i in range(size)]
     for sample in samples:
         if sample.prompts is not None and dataset.prompting is not None:
-            sample.prompts = _repeated(sample.prompts, dataset.prompting.objects)
+            sample.prompts = _repeated(sample.prompts, dataset.prompting.config.objects)
     return Batch.collate(samples)
 
 
@@ -274,56 +297,3 @@ def _repeated(prompts: ObjectPrompts, count: int) -> ObjectPrompts:
     if len(prompts) == 0:
         return prompts.map(lambda t: t.new_zeros((count, *t.shape[1:])))
     return prompts.map(lambda t: t[torch.arange(count) % len(t)])
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, position); shuffled by (seed, epoch) or in order; without the first `start`,
-    which were seen before an interruption."""
-
-    def __init__(self, length: int, shuffle: bool, seed: int = 0) -> None:
-        self.length, self.shuffle, self.seed = length, shuffle, seed
-        self.epoch = self.start = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return ((self.epoch, int(i)) for i in order[self.start :])
-
-
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of an epoch in the order of a sampler, for processes that take turns: process p
-    of P takes batch p, p + P, ... Each image comes once; P batches in a row are of one size. A tail
-    of less than a whole round is left out where there are two rounds or more, or one and the tail
-    has batches of a single image (BatchNorm cannot learn from one); otherwise only what P does not
-    divide.
-
-    Without the first `sampler.start` images, which were seen before an interruption, the batches
-    are those that were left.
-    """
-
-    def __init__(self, sampler: EpochSampler, batch: int, processes: int) -> None:
-        self.sampler, self.batch, self.processes = sampler, batch, processes
-
-    def rounds(self) -> list[tuple[int, int]]:
-        """The first image and the end of each round, in the order of the whole epoch."""
-        whole, length = self.batch * self.processes, self.sampler.length
-        single = length > whole and length % whole // self.processes == 1
-        used = length - length % (whole if length >= 2 * whole or single else self.processes)
-        return [(first, min(first + whole, used)) for first in range(0, used, whole)]
-
-    def __len__(self) -> int:
-        return len(self.rounds()) * self.processes
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        start = self.sampler.start
-        left = list(self.sampler)
-        for first, end in self.rounds():
-            first = max(first, start)  # within a round: other processes began it
-            size = max(0, end - first) // self.processes
-            for process in range(self.processes if size else 0):
-                begin = first + process * size - start
-                yield left[begin : begin + size]

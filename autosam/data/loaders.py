@@ -1,23 +1,22 @@
-"""Processes that read images: how many the shared memory has room for, and what they hand over."""
+"""Data loaders: the order of samples, and the processes that read them."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from autosam.config import Config
-from autosam.data.dataset import EpochBatches, EpochSampler, PairDataset, largest_batch
+from autosam.data.dataset import PairDataset
 from autosam.errors import TrainingError
 from autosam.types import Batch, Sample
 from autosam.utils.signals import Interrupt
@@ -45,46 +44,28 @@ class Data:
     test: PairDataset
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """`Batch.collate`; a reading process puts the batch into shared memory here, where an error
-    reaches the one that waits for it. (Later, torch only prints it, and waits for ever.)
+def collate(samples: list[Any]) -> Any:
+    """`Batch.collate` of samples; of tuples of tensors and numbers torch's own rule. A worker
+    copies the batch to shared memory here, where an error reaches the process that waits for it.
+    (Later torch only prints the error, and waits without end.)
 
     Raises:
         TrainingError: the shared memory is full.
     """
-    with _sharing():
-        batch = Batch.collate(samples)
+    try:
+        is_sample = isinstance(samples[0], Sample)
+        batch = Batch.collate(samples) if is_sample else default_collate(samples)
         if get_worker_info() is not None:
-            for tensor in tensors_of(batch):
+            for tensor in tensors_of(batch) if isinstance(batch, Batch) else batch:
                 if tensor.numel():
                     tensor.share_memory_()
-    return batch
-
-
-def collate_tensors(samples: list[tuple[Any, ...]]) -> list[Tensor]:
-    """The same for tuples of tensors and numbers, by torch's own rule.
-
-    Raises:
-        TrainingError: the shared memory is full.
-    """
-    with _sharing():
-        batch = default_collate(samples)
-        if get_worker_info() is not None:
-            for tensor in batch:
-                tensor.share_memory_()
-    return batch
-
-
-@contextlib.contextmanager
-def _sharing() -> Iterator[None]:
-    try:
-        yield
     except RuntimeError as error:
         if "shared memory" not in str(error):
             raise
         raise TrainingError(
             f"{SHARED}: no room for the batches of the reading processes ({error}). {REMEDY}"
         ) from None
+    return batch
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
@@ -157,32 +138,111 @@ def worker_count(wanted: int | None, processes: int) -> int:
     return max(0, min(8, spare))
 
 
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, position); shuffled by (seed, epoch) or in order; without the first `start`,
+    which were seen before an interruption."""
+
+    def __init__(self, length: int, shuffle: bool, seed: int = 0) -> None:
+        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return ((self.epoch, int(i)) for i in order[self.start :])
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of an epoch in the order of a sampler, for processes that take turns: process p
+    of P takes batch p, p + P, ... Each image comes once; P batches in a row are of one size. A tail
+    of less than a whole round is left out where there are two rounds or more, or one and the tail
+    has batches of a single image (BatchNorm cannot learn from one); otherwise only what P does not
+    divide.
+
+    Without the first `sampler.start` images, which were seen before an interruption, the batches
+    are those that were left.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch: int, processes: int) -> None:
+        self.sampler, self.batch, self.processes = sampler, batch, processes
+
+    def rounds(self) -> list[tuple[int, int]]:
+        """The first image and the end of each round, in the order of the whole epoch."""
+        whole, length = self.batch * self.processes, self.sampler.length
+        single = length > whole and length % whole // self.processes == 1
+        used = length - length % (whole if length >= 2 * whole or single else self.processes)
+        return [(first, min(first + whole, used)) for first in range(0, used, whole)]
+
+    def __len__(self) -> int:
+        return len(self.rounds()) * self.processes
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start = self.sampler.start
+        left = list(self.sampler)
+        for first, end in self.rounds():
+            first = max(first, start)  # within a round: other processes began it
+            size = max(0, end - first) // self.processes
+            for process in range(self.processes if size else 0):
+                begin = first + process * size - start
+                yield left[begin : begin + size]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that read a data set.
+
+    Attributes:
+        count: how many, for each of `processes`; fewer where the shared memory has no room.
+        batch_bytes: size of a batch, from which the room is computed.
+        processes: how many compute, on this machine.
+        interrupt: ends them when a signal comes; None: a new one.
+        persistent: keep them from one pass over the data to the next.
+        warn: log a warning where they are fewer.
+    """
+
+    count: int
+    batch_bytes: int
+    processes: int = 1
+    interrupt: Interrupt | None = None
+    persistent: bool = False
+    warn: bool = True
+
+
 def make_loader(
-    dataset: PairDataset, config: Config, processes: int, interrupt: Interrupt, shuffle: bool
-) -> tuple[DataLoader[Any], EpochSampler]:
-    """A loader of batches and the sampler that orders it: for training see `EpochBatches`; what is
-    scored comes once, or again where accelerate fills the last batches."""
-    sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
-    workers, ahead = worker_count(config.data.workers, processes), None
-    batch = config.train.batch_size
-    order: dict[str, Any] = {"batch_size": batch, "sampler": sampler}
-    if shuffle:
-        order = {"batch_sampler": EpochBatches(sampler, batch, processes)}
-    if workers:
-        size = sum(t.nbytes for t in tensors_of(largest_batch(dataset, 1))) * batch
-        workers, ahead, less = fit_workers(workers, size, processes)
-        if less and shuffle:
+    dataset: Dataset[Any],
+    order: Iterable[Any],
+    batch_size: int | None = None,
+    workers: Workers | None = None,
+) -> DataLoader[Any]:
+    """A loader of batches: `Batch` of a `PairDataset`, lists of tensors of others.
+
+    Args:
+        dataset: what is read.
+        order: its keys; without `batch_size` lists of keys, each a batch.
+        batch_size: B; the last batch may be smaller.
+        workers: processes that read; None: the process that computes does.
+    """
+    count, ahead, interrupt, persistent = 0, None, None, False
+    if workers is not None:
+        count, ahead, less = fit_workers(workers.count, workers.batch_bytes, workers.processes)
+        interrupt, persistent = workers.interrupt or Interrupt(), workers.persistent
+        if less and workers.warn:
             log.warning(less)
-    loader = DataLoader(
+    keys: dict[str, Any] = {"batch_sampler": order}
+    if batch_size is not None:
+        keys = {"sampler": order, "batch_size": batch_size}
+    return DataLoader(
         dataset,
-        **order,
-        num_workers=workers,
+        **keys,
+        num_workers=count,
         prefetch_factor=ahead,
         collate_fn=collate,
-        # The keys carry the epoch, so workers may live on.
-        persistent_workers=workers > 0,
-        worker_init_fn=interrupt.worker_init,
-        timeout=PATIENCE if workers else 0,
+        persistent_workers=persistent and count > 0,
+        worker_init_fn=None if interrupt is None else interrupt.worker_init,
+        timeout=PATIENCE if count else 0,
         pin_memory=torch.cuda.is_available(),
     )
-    return loader, sampler

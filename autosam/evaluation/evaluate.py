@@ -9,7 +9,6 @@ from typing import cast
 
 from rich.progress import track
 from torch import nn
-from torch.utils.data import DataLoader
 
 from autosam.config import DataConfig
 from autosam.config.commands import EvaluateConfig
@@ -17,9 +16,10 @@ from autosam.config.validation import check_data
 from autosam.config.values import require_config
 from autosam.data import seen
 from autosam.data.checks import Report, check_pairs
-from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.dataset import PairDataset, Prompting
 from autosam.data.labels import class_masks, without
 from autosam.data.layouts import load_pairs, load_splits
+from autosam.data.loaders import EpochSampler, make_loader
 from autosam.data.pairs import Pair, Splits, read_valid
 from autosam.data.splits import RULE, depends_on_rule, limited
 from autosam.errors import ConfigError, DataError
@@ -31,7 +31,6 @@ from autosam.evaluation.tables import print_scores, print_zero_shot
 from autosam.evaluation.zero_shot import ZeroShot
 from autosam.models import checkpoint
 from autosam.models.sam import load_sam
-from autosam.types import Batch
 from autosam.utils.device import choose_device
 from autosam.utils.distributed import gather, processes
 from autosam.utils.io import make_folder, require_new
@@ -87,17 +86,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         pairs,
         segmenter.input_spec,
         report.reading,
-        prompting=loaded.config.prompt,
-        color_prior=loaded.config.color_prior,
+        prompting=Prompting(loaded.config.prompt, loaded.config.color_prior),
         shuffled=loaded.config.embedding == "shuffled",
     )
     keys = list(EpochSampler(len(dataset), shuffle=False))
-    loader = DataLoader(
-        dataset,
-        config.batch_size,
-        sampler=keys[process.process_index :: process.num_processes],
-        collate_fn=Batch.collate,
-    )
+    share = keys[process.process_index :: process.num_processes]
+    loader = make_loader(dataset, share, config.batch_size)
     shown = track(loader, "scoring", disable=not process.is_main_process)
     batches = (batch.to(device) for batch in shown)
     rows = score_loader(

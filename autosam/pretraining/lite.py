@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autosam.config.commands import PretrainConfig
 from autosam.config.values import require_config
-from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers
+from autosam.data.loaders import Workers, make_loader
 from autosam.data.synthetic.photos import load_photos
 from autosam.data.synthetic.scenes import draw_scene
 from autosam.errors import CheckpointError, ConfigError
@@ -42,7 +41,6 @@ from autosam.training.optim import parameter_groups, warmup_cosine
 from autosam.types import ImageEmbedding
 from autosam.utils.device import choose_device
 from autosam.utils.io import make_folder, write_atomically
-from autosam.utils.signals import Interrupt
 
 
 class Scenes(Dataset):
@@ -64,19 +62,9 @@ class Scenes(Dataset):
 
 
 def loader_of(scenes: Scenes, batch_size: int, workers: int) -> DataLoader:
-    """Batches of scenes, drawn by processes of their own."""
-    workers, ahead, less = fit_workers(workers, batch_size * 4 * scenes.size**2)
-    if less:
-        print(less, file=sys.stderr)
-    return DataLoader(
-        scenes,
-        batch_size,
-        num_workers=workers,
-        prefetch_factor=ahead,
-        collate_fn=collate_tensors,
-        worker_init_fn=Interrupt().worker_init,
-        timeout=PATIENCE if workers else 0,
-    )
+    """Batches of scenes, drawn by worker processes."""
+    readers = Workers(workers, batch_size * 4 * scenes.size**2)
+    return make_loader(scenes, range(len(scenes)), batch_size, readers)
 
 
 def trunk_features(sam: SegmentAnything, images: Tensor, device: torch.device) -> list[Tensor]:

@@ -17,6 +17,7 @@ from autosam.models.losses import SegmentationLoss
 from autosam.models.segmenter import Segmenter
 from autosam.training.loop import ONE_VALUE, losses_of, one_value
 from autosam.training.optim import build_optimizer
+from autosam.utils.device import trains_in_bf16
 from autosam.utils.distributed import gather
 
 
@@ -25,7 +26,6 @@ def fit_batch(
     segmenter: Segmenter,
     dataset: PairDataset,
     accelerator: Accelerator,
-    bf16: bool,
 ) -> TrainConfig:
     """Halve the batch until a training step with a quarter more images fits into memory, on every
     process: a training needs more than a step, and memory comes in pieces.
@@ -35,7 +35,6 @@ def fit_batch(
         segmenter: its weights are the same afterwards.
         dataset: the training images.
         accelerator: the device, and the other processes.
-        bf16: see `train_one_epoch`.
 
     Returns:
         `config.train` with a `batch_size` that fits, and so many batches per optimiser step that it
@@ -45,6 +44,7 @@ def fit_batch(
         TrainingError: not even one image fits.
     """
     device = accelerator.device
+    bf16 = trains_in_bf16(config.train.precision, device)
     criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
 
     def step(size: int) -> None:

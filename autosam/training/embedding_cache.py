@@ -18,12 +18,12 @@ import torch
 from filelock import FileLock, Timeout
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from autosam.config import RUNS, CacheConfig, Config
 from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import Layout, Store, disk_error, entries, touch
-from autosam.data.loaders import PATIENCE, collate_tensors, fit_workers, what_happened
+from autosam.data.loaders import Workers, make_loader, what_happened
 from autosam.errors import DataError
 from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
 from autosam.models.sam.encode import LARGE, encode_frozen, faster_in_half
@@ -231,19 +231,9 @@ def _encode(
         list(range(first, min(first + BATCH, store.count)))
         for first in firsts[process.process_index :: process.num_processes]
     ]
-    side = sam.spec.image_size
-    workers, ahead, less = fit_workers(workers, BATCH * 3 * side**2, process.num_processes)
-    if less and process.is_main_process:
-        print(less, file=sys.stderr)
-    loader = DataLoader(
-        SamInputs(dataset),
-        batch_sampler=share,
-        num_workers=workers,
-        prefetch_factor=ahead,
-        collate_fn=collate_tensors,
-        worker_init_fn=interrupt.worker_init,
-        timeout=PATIENCE if workers else 0,
-    )
+    size = BATCH * 3 * sam.spec.image_size**2
+    readers = Workers(workers, size, process.num_processes, interrupt, warn=process.is_main_process)
+    loader = make_loader(SamInputs(dataset), share, workers=readers)
     half = store.layout.dtype != "fp32"
     try:
         for images, valid, records in track(loader, title, disable=not process.is_main_process):

@@ -51,7 +51,7 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
         CheckpointError: there is none, or it is damaged.
         DataError: the data changed while the run trained.
     """
-    trainer.check_data()
+    trainer.inputs.require_unchanged(trainer.folder)
     trainer.accelerator.wait_for_everyone()
     best, segmenter = trainer.folder / checkpoint.BEST, trainer.segmenter
     if not best.is_file():

@@ -28,7 +28,6 @@ from autosam.training.embedding_cache import copies_of, use_cache
 from autosam.training.finalize import TrainResult, finalize
 from autosam.training.run_folder import occupy, refuse_folder, resolve
 from autosam.training.trainer import Trainer
-from autosam.utils.device import gains_from_bf16
 from autosam.utils.distributed import make_accelerator
 from autosam.utils.launcher import check_launcher, launcher_precision
 from autosam.utils.logging import log, set_up_log
@@ -95,19 +94,12 @@ def _train(
         accelerator.wait_for_everyone()
         if copies:
             embed(config, data, segmenter, accelerator, interrupt)
-        bf16 = config.train.precision == "bf16" or (
-            config.train.precision == "auto"
-            and accelerator.device.type == "cuda"
-            and gains_from_bf16(accelerator.device)
-        )
         if config.auto_batch and saved is None and RUNS[config.run].trainable:
-            config.train = fit_batch(config, segmenter, data.train, accelerator, bf16)
+            config.train = fit_batch(config, segmenter, data.train, accelerator)
             accelerator.gradient_accumulation_steps = config.train.accumulate
             log.info("batches of %d, %d for each optimiser step",
                      config.train.batch_size, config.train.accumulate)  # fmt: skip
-        trainer = Trainer(
-            config, folder, segmenter, data, accelerator, bf16, started, interrupt, saved
-        )
+        trainer = Trainer(config, folder, segmenter, data, accelerator, started, interrupt, saved)
         stack.callback(trainer.close)
         stack.enter_context(trainer.explaining())
         with PeakMemory() as peak, Progress(

@@ -1,4 +1,4 @@
-"""One epoch of training, one pass of evaluation: plain functions."""
+"""One epoch of training."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ OnStep = Callable[[int, float], None]
 
 
 ONE_VALUE = "Expected more than 1 value per channel"
-"""What torch says where BatchNorm has one value to learn from."""
+"""Torch's message where BatchNorm has one value per channel."""
 
 
 def one_value(error: Exception) -> str:
-    """The sentence for it."""
+    """The message for `ONE_VALUE`, with what to do."""
     return (
         f"BatchNorm cannot learn from a single image whose last map is one cell ({error}). Take "
         "--train.batch_size 2 or more (and as many images), a larger --model.view_size, or another "
@@ -38,13 +38,13 @@ def one_value(error: Exception) -> str:
 
 @dataclass
 class EpochStatistics:
-    """What an epoch has come to so far: its figures are means of these."""
+    """Sums over the batches of an epoch so far; its figures are means of them."""
 
     batches: int = 0
     images: int = 0
     """Of all processes."""
     parts: dict[str, float] = field(default_factory=dict)
-    """Sum over batches of each part of the loss."""
+    """Sum over batches of each term of the loss."""
     norms: int = 0
     norm: float = 0.0
     seconds: float = 0.0
@@ -59,6 +59,15 @@ class EpochStatistics:
         }
 
 
+@dataclass(frozen=True)
+class Optimization:
+    """How weights change: an optimizer, its schedule, and the largest norm of a gradient."""
+
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    clip: float
+
+
 def losses_of(
     model: nn.Module,
     batch: Batch,
@@ -66,7 +75,7 @@ def losses_of(
     device: torch.device,
     bf16: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a training step brings down, and its parts; the arguments are those of
+    """The loss that a training step minimizes, and its terms by name; for the arguments see
     `train_one_epoch`."""
     with half_precision(device, bf16):
         logits, beside = model(batch, with_surrogate=True)
@@ -82,29 +91,26 @@ def train_one_epoch(
     model: nn.Module,
     loader: Iterable[Batch],
     criterion: SegmentationLoss,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
+    optimization: Optimization,
     accelerator: Accelerator,
-    clip: float,
     bf16: bool = False,
     on_step: OnStep = lambda images, loss: None,
     stats: EpochStatistics | None = None,
 ) -> dict[str, float]:
-    """Train once over the data, or over what is left of them.
+    """Train for one epoch, or for the rest of one.
 
     Args:
         model: a segmenter, prepared by the accelerator.
         loader: batches with targets.
-        criterion: gives the loss and its parts.
-        optimizer, scheduler: stepped once per accumulated batch.
+        criterion: gives the loss and its terms.
+        optimization: optimizer and schedule are stepped once per accumulated batch.
         accelerator: device, processes, accumulation.
-        clip: largest gradient norm.
         bf16: forward pass in bfloat16 where it is safe; the loss stays float32.
-        on_step: progress.
-        sums: those of the batches of this epoch that `loader` leaves out, if any; added to.
+        on_step: called after each batch.
+        stats: of the batches of this epoch that `loader` leaves out, if any; added to.
 
     Returns:
-        Means over the batches of all processes of each loss part, and of the surrogate's whole
+        Means over the batches of all processes of each term of the loss, and of the surrogate's
         loss; `grad_norm`; `lr` at the end; `images_per_second`; `data_wait`, the share of time
         spent waiting for data.
 
@@ -112,6 +118,7 @@ def train_one_epoch(
         TrainingError: the loss or its gradient is not finite; the weights are those before that
             batch.
     """
+    optimizer, scheduler = optimization.optimizer, optimization.scheduler
     model.train()
     stats = EpochStatistics() if stats is None else stats
     before = time.perf_counter()
@@ -127,7 +134,9 @@ def train_one_epoch(
             accelerator.backward(total)
             if accelerator.sync_gradients:
                 groups = accelerator.unwrap_model(model).param_groups()
-                norms = [float(accelerator.clip_grad_norm_(group, clip)) for group in groups]
+                norms = [
+                    float(accelerator.clip_grad_norm_(group, optimization.clip)) for group in groups
+                ]
                 if not all(map(math.isfinite, norms)):
                     raise TrainingError(
                         f"the gradient is not finite at batch {stats.batches + 1} "

@@ -1,4 +1,5 @@
-"""What `--resume` needs: the last states of a run, each in a file whose name holds its hash."""
+"""Resuming: the states of a run, each in a file whose name holds its hash, and the files that the
+run must find unchanged."""
 
 from __future__ import annotations
 
@@ -11,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from autosam.errors import CheckpointError
+from autosam.config import Config
+from autosam.data import seen
+from autosam.data.pairs import Splits, fingerprint, sizes
+from autosam.data.splits import RULE, depends_on_rule
+from autosam.errors import CheckpointError, DataError
+from autosam.models import checkpoint
+from autosam.models.sam import sam_hash
+from autosam.models.segmenter import Segmenter
 from autosam.utils.io import write_atomically
 
 FOLDER = Path("checkpoints")
@@ -94,29 +104,93 @@ def how_to_go_on(folder: Path) -> str:
     return f"autosam train --resume {shlex.quote(str(folder))}"
 
 
-def require_fitting(
-    saved: dict[str, Any], facts: dict[str, Any], folder: Path, by_rule: bool
-) -> None:
-    """See that a run goes on with what it began with.
+class Inputs:
+    """The images, masks and weights of SAM that a run began with.
 
     Args:
-        saved, facts: what it began with, and what there is now: hashes of the data and of SAM, and
-            the rule that splits follow.
-        folder: the run folder.
-        by_rule: whether that rule made any difference to its split.
-
-    Raises:
-        CheckpointError: naming what is other than it was.
+        config: the run.
+        splits: its images and masks.
+        segmenter: its network.
     """
-    for name, what in (("data", "images and masks"), ("sam", "weights of SAM")):
-        if saved[name] != facts[name]:
-            raise CheckpointError(
-                f"--resume {folder}: the {what} are not those that it was trained with (hash "
-                f"{facts[name][:12]}, then {saved[name][:12]}). Bring them back, or start a new "
-                "run from its weights with --init."
+
+    def __init__(self, config: Config, splits: Splits, segmenter: Segmenter) -> None:
+        self.config, self.splits, self.sizes = config, splits, sizes(splits)
+        self.facts: dict[str, Any] = {
+            "data": fingerprint(splits),
+            "sam": sam_hash(config.sam, config.sam_checkpoint) if segmenter.sam else "",
+            "split_rule": RULE,
+        }
+
+    def note(self, learns: bool) -> dict[str, Any]:
+        """What a checkpoint keeps of them, by which `evaluate` knows the images that were seen.
+
+        Args:
+            learns: whether anything is fitted to them.
+        """
+        names = ("train", "validation") if learns else ()
+        return {
+            "split_rule": RULE,
+            "seen": {split: seen.note(self.splits[split]) for split in names},
+        }
+
+    def require_unchanged(self, folder: Path) -> None:
+        """Compare the sizes of the files with those at the start.
+
+        Raises:
+            DataError: naming the files that changed.
+        """
+        now = sizes(self.splits)
+        if changed := [name for name, size in self.sizes.items() if now[name] != size]:
+            raise DataError(
+                f"{', '.join(changed[:3])}: {len(changed)} images or masks changed while the run "
+                f"trained. Restore them and go on with --resume {folder}, or train again."
             )
-    if by_rule and saved.get("split_rule") != facts["split_rule"]:
-        raise CheckpointError(
-            f"--resume {folder}: begun by a version of autosam that drew other splits with groups, "
-            "strata or folds. Start a new run with the same settings."
-        )
+
+    def require_same(self, facts: dict[str, Any], folder: Path) -> None:
+        """Compare them with what an interrupted run began with.
+
+        Args:
+            facts: of that run.
+            folder: its folder.
+
+        Raises:
+            CheckpointError: naming what differs.
+        """
+        for name, what in (("data", "images and masks"), ("sam", "weights of SAM")):
+            if facts[name] != self.facts[name]:
+                raise CheckpointError(
+                    f"--resume {folder}: the {what} are not those that it was trained with (hash "
+                    f"{self.facts[name][:12]}, then {facts[name][:12]}). Restore them, or start a "
+                    "new run from its weights with --init."
+                )
+        by_rule = depends_on_rule(self.splits, self.config.data)
+        if by_rule and facts.get("split_rule") != RULE:
+            raise CheckpointError(
+                f"--resume {folder}: begun by a version of autosam that drew other splits with "
+                "groups, strata or folds. Start a new run with the same settings."
+            )
+
+
+def restore_weights(
+    saved: dict[str, Any],
+    folder: Path,
+    segmenter: Segmenter,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    steps: int,
+) -> None:
+    """Load the weights, the optimizer and the schedule of a state.
+
+    Args:
+        saved: the state.
+        folder: the run folder, for messages.
+        segmenter, optimizer, scheduler: loaded into.
+        steps: of the schedule; another number than the state's where the number of processes
+            changed: the schedule then goes on at the same share of it.
+    """
+    checkpoint.restore_trainable(segmenter, saved["model"], str(folder))
+    optimizer.load_state_dict(saved["optimizer"])
+    scheduler.load_state_dict(saved["scheduler"])
+    if saved["steps"] != steps:
+        scheduler.last_epoch = round(scheduler.last_epoch * steps / saved["steps"]) - 1
+        scheduler.step()

@@ -1,4 +1,4 @@
-"""One training: what it is made from, its epochs, what `--resume` brings back."""
+"""A training: its epochs, its evaluations, its checkpoints."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress, TaskID
 
 from autosam.config import RUNS, Config
-from autosam.data import seen
 from autosam.data.dataset import PairDataset
-from autosam.data.loaders import Data, make_loader, what_happened
-from autosam.data.pairs import SPLITS, Splits, fingerprint, sizes
-from autosam.data.splits import RULE, depends_on_rule
+from autosam.data.loaders import Data, what_happened
+from autosam.data.pairs import SPLITS, Splits
 from autosam.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     TrainingError,
     is_out_of_memory,
 )
@@ -37,15 +34,22 @@ from autosam.evaluation.metrics import METRICS, mean_scores, require_all
 from autosam.evaluation.visualize import spread
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
-from autosam.models.sam import sam_hash
 from autosam.models.segmenter import Segmenter
 from autosam.training import resume as state
-from autosam.training.loop import ONE_VALUE, EpochStatistics, one_value, train_one_epoch
+from autosam.training.data import epoch_loader
+from autosam.training.loop import (
+    ONE_VALUE,
+    EpochStatistics,
+    Optimization,
+    one_value,
+    train_one_epoch,
+)
 from autosam.training.mask_classifier import fit_mask_classifier
 from autosam.training.optim import build_optimizer, build_schedule
 from autosam.training.tracker import Tracker
 from autosam.types import Batch
 from autosam.utils import provenance as origin
+from autosam.utils.device import trains_in_bf16
 from autosam.utils.distributed import of_another
 from autosam.utils.logging import log
 from autosam.utils.signals import AtOnce, Interrupt
@@ -57,8 +61,9 @@ class Trainer:
     Args:
         config: resolved; `train.epochs` is set.
         folder: the run folder, made already.
-        segmenter, data, accelerator: the parts.
-        bf16: whether the forward pass runs in bfloat16.
+        segmenter: the network.
+        data: the three splits.
+        accelerator: device and processes.
         started: `time.perf_counter()` when it began.
         interrupt: a signal that came.
         saved: state of an interrupted run, to go on from.
@@ -75,13 +80,13 @@ class Trainer:
         segmenter: Segmenter,
         data: Data,
         accelerator: Accelerator,
-        bf16: bool,
         started: float,
         interrupt: Interrupt,
         saved: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.data = config, folder, data
-        self.segmenter, self.accelerator, self.bf16 = segmenter, accelerator, bf16
+        self.segmenter, self.accelerator = segmenter, accelerator
+        self.bf16 = trains_in_bf16(config.train.precision, accelerator.device)
         self.epoch, self.best, self.stale, self.stats = 0, -1.0, 0, EpochStatistics()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._let_go()
@@ -89,7 +94,7 @@ class Trainer:
             config.loss, config.data.exclusive, config.paper.loss_on_padding
         )
         processes = accelerator.num_processes
-        train_loader, self.sampler = make_loader(
+        train_loader, self.sampler = epoch_loader(
             data.train, config, processes, interrupt, shuffle=True
         )
         optimizer = build_optimizer(segmenter, config.train)
@@ -105,7 +110,7 @@ class Trainer:
             )
         self.loaders = {
             split: accelerator.prepare(
-                make_loader(getattr(data, split), config, processes, interrupt, shuffle=False)[0]
+                epoch_loader(getattr(data, split), config, processes, interrupt, shuffle=False)[0]
             )
             for split in ("validation", "test")
         }
@@ -113,12 +118,7 @@ class Trainer:
         self.epochs = config.train.epochs if learns else 0
         self.steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = build_schedule(optimizer, config.train, self.steps)
-        self._sizes = sizes(self.splits)
-        self.facts: dict[str, Any] = {
-            "data": fingerprint(self.splits),
-            "sam": sam_hash(config.sam, config.sam_checkpoint) if segmenter.sam else "",
-            "split_rule": RULE,
-        }
+        self.inputs = state.Inputs(config, self.splits, segmenter)
         if saved is not None:
             try:
                 self._restore(saved)
@@ -129,7 +129,7 @@ class Trainer:
                 ) from None
         self.tracker: Tracker | None = None
         if accelerator.is_main_process:
-            origin.note(folder, processes=processes, files=self.facts)
+            origin.note(folder, processes=processes, files=self.inputs.facts)
             self.tracker = Tracker(folder, config, self.epoch)
             if saved is None:
                 self.tracker.parameters(segmenter)
@@ -140,27 +140,9 @@ class Trainer:
         return {split: getattr(self.data, split).pairs for split in SPLITS}
 
     @functools.cached_property
-    def drawn(self) -> dict[str, Any]:
-        """What a checkpoint notes of the split, so that no image trained on is scored as new."""
-        learns = self.epochs > 0 or self.segmenter.mask_classifier is not None
-        names = ("train", "validation") if learns else ()
-        return {
-            "split_rule": RULE,
-            "seen": {split: seen.note(self.splits[split]) for split in names},
-        }
-
-    def check_data(self) -> None:
-        """See that the files are still those that the run began with.
-
-        Raises:
-            DataError: naming one that is not.
-        """
-        now = sizes(self.splits)
-        if changed := [name for name, size in self._sizes.items() if now[name] != size]:
-            raise DataError(
-                f"{', '.join(changed[:3])}: {len(changed)} images or masks changed while the run "
-                f"trained. Bring them back and go on with --resume {self.folder}, or train anew."
-            )
+    def noted(self) -> dict[str, Any]:
+        """What checkpoints keep of the images that the run learns from."""
+        return self.inputs.note(self.epochs > 0 or self.segmenter.mask_classifier is not None)
 
     def close(self) -> None:
         """Let go of the files, however the run ended."""
@@ -173,16 +155,10 @@ class Trainer:
         return time.perf_counter() - self._started
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        state.require_fitting(
-            saved["facts"], self.facts, self.folder, depends_on_rule(self.splits, self.config.data)
+        self.inputs.require_same(saved["facts"], self.folder)
+        state.restore_weights(
+            saved, self.folder, self.segmenter, self.optimizer, self.scheduler, self.steps
         )
-        checkpoint.restore_trainable(self.segmenter, saved["model"], str(self.folder))
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        if saved["steps"] != self.steps:  # another number of processes
-            done = self.scheduler.last_epoch * self.steps / saved["steps"]
-            self.scheduler.last_epoch = round(done) - 1
-            self.scheduler.step()
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
         self.stats = EpochStatistics(**saved["sums"])
         if self.epoch:  # better now than when the last epoch is done
@@ -206,7 +182,7 @@ class Trainer:
                 "stale": self.stale,
                 "sums": dataclasses.asdict(self.stats),
                 "seconds": self.seconds,
-                "facts": self.facts,
+                "facts": self.inputs.facts,
             }
             state.save(self.folder, content)
         self.interrupt.remedy = state.how_to_go_on(self.folder)
@@ -277,7 +253,7 @@ class Trainer:
             log.info("%d masks of training images say which masks count", masks)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
             checkpoint.save(
-                self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.drawn
+                self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.noted
             )
         done = self.epoch * len(self.loader) + self.stats.batches
         start: dict[str, Any] = {"loss": "-", "dice": "-", "speed": 0.0}
@@ -325,9 +301,15 @@ class Trainer:
         try:
             self._keep()
             return train_one_epoch(
-                self.model, self.loader, self.criterion, self.optimizer, self.scheduler,
-                self.accelerator, self.config.train.clip, self.bf16, on_step, self.stats,
-            )  # fmt: skip
+                self.model,
+                self.loader,
+                self.criterion,
+                Optimization(self.optimizer, self.scheduler, self.config.train.clip),
+                self.accelerator,
+                self.bf16,
+                on_step,
+                self.stats,
+            )
         except AtOnce:
             self.interrupt.at_once = False
             self._bring_back()
@@ -357,7 +339,7 @@ class Trainer:
     def evaluate(self, split: str, final: bool = False) -> dict[str, dict[str, float]]:
         """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""
         if self.accelerator.num_processes > 1:
-            for buffer in self.segmenter.buffers():  # BatchNorm's stats differ by process
+            for buffer in self.segmenter.buffers():  # BatchNorm's statistics differ by process
                 broadcast(buffer, from_process=0)
         rows = evaluate(
             self.segmenter,
@@ -395,7 +377,7 @@ class Trainer:
                 self.segmenter,
                 self.config,
                 epoch=self.epoch,
-                **self.drawn,
+                **self.noted,
                 **{split: scores},
             )
         self.save_state()

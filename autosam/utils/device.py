@@ -35,6 +35,18 @@ def choose_device() -> torch.device:
     return device
 
 
+def trains_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether the forward passes of a training run in bfloat16.
+
+    Args:
+        precision: `--train.precision`: "bf16", "no", or "auto" for where it is faster.
+        device: the device of the training.
+    """
+    if precision == "auto":
+        return device.type == "cuda" and gains_from_bf16(device)
+    return precision == "bf16"
+
+
 def gains_from_bf16(device: torch.device) -> bool:
     """Whether the device multiplies matrices faster in bfloat16 than in float32.
 

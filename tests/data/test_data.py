@@ -13,10 +13,11 @@ from PIL import Image
 from autosam.config import AugmentConfig, DataConfig
 from autosam.data.augment import build_augment
 from autosam.data.checks import check_pairs, check_splits
-from autosam.data.dataset import EpochSampler, PairDataset, make_sample
+from autosam.data.dataset import PairDataset, Visit, make_sample
 from autosam.data.images import read_image, read_mask
 from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import find_pairs
+from autosam.data.loaders import EpochSampler
 from autosam.data.reading import MaskReading
 from autosam.errors import ConfigError, DataError
 from autosam.types import InputSpec
@@ -331,7 +332,7 @@ def test_a_quarter_turn_swaps_the_valid_region() -> None:
     image, label = np.full((32, 64, 3), 9, np.uint8), np.ones((32, 64), np.uint8)
     shapes = set()
     for seed in range(12):
-        sample = make_sample("x", image, FRAME, label, augment=turn, seed=(seed,))
+        sample = make_sample("x", image, FRAME, label, visit=Visit(turn, (seed,)))
         shapes.add(sample.sam_valid)
         assert sample.sam_input is not None
         assert (sample.sam_input[0] == 9).sum() == 32 * 64

@@ -14,7 +14,8 @@ import autosam.data.dataset
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data.augment import QuarterTurn, build_augment
 from autosam.data.checks import MaskReading
-from autosam.data.dataset import EpochSampler, PairDataset
+from autosam.data.dataset import PairDataset, Prompting
+from autosam.data.loaders import EpochSampler
 from autosam.data.pairs import Pair
 from autosam.types import ImageEmbedding, InputSpec, ObjectPrompts
 
@@ -98,7 +99,7 @@ def table() -> tuple[list[str], np.ndarray]:
     with pytest.MonkeyPatch.context() as patch:
         draws = Draws(patch)
         for seed in range(SEEDS):
-            rest = (input_spec, reading, augment, seed, PromptConfig())
+            rest = (input_spec, reading, augment, seed, Prompting(PromptConfig()))
             moved = PairDataset(pairs, *rest, shuffled=True)
             fixed = PairDataset(pairs, *rest, copies=1000)
             moved.use(draws.embedding)

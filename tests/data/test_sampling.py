@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
-from autosam.data.dataset import EpochBatches, EpochSampler
+from autosam.data.loaders import EpochBatches, EpochSampler
 
 SETS = {
     "length": st.integers(1, 90),

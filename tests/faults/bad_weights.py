@@ -526,7 +526,7 @@ def settings_beside(rng: Random, folder: Path, good: Good) -> Bad:
     return line, flag[2:].split("=")[0]
 
 
-@cause("resume", CheckpointError, r"the images and masks are not those .*Bring them back", 3)
+@cause("resume", CheckpointError, r"the images and masks are not those .*Restore them", 3)
 def other_data(rng: Random, folder: Path, good: Good) -> Bad:
     run, data = resumed(good, folder), folder / "data"
     shutil.copytree(good.run.parent / "data", data)
@@ -535,7 +535,7 @@ def other_data(rng: Random, folder: Path, good: Good) -> Bad:
     return going_on(run, f"--data.root={data}")
 
 
-@cause("resume", CheckpointError, r"the weights of SAM are not those .*Bring them back", 2)
+@cause("resume", CheckpointError, r"the weights of SAM are not those .*Restore them", 2)
 def another_sam_than_before(rng: Random, folder: Path, good: Good) -> Bad:
     run = resumed(good, folder)
     path = resaved(good, folder, lambda state: state["mask_decoder.iou_token.weight"].add_(1))

@@ -182,10 +182,10 @@ def test_a_signal_while_modules_are_imported(
 SMALL = """
 import torch
 from torch.utils.data import DataLoader
-from autosam.data.loaders import collate_tensors
+from autosam.data.loaders import collate
 rows = [(torch.zeros(1 << 20),)] * 8
 try:
-    for batch in DataLoader(rows, 2, num_workers=1, collate_fn=collate_tensors):
+    for batch in DataLoader(rows, 2, num_workers=1, collate_fn=collate):
         print(len(batch))
 except Exception as error:
     print(type(error).__name__, error)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from helpers import tiny_config
 
-from autosam.data.dataset import EpochBatches, EpochSampler, largest_batch
+from autosam.data.dataset import largest_batch
+from autosam.data.loaders import EpochBatches, EpochSampler
 from autosam.errors import TrainingError, is_out_of_memory
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, SamSpec

@@ -21,7 +21,6 @@ import autosam
 from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.layouts import load_splits
-from autosam.data.loaders import make_loader
 from autosam.errors import StorageError
 from autosam.inference.formats import write_probabilities
 from autosam.inference.predictor import Prediction
@@ -29,7 +28,7 @@ from autosam.models import checkpoint
 from autosam.models.segmenter import build_segmenter
 from autosam.predict import predict
 from autosam.train import train
-from autosam.training.data import open_data
+from autosam.training.data import epoch_loader, open_data
 from autosam.utils.io import write_atomically
 from autosam.utils.signals import Interrupt
 
@@ -102,7 +101,7 @@ def test_what_a_reading_process_needs_can_be_pickled(tiny_file: Path, tmp_path: 
     data = draw_folders(tmp_path / "data")
     config = tiny_config(tiny_file, f"--data.root={data}", "--data.workers=1", "--run=decoder-box")
     dataset = open_data(config, build_segmenter(config).input_spec).train
-    loader, _ = make_loader(dataset, config, 1, Interrupt(), True)
+    loader, _ = epoch_loader(dataset, config, 1, Interrupt(), True)
     # As while a process is spawned.
     set_spawning_popen(SimpleNamespace(DupFd=int, duplicate_for_child=int))
     try:
@@ -111,7 +110,7 @@ def test_what_a_reading_process_needs_can_be_pickled(tiny_file: Path, tmp_path: 
     finally:
         set_spawning_popen(None)
     one, other = (collate([kept[(0, 0)]]) for kept in (dataset, copied))
-    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.sam_input, other.sam_input)
 
 
 def test_a_mac_without_cuda_computes_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
