@@ -38,6 +38,17 @@ class InputSpec:
     `image_size`."""
 
 
+@dataclass(frozen=True)
+class Decision:
+    """When a class counts as found."""
+
+    threshold: float = 0.5
+    """Probability from which on a pixel is foreground; of several exclusive classes the most
+    probable wins instead."""
+    min_area: float = 0.0
+    """Share of the image below which a class counts as not found."""
+
+
 @dataclass
 class ObjectPrompts:
     """Boxes or points (one of the two) for M objects, in pixels of the S x S square."""
@@ -66,6 +77,10 @@ class ObjectPrompts:
     def part(self, start: int, stop: int) -> ObjectPrompts:
         """The objects from `start` to `stop`."""
         return ObjectPrompts(**{k: v[start:stop] for k, v in self.tensors().items()})
+
+    def select(self, chosen: Tensor) -> ObjectPrompts:
+        """The objects at which `chosen`, bool M, is true."""
+        return self.map(lambda tensor: tensor[chosen])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ObjectPrompts:
         """`function` applied to every tensor."""

@@ -27,15 +27,14 @@ from autosam.config.cli import parse
 from autosam.data.dataset import Visit, make_sample
 from autosam.models.sam.base import IMAGENET_MEAN, IMAGENET_STD, SamSpec
 from autosam.models.sam.meta import SegmentAnything
-from autosam.models.sam.vit import VitEncoder, from_meta
+from autosam.models.sam.vit import Vit, VitEncoder, from_meta
 from autosam.types import Batch, InputSpec
 
 
 def build_tiny(spec: SamSpec) -> SegmentAnything:
     """SAM's anatomy at 64 px, grid 8 x 8, width 32."""
-    encoder = VitEncoder(
-        64, 32, depth=2, heads=2, wide=(1,), window=4, patch=8, out=32, mlp_ratio=2
-    )
+    vit = Vit(32, depth=2, heads=2, global_blocks=(1,), window=4, patch=8, out=32, mlp_ratio=2)
+    encoder = VitEncoder(64, vit)
     sam = SegmentAnything(spec, encoder, *tiny_prompt_parts())
     liven(sam)
     return sam

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -36,7 +36,7 @@ from autosam.models.sam.encode import encode_frozen, faster_in_half
 from autosam.models.sam.meta import VITS
 from autosam.models.sam.vit import from_meta
 from autosam.models.sam.weights.locate import known
-from autosam.models.segmenter import Segmenter
+from autosam.models.segmenter import Encoding, Segmenter
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.training.embedding_cache import Cached
 from autosam.training.loop import Optimization, train_one_epoch
@@ -78,16 +78,22 @@ class Case:
 
 
 def build_sam(name: str, reference: bool, encoder: bool) -> Sam:
-    """SAM with random weights, the same at every call whichever encoder implements them."""
+    """SAM with random weights, the same at every call whichever encoder implements them.
+
+    Args:
+        name: a key of `SAMS`.
+        reference: the image encoder is `segment_anything`'s own.
+        encoder: False leaves the image encoder out.
+    """
     torch.manual_seed(0)
     spec = SAMS[name]
     if not encoder:
         with torch.device("meta"):
             sam = spec.build(spec)
         sam.image_encoder = AbsentEncoder(0)
-        module = cast(nn.Module, sam).to_empty(device="cpu")
+        sam.to_empty(device="cpu")
         with torch.no_grad():
-            for value in module.state_dict().values():
+            for value in sam.state_dict().values():
                 value.normal_(std=0.02)
     elif name in VITS:
         published = sam_model_registry[name]()
@@ -96,14 +102,12 @@ def build_sam(name: str, reference: bool, encoder: bool) -> Sam:
                 if "_pos" in key or key == "pos_embed":  # zero as they are made
                     value.normal_(std=0.02)
         sam = spec.build(spec)
-        module = cast(nn.Module, sam)
-        module.load_state_dict(from_meta(published.state_dict()))
+        sam.load_state_dict(from_meta(published.state_dict()))
         if reference:
             sam.image_encoder = published.image_encoder
     else:
         sam = spec.build(spec)
-        module = cast(nn.Module, sam)
-    return cast(Sam, module.eval().requires_grad_(False))
+    return sam.eval().requires_grad_(False)
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def measure(case: Case) -> dict[str, Any]:
 def encoding(case: Case, device: torch.device) -> dict[str, Any]:
     """One image through the image encoder."""
     sam = build_sam(case.sam, case.reference, encoder=True)
-    cast(nn.Module, sam).to(device)
+    sam.to(device)
     if case.compiled:
         sam.image_encoder.compile()
     size = sam.spec.image_size
@@ -143,20 +147,17 @@ def encoding(case: Case, device: torch.device) -> dict[str, Any]:
 def build_segmenter(case: Case) -> Segmenter:
     """The run `autosam`, with random weights."""
     sam = build_sam(case.sam, case.reference, encoder=case.embeddings == "encoder")
-    size = case.view_size
-    kinds = ModelConfig(prompt=case.prompt).prompt_kinds
-    generator = PromptGenerator(
-        case.backbone, "none", size, 192, 1, sam.width, sam.grid, kinds, 8, sam.levels
+    model = ModelConfig(
+        backbone=case.backbone,
+        backbone_weights="none",
+        view_size=case.view_size,
+        prompt=case.prompt,
     )
-    return Segmenter(
-        1,
-        sam,
-        generator,
-        trainable=("prompter",),
-        view_size=size,
-        half_encoder=case.half,
-        surrogate=SurrogateDecoder(sam.width, kinds),
-    )
+    generator = PromptGenerator(model, num_classes=1, sam=sam)
+    surrogate = SurrogateDecoder(sam.width, model.prompt_kinds)
+    encoding = Encoding(half=case.half)
+    trainable = [generator, surrogate]
+    return Segmenter(sam, generator, surrogate, trainable, case.view_size, encoding)
 
 
 def draw(folder: Path, count: int) -> None:
@@ -184,7 +185,7 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
     watch = Stopwatch(device)
     for owner, method, name in (
         (segmenter, "encode_image", "encoder"),
-        (segmenter, "prompt", "generator"),
+        (segmenter.prompter, "forward", "generator"),
         (segmenter, "decode_mask", "decoder"),
         (criterion, "forward", "loss"),
         (accelerator, "backward", "backward"),
@@ -229,9 +230,7 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     copies = COPIES if cached else 0
     dataset = PairDataset(pairs, segmenter.input_spec, MaskReading(), augment, copies=copies)
     if cached:
-        sam = segmenter.sam
-        assert sam is not None
-        shapes = level_shapes(sam)
+        shapes = level_shapes(segmenter.sam)
         layout = Layout(shapes, "bf16")
         store = Store.create(folder / "cache", {}, len(pairs) * copies, layout, "bench")
         for i in range(store.count):

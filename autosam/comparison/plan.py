@@ -147,7 +147,7 @@ def digest(config: Config, data: str) -> str:
         if one.facts.get("result", True)
     }
     sam = ""
-    if RUNS[config.run].decoder == "sam":
+    if RUNS[config.run].uses_sam:
         sam = sam_hash(config.sam, config.sam_checkpoint)
     content = json.dumps([settings, sam, data, autosam.__version__], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -22,7 +22,7 @@ from autosam.evaluation.metrics import METRICS, require_all
 from autosam.evaluation.prediction import predict_batch
 from autosam.evaluation.scores import Scores, read_scores, write_scores
 from autosam.models import checkpoint
-from autosam.models.segmenter import Segmenter
+from autosam.models.base import SegmentationModel
 from autosam.training.data import open_data
 from autosam.training.embedding_cache import copies_of, use_cache
 from autosam.types import Batch
@@ -71,16 +71,15 @@ def scores_of(job: Job, ablation: Ablation = "") -> Scores:
     return job.read(file.name, read_scores)
 
 
-def load_segmenter(job: Job, ablation: Ablation = "") -> Segmenter:
+def load_segmenter(job: Job, ablation: Ablation = "") -> SegmentationModel:
     """The segmenter of a finished job, with an ablation applied."""
     fast = ablation == "surrogate"
-    segmenter = checkpoint.load(job.folder, fast=fast).segmenter.to(choose_device())
-    segmenter.blank = segmenter.blank or ablation == "blank"
-    return segmenter
+    loaded = checkpoint.load(job.folder, fast=fast, blank=ablation == "blank")
+    return loaded.segmenter.to(choose_device())
 
 
 def open_test(
-    config: Config, segmenter: Segmenter, ablation: Ablation = "", cached: bool = True
+    config: Config, segmenter: SegmentationModel, ablation: Ablation = "", cached: bool = True
 ) -> PairDataset:
     """The test split, as the segmenter takes it; embeddings come from the cache if there is one."""
     if ablation == "shuffled":
@@ -92,7 +91,7 @@ def open_test(
     return test
 
 
-def batches(segmenter: Segmenter, dataset: PairDataset, size: int) -> Iterator[Batch]:
+def batches(segmenter: SegmentationModel, dataset: PairDataset, size: int) -> Iterator[Batch]:
     """The images in order, on the segmenter's device."""
     device = next(segmenter.parameters()).device
     loader = make_loader(dataset, EpochSampler(len(dataset), shuffle=False), size)

@@ -14,6 +14,36 @@ class Composition:
     decoder: Literal["sam", "head"]
     trainable: tuple[Literal["prompter", "decoder"], ...]
 
+    @property
+    def learns(self) -> bool:
+        """Whether gradients train anything."""
+        return bool(self.trainable)
+
+    @property
+    def uses_training_images(self) -> bool:
+        """Whether it learns, or a mask classifier is fitted to training images."""
+        return self.learns or self.prompter == "grid"
+
+    @property
+    def learns_prompt(self) -> bool:
+        """Whether a prompt generator makes the prompts."""
+        return self.prompter == "learned"
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether its prompts come from the true masks, which new images do not have."""
+        return self.prompter in ("box", "points")
+
+    @property
+    def uses_color_prior(self) -> bool:
+        """Whether its prompts come from a rule on colours."""
+        return self.prompter == "rough"
+
+    @property
+    def uses_sam(self) -> bool:
+        """Whether it uses SAM at all, and so image embeddings that can be cached."""
+        return self.decoder == "sam"
+
 
 RUNS: dict[str, Composition] = {
     "autosam": Composition("learned", "sam", ("prompter",)),
@@ -31,4 +61,4 @@ RUNS: dict[str, Composition] = {
 """The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps. Boxes
 and points are taken from the true mask: such runs are oracles, good for comparison only. Those of
 `rough` runs are taken from a rule on colours, which needs no truth; those of `sam-auto` from a
-grid, and a rule fitted on training images says which masks count."""
+grid, and a classifier fitted to training images says which masks count."""

@@ -300,4 +300,4 @@ class Config(Settings):
     @property
     def color_prior(self) -> RoughConfig | None:
         """The rule on colours that the prompts come from; None where they come from elsewhere."""
-        return self.rough if RUNS[self.run].prompter == "rough" else None
+        return self.rough if RUNS[self.run].uses_color_prior else None

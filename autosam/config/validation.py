@@ -20,12 +20,12 @@ def check_settings(config: Config) -> None:
     check_data(config.data)
     if not any((config.loss.bce, config.loss.mse, config.loss.focal, config.loss.dice)):
         raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
-    if RUNS[config.run].prompter == "rough" and config.data.num_classes > 1:
+    if RUNS[config.run].uses_color_prior and config.data.num_classes > 1:
         raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
-    if config.embedding != "real" and RUNS[config.run].decoder != "sam":
+    if config.embedding != "real" and not RUNS[config.run].uses_sam:
         raise ConfigError(f"--embedding {config.embedding}: the run {config.run} has no SAM.")
     for name in ("double_normalisation", "min_max_logits"):
-        if getattr(config.paper, name) and RUNS[config.run].decoder != "sam":
+        if getattr(config.paper, name) and not RUNS[config.run].uses_sam:
             raise ConfigError(f"--paper.{name}: the run {config.run} has no SAM.")
     if config.paper.min_max_logits and RUNS[config.run].prompter == "grid":
         raise ConfigError(f"--paper.min_max_logits: {config.run} does not take SAM's logits.")

@@ -11,7 +11,7 @@ from autosam.evaluation import visualize
 from autosam.evaluation.explain import explain
 from autosam.evaluation.metrics import dice
 from autosam.evaluation.prediction import predict_label
-from autosam.models.segmenter import Segmenter
+from autosam.models.base import SegmentationModel
 from autosam.types import Batch
 
 SIDE = 224
@@ -20,7 +20,7 @@ SIDE = 224
 
 @torch.no_grad()
 def contact_sheet(
-    segmenter: Segmenter,
+    segmenter: SegmentationModel,
     dataset: PairDataset,
     positions: list[int],
     exclusive: bool,
@@ -48,7 +48,11 @@ def contact_sheet(
         batch = Batch.collate([sample]).to(device)
         explained = explain(segmenter, batch)
         predicted = predict_label(
-            explained.logits, exclusive, segmenter.threshold, segmenter.min_area, sample.valid
+            explained.logits,
+            exclusive,
+            segmenter.decision.threshold,
+            segmenter.decision.min_area,
+            sample.valid,
         )
         assert sample.label is not None
         truth = class_masks(sample.label, segmenter.num_classes)
@@ -58,19 +62,19 @@ def contact_sheet(
             shown = visualize.draw_prompts(shown, sample.prompts, sample.sam_valid)
         row = [image, shown, visualize.overlay(image, predicted, colours)]
         row += explained.heatmaps.values()
-        if explained.surrogate is not None:
+        if explained.surrogate is not None and segmenter.surrogate is not None:
             alone = predict_label(
                 explained.surrogate,
                 exclusive,
-                segmenter.fast_threshold,
-                segmenter.fast_min_area,
+                segmenter.surrogate.decision.threshold,
+                segmenter.surrogate.decision.min_area,
                 sample.valid,
             )
             row.append(visualize.overlay(image, alone, colours))
         rows.append([visualize.fit(cell, SIDE) for cell in row])  # large ones are not kept
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
-    truth_title = "truth" if segmenter.prompts is None else "truth and prompt"
+    truth_title = "truth" if segmenter.input_spec.prompts is None else "truth and prompt"
     highlights = [f"prompt, {title}" for title in explained.heatmaps] if positions else []
     titles = ["image", truth_title, "prediction", *highlights, "prompt without SAM"]
     return visualize.image_grid(rows, titles[: len(rows[0])], notes, SIDE)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from itertools import zip_longest
 from pathlib import Path
-from typing import cast
 
 from rich.progress import track
-from torch import nn
 
 from autosam.config import DataConfig
 from autosam.config.commands import EvaluateConfig
@@ -165,7 +163,7 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     device = choose_device()
     name = config.sam or "lite"
     sam = load_sam(name, config.sam_checkpoint)
-    cast(nn.Module, sam).to(device)
+    sam.to(device)
     title, pairs, data = find_part(config)
     report = check_pairs(pairs, data)
     tell(report)

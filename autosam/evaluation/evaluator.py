@@ -14,15 +14,15 @@ from autosam.evaluation.calibration import THRESHOLDS, choose
 from autosam.evaluation.metrics import dice, score
 from autosam.evaluation.prediction import predict_batch, predict_label
 from autosam.evaluation.scores import Scores
+from autosam.models.base import SegmentationModel
 from autosam.models.losses import SegmentationLoss
 from autosam.models.normalize import inside
-from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
 
 
 @torch.no_grad()
 def calibrate(
-    segmenter: Segmenter,
+    segmenter: SegmentationModel,
     loader: Iterable[Batch],
     exclusive: bool,
     accelerator: Accelerator | None = None,
@@ -90,7 +90,7 @@ def trust_in_words(means: Mapping[str, float]) -> str:
 
 @torch.no_grad()
 def evaluate(
-    segmenter: Segmenter,
+    segmenter: SegmentationModel,
     loader: Iterable[Batch],
     exclusive: bool,
     names: tuple[str, ...] = ("dice", "iou"),
@@ -120,7 +120,7 @@ def evaluate(
     for batch in loader:
         predicted = predict_batch(segmenter, batch, bf16)
         trusted: list[dict[str, float]] = [{}] * len(batch)
-        if predicted.prompt is not None and not (segmenter.fast or segmenter.blank):
+        if predicted.prompt is not None and segmenter.sees_image:
             trusted = trust(predicted.prompt, batch, segmenter.input_spec.image_size)
         for i, name in enumerate(batch.names):
             label = batch.labels[i]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +9,10 @@ import torch
 
 from autosam.data.geometry import restore
 from autosam.evaluation import visualize
+from autosam.models.base import SegmentationModel
+from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.segmenter import Segmenter
-from autosam.types import Batch
+from autosam.types import Batch, Prompt
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Explanation:
 
 
 @torch.no_grad()
-def explain(segmenter: Segmenter, batch: Batch) -> Explanation:
+def explain(segmenter: SegmentationModel, batch: Batch) -> Explanation:
     """Segment one image and show its prompt, with one pass of the image encoder.
 
     Args:
@@ -40,18 +41,18 @@ def explain(segmenter: Segmenter, batch: Batch) -> Explanation:
     def full_size(values: torch.Tensor) -> torch.Tensor:
         return restore(values.float(), batch.sizes[0], input_spec.image_size, input_spec.geometry)
 
-    if segmenter.sam is None or segmenter.generator is None:
+    if not isinstance(segmenter.prompter, PromptGenerator):
         return Explanation(full_size(segmenter(batch)[0]))
-    prompt, baseline = segmenter.prompt(batch), None
-    if segmenter.fast:
-        logits = segmenter.decode_surrogate(prompt)[0]
+    baseline = None
+    if isinstance(segmenter, Segmenter):
+        embedding, prompt = segmenter.encode_image(batch), segmenter.prompter(batch, segmenter.sam)
+        logits = segmenter.decode_mask(batch, embedding, prompt)[0]
+        if segmenter.surrogate is None:  # sparse tokens alone
+            empty = segmenter.prompter.no_prompts(batch, segmenter.sam)
+            baseline = segmenter.decode_mask(batch, embedding, empty)[0]
     else:
-        embedding = segmenter.encode_image(batch)
-        logits = segmenter.decode_mask(embedding, prompt)[0]
-        if segmenter.surrogate is None:  # tokens alone
-            empty = segmenter.sam.no_prompt(len(prompt.image_index))
-            empty = dataclasses.replace(empty, image_index=prompt.image_index)
-            baseline = segmenter.decode_mask(embedding, empty)[0]
+        (logits, *_), prompt = segmenter.segment(batch)
+    assert isinstance(prompt, Prompt)
     rows, columns = (batch.generator_valid[0] / input_spec.generator_size).tolist()
     maps = visualize.prompt_maps(prompt, logits, baseline, (rows, columns))
     heatmaps = {

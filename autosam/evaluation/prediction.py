@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from autosam.data.geometry import restore
+from autosam.models.base import SegmentationModel
 from autosam.models.losses import with_background
-from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
 from autosam.utils.device import half_precision
 
@@ -21,7 +21,7 @@ class BatchPrediction:
     """What a segmenter predicts for a batch. Images are brought to their own size one at a time,
     when asked for, because they may be large."""
 
-    segmenter: Segmenter
+    segmenter: SegmentationModel
     batch: Batch
     logits: Tensor
     """float32 B x K x m x m."""
@@ -42,7 +42,11 @@ class BatchPrediction:
         """
         segmenter = self.segmenter
         return predict_label(
-            self.full_logits(i), exclusive, segmenter.threshold, segmenter.min_area, self.valid(i)
+            self.full_logits(i),
+            exclusive,
+            segmenter.decision.threshold,
+            segmenter.decision.min_area,
+            self.valid(i),
         )
 
     def valid(self, i: int) -> np.ndarray | None:
@@ -50,7 +54,9 @@ class BatchPrediction:
         return self.batch.valid[i] if self.batch.valid else None
 
 
-def predict_batch(segmenter: Segmenter, batch: Batch, bf16: bool = False) -> BatchPrediction:
+def predict_batch(
+    segmenter: SegmentationModel, batch: Batch, bf16: bool = False
+) -> BatchPrediction:
     """Segment a batch.
 
     Args:

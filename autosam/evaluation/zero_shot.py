@@ -43,7 +43,7 @@ def ellipse_in_box(mask: np.ndarray) -> np.ndarray:
 
 def random_decoder(sam: Sam) -> Sam:
     """The same SAM with a mask decoder of random weights: what an untrained one would score."""
-    other = copy.copy(cast(nn.Module, sam))
+    other = copy.copy(sam)
     # The rest is shared: the image encoder may take gigabytes.
     other._modules = dict(other._modules)
     other.mask_decoder = copy.deepcopy(sam.mask_decoder)
@@ -58,7 +58,7 @@ def random_decoder(sam: Sam) -> Sam:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         other.mask_decoder.apply(forget)
-    return cast(Sam, other)
+    return other
 
 
 class ZeroShot:

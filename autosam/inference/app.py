@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autosam.config import RUNS
 from autosam.config.commands import AppConfig
 from autosam.config.values import require_config
 from autosam.data.images import image_size, write_png
@@ -165,7 +166,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
         ]  # fmt: skip
         said = gr.Markdown(elem_id="said")
         # A row for each image: itself, then a mask and maybe a prompt of each run.
-        wide = 1 + sum(1 + (p.segmenter.generator is not None) for p in predictors.values())
+        wide = 1 + sum(1 + RUNS[p.loaded.config.run].learns_prompt for p in predictors.values())
         gallery = gr.Gallery(
             label="Masks", columns=min(wide, 6), height="auto", object_fit="contain",
             elem_id="masks", format="png",

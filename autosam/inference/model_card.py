@@ -47,9 +47,9 @@ def model_card(loaded: Loaded) -> ModelCard:
     images = header.get("images")
     if images:
         facts["images"] = ", ".join(f"{count} {split}" for split, count in images.items())
-    facts["threshold"] = f"{loaded.segmenter.threshold:g}"
-    if loaded.segmenter.min_area:
-        facts["smallest area"] = f"{loaded.segmenter.min_area:.2%} of the image"
+    facts["threshold"] = f"{loaded.segmenter.decision.threshold:g}"
+    if loaded.segmenter.decision.min_area:
+        facts["smallest area"] = f"{loaded.segmenter.decision.min_area:.2%} of the image"
     scores = {
         split: [f"{header[split][name]:.{digits}f}" for name, (_, digits) in COLUMNS.items()]
         for split in ("validation", "test")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from autosam.data.geometry import content_sizes, resize_matrix, restore_matrix
+from autosam.models.base import SegmentationModel
 from autosam.models.losses import with_background
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
@@ -27,11 +29,16 @@ class Graph(nn.Module):
     """
 
     def __init__(
-        self, segmenter: Segmenter, exclusive: bool, threshold: float = 0.5, min_area: float = 0.0
+        self,
+        segmenter: SegmentationModel,
+        exclusive: bool,
+        threshold: float = 0.5,
+        min_area: float = 0.0,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter.eval().requires_grad_(False)
-        segmenter.half_encoder = False
+        if isinstance(segmenter, Segmenter):
+            segmenter.encoding = replace(segmenter.encoding, half=False)
         self.exclusive = exclusive
         self.bound, self.min_area = math.log(threshold / (1 - threshold)), min_area
 

@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 
+from autosam.config import RUNS
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.dataset import make_sample
 from autosam.data.layouts.folders import image_file
@@ -106,8 +107,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 f"device {device!r}: cannot be used ({str(error).splitlines()[0][:120]}). Leave it "
                 "out, or give cpu or cuda:0."
             ) from None
-        self.threshold = self.segmenter.threshold if threshold is None else threshold
-        self.min_area = self.segmenter.min_area if min_area is None else min_area
+        self.threshold = self.segmenter.decision.threshold if threshold is None else threshold
+        self.min_area = self.segmenter.decision.min_area if min_area is None else min_area
         self._hub_mixin_config = None  # how it was loaded is not part of what is saved
 
     @overload
@@ -264,7 +265,7 @@ def require_promptless(loaded: Loaded) -> None:
     Raises:
         CheckpointError: its prompts come from true masks, or from other images' embeddings.
     """
-    if loaded.segmenter.prompts is not None and loaded.config.color_prior is None:
+    if RUNS[loaded.config.run].needs_truth:
         raise CheckpointError(
             f"{loaded.path}: the run {loaded.config.run} takes its prompts from true masks, which "
             "new images do not have. Train autosam, decoder, decoder-rough, hybrid or head."

@@ -25,18 +25,24 @@ from autosam.config.cli import from_dict, to_dict
 from autosam.config.setting import settings_of
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError, ConfigError
+from autosam.models.base import SegmentationModel
+from autosam.models.build import build_segmenter
 from autosam.models.sam import sam_hash, sam_weights
-from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.models.state_dict import read_weights
+from autosam.types import Decision
 from autosam.utils import hub
 from autosam.utils.io import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "autosam"
 BEST = Path("checkpoints/best.safetensors")
 PUBLISHED = Path("model.safetensors")
 """The checkpoint in a folder that `publish` wrote, and on the hub."""
-RENAMED = {"rule.": "mask_classifier."}
+RENAMED = {
+    "generator.": "prompter.",
+    "class_prompt.": "prompter.",
+    "rule.": "prompter.mask_classifier.",
+}
 """Prefixes of keys in older checkpoints and states, and what they are now."""
 
 
@@ -44,13 +50,13 @@ RENAMED = {"rule.": "mask_classifier."}
 class Loaded:
     """A segmenter rebuilt from a checkpoint."""
 
-    segmenter: Segmenter
+    segmenter: SegmentationModel
     config: Config
     path: Path
     header: dict[str, Any]
 
 
-def save(path: Path, segmenter: Segmenter, config: Config, **facts: Any) -> None:
+def save(path: Path, segmenter: SegmentationModel, config: Config, **facts: Any) -> None:
     """Write the trained part.
 
     Args:
@@ -62,7 +68,7 @@ def save(path: Path, segmenter: Segmenter, config: Config, **facts: Any) -> None
     sam = None
     if segmenter.sam is not None:
         sam = {"name": config.sam, "sha256": sam_hash(config.sam, config.sam_checkpoint)}
-    header = {"format": FORMAT, "config": to_dict(config), "sam": sam, **facts}
+    header = {"config": to_dict(config), "sam": sam, **facts}
     _write(path, _apart(segmenter.trainable_state()), header)
 
 
@@ -79,7 +85,7 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    header = header | {"tensors": _digest(tensors)}
+    header = header | {"format": FORMAT, "tensors": _digest(tensors)}
     write_atomically(path, lambda to: save_file(tensors, to, {HEADER: json.dumps(header)}))
 
 
@@ -164,13 +170,16 @@ def read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False) -> Loaded:
+def load(
+    path: str | Path, sam_checkpoint: str | None = None, fast: bool = False, blank: bool = False
+) -> Loaded:
     """Rebuild a segmenter: the only way in for evaluate, predict and every later verb.
 
     Args:
         path: see `find`.
         sam_checkpoint: the SAM weights, where they lie elsewhere than in training.
         fast: SAM is not loaded, masks come from the surrogate decoder.
+        blank: the mask decoder gets zeros instead of the image embedding, as a control.
 
     Raises:
         CheckpointError: not a checkpoint, tensors that do not fit, other SAM weights than those
@@ -188,8 +197,9 @@ def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False
         ) from None
     if sam_checkpoint is not None:
         config = replace(config, sam_checkpoint=sam_checkpoint)
+    built = replace(config, embedding="blank") if blank else config
     try:
-        segmenter = build_segmenter(config, backbone_weights="none", fast=fast)
+        segmenter = build_segmenter(built, backbone_weights="none", fast=fast)
     except (CheckpointError, ConfigError) as error:
         if fast:
             raise
@@ -204,21 +214,22 @@ def load(path: str | Path, sam_checkpoint: str | None = None, fast: bool = False
     return Loaded(segmenter.eval(), config, file, header)
 
 
-def set_decision(segmenter: Segmenter, facts: dict[str, Any]) -> None:
-    """Set from which probability on, and from which area on, a class counts as found.
+def set_decision(segmenter: SegmentationModel, facts: dict[str, Any]) -> None:
+    """Set when a class counts as found, in the masks of a segmenter and of its surrogate decoder.
 
     Args:
-        segmenter: whose `fast` says which of its masks are used.
+        segmenter: of any kind.
         facts: `threshold`, `min_area` and the same of the surrogate decoder (`fast_threshold`,
             `fast_min_area`), as far as they were chosen.
     """
     threshold = float(facts.get("threshold", 0.5))
-    segmenter.fast_threshold = float(facts.get("fast_threshold", threshold))
-    segmenter.fast_min_area = float(facts.get("fast_min_area", 0.0))
-    segmenter.threshold, segmenter.min_area = threshold, float(facts.get("min_area", 0.0))
-    if segmenter.fast:
-        segmenter.threshold = segmenter.fast_threshold
-        segmenter.min_area = segmenter.fast_min_area
+    segmenter.decision = Decision(threshold, float(facts.get("min_area", 0.0)))
+    if segmenter.surrogate is not None:
+        segmenter.surrogate.decision = Decision(
+            float(facts.get("fast_threshold", threshold)), float(facts.get("fast_min_area", 0.0))
+        )
+        if segmenter.sam is None:
+            segmenter.decision = segmenter.surrogate.decision
 
 
 def annotate(file: Path, **facts: Any) -> None:
@@ -306,7 +317,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def restore_trainable(segmenter: Segmenter, state: dict[str, Tensor], source: str) -> None:
+def restore_trainable(segmenter: SegmentationModel, state: dict[str, Tensor], source: str) -> None:
     """Put trained tensors back; they must be exactly those that this composition trains."""
     state, own = renamed(state), segmenter.trainable_state()
     wrong = sorted(
@@ -327,7 +338,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
-def initialise(segmenter: Segmenter, config: Config, path: str | Path) -> int:
+def initialise(segmenter: SegmentationModel, config: Config, path: str | Path) -> int:
     """Start from another run's weights (`--init`); returns how many tensors were taken.
 
     Only what this run trains can be started from: a tuned decoder has no place in a run that keeps

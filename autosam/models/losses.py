@@ -31,19 +31,16 @@ class SegmentationLoss(torch.nn.Module):
     Args:
         config: the weights.
         exclusive: whether a pixel has one class only.
-        everywhere: on padding too, see `PaperConfig`.
 
     Raises:
         ValueError: all weights are zero.
     """
 
-    def __init__(
-        self, config: LossConfig, exclusive: bool = True, everywhere: bool = False
-    ) -> None:
+    def __init__(self, config: LossConfig, exclusive: bool = True) -> None:
         super().__init__()
         if not (config.bce or config.mse or config.focal or config.dice):
             raise ValueError("loss: all of bce, mse, focal and dice are 0")
-        self.config, self.exclusive, self.everywhere = config, exclusive, everywhere
+        self.config, self.exclusive = config, exclusive
         self._focal = FocalLoss(gamma=2.0, reduction="none")
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
@@ -57,8 +54,6 @@ class SegmentationLoss(torch.nn.Module):
             Each part that has a weight (unweighted), and `loss`, their weighted sum; scalars.
         """
         logits = logits.float()
-        if self.everywhere:
-            weights = torch.ones_like(weights)
         if logits.shape[-2:] != targets.shape[-2:]:
             logits = F.interpolate(logits, targets.shape[-2:], mode="bilinear")
         parts: dict[str, Tensor] = {}

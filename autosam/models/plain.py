@@ -1,27 +1,36 @@
-"""The control without SAM: the generator's backbone and neck with a plain segmentation head."""
+"""The plain network (run `head`): the prompt generator's backbone and neck, and a segmentation head
+instead of SAM."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autosam.config import ModelConfig
 from autosam.models.backbones.timm import Backbone
+from autosam.models.base import SegmentationModel
 from autosam.models.neck import Neck, conv_block
+from autosam.types import Batch, InputSpec, Prompt
 
 
 class PlainHead(nn.Module):
     """uint8 B x 3 x G x G -> logits float B x K x G/2 x G/2.
 
-    The same backbone, neck and input as the prompt generator, so that the difference to it is SAM.
+    Backbone, neck and input are those of the prompt generator, so that the difference is SAM.
+
+    Args:
+        config: backbone, neck and G.
+        num_classes: K.
+        weights: see `Backbone`; None: what `config` says.
     """
 
-    def __init__(
-        self, backbone: str, weights: str, view_size: int, neck_width: int, num_classes: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, weights: str | None = None) -> None:
         super().__init__()
-        self.mask_size = view_size // 2
-        self.backbone = Backbone(backbone, weights, view_size)
-        self.neck = Neck(self.backbone.channels, self.backbone.strides, neck_width)
+        self.input_size, self.mask_size = config.view_size, config.view_size // 2
+        self.backbone = Backbone(
+            config.backbone, weights or config.backbone_weights, config.view_size
+        )
+        self.neck = Neck(self.backbone.channels, self.backbone.strides, config.width)
         self.block = conv_block(self.neck.channels, 32)
         self.classify = nn.Conv2d(32, num_classes, 1)
 
@@ -29,3 +38,31 @@ class PlainHead(nn.Module):
         x = self.neck(self.backbone(images, valid))
         x = F.interpolate(x, (self.mask_size, self.mask_size), mode="bilinear")
         return self.classify(self.block(x))
+
+
+class PlainSegmenter(SegmentationModel):
+    """A segmenter without SAM, for comparison.
+
+    Args:
+        head: the network; all of it learns.
+    """
+
+    def __init__(self, head: PlainHead) -> None:
+        super().__init__(head.classify.out_channels)
+        self.head = head
+        self.set_trainable([head])
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The sizes of inputs and targets."""
+        size = self.head.input_size
+        return InputSpec(size, size, self.head.mask_size, needs_image=False)
+
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        """The backbone."""
+        return [self.head.backbone]
+
+    def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
+        """See `SegmentationModel.segment`."""
+        return self.head(batch.generator_input, batch.generator_valid), None

@@ -7,16 +7,19 @@ additions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autosam.config import ModelConfig
 from autosam.models.backbones.timm import Backbone
 from autosam.models.neck import Neck, conv_block
-from autosam.types import Prompt, high_res_shapes
+from autosam.models.prompters import Prompter
+from autosam.models.sam.base import Sam
+from autosam.types import Batch, Prompt, high_res_shapes
 
 
 class DenseHead(nn.Module):
@@ -126,67 +129,49 @@ class SparseHead(nn.Module):
         return self.project(queries + tokens).view(-1, self.tokens, self.width)
 
 
-class PromptGenerator(nn.Module):
-    """Backbone, neck and a head for each kind of prompt. Knows nothing of SAM but C and the grid.
+class PromptGenerator(Prompter):
+    """The learned prompter: backbone, neck and a head for each kind of prompt. Of SAM it knows only
+    C, the grid and the number of embedding levels.
 
     Args:
-        backbone: a timm name.
-        weights: see `Backbone`.
-        view_size: G.
-        neck_width: see `Neck`.
-        num_classes: K prompts per image.
-        width, grid: C and (h, w) of the embedding to prompt.
-        kinds: some of `dense`, `sparse` and `high_res`. What is not learned is SAM's own "no
-            prompt", which the segmenter fills in.
-        sparse_tokens: N.
-        gated_levels: of the image embedding, for which a high-resolution prompt brings a gate; 0
-            for none.
+        config: backbone, neck, G and the kinds of prompt. What is not learned is SAM's own "no
+            prompt".
+        num_classes: K prompts for each image.
+        sam: supplies C, (h, w) and the levels.
+        weights: see `Backbone`; None: what `config` says.
     """
 
     def __init__(
-        self,
-        backbone: str,
-        weights: str,
-        view_size: int,
-        neck_width: int,
-        num_classes: int,
-        width: int,
-        grid: tuple[int, int],
-        kinds: Collection[str] = ("dense",),
-        sparse_tokens: int = 8,
-        gated_levels: int = 0,
+        self, config: ModelConfig, num_classes: int, sam: Sam, weights: str | None = None
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.backbone = Backbone(backbone, weights, view_size)
+        super().__init__(num_classes)
+        kinds, width, grid = config.prompt_kinds, sam.width, sam.grid
+        self.backbone = Backbone(
+            config.backbone, weights or config.backbone_weights, config.view_size
+        )
         self.neck = self.dense = self.high_res = self.gate = self.sparse = None
         if "dense" in kinds or "high_res" in kinds:
-            self.neck = Neck(self.backbone.channels, self.backbone.strides, neck_width)
-            channels, map_size = self.neck.channels, view_size // self.neck.stride
+            self.neck = Neck(self.backbone.channels, self.backbone.strides, config.width)
+            channels, map_size = self.neck.channels, config.view_size // self.neck.stride
         if "dense" in kinds:
             self.dense = DenseHead(channels, map_size, num_classes, width, grid)
         if "sparse" in kinds:
-            self.sparse = SparseHead(self.backbone.channels[-1], num_classes, sparse_tokens, width)
+            coarsest = self.backbone.channels[-1]
+            self.sparse = SparseHead(coarsest, num_classes, config.sparse_tokens, width)
         if "high_res" in kinds:
             self.high_res = nn.ModuleList(
                 HighResHead(channels, map_size, num_classes, *level)
                 for level in high_res_shapes(width, grid)
             )
-        if "high_res" in kinds and gated_levels:
+        if "high_res" in kinds and config.gate:
             sizes = [grid, *(size for _, size in high_res_shapes(width, grid))]
-            self.gate = ImageGate(channels, num_classes, sizes[:gated_levels])
+            self.gate = ImageGate(channels, num_classes, sizes[: sam.levels])
 
-    def forward(self, images: Tensor, valid: Tensor, no_prompt: Prompt) -> Prompt:
-        """Emit P = B*K prompts, the K of one image next to each other.
-
-        Args:
-            images: uint8 B x 3 x G x G.
-            valid: int64 B x 2.
-            no_prompt: P prompts that say nothing; supplies the part that is not learned.
-        """
-        levels = self.backbone(images, valid)
-        dense, sparse = no_prompt.dense, no_prompt.sparse
-        high_res, gates = no_prompt.high_res, no_prompt.gates
+    def forward(self, batch: Batch, sam: Sam) -> Prompt:
+        """See `Prompter.forward`."""
+        empty = self.no_prompts(batch, sam)
+        dense, sparse, high_res, gates = empty.dense, empty.sparse, empty.high_res, empty.gates
+        levels = self.backbone(batch.generator_input, batch.generator_valid)
         if self.sparse is not None:
             sparse = self.sparse(levels[-1])
         if self.neck is not None:
@@ -197,4 +182,4 @@ class PromptGenerator(nn.Module):
                 high_res = tuple(head(features) for head in self.high_res)
             if self.gate is not None:
                 gates = self.gate(features)
-        return Prompt(sparse, dense, no_prompt.image_index, high_res, gates)
+        return Prompt(sparse, dense, empty.image_index, high_res, gates)

@@ -1,14 +1,206 @@
-"""From the masks of prompted objects to the logits of classes."""
+"""Prompters: what SAM's mask decoder is asked, and how its masks become classes."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import replace
+from typing import Literal
 
-from autosam.types import ObjectPrompts
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autosam.models.automatic import LEAST, MaskClassifier, describe, grid_points, vote
+from autosam.models.normalize import inside
+from autosam.models.sam.base import Sam
+from autosam.types import Batch, ImageEmbedding, ObjectPrompts, Prompt
 
 ABSENT = -20.0
 """Logit where no object of a class was prompted."""
+CHUNK = 64
+"""Prompts decoded at a time without gradients: an image may hold hundreds of objects."""
+
+
+class Prompter(nn.Module):
+    """Base class: one prompt for each class of each image.
+
+    Args:
+        num_classes: K.
+    """
+
+    reads: Literal["box", "points"] | None = None
+    """The prompts that every batch must bring, if any."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, batch: Batch, sam: Sam) -> Prompt | ObjectPrompts:
+        """Prompts for the images of a batch.
+
+        Args:
+            batch: B images.
+            sam: whose mask decoder they are for.
+
+        Returns:
+            Embedded prompts, P = B*K, the K of one image next to each other; or boxes and points,
+            which `decode` embeds.
+        """
+        raise NotImplementedError
+
+    def decode(
+        self, batch: Batch, embedding: ImageEmbedding, prompt: Prompt | ObjectPrompts, sam: Sam
+    ) -> Tensor:
+        """Decode prompts into classes.
+
+        Args:
+            batch: B images.
+            embedding: of these images.
+            prompt: what `forward` returned.
+            sam: decodes.
+
+        Returns:
+            Logits float B x K x m x m.
+        """
+        assert isinstance(prompt, Prompt)
+        logits, _ = sam.decode_mask(embedding, prompt)
+        return logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
+
+    def no_prompts(self, batch: Batch, sam: Sam) -> Prompt:
+        """SAM's own embedding of "no prompt" for each class of each image, P = B*K."""
+        images = torch.arange(len(batch), device=batch.generator_input.device)
+        empty = sam.no_prompt(len(batch) * self.num_classes)
+        return replace(empty, image_index=images.repeat_interleave(self.num_classes))
+
+
+class ClassTokens(Prompter):
+    """No prompt, and one learned sparse token for each class where there are several: K identical
+    prompts would give K identical masks.
+
+    Args:
+        num_classes: K.
+        width: C.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__(num_classes)
+        several = num_classes > 1
+        self.tokens = nn.Parameter(torch.randn(num_classes, 1, width) * 0.1) if several else None
+
+    def forward(self, batch: Batch, sam: Sam) -> Prompt:
+        """See `Prompter.forward`."""
+        empty = self.no_prompts(batch, sam)
+        if self.tokens is None:
+            return empty
+        sparse = torch.cat([empty.sparse, self.tokens.repeat(len(batch), 1, 1)], dim=1)
+        return replace(empty, sparse=sparse)
+
+
+class ObjectPrompter(Prompter):
+    """Boxes or points on the objects of a batch: of the true masks, or of the color prior.
+
+    Args:
+        num_classes: K.
+        reads: which of the two.
+        multimask: see `PromptConfig.multimask`.
+    """
+
+    def __init__(self, num_classes: int, reads: Literal["box", "points"], multimask: str) -> None:
+        super().__init__(num_classes)
+        self.reads, self.multimask = reads, multimask
+
+    def forward(self, batch: Batch, sam: Sam) -> ObjectPrompts:
+        """See `Prompter.forward`."""
+        if batch.prompts is None:
+            raise ValueError("this segmenter is prompted by boxes or points; the batch has none")
+        return batch.prompts
+
+    def decode(
+        self, batch: Batch, embedding: ImageEmbedding, prompt: Prompt | ObjectPrompts, sam: Sam
+    ) -> Tensor:
+        """See `Prompter.decode`; a class is the union of its objects."""
+        assert isinstance(prompt, ObjectPrompts)
+        count = max(1, len(prompt) if torch.is_grad_enabled() else CHUNK)
+        size = 4 * sam.grid[0]
+        masks = [embedding.features.new_zeros(0, size, size)]
+        for start in range(0, len(prompt), count):
+            part = prompt.part(start, start + count)
+            logits, iou = sam.decode_mask(embedding, embed(part, sam), self.multimask != "single")
+            if self.multimask == "single":
+                masks.append(logits[:, 0])
+            else:
+                masks.append(choose_mask(logits, iou, self.multimask, part.masks))
+        merged = merge_objects(torch.cat(masks), prompt, len(embedding), self.num_classes)
+        if len(prompt) == 0 and torch.is_grad_enabled():
+            # Without objects nothing gets a gradient, which the other processes wait for.
+            idle, _ = sam.decode_mask(embedding, sam.no_prompt(len(embedding)))
+            merged = merged + 0 * idle.mean()
+        return merged
+
+
+class GridPrompter(Prompter):
+    """Points on a grid over each image; a classifier says which of SAM's masks count.
+
+    Args:
+        num_classes: K.
+        side: points in each row and column.
+    """
+
+    def __init__(self, num_classes: int, side: int) -> None:
+        super().__init__(num_classes)
+        self.side = side
+        self.mask_classifier = MaskClassifier(num_classes)
+
+    def forward(self, batch: Batch, sam: Sam) -> ObjectPrompts:
+        """See `Prompter.forward`."""
+        points = torch.cat([grid_points(self.side, valid) for valid in batch.sam_valid])
+        images = torch.arange(len(batch), device=points.device).repeat_interleave(self.side**2)
+        labels = torch.ones(points.shape[:2], dtype=torch.int64, device=points.device)
+        return ObjectPrompts(images, torch.zeros_like(images), points=points, labels=labels)
+
+    def decode(
+        self, batch: Batch, embedding: ImageEmbedding, prompt: Prompt | ObjectPrompts, sam: Sam
+    ) -> Tensor:
+        """See `Prompter.decode`; the masks of each image vote for the class of its cells."""
+        assert isinstance(prompt, ObjectPrompts)
+        proposals = self.propose(batch, embedding, prompt, sam)
+        votes = [vote(masks, self.mask_classifier(found), ABSENT) for masks, found in proposals]
+        return torch.stack(votes)
+
+    def propose(
+        self, batch: Batch, embedding: ImageEmbedding, prompt: ObjectPrompts, sam: Sam
+    ) -> list[tuple[Tensor, Tensor]]:
+        """SAM's masks at the points of the grid, for each image.
+
+        Args:
+            batch, embedding, prompt, sam: see `decode`.
+
+        Returns:
+            Masks bool N x m x m, and their features float N x FEATURES.
+        """
+        size = 4 * sam.grid[0]
+        pixels = F.interpolate(batch.generator_input.float() / 255, (size, size), mode="area")
+        cells = (batch.sam_valid * size / sam.spec.image_size).ceil()
+        proposals = []
+        for i, shown in enumerate(inside(cells, size)):
+            points = prompt.select(prompt.images == i)
+            points.images = torch.zeros_like(points.images)
+            found = []
+            for start in range(0, len(points), CHUNK):
+                part = embed(points.part(start, start + CHUNK), sam)
+                logits, _ = sam.decode_mask(embedding.part(i), part, multimask=True)
+                found.append((logits.flatten(0, 1) > 0) & shown)
+            masks = torch.cat(found)
+            masks = masks[masks.sum((1, 2)) >= LEAST]
+            proposals.append((masks, describe(masks, pixels[i])))
+        return proposals
+
+
+def embed(prompts: ObjectPrompts, sam: Sam) -> Prompt:
+    """Boxes or points -> prompt embeddings of `sam`."""
+    points = None
+    if prompts.points is not None and prompts.labels is not None:
+        points = (prompts.points, prompts.labels)
+    return sam.encode_prompt(points, prompts.boxes, image_index=prompts.images)
 
 
 def iou_of(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -18,7 +210,7 @@ def iou_of(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def choose_mask(logits: Tensor, iou: Tensor, how: str, truth: Tensor | None = None) -> Tensor:
-    """One mask per prompt out of SAM's three.
+    """One mask for each prompt out of SAM's three.
 
     Args:
         logits: float P x 3 x m x m.
@@ -39,11 +231,11 @@ def choose_mask(logits: Tensor, iou: Tensor, how: str, truth: Tensor | None = No
 
 
 def merge_objects(logits: Tensor, prompts: ObjectPrompts, batch: int, classes: int) -> Tensor:
-    """The union of each class's objects: the largest logit at each place.
+    """The union of the objects of each class: the largest logit at each cell.
 
     Args:
-        logits: float P x m x m, one per object.
-        prompts: says which image and class each is of.
+        logits: float P x m x m, one for each object.
+        prompts: the image and class of each object.
         batch: B.
         classes: K.
 

@@ -1,4 +1,4 @@
-"""The surrogate decoder: what a learned prompt says by itself, without SAM.
+"""The surrogate decoder: a mask from a learned prompt alone, without SAM.
 
 Shaharabany et al. 2023 (arXiv 2306.06370), section 3: a shallow network turns g(I) into a mask.
 """
@@ -9,30 +9,36 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from autosam.types import Prompt
+from autosam.types import Decision, Prompt
 
-FINER = 4
+UPSCALE = 4
 """Cells of the mask in each row and column of a cell of the dense prompt, as in SAM's masks."""
 
 
 class SurrogateDecoder(nn.Module):
     """Dense and high-resolution prompt embeddings of P prompts -> logits float P x 4h x 4w.
 
-    Each cell of each map is unfolded on its own (a deconvolution whose kernels do not overlap), and
-    the logits are summed, so the mask shows what the prompt holds there and nothing that this
-    network has learned of shapes. It costs about a hundredth of a training step.
+    Each cell of each map is decoded on its own (a deconvolution whose kernels do not overlap), and
+    the logits are summed, so the mask shows what the prompt holds there and no shapes that
+    this network has learned. It costs about a hundredth of a training step.
 
     Args:
         width: C.
         kinds: which of `dense` and `high_res` the prompt generator emits, one at least.
+
+    Attributes:
+        decision: when a class counts as found in its masks; the checkpoint's.
     """
 
     def __init__(self, width: int, kinds: Collection[str] = ("dense",)) -> None:
         super().__init__()
-        self.layers = unfolding(width, FINER) if "dense" in kinds else None
+        self.decision = Decision()
+        self.layers = cell_decoder(width, UPSCALE) if "dense" in kinds else None
         self.high_res = None
         if "high_res" in kinds:
-            self.high_res = nn.ModuleList([unfolding(width // 4, 2), unfolding(width // 8, 1)])
+            self.high_res = nn.ModuleList(
+                [cell_decoder(width // 4, 2), cell_decoder(width // 8, 1)]
+            )
 
     def forward(self, prompt: Prompt) -> Tensor:
         logits = [] if self.layers is None else [self.layers(prompt.dense)]
@@ -42,11 +48,11 @@ class SurrogateDecoder(nn.Module):
         return sum(logits[1:], logits[0])[:, 0]
 
 
-def unfolding(width: int, finer: int) -> nn.Sequential:
-    """float P x width x n x n -> float P x 1 x finer n x finer n, each cell on its own."""
+def cell_decoder(width: int, upscale: int) -> nn.Sequential:
+    """float P x width x n x n -> float P x 1 x upscale n x upscale n, each cell on its own."""
     return nn.Sequential(
         nn.Conv2d(width, width // 4, 1),
         nn.GELU(),
-        nn.Conv2d(width // 4, finer**2, 1),
-        nn.PixelShuffle(finer),
+        nn.Conv2d(width // 4, upscale**2, 1),
+        nn.PixelShuffle(upscale),
     )

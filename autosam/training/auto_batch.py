@@ -12,9 +12,8 @@ from accelerate.utils import release_memory
 from autosam.config import Config, TrainConfig
 from autosam.data.dataset import PairDataset, largest_batch
 from autosam.errors import TrainingError, is_out_of_memory
-from autosam.models import checkpoint
-from autosam.models.losses import SegmentationLoss
-from autosam.models.segmenter import Segmenter
+from autosam.models import checkpoint, paper
+from autosam.models.base import SegmentationModel
 from autosam.training.loop import ONE_VALUE, losses_of, one_value
 from autosam.training.optim import build_optimizer
 from autosam.utils.device import trains_in_bf16
@@ -23,7 +22,7 @@ from autosam.utils.distributed import gather
 
 def fit_batch(
     config: Config,
-    segmenter: Segmenter,
+    segmenter: SegmentationModel,
     dataset: PairDataset,
     accelerator: Accelerator,
 ) -> TrainConfig:
@@ -45,7 +44,7 @@ def fit_batch(
     """
     device = accelerator.device
     bf16 = trains_in_bf16(config.train.precision, device)
-    criterion = SegmentationLoss(config.loss, config.data.exclusive, config.paper.loss_on_padding)
+    criterion = paper.build_loss(config)
 
     def step(size: int) -> None:
         batch = largest_batch(dataset, size).to(device)

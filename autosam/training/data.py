@@ -64,7 +64,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
         )
 
     clean = min(copies, 1)
-    learns = bool(RUNS[config.run].trainable)
+    learns = RUNS[config.run].learns
     return Data(
         dataset("train", augment, copies) if learns else dataset("train", None, clean),
         dataset("validation", None, clean),

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from autosam.config import RUNS, CacheConfig, Config
@@ -25,7 +25,8 @@ from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import Layout, Store, disk_error, entries, touch
 from autosam.data.loaders import Workers, make_loader, what_happened
 from autosam.errors import DataError
-from autosam.models.sam import SAMS, Sam, cache_folder, load_sam, sam_hash
+from autosam.models.paper import load_sam_of, sam_spec
+from autosam.models.sam import SAMS, Sam, cache_folder, sam_hash
 from autosam.models.sam.encode import LARGE, encode_frozen, faster_in_half
 from autosam.types import ImageEmbedding
 from autosam.utils.distributed import broadcast, processes
@@ -46,7 +47,7 @@ def folder_of(cache: CacheConfig) -> Path:
 
 def copies_of(config: Config) -> int:
     """V in force, see `CacheConfig.views`; 0 for a run without SAM."""
-    if RUNS[config.run].decoder != "sam":
+    if not RUNS[config.run].uses_sam:
         return 0
     if config.cache.views is not None:
         return config.cache.views
@@ -106,10 +107,7 @@ def use_cache(
 
     @functools.cache
     def sam() -> Sam:
-        twice = config.paper.double_normalisation
-        loaded = load_sam(config.sam, config.sam_checkpoint, twice=twice)
-        cast(nn.Module, loaded).to(device)
-        return loaded
+        return load_sam_of(config).to(device)
 
     for name, dataset in splits.items():
         facts = broadcast(facts_of(config, dataset, device) if main else {})
@@ -163,9 +161,7 @@ def only_maker(folder: Path, title: str) -> Iterator[None]:
 
 def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict[str, Any]:
     """All that an embedding depends on, as plain values: a cache serves where they are equal."""
-    spec = SAMS[config.sam]
-    if config.paper.double_normalisation:
-        spec = spec.normalised_twice()
+    spec = sam_spec(config)
     with ThreadPoolExecutor() as pool:
         files = list(pool.map(lambda pair: pair.image.digest(), dataset.pairs))
     geometry = None

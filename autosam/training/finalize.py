@@ -17,6 +17,8 @@ from autosam.evaluation.metrics import by_subset, mean_scores
 from autosam.evaluation.scores import write_scores
 from autosam.evaluation.tables import print_scores
 from autosam.models import checkpoint
+from autosam.models.base import SegmentationModel
+from autosam.models.segmenter import Segmenter
 from autosam.training import resume as state
 from autosam.training.tracker import count_parameters
 from autosam.training.trainer import Trainer
@@ -77,26 +79,25 @@ def is_calibrated(config: Config) -> bool:
     """Whether a threshold is chosen on validation: not for a SAM as it comes, nor where the most
     probable class wins, nor where logits are stretched to be cut at 0.5."""
     several = config.data.exclusive and config.data.num_classes > 1
-    learns = bool(RUNS[config.run].trainable) or RUNS[config.run].prompter == "grid"
+    learns = RUNS[config.run].uses_training_images
     return learns and not several and not config.paper.min_max_logits
 
 
 def choose_thresholds(trainer: Trainer) -> dict[str, float]:
     """The threshold and the smallest area of the run, and of its surrogate decoder where it has
     one."""
-    segmenter = trainer.segmenter
+    models: dict[str, SegmentationModel] = {"": trainer.segmenter}
+    if isinstance(trainer.segmenter, Segmenter) and trainer.segmenter.surrogate is not None:
+        models["fast_"] = trainer.segmenter.without_sam()
     found: dict[str, float] = {}
-    for fast in (False, True) if segmenter.surrogate is not None else (False,):
-        segmenter.fast = fast
-        chosen = calibrate(
-            segmenter,
+    for prefix, model in models.items():
+        threshold, area = calibrate(
+            model,
             trainer.watched("validation"),
             trainer.config.data.exclusive,
             trainer.accelerator,
         )
-        names = ("threshold", "min_area")
-        found |= dict(zip([f"fast_{n}" if fast else n for n in names], chosen, strict=True))
-    segmenter.fast = False
+        found |= {f"{prefix}threshold": threshold, f"{prefix}min_area": area}
     return found
 
 
@@ -108,7 +109,7 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
     write_atomically(folder / "test_scores.csv", lambda to: write_scores(to, test_rows))
     write_png(folder / "contact_sheet.png", trainer.sheet(trainer.data.test, 8))
     sam = config.sam if trainer.segmenter.sam is not None else "none"
-    oracle = RUNS[config.run].prompter in ("box", "points")
+    oracle = RUNS[config.run].needs_truth
     verb = "evaluate" if oracle else "predict"
     target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
     facts = {
@@ -120,8 +121,8 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
         "use": f"autosam {verb} --checkpoint {folder} {target}",
     }
     if is_calibrated(config):
-        area = trainer.segmenter.min_area
-        facts["threshold"] = f"{trainer.segmenter.threshold:g}, chosen on validation" + (
+        area = trainer.segmenter.decision.min_area
+        facts["threshold"] = f"{trainer.segmenter.decision.threshold:g}, chosen on validation" + (
             f"; masks of less than {area:.2%} of the image count as none" * (area > 0)
         )
     if trusted := trust_in_words(scores["test"]):
@@ -135,8 +136,8 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
         "seconds": round(trainer.seconds, 1),
         "trainable": trainable,
         "frozen": total - trainable,
-        "threshold": trainer.segmenter.threshold,
-        "min_area": trainer.segmenter.min_area,
+        "threshold": trainer.segmenter.decision.threshold,
+        "min_area": trainer.segmenter.decision.min_area,
         "peak_gib": round(peak_gib, 2),
     }
     text = yaml.safe_dump({**scores, **summary}, sort_keys=False)

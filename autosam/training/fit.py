@@ -19,8 +19,9 @@ from autosam.config.validation import check_settings
 from autosam.config.values import require_config
 from autosam.data.loaders import Data, worker_count
 from autosam.models import checkpoint
+from autosam.models.base import SegmentationModel
+from autosam.models.build import build_segmenter
 from autosam.models.sam.weights.locate import known
-from autosam.models.segmenter import Segmenter, build_segmenter
 from autosam.training import resume as state
 from autosam.training.auto_batch import fit_batch
 from autosam.training.data import default_epochs, open_data
@@ -94,7 +95,7 @@ def _train(
         accelerator.wait_for_everyone()
         if copies:
             embed(config, data, segmenter, accelerator, interrupt)
-        if config.auto_batch and saved is None and RUNS[config.run].trainable:
+        if config.auto_batch and saved is None and RUNS[config.run].learns:
             config.train = fit_batch(config, segmenter, data.train, accelerator)
             accelerator.gradient_accumulation_steps = config.train.accumulate
             log.info("batches of %d, %d for each optimiser step",
@@ -116,11 +117,15 @@ def _train(
 
 
 def embed(
-    config: Config, data: Data, segmenter: Segmenter, accelerator: Accelerator, interrupt: Interrupt
+    config: Config,
+    data: Data,
+    segmenter: SegmentationModel,
+    accelerator: Accelerator,
+    interrupt: Interrupt,
 ) -> None:
     """Let the data sets take their embeddings from the cache."""
     workers = worker_count(config.data.workers, accelerator.num_processes)
     splits = {"validation": data.validation, "test": data.test}
-    if RUNS[config.run].trainable or segmenter.mask_classifier is not None:
+    if RUNS[config.run].uses_training_images:
         splits = {"train": data.train, **splits}
     use_cache(config, splits, accelerator.device, workers, interrupt)

@@ -7,28 +7,35 @@ from collections.abc import Iterable
 import torch
 from torch.nn import functional as F
 
+from autosam.models.base import SegmentationModel
+from autosam.models.prompters import GridPrompter
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
 
 
 @torch.no_grad()
-def fit_mask_classifier(segmenter: Segmenter, loader: Iterable[Batch], images: int = 100) -> int:
+def fit_mask_classifier(
+    segmenter: SegmentationModel, loader: Iterable[Batch], images: int = 100
+) -> int:
     """Fit the mask classifier: which of SAM's masks are of which class.
 
     Args:
-        segmenter: with a mask classifier.
+        segmenter: prompted on a grid.
         loader: batches with targets, unaugmented training images.
         images: how many are enough.
 
     Returns:
         How many masks it was fitted on.
     """
-    assert segmenter.mask_classifier is not None
+    assert isinstance(segmenter, Segmenter)
+    prompter = segmenter.prompter
+    assert isinstance(prompter, GridPrompter)
     features, labels, seen = [], [], 0
     for batch in loader:
         assert batch.targets is not None
         assert batch.weights is not None
-        proposed = segmenter.propose(batch)
+        embedding, grid = segmenter.encode_image(batch), prompter(batch, segmenter.sam)
+        proposed = prompter.propose(batch, embedding, grid, segmenter.sam)
         for target, weight, (masks, found) in zip(
             batch.targets, batch.weights, proposed, strict=True
         ):
@@ -41,5 +48,5 @@ def fit_mask_classifier(segmenter: Segmenter, loader: Iterable[Batch], images: i
         seen += len(batch)
         if seen >= images:
             break
-    segmenter.mask_classifier.fit(torch.cat(features), torch.cat(labels))
+    prompter.mask_classifier.fit(torch.cat(features), torch.cat(labels))
     return sum(map(len, labels))

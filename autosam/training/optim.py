@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from autosam.config import TrainConfig
-from autosam.models.segmenter import Segmenter
+from autosam.models.base import SegmentationModel
 
 NEW_LR = 4e-3
 """Peak learning rate of what starts at random, where none is set: all but the next."""
@@ -18,7 +18,7 @@ PRETRAINED_LR = 1e-3
 """The same of the backbone and of SAM's mask decoder."""
 
 
-def build_optimizer(segmenter: Segmenter, config: TrainConfig) -> Optimizer:
+def build_optimizer(segmenter: SegmentationModel, config: TrainConfig) -> Optimizer:
     """AdamW or Adam on the trainable parameters."""
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     groups = parameter_groups(segmenter, config.weight_decay)

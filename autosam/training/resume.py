@@ -21,8 +21,8 @@ from autosam.data.pairs import Splits, fingerprint, sizes
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError, DataError
 from autosam.models import checkpoint
+from autosam.models.base import SegmentationModel
 from autosam.models.sam import sam_hash
-from autosam.models.segmenter import Segmenter
 from autosam.utils.io import write_atomically
 
 FOLDER = Path("checkpoints")
@@ -113,7 +113,7 @@ class Inputs:
         segmenter: its network.
     """
 
-    def __init__(self, config: Config, splits: Splits, segmenter: Segmenter) -> None:
+    def __init__(self, config: Config, splits: Splits, segmenter: SegmentationModel) -> None:
         self.config, self.splits, self.sizes = config, splits, sizes(splits)
         self.facts: dict[str, Any] = {
             "data": fingerprint(splits),
@@ -174,7 +174,7 @@ class Inputs:
 def restore_weights(
     saved: dict[str, Any],
     folder: Path,
-    segmenter: Segmenter,
+    segmenter: SegmentationModel,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     steps: int,

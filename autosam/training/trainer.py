@@ -32,9 +32,9 @@ from autosam.evaluation.contact_sheet import contact_sheet
 from autosam.evaluation.evaluator import evaluate
 from autosam.evaluation.metrics import METRICS, mean_scores, require_all
 from autosam.evaluation.visualize import spread
-from autosam.models import checkpoint
-from autosam.models.losses import SegmentationLoss
-from autosam.models.segmenter import Segmenter
+from autosam.models import checkpoint, paper
+from autosam.models.base import SegmentationModel
+from autosam.models.prompters import GridPrompter
 from autosam.training import resume as state
 from autosam.training.data import epoch_loader
 from autosam.training.loop import (
@@ -77,7 +77,7 @@ class Trainer:
         self,
         config: Config,
         folder: Path,
-        segmenter: Segmenter,
+        segmenter: SegmentationModel,
         data: Data,
         accelerator: Accelerator,
         started: float,
@@ -90,15 +90,13 @@ class Trainer:
         self.epoch, self.best, self.stale, self.stats = 0, -1.0, 0, EpochStatistics()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._let_go()
-        self.criterion = SegmentationLoss(
-            config.loss, config.data.exclusive, config.paper.loss_on_padding
-        )
+        self.criterion = paper.build_loss(config)
         processes = accelerator.num_processes
         train_loader, self.sampler = epoch_loader(
             data.train, config, processes, interrupt, shuffle=True
         )
         optimizer = build_optimizer(segmenter, config.train)
-        learns = bool(RUNS[config.run].trainable)
+        learns = RUNS[config.run].learns
         optimizer.register_step_pre_hook(self._hold)
         self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
         # Without anything to learn there is nothing to synchronise.
@@ -142,7 +140,7 @@ class Trainer:
     @functools.cached_property
     def noted(self) -> dict[str, Any]:
         """What checkpoints keep of the images that the run learns from."""
-        return self.inputs.note(self.epochs > 0 or self.segmenter.mask_classifier is not None)
+        return self.inputs.note(RUNS[self.config.run].uses_training_images)
 
     def close(self) -> None:
         """Let go of the files, however the run ended."""
@@ -248,7 +246,7 @@ class Trainer:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
             Stopped: a signal came; the state is saved.
         """
-        if self.segmenter.mask_classifier is not None:
+        if isinstance(self.segmenter.prompter, GridPrompter):
             masks = fit_mask_classifier(self.segmenter, self.loader)
             log.info("%d masks of training images say which masks count", masks)
         if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
@@ -258,7 +256,7 @@ class Trainer:
         done = self.epoch * len(self.loader) + self.stats.batches
         start: dict[str, Any] = {"loss": "-", "dice": "-", "speed": 0.0}
         bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
-        split = "test" if self.config.paper.select_on_test else "validation"
+        split = paper.selection_split(self.config)
         while self.epoch < self.epochs and self.stale < self.config.train.patience:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
             values = self._train_epoch(progress, bar)

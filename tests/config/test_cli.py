@@ -16,7 +16,7 @@ from autosam.config.commands import AppConfig, EvaluateConfig, PredictConfig
 from autosam.config.validation import check_settings
 from autosam.config.yaml import config_path
 from autosam.errors import ConfigError, DataError
-from autosam.models.segmenter import build_segmenter
+from autosam.models.build import build_segmenter
 from autosam.utils.assets import asset_folder
 
 CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))

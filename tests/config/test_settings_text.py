@@ -20,8 +20,8 @@ from autosam.config.cli import from_dict, parse, to_dict
 from autosam.config.setting import hints_of
 from autosam.config.validation import check_settings
 from autosam.errors import ConfigError
+from autosam.models.build import build_segmenter
 from autosam.models.checkpoint import read_header, save
-from autosam.models.segmenter import build_segmenter
 
 HARD = ["#2277cc", "# x", "a: b", "a #b", "'q'", '"q', "007", "0x10", "1_000", "null", "Null", "~",
         "no", "true", "1e5", ".inf", "{a}", "{a: b}", "[x]", "[", "- a", "-", "&a", "*a", "!a",

@@ -26,7 +26,7 @@ from autosam.errors import AutosamError, DataError
 from autosam.evaluation import evaluator as engine
 from autosam.evaluation.metrics import by_subset, mean_scores
 from autosam.train import train
-from autosam.types import Batch, InputSpec, Sample
+from autosam.types import Batch, Decision, InputSpec, Sample
 
 SIZE = 48
 SHAPES = [np.hypot(*(np.mgrid[:SIZE, :SIZE] - 16 - i)) < 9 + i for i in range(6)]
@@ -204,7 +204,7 @@ def test_an_image_turned_and_a_mask_not(tmp_path: Path, turn: int, suffix: str) 
 class Strip:
     """Finds two pixels, and the whole of the upper half besides."""
 
-    num_classes, threshold, min_area = 1, 0.5, 0.0
+    num_classes, decision = 1, Decision()
     input_spec = InputSpec(8, 8, 8)
 
     def eval(self) -> None:
@@ -230,7 +230,7 @@ def test_the_smallest_area_is_taken_where_there_are_data(monkeypatch: pytest.Mon
     engine.calibrate(Strip(), [Batch.collate([sample])], True)  # type: ignore[arg-type]
     assert (seen[0] == 2 / 64).all()
     segmenter = Strip()
-    segmenter.min_area = 0.1  # above the two pixels' share
+    segmenter.decision = Decision(0.5, 0.1)  # above the two pixels' share
     rows = engine.evaluate(segmenter, [Batch.collate([sample])], True)  # type: ignore[arg-type]
     assert rows["a"]["predicted_share"] == 0
 

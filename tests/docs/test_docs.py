@@ -30,8 +30,8 @@ from autosam.config.cli import run_command
 from autosam.data.layouts import LAYOUTS, load_splits
 from autosam.models import checkpoint
 from autosam.models.backbones.timm import Backbone
+from autosam.models.build import build_segmenter
 from autosam.models.sam import SAMS, load_sam
-from autosam.models.segmenter import build_segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -95,14 +95,14 @@ def test_a_backbone(
     command(module, monkeypatch, *put(words, DIR=data), *tiny, *small_flags(run))
 
     loaded = checkpoint.load(run)
-    generator = loaded.segmenter.generator
+    generator = loaded.segmenter.prompter
     assert generator is not None
     assert type(generator.backbone.net).__name__ == "FeatureListNet"
     assert generator.backbone.strides == [4, 8, 16, 32]
     assert generator.backbone.channels == [16, 24, 32, 48]
     assert generator.backbone.mean == (127.5, 127.5, 127.5)
     torch.manual_seed(0)
-    fresh = build_segmenter(loaded.config, backbone_weights="none").generator
+    fresh = build_segmenter(loaded.config, backbone_weights="none").prompter
     assert fresh is not None
     before = fresh.backbone.state_dict()
     after = generator.backbone.state_dict()
@@ -114,7 +114,7 @@ def test_a_backbone(
     # Its own weights are taken from a file, as the page says.
     file = tmp_path / "tiny_net.pth"
     torch.save(generator.backbone.net.state_dict(), file)
-    again = build_segmenter(loaded.config, backbone_weights=str(file)).generator
+    again = build_segmenter(loaded.config, backbone_weights=str(file)).prompter
     assert again is not None
     assert torch.equal(again.backbone.state_dict()["net.stage0.0.weight"],
                        after["net.stage0.0.weight"])  # fmt: skip

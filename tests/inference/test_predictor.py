@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from autosam.evaluation.evaluator import calibrate
 from autosam.inference.predictor import Prediction, Predictor
 from autosam.models import checkpoint
 from autosam.train import train
-from autosam.types import Batch, InputSpec
+from autosam.types import Batch, Decision, InputSpec
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_the_checkpoint_holds_threshold_and_smallest_area_of_both_ways(
         assert predictor.threshold == changes[f"{prefix}threshold"]
         assert predictor.min_area == changes[f"{prefix}min_area"]
     segmenter = autosam.load(tmp_path, sam).segmenter
-    assert (segmenter.fast_threshold, segmenter.fast_min_area) == (0.7, 0.125)
+    assert segmenter.surrogate.decision == Decision(0.7, 0.125)
     # A class that covers less counts as not found; what is said holds against the checkpoint.
     assert 0 < area < 0.9
     assert not autosam.load(trained, min_area=area + 0.01)(image_path).masks.any()
@@ -132,15 +133,15 @@ def test_the_checkpoint_holds_threshold_and_smallest_area_of_both_ways(
 class Sure:
     """A network that is sure of everything."""
 
-    num_classes, threshold, min_area = 1, 0.5, 0.0
+    num_classes, decision = 1, Decision()
     input_spec = InputSpec(8, 8, 8)
 
     def eval(self) -> None:
         pass
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
+    def segment(self, batch: Batch) -> tuple[torch.Tensor, None]:
         assert batch.targets is not None
-        return batch.targets * 40 - 20
+        return batch.targets * 40 - 20, None
 
 
 def batch_of(count: int) -> Batch:
@@ -156,7 +157,7 @@ def test_thresholds_that_are_as_good_give_the_middle_one() -> None:
 
 def test_a_threshold_that_all_images_ask_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Background is likely to sigmoid(1) = 0.731, so the first threshold above is the best."""
-    monkeypatch.setattr(Sure, "__call__", lambda self, batch: batch.targets * 2.1 + 1)
+    monkeypatch.setattr(Sure, "segment", lambda self, batch: (batch.targets * 2.1 + 1, None))
     found, area = calibrate(Sure(), [batch_of(10)], True)  # type: ignore[arg-type]
     assert (found, area) == (pytest.approx(0.75), 0.0)
     # Of few images nobody knows.
@@ -166,9 +167,9 @@ def test_a_threshold_that_all_images_ask_for_is_taken(monkeypatch: pytest.Monkey
 def test_the_fast_path_loads_no_sam(
     trained: Path, image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = autosam.load(trained, threshold=0.5)
-    predictor.segmenter.fast = True
-    expected = predictor(image_path)
+    loaded = checkpoint.load(trained)
+    loaded = replace(loaded, segmenter=loaded.segmenter.without_sam())
+    expected = Predictor(loaded, threshold=0.5)(image_path)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("SAM's file is read")
@@ -183,9 +184,10 @@ def test_a_tuned_sam_stays_out_of_the_fast_path(
 ) -> None:
     flags = (f"--data.root={trained.parent / 'data'}", f"--output={tmp_path / 'run'}")
     folder = train(tiny_config(tiny_file, "--run=hybrid", "--train.epochs=1", *flags)).folder
-    full = autosam.load(folder, threshold=0.5)
-    full.segmenter.fast = True
-    assert same(autosam.load(folder, fast=True, threshold=0.5)(image_path), full(image_path))
+    loaded = checkpoint.load(folder)
+    loaded = replace(loaded, segmenter=loaded.segmenter.without_sam())
+    expected = Predictor(loaded, threshold=0.5)(image_path)
+    assert same(autosam.load(folder, fast=True, threshold=0.5)(image_path), expected)
 
 
 @pytest.mark.parametrize("run", ["head", "decoder"])

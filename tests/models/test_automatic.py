@@ -61,12 +61,11 @@ def test_a_run_fits_its_rule_on_training_images_and_keeps_it(
     flags = ("--run=sam-auto", "--prompt.grid=4", f"--data.root={folders}")
     result = train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'run'}"))
     loaded = checkpoint.load(result.folder).segmenter
-    assert loaded.mask_classifier is not None
-    assert loaded.mask_classifier.mean.abs().max() > 0
+    assert loaded.prompter.mask_classifier.mean.abs().max() > 0
     assert set(loaded.trainable_state()) == {
-        "mask_classifier.mean",
-        "mask_classifier.whiten",
-        "mask_classifier.bias",
+        "prompter.mask_classifier.mean",
+        "prompter.mask_classifier.whiten",
+        "prompter.mask_classifier.bias",
     }
     assert not any(p.requires_grad for p in loaded.parameters())
     scores = evaluate(EvaluateConfig(checkpoint=str(result.folder)))
@@ -75,4 +74,6 @@ def test_a_run_fits_its_rule_on_training_images_and_keeps_it(
     flags = (*flags, "--cache.views=2", "--cache.dtype=fp32", f"--cache.dir={tmp_path / 'cache'}")
     train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'cached'}"))
     cached = checkpoint.load(tmp_path / "cached").segmenter
-    assert torch.allclose(cached.mask_classifier.mean, loaded.mask_classifier.mean, atol=1e-4)
+    assert torch.allclose(
+        cached.prompter.mask_classifier.mean, loaded.prompter.mask_classifier.mean, atol=1e-4
+    )

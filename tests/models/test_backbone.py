@@ -12,8 +12,8 @@ from helpers import tiny_config
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models import checkpoint
 from autosam.models.backbones.timm import BUNDLED, Backbone, load_bundled_lite0
+from autosam.models.build import build_segmenter
 from autosam.models.neck import Neck
-from autosam.models.segmenter import build_segmenter
 
 
 def batch_norm_agreement(net: torch.nn.Module) -> torch.Tensor:

@@ -14,11 +14,11 @@ from test_segmenter import EXPECTED
 from torch import nn
 
 from autosam.config import RUNS, LossConfig
+from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, Sam, load_sam
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.mobile import build_mobile
-from autosam.models.segmenter import build_segmenter
 from autosam.types import ImageEmbedding, Prompt, high_res_shapes
 
 SPECS = {
@@ -268,7 +268,7 @@ def test_a_generator_has_a_gate_for_each_level_nearly_closed_at_the_start(
         segmenter = build_segmenter(config).eval()
         with torch.no_grad():
             batch = make_batch(segmenter.input_spec)
-            prompt = segmenter.prompt(batch)
+            prompt = segmenter.prompter(batch, segmenter.sam)
             levels = segmenter.encode_image(batch).levels
         assert len(prompt.gates) == gated * len(levels)
         for gate, level in zip(prompt.gates, levels, strict=gated):

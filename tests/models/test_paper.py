@@ -12,10 +12,11 @@ from helpers import TINY, make_batch, tiny_config
 from autosam.config import LossConfig, PaperConfig
 from autosam.errors import ConfigError
 from autosam.models import checkpoint
+from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
 from autosam.models.normalize import normalise
+from autosam.models.paper import MinMaxSegmenter, PaddedLoss, min_max, normalised_twice
 from autosam.models.sam import SAMS
-from autosam.models.segmenter import build_segmenter, min_max
 from autosam.train import train
 from autosam.training.data import open_data
 from autosam.training.embedding_cache import facts_of
@@ -25,7 +26,7 @@ def test_a_image_normalised_twice_is_almost_black() -> None:
     """The red channel then reaches the encoder between -2.15 and -2.08."""
     images = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 255)]).to(torch.uint8)
     valid = torch.tensor([[4, 4], [4, 4]])
-    twice = TINY.normalised_twice()
+    twice = normalised_twice(TINY)
     pixels = normalise(images, valid, twice.pixel_mean, twice.pixel_std)
     assert pixels[0, 0].max() == pytest.approx(-2.154, abs=1e-3)
     assert pixels[1, 0].max() == pytest.approx(-2.079, abs=1e-3)
@@ -33,7 +34,7 @@ def test_a_image_normalised_twice_is_almost_black() -> None:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (TINY.pixel_mean, TINY.pixel_std))
     assert torch.allclose(pixels, (once - mean) / std, atol=1e-6)
     with pytest.raises(ConfigError, match="medsam has no mean"):
-        SAMS["medsam"].normalised_twice()
+        normalised_twice(SAMS["medsam"])
 
 
 def test_stretched_logits_run_from_0_to_1_and_cannot_be_empty() -> None:
@@ -47,7 +48,7 @@ def test_the_loss_on_padding_by_hand() -> None:
     weights = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     only = LossConfig(dice=0)
     inside = SegmentationLoss(only)(logits, targets, weights)["loss"]
-    everywhere = SegmentationLoss(only, everywhere=True)(logits, targets, weights)["loss"]
+    everywhere = PaddedLoss(only)(logits, targets, weights)["loss"]
     assert inside.item() == pytest.approx(0.693147, abs=1e-5)
     assert everywhere.item() == pytest.approx((0.693147 + 100) / 2, abs=1e-4)
 
@@ -81,12 +82,12 @@ def test_a_run_says_what_it_is_and_keeps_it(
     assert "validation/dice" not in json.loads(rows[0])
     loaded = checkpoint.load(result.folder)
     assert loaded.config.title == title
-    assert loaded.segmenter.stretch
+    assert isinstance(loaded.segmenter, MinMaxSegmenter)
     batch = make_batch(loaded.segmenter.input_spec)
     with torch.no_grad():
         shares = loaded.segmenter(batch).sigmoid()
     assert shares.amin((2, 3)).flatten().tolist() == pytest.approx([0, 0], abs=1e-5)
     assert shares.amax((2, 3)).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
-    assert loaded.segmenter.sam.spec == TINY.normalised_twice()
+    assert loaded.segmenter.sam.spec == normalised_twice(TINY)
     with pytest.raises(ConfigError, match="min_max_logits: the run head has no SAM"):
         build_segmenter(tiny_config(tiny_file, "--run=head", "--paper.min_max_logits=true"))

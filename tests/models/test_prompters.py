@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers import make_batch, tiny_config
 
+from autosam.models.build import build_segmenter
 from autosam.models.prompters import ABSENT, choose_mask, merge_objects
-from autosam.models.segmenter import build_segmenter
 from autosam.types import ObjectPrompts
 
 LOGITS = torch.tensor([[[[1.0, 1.0]], [[1.0, -1.0]], [[-4.0, -1.0]]]])
@@ -72,7 +72,7 @@ def test_the_prompt_decides_where_the_mask_is(tiny_file: Path, run: str, multima
         embedding = segmenter.encode_image(batch)
         swapped = batch.prompts.part(0, len(batch.prompts))
         swapped.images = 1 - swapped.images
-        other = segmenter.decode_objects(embedding, swapped)
+        other = segmenter.decode_mask(batch, embedding, swapped)
     assert both.shape == (2, 1, 32, 32)
     assert not torch.allclose(both, other)
     assert (both > ABSENT).all()
@@ -88,8 +88,8 @@ def test_hundreds_of_objects_are_decoded_in_parts(tiny_file: Path) -> None:
     )
     with torch.no_grad():
         embedding = segmenter.encode_image(batch)
-        together = segmenter.decode_objects(embedding, many)
-        alone = [segmenter.decode_objects(embedding, many.part(i, i + 1)) for i in range(150)]
+        together = segmenter.decode_mask(batch, embedding, many)
+        alone = [segmenter.decode_mask(batch, embedding, many.part(i, i + 1)) for i in range(150)]
     assert (together - torch.cat(alone).amax(0, keepdim=True)).abs().max() < 1e-4
 
 

@@ -16,7 +16,7 @@ from autosam.data.geometry import restore
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.sam import SAMS, load_sam, vit
 from autosam.models.sam.meta import SegmentAnything
-from autosam.models.sam.vit import PiecewiseAttention, VitEncoder, from_meta
+from autosam.models.sam.vit import PiecewiseAttention, Vit, VitEncoder, from_meta
 from autosam.types import Batch, ImageEmbedding, InputSpec, Prompt
 
 
@@ -151,7 +151,7 @@ def test_one_block_of_each_kind_of_vit_b_at_full_size(parity: Callable) -> None:
     for block in theirs.blocks:
         block.attn.rel_pos_h.normal_()
         block.attn.rel_pos_w.normal_()
-    ours = VitEncoder(1024, 768, depth=2, heads=12, wide=(1,)).eval()
+    ours = VitEncoder(1024, Vit(768, depth=2, heads=12, global_blocks=(1,))).eval()
     state = {f"image_encoder.{key}": value for key, value in theirs.state_dict().items()}
     ours.load_state_dict({k[14:]: v for k, v in from_meta(state).items()})
     pixels = torch.randn(1, 3, 1024, 1024)
@@ -178,7 +178,7 @@ def test_attention_piece_by_piece_is_attention(
 def test_half_precision_keeps_the_embedding() -> None:
     """Both ways of attention, at 1024 px; cosine similarity to float32 at least 0.999."""
     torch.manual_seed(0)
-    encoder = VitEncoder(1024, 96, depth=2, heads=3, wide=(1,)).eval()
+    encoder = VitEncoder(1024, Vit(96, depth=2, heads=3, global_blocks=(1,))).eval()
     for block in encoder.blocks:
         block.attn.rel_pos_h.normal_(std=0.1)
         block.attn.rel_pos_w.normal_(std=0.1)

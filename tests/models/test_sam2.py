@@ -17,11 +17,11 @@ from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2VideoCon
 
 from autosam.data.dataset import make_sample
 from autosam.errors import CheckpointError, ConfigError
+from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.sam2 import HIERAS, Hiera, Sam2, build_hiera, build_sam2, from_sam2_file
-from autosam.models.segmenter import build_segmenter
 from autosam.types import Batch, ImageEmbedding, InputSpec, Prompt
 
 SIZE, GRID, WIDTH = 128, 8, 32
@@ -284,9 +284,9 @@ def test_gradients_reach_what_learns_and_nothing_else(file: Path, run: str, clas
     for logits in segmenter(batch, with_surrogate=True):
         if logits is not None:
             criterion(logits, batch.targets, batch.weights)["loss"].backward()
-    part = ("sam.mask_decoder.", "class_prompt.")
+    part = ("sam.mask_decoder.", "prompter.")
     if run == "autosam":
-        part = ("generator.", "surrogate.")
+        part = ("prompter.", "surrogate.")
     for name, parameter in segmenter.named_parameters():
         learns = name.startswith(part) and not any(head in name for head in FROZEN)
         assert parameter.requires_grad == learns, name
@@ -298,9 +298,11 @@ def test_gradients_reach_what_learns_and_nothing_else(file: Path, run: str, clas
         assert "sam.mask_decoder.upscale_conv1.weight" in saved
         assert segmenter.sam.mask_decoder.transformer.layers[0].mlp.proj_in.weight.grad.any()
         # The tokens that tell classes apart join SAM 2's own, and do not take their place.
-        assert segmenter.prompt(batch).sparse.shape[1] == (2 if classes == 1 else 3)
+        assert segmenter.prompter(batch, segmenter.sam).sparse.shape[1] == (
+            2 if classes == 1 else 3
+        )
     else:
-        assert segmenter.prompt(batch).sparse.shape == (2 * classes, 2, WIDTH)
+        assert segmenter.prompter(batch, segmenter.sam).sparse.shape == (2 * classes, 2, WIDTH)
 
 
 def test_a_saved_network_of_ours_comes_back(sam: Sam2, tmp_path: Path) -> None:

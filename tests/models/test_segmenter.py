@@ -14,16 +14,16 @@ from autosam.config import RUNS, LearnedPrompt, LossConfig
 from autosam.errors import ConfigError
 from autosam.evaluation.evaluator import evaluate, trust
 from autosam.evaluation.explain import explain
+from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import HighResHead
-from autosam.models.segmenter import build_segmenter
 from autosam.training.optim import build_optimizer, warmup_cosine
 from autosam.types import Batch
 
 EXPECTED = {
-    "autosam": {"generator", "surrogate"},
-    "decoder": {"sam.mask_decoder", "class_prompt"},
-    "hybrid": {"generator", "surrogate", "sam.mask_decoder"},
+    "autosam": {"prompter", "surrogate"},
+    "decoder": {"sam.mask_decoder", "prompter"},
+    "hybrid": {"prompter", "surrogate", "sam.mask_decoder"},
     "head": {"head"},
     "decoder-box": {"sam.mask_decoder"},
     "decoder-points": {"sam.mask_decoder"},
@@ -37,7 +37,9 @@ def test_zero_shot_runs_hold_nothing_that_learns(tiny_file: Path) -> None:
         segmenter = build_segmenter(tiny_config(tiny_file, f"--run={run}")).train()
         assert not any(p.requires_grad for p in segmenter.parameters())
         assert not any(m.training for m in segmenter.modules())
-        assert all(key.startswith("mask_classifier.") for key in segmenter.trainable_state())
+        assert all(
+            key.startswith("prompter.mask_classifier.") for key in segmenter.trainable_state()
+        )
 
 
 @pytest.mark.parametrize("run", LEARNING)
@@ -71,9 +73,9 @@ def test_only_the_trainable_parts_learn(tiny_file: Path, run: str) -> None:
         assert (parameter.grad is not None) == learns, name
     got = {n for n, p in segmenter.named_parameters() if p.grad is not None and p.grad.any()}
     assert got, "no gradient at all"
-    if "generator" in parts:
-        assert any(n.startswith("generator.backbone") for n in got)
-        assert any(n.startswith("generator.dense") for n in got)
+    if RUNS[run].learns_prompt:
+        assert any(n.startswith("prompter.backbone") for n in got)
+        assert any(n.startswith("prompter.dense") for n in got)
     changed = {k for k, v in segmenter.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
     assert all(trains(name) for name in changed)
@@ -96,7 +98,7 @@ def test_the_surrogate_leaves_the_generator_alone(tiny_file: Path) -> None:
     assert with_gradient == {"surrogate"}
     rest, beside = segmenter.param_groups()
     assert {id(p) for p in beside} == {id(p) for p in segmenter.surrogate.parameters()}
-    assert {id(p) for p in rest} == {id(p) for p in segmenter.generator.parameters()}
+    assert {id(p) for p in rest} == {id(p) for p in segmenter.prompter.parameters()}
 
 
 def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None:
@@ -104,11 +106,11 @@ def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None
     batch = make_batch(segmenter.input_spec)
     with torch.no_grad():
         _, unfolded = segmenter(batch, with_surrogate=True)
-        segmenter.fast = True
-        assert not segmenter.input_spec.needs_image
-        alone = make_batch(segmenter.input_spec)
+        fast = segmenter.without_sam().eval()
+        assert not fast.input_spec.needs_image
+        alone = make_batch(fast.input_spec)
         assert alone.sam_input is None
-        assert torch.equal(segmenter(alone), unfolded)
+        assert torch.equal(fast(alone), unfolded)
 
 
 def test_a_blank_embedding_says_nothing_of_the_image(tiny_file: Path) -> None:
@@ -141,10 +143,10 @@ def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
     with torch.no_grad():
         logits = segmenter(batch)
     assert logits.shape == (2, classes, 32, 32) == batch.targets.shape
-    if classes > 1 and segmenter.mask_classifier is None:  # told apart, without a prompt too
+    if classes > 1 and RUNS[run].prompter != "grid":  # told apart, without a prompt too
         assert not torch.allclose(logits[:, 0], logits[:, 1])
     if RUNS[run].prompter == "learned":
-        made = segmenter.prompt(batch)
+        made = segmenter.prompter(batch, segmenter.sam)
         assert made.dense.shape == (2 * classes, 32, 8, 8)
         has_tokens = "sparse" in prompt or prompt == "both"
         assert made.sparse.shape == (2 * classes, 8 if has_tokens else 0, 32)
@@ -215,7 +217,7 @@ def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
     """40 x 56 in a square of 64: 46 of 64 rows hold image, of 8 rows of cells 6."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=2"))
     batch = make_batch(segmenter.input_spec, 2, 2)
-    prompt = segmenter.prompt(batch)
+    prompt = segmenter.prompter(batch, segmenter.sam)
     assert len(prompt.gates) == 1  # this SAM has no finer levels
     gate = torch.zeros(4, 1, 8, 8)
     gate[:, :, 6:] = 1  # padding
@@ -239,13 +241,11 @@ def test_a_look_without_sam_is_what_the_surrogate_decoder_says(tiny_file: Path) 
 def test_no_trust_in_a_sam_that_saw_nothing(tiny_file: Path) -> None:
     """The surrogate decoder uses no SAM, and a blank embedding shows nothing of the image."""
     segmenter = build_segmenter(tiny_config(tiny_file))
+    blank = build_segmenter(tiny_config(tiny_file, "--embedding=blank"))
     batch = make_batch(segmenter.input_spec)
-    for name in ("fast", "blank"):
-        for on in (False, True):
-            setattr(segmenter, name, on)
-            rows = evaluate(segmenter, [batch], exclusive=True)
-            assert all(("trust" in row) != on for row in rows.values())
-        setattr(segmenter, name, False)
+    for model, sees in ((segmenter, True), (segmenter.without_sam(), False), (blank, False)):
+        rows = evaluate(model, [batch], exclusive=True)
+        assert all(("trust" in row) == sees for row in rows.values())
 
 
 @pytest.mark.parametrize("run", ["autosam", "head", "decoder", "hybrid"])
@@ -260,7 +260,7 @@ def test_what_starts_at_random_learns_faster(tiny_file: Path, run: str) -> None:
     }
     trained = {n: rate_of[id(p)] for n, p in segmenter.named_parameters() if p.requires_grad}
     assert len(trained) == len(rate_of)
-    old = ("sam.", "generator.backbone.", "head.backbone.")
+    old = ("sam.", "prompter.backbone.", "head.backbone.")
     assert trained == {n: 1e-3 if n.startswith(old) else 4e-3 for n in trained}
     assert set(trained.values()) == {1e-3, 4e-3}
     config.train.lr = 1e-4

@@ -18,7 +18,7 @@ from autosam.models import checkpoint
 from autosam.models.backbones import trial
 from autosam.models.backbones.timm import Backbone, _build, _options
 from autosam.models.backbones.trial import fault
-from autosam.models.segmenter import build_segmenter
+from autosam.models.build import build_segmenter
 
 SIZE = 256
 CPU = {"device": "cpu"}

@@ -24,10 +24,11 @@ from autosam.evaluate import evaluate as evaluate_command
 from autosam.evaluation.evaluator import calibrate, evaluate
 from autosam.inference.predictor import Predictor
 from autosam.models import checkpoint
+from autosam.models.build import build_segmenter
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
-from autosam.models.segmenter import Segmenter, build_segmenter
+from autosam.models.segmenter import Segmenter
 from autosam.predict import predict
 from autosam.train import train
 from autosam.training.loop import losses_of
@@ -121,7 +122,7 @@ def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_p
         segmenter.to(choose_device())
         assert {t.device for t in segmenter.state_dict().values()} == {GPU}
         batch = samples.to(GPU)
-        if segmenter.mask_classifier is not None:
+        if RUNS[run].prompter == "grid":
             fit_mask_classifier(segmenter, [batch])
         learning = [p for p in segmenter.parameters() if p.requires_grad]
         if learning:
@@ -134,17 +135,16 @@ def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_p
             assert all(np.isfinite(value.item()) for value in parts.values())
         rows = evaluate(segmenter, [batch], True, ("dice",), criterion)
         assert len(rows) == len(batch)
-        if segmenter.prompts is None or config.color_prior is not None:
+        if not RUNS[run].needs_truth:
             predictor = Predictor(Loaded(segmenter, config, Path("here"), {}))
             assert predictor(image).masks.shape == (1, 40, 56)
-            if segmenter.generator is not None:
+            if RUNS[run].learns_prompt:
                 predictor.explain(image)
         if segmenter.surrogate is not None:
-            segmenter.fast = True
-            calibrate(segmenter, [batch], exclusive=True)
+            calibrate(segmenter.without_sam(), [batch], exclusive=True)
 
 
-@pytest.mark.parametrize("part", ["generator", "sam", "surrogate", "generator.backbone.net.bn1"])
+@pytest.mark.parametrize("part", ["prompter", "sam", "surrogate", "prompter.backbone.net.bn1"])
 def test_a_part_that_stays_behind_is_caught(part: str, tiny_file: Path) -> None:
     """Planted in the product: the test above would fail if a part forgot to move."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam"))

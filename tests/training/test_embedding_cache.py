@@ -24,9 +24,10 @@ from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import RECORDS, Store, entries, prune
 from autosam.errors import ConfigError, DataError
 from autosam.evaluate import evaluate
+from autosam.models.build import build_segmenter
 from autosam.models.checkpoint import load
 from autosam.models.sam import AbsentEncoder, load_sam
-from autosam.models.segmenter import Segmenter, build_segmenter
+from autosam.models.segmenter import Segmenter
 from autosam.train import train
 from autosam.training.data import open_data
 from autosam.training.embedding_cache import copies_of, folder_of, use_cache

@@ -32,6 +32,7 @@ from autosam.train import train
 from autosam.training import resume as state
 from autosam.training.data import default_epochs, open_data
 from autosam.training.finalize import TrainResult
+from autosam.types import Decision
 
 
 def run(tiny_file: Path, folders: Path, output: Path, *flags: str) -> TrainResult:
@@ -284,7 +285,7 @@ def test_what_is_no_checkpoint_is_refused(trained: Path, tiny_file: Path, tmp_pa
     )
     with pytest.raises(CheckpointError, match=r"settings cannot be used[\s\S]*rm -rf"):
         checkpoint.load(tmp_path / "x.safetensors")
-    name = "generator.dense.project.weight"
+    name = "prompter.dense.project.weight"
     tensors[name] = tensors[name] * float("nan")
     save_file(tensors, tmp_path / "x.safetensors", {"autosam": json.dumps(header)})
     with pytest.raises(CheckpointError, match=f"{name} holds values that are no numbers"):
@@ -297,7 +298,7 @@ def test_init_starts_from_another_run_and_says_what_does_not_fit(
     frozen = ("--train.lr=1e-12", "--train.epochs=1")
     run(tiny_file, folders, tmp_path / "h", "--run=hybrid", f"--init={trained}", *frozen)
     old, new = read_weights(checkpoint.find(trained)), read_weights(checkpoint.find(tmp_path / "h"))
-    name = "generator.dense.project.weight"
+    name = "prompter.dense.project.weight"
     torch.testing.assert_close(old[name], new[name], atol=1e-6, rtol=0)
     with pytest.raises(CheckpointError, match=r"not trained by this run.*(?s:.)*run 'autosam'"):
         run(tiny_file, folders, tmp_path / "d", "--run=decoder", f"--init={trained}")
@@ -356,7 +357,8 @@ def test_the_contact_sheet_shows_the_surrogate_at_its_own_threshold(trained: Pat
 
     def columns(threshold: float, fast_threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """The prediction, and the prompt without SAM."""
-        segmenter.threshold, segmenter.fast_threshold = threshold, fast_threshold
+        segmenter.decision = Decision(threshold)
+        segmenter.surrogate.decision = Decision(fast_threshold)
         sheet = contact_sheet(segmenter, test, [0], True, torch.device("cpu"))
         return sheet[:, 466:690], sheet[:, -230:-6]
 

@@ -25,7 +25,7 @@ from autosam.errors import StorageError
 from autosam.inference.formats import write_probabilities
 from autosam.inference.predictor import Prediction
 from autosam.models import checkpoint
-from autosam.models.segmenter import build_segmenter
+from autosam.models.build import build_segmenter
 from autosam.predict import predict
 from autosam.train import train
 from autosam.training.data import epoch_loader, open_data

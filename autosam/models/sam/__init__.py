@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,38 +81,31 @@ class AbsentEncoder(nn.Module):
         raise RuntimeError("this SAM was loaded without its image encoder: give it embeddings")
 
 
-class AbsentSam(nn.Module):
-    """Stands where a SAM takes no part but for the sizes of its prompts: nothing of it is loaded.
+class AbsentSam(Sam):
+    """The sizes of a SAM, without its parts.
 
     Args:
-        spec: which.
+        sam: the SAM.
     """
 
-    image_encoder = prompt_encoder = mask_decoder = None
-    no_grad_modules = ()
-
-    def __init__(self, spec: SamSpec) -> None:
-        super().__init__()
-        with torch.device("meta"):
-            sam = spec.build(spec)
-        self.spec, self.width, self.grid, self.levels = spec, sam.width, sam.grid, sam.levels
+    def __init__(self, sam: Sam) -> None:
+        absent = (nn.Identity(), nn.Identity(), nn.Identity())
+        super().__init__(sam.spec, *absent, sam.width, sam.grid)
+        self.levels = sam.levels
 
     def no_prompt(self, batch: int) -> Prompt:
-        """Zeros: there is no SAM to say what no prompt is."""
+        """Zeros, since there is no prompt encoder."""
         dense = torch.zeros(batch, self.width, *self.grid)
         return Prompt(torch.zeros(batch, 0, self.width), dense, torch.arange(batch))
 
 
-def load_sam(
-    name: str, checkpoint: str | Path | None = None, encoder: bool = True, twice: bool = False
-) -> Sam:
+def load_sam(name: str, checkpoint: str | Path | None = None, encoder: bool = True) -> Sam:
     """Build SAM `name` and load its weights, every tensor accounted for.
 
     Args:
         name: a key of `SAMS`.
         checkpoint: weights file; None takes the one of that name, see `sam_weights`.
         encoder: False leaves the image encoder out, which then takes no memory.
-        twice: whether its pixels are normalised twice, see `PaperConfig`.
 
     Raises:
         ConfigError, CheckpointError: see `sam_weights`, `read_weights` and `load_strict`.
@@ -127,23 +119,19 @@ def load_sam(
 
     if encoder:
         sam = spec.build(spec)
-        module = cast(nn.Module, sam)
-        load_strict(module, state, str(path), hint)
+        load_strict(sam, state, str(path), hint)
         require_finite(state, str(path))
     else:
         with torch.device("meta"):
             sam = spec.build(spec)
-        module = cast(nn.Module, sam)
-        title = f"{path}: does not fit {type(module).__name__}."
-        require_fit(module.state_dict(), state, title, hint)
+        title = f"{path}: does not fit {type(sam).__name__}."
+        require_fit(sam.state_dict(), state, title, hint)
         sam.image_encoder = AbsentEncoder(sum(p.numel() for p in sam.image_encoder.parameters()))
         # Copies: what is read from a file may be a map of it, which trained tensors must not be.
         rest = {k: v.clone() for k, v in state.items() if not k.startswith(ENCODER)}
-        module.load_state_dict(rest, assign=True)
+        sam.load_state_dict(rest, assign=True)
         require_finite(rest, str(path))
-    if twice:
-        sam.spec = spec.normalised_twice()
-    module.to(memory_format=torch.channels_last)
-    module.eval()
-    module.requires_grad_(False)
+    sam.to(memory_format=torch.channels_last)
+    sam.eval()
+    sam.requires_grad_(False)
     return sam

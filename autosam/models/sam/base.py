@@ -1,14 +1,14 @@
-"""The protocol every SAM backend follows, and what a registry entry says about it."""
+"""The base class of the SAM backends, and their registry entries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-from autosam.errors import ConfigError
+from autosam.models.normalize import normalise
 from autosam.types import ImageEmbedding, Prompt
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -45,44 +45,55 @@ class SamSpec:
     licence: str = ""
     paper: str = ""
 
-    def normalised_twice(self) -> SamSpec:
-        """The same SAM with its pixels normalised by mean and std, and the result once more.
 
-        Raises:
-            ConfigError: this SAM stretches pixels instead.
-        """
-        if self.pixel_mean is None or self.pixel_std is None:
-            raise ConfigError(
-                f"--paper.double_normalisation: {self.name} has no mean and standard deviation."
-            )
-        # ((x - m) / s - m) / s = (x - (m + m s)) / s^2
-        pairs = list(zip(self.pixel_mean, self.pixel_std, strict=True))
-        (a, b, c), (d, e, f) = (m + m * s for m, s in pairs), (s * s for _, s in pairs)
-        return replace(self, pixel_mean=(a, b, c), pixel_std=(d, e, f))
+class Sam(nn.Module):
+    """Base class of the SAM backends: a promptable segmenter in three parts.
 
+    A backend adds `encode_prompt`, `no_prompt`, `decode_mask` and `no_grad_modules`.
 
-class Sam(Protocol):
-    """A promptable segmenter, frozen unless a run says otherwise. No learnable code of ours."""
+    Args:
+        spec: its registry entry.
+        image_encoder: normalised pixels float B x 3 x S x S -> features float B x C x h x w; with
+            `levels` 3 also the tuple of the two high-resolution levels.
+        prompt_encoder: embeds points, boxes and masks.
+        mask_decoder: image embeddings and prompts -> masks.
+        width: C.
+        grid: h, w.
+    """
 
-    spec: SamSpec
-    width: int
-    """C."""
-    grid: tuple[int, int]
-    """h, w."""
-    levels: int
-    """Of the image embedding: 1, or 3 where the mask decoder adds finer ones while it upscales."""
-    image_encoder: nn.Module
-    prompt_encoder: nn.Module
-    mask_decoder: nn.Module
+    levels = 1
+    """Of the image embedding: 1, or 3 where the mask decoder adds high-resolution levels."""
+
+    def __init__(
+        self,
+        spec: SamSpec,
+        image_encoder: nn.Module,
+        prompt_encoder: nn.Module,
+        mask_decoder: nn.Module,
+        width: int,
+        grid: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.spec, self.width, self.grid = spec, width, grid
+        self.image_encoder: nn.Module = image_encoder
+        self.prompt_encoder: Any = prompt_encoder
+        self.mask_decoder: Any = mask_decoder
 
     @property
     def no_grad_modules(self) -> tuple[nn.Module, ...]:
         """Parts of the mask decoder that no loss on masks reaches: never trained."""
-        ...
+        raise NotImplementedError
 
     def encode_image(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
-        """uint8 B x 3 x S x S (zero padded) and int64 B x 2 -> image embedding."""
-        ...
+        """Normalise and encode images.
+
+        Args:
+            images: uint8 B x 3 x S x S RGB, zero padded at the bottom and right.
+            valid: int64 B x 2, rows and columns that hold image.
+        """
+        pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
+        output = self.image_encoder(pixels)
+        return ImageEmbedding(*output) if isinstance(output, tuple) else ImageEmbedding(output)
 
     def encode_prompt(
         self,
@@ -91,15 +102,32 @@ class Sam(Protocol):
         masks: Tensor | None = None,
         image_index: Tensor | None = None,
     ) -> Prompt:
-        """Points, boxes and masks -> prompt embeddings."""
-        ...
+        """Embed P prompts of one kind (padding points to a common N would change the result).
+
+        Args:
+            points: float P x N x 2 (x, y in pixels of the S x S square) and int P x N labels
+                (1 foreground, 0 background).
+            boxes: float P x 4, x0, y0, x1, y1 in the same pixels.
+            masks: float P x 1 x 4h x 4w, logits.
+            image_index: int64 P; default: prompt i is for image i.
+        """
+        raise NotImplementedError
 
     def no_prompt(self, batch: int) -> Prompt:
-        """SAM's own embedding of "no prompt", one per image."""
-        ...
+        """SAM's own embedding of "no prompt" for each of `batch` images."""
+        raise NotImplementedError
 
     def decode_mask(
         self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """-> low-resolution logits P x M x 4h x 4w and IoU estimates P x M."""
-        ...
+        """Decode P prompts at once.
+
+        Args:
+            embedding: of B images.
+            prompt: P prompts, each naming its image.
+            multimask: three masks for each prompt (M = 3) instead of one (M = 1).
+
+        Returns:
+            Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M.
+        """
+        raise NotImplementedError

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosam.models.sam.base import Sam, SamSpec
 from autosam.types import ImageEmbedding
@@ -34,7 +33,7 @@ def encode_frozen(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -
         valid: int64 B x 2, rows and columns that hold image.
         half: bfloat16 where it is faster; else as the surrounding autocast says.
     """
-    spec, device = sam.spec, next(cast(nn.Module, sam).parameters()).device
+    spec, device = sam.spec, next(sam.parameters()).device
     at_once = max(1, (LARGE // spec.image_size) ** 2)
     precision = half_precision(device, True) if half and faster_in_half(spec, device) else None
     with precision or nullcontext():

@@ -8,13 +8,12 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosam.models.normalize import normalise
-from autosam.models.sam.base import SamSpec
-from autosam.models.sam.vit import VitEncoder
+from autosam.models.sam.base import Sam, SamSpec
+from autosam.models.sam.vit import Vit, VitEncoder
 from autosam.types import ImageEmbedding, Prompt
 
 
-class SegmentAnything(nn.Module):
+class SegmentAnything(Sam):
     """Image encoder, prompt encoder and mask decoder, composed so that batches of images work.
 
     `segment_anything`'s own decoder repeats one image's embedding for all prompts and breaks on a
@@ -23,8 +22,6 @@ class SegmentAnything(nn.Module):
     `vit.from_meta`.
     """
 
-    levels = 1
-
     def __init__(
         self,
         spec: SamSpec,
@@ -32,29 +29,17 @@ class SegmentAnything(nn.Module):
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
     ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.image_encoder = image_encoder
-        self.prompt_encoder = prompt_encoder
-        self.mask_decoder = mask_decoder
-        self.width: int = prompt_encoder.embed_dim
-        self.grid: tuple[int, int] = prompt_encoder.image_embedding_size
+        """
+        Args:
+            spec, image_encoder, prompt_encoder, mask_decoder: see `Sam`.
+        """
+        width, grid = prompt_encoder.embed_dim, prompt_encoder.image_embedding_size
+        super().__init__(spec, image_encoder, prompt_encoder, mask_decoder, width, grid)
 
     @property
     def no_grad_modules(self) -> tuple[nn.Module, ...]:
-        """Parts of the mask decoder that no loss on masks reaches."""
+        """See `Sam.no_grad_modules`."""
         return (self.mask_decoder.iou_prediction_head,)
-
-    def encode_image(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
-        """Normalise and encode images.
-
-        Args:
-            images: uint8 B x 3 x S x S RGB, zero padded at the bottom and right.
-            valid: int64 B x 2, rows and columns that hold image.
-        """
-        pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
-        output = self.image_encoder(pixels)
-        return ImageEmbedding(*output) if isinstance(output, tuple) else ImageEmbedding(output)
 
     def encode_prompt(
         self,
@@ -63,15 +48,7 @@ class SegmentAnything(nn.Module):
         masks: Tensor | None = None,
         image_index: Tensor | None = None,
     ) -> Prompt:
-        """Embed P prompts of equal kind (padding points to a common N would change the answer).
-
-        Args:
-            points: float P x N x 2 (x, y in pixels of the S x S square) and int P x N labels
-                (1 foreground, 0 background).
-            boxes: float P x 4, x0, y0, x1, y1 in the same pixels.
-            masks: float P x 1 x 4h x 4w, logits.
-            image_index: int64 P; default: prompt i is for image i.
-        """
+        """See `Sam.encode_prompt`."""
         # Positions in half precision would be off by several hundredths of a radian.
         with torch.autocast(self.prompt_encoder.no_mask_embed.weight.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
@@ -92,16 +69,7 @@ class SegmentAnything(nn.Module):
     def decode_mask(
         self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Decode P prompts at once.
-
-        Args:
-            embedding: of B images.
-            prompt: P prompts, each naming its image.
-            multimask: three masks per prompt (M = 3) instead of one (M = 1).
-
-        Returns:
-            Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M.
-        """
+        """See `Sam.decode_mask`."""
         logits, iou = self.decode_all_masks(embedding, prompt)
         chosen = slice(1, None) if multimask else slice(0, 1)
         return logits[:, chosen], iou[:, chosen]
@@ -197,17 +165,17 @@ def prompt_parts(
     return prompt_encoder, mask_decoder
 
 
-VITS: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
-    "vit_b": (768, 12, 12, (2, 5, 8, 11)),
-    "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
-    "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
+VITS = {
+    "vit_b": Vit(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": Vit(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": Vit(1280, 32, 16, (7, 15, 23, 31)),
 }
-"""Width, depth and heads of the published encoders, and their blocks without windows."""
+"""The published image encoders."""
 
 
 def build_meta(spec: SamSpec, variant: str = "") -> SegmentAnything:
     """`vit_b`, `vit_l` or `vit_h` (`variant`, or else the spec's name) with random weights."""
-    encoder = VitEncoder(spec.image_size, *VITS[variant or spec.name])
+    encoder = VitEncoder(spec.image_size, VITS[variant or spec.name])
     return SegmentAnything(
         spec, encoder, *prompt_parts(spec, width=256, stride=16, mlp_dim=2048, num_heads=8)
     )

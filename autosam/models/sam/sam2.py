@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autosam.errors import ConfigError
-from autosam.models.normalize import normalise
-from autosam.models.sam.base import SamSpec
+from autosam.models.sam.base import Sam, SamSpec
 from autosam.models.sam.meta import prompted_levels
 from autosam.types import ImageEmbedding, Prompt
 
@@ -80,7 +79,7 @@ class Sam2Encoder(nn.Module):
         return features, (self.conv_s1(middle), self.conv_s0(finest))
 
 
-class Sam2(nn.Module):
+class Sam2(Sam):
     """Image encoder, prompt encoder and mask decoder, composed so that batches of images work.
 
     transformers' decoder takes the same number of prompts for every image; here each prompt names
@@ -98,29 +97,18 @@ class Sam2(nn.Module):
         prompt_encoder: nn.Module,
         mask_decoder: nn.Module,
     ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.image_encoder = image_encoder
-        self.prompt_encoder = prompt_encoder
-        self.mask_decoder = mask_decoder
-        self.width: int = cast(Any, prompt_encoder).hidden_size
-        self.grid: tuple[int, int] = cast(Any, prompt_encoder).image_embedding_size
+        """
+        Args:
+            spec, image_encoder, prompt_encoder, mask_decoder: see `Sam`.
+        """
+        sizes = cast(Any, prompt_encoder)
+        width, grid = sizes.hidden_size, sizes.image_embedding_size
+        super().__init__(spec, image_encoder, prompt_encoder, mask_decoder, width, grid)
 
     @property
     def no_grad_modules(self) -> tuple[nn.Module, ...]:
-        """Parts of the mask decoder that no loss on masks reaches."""
-        decoder = cast(Any, self.mask_decoder)
-        return decoder.iou_prediction_head, decoder.pred_obj_score_head
-
-    def encode_image(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
-        """Normalise and encode images.
-
-        Args:
-            images: uint8 B x 3 x S x S RGB.
-            valid: int64 B x 2, rows and columns that hold image (all: the geometry is `square`).
-        """
-        pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
-        return ImageEmbedding(*self.image_encoder(pixels))
+        """See `Sam.no_grad_modules`."""
+        return self.mask_decoder.iou_prediction_head, self.mask_decoder.pred_obj_score_head
 
     def encode_prompt(
         self,
@@ -129,21 +117,14 @@ class Sam2(nn.Module):
         masks: Tensor | None = None,
         image_index: Tensor | None = None,
     ) -> Prompt:
-        """Embed P prompts of equal kind (padding points to a common N would change the answer).
-
-        Args:
-            points: float P x N x 2 (x, y in pixels of the S x S square) and int P x N labels
-                (1 foreground, 0 background).
-            boxes: float P x 4, x0, y0, x1, y1 in the same pixels.
-            masks: float P x 1 x 4h x 4w, logits.
-            image_index: int64 P; default: prompt i is for image i.
+        """See `Sam.encode_prompt`.
 
         Returns:
             N + 1 sparse tokens for points, three for a box, two for a mask alone: the reference
             closes every prompt with "not a point", and SAM 2, unlike SAM, was trained with one
             more where there is neither point nor box (`SAM2Base._forward_sam_heads`).
         """
-        encoder = cast(Any, self.prompt_encoder)
+        encoder = self.prompt_encoder
         if points is None and boxes is None:
             points = self.nowhere(1 if masks is None else len(masks))
         # Positions in half precision would be off by several hundredths of a radian.
@@ -166,23 +147,14 @@ class Sam2(nn.Module):
 
     def nowhere(self, count: int) -> tuple[Tensor, Tensor]:
         """float count x 1 x 2 and int64 count x 1: points that are none, by their label -1."""
-        device = cast(Any, self.prompt_encoder).no_mask_embed.weight.device
+        device = self.prompt_encoder.no_mask_embed.weight.device
         label = torch.full((count, 1), -1, device=device)
         return torch.zeros(count, 1, 2, device=device), label
 
     def decode_mask(
         self, embedding: ImageEmbedding, prompt: Prompt, multimask: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Decode P prompts at once.
-
-        Args:
-            embedding: of B images.
-            prompt: P prompts, each naming its image.
-            multimask: three masks per prompt (M = 3) instead of one (M = 1).
-
-        Returns:
-            Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M in 0..1.
-        """
+        """See `Sam.decode_mask`."""
         index = prompt.image_index
         features, (middle, finest) = prompted_levels(embedding, prompt)
         with torch.autocast(prompt.dense.device.type, enabled=False):  # see encode_prompt
@@ -199,7 +171,7 @@ class Sam2(nn.Module):
 
     def cell_positions(self) -> Tensor:
         """float 1 x C x h x w: the position of each cell's centre, encoded as points are."""
-        shared = cast(Any, self.prompt_encoder).shared_embedding
+        shared = self.prompt_encoder.shared_embedding
         device = shared.positional_embedding.device
         y, x = ((torch.arange(n, device=device) + 0.5) / n for n in self.grid)
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -41,49 +42,56 @@ class PiecewiseAttention(Attention):
         return self.proj(attended.reshape(batch, height, width, -1))
 
 
+@dataclass(frozen=True)
+class Vit:
+    """An image encoder's architecture (Li et al. 2022, arXiv 2203.16527; Kirillov et al. 2023,
+    section 3)."""
+
+    width: int
+    """Of the transformer."""
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    """Blocks that attend to the whole image instead of windows."""
+    window: int = 14
+    """Side of a window, cells."""
+    patch: int = 16
+    """Side of a patch, pixels."""
+    out: int = 256
+    """C."""
+    mlp_ratio: float = 4.0
+
+
 class VitEncoder(VisionTransformerSAM):
-    """float B x 3 x S x S -> float B x C x S/16 x S/16 (Li et al. 2022, arXiv 2203.16527; Kirillov
-    et al. 2023, section 3).
+    """float B x 3 x S x S -> float B x C x S/16 x S/16.
 
     Args:
         image_size: S.
-        width, depth, heads: of the transformer.
-        wide: indices of the blocks that attend to the whole image instead of windows.
-        window: side of a window, cells.
-        patch, out, mlp_ratio: as in SAM; other values are for tests.
+        vit: the architecture.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        width: int,
-        depth: int,
-        heads: int,
-        wide: tuple[int, ...],
-        window: int = 14,
-        patch: int = 16,
-        out: int = 256,
-        mlp_ratio: float = 4.0,
-    ) -> None:
+    def __init__(self, image_size: int, vit: Vit) -> None:
         super().__init__(
             img_size=image_size,
-            patch_size=patch,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            mlp_ratio=mlp_ratio,
+            patch_size=vit.patch,
+            embed_dim=vit.width,
+            depth=vit.depth,
+            num_heads=vit.heads,
+            mlp_ratio=vit.mlp_ratio,
             # SAM's; timm's would be 1e-5.
             norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
             use_rel_pos=True,
-            window_size=window,
-            global_attn_indexes=wide,
-            neck_chans=out,
+            window_size=vit.window,
+            global_attn_indexes=vit.global_blocks,
+            neck_chans=vit.out,
             num_classes=0,
             global_pool="",
         )
         for number, block in enumerate(self.blocks):
-            side = image_size // patch if number in wide else window
-            block.attn = PiecewiseAttention(width, heads, use_rel_pos=True, input_size=(side, side))
+            side = image_size // vit.patch if number in vit.global_blocks else vit.window
+            block.attn = PiecewiseAttention(
+                vit.width, vit.heads, use_rel_pos=True, input_size=(side, side)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_features(x)

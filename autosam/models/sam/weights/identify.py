@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosam.errors import AutosamError, CheckpointError, ConfigError
 from autosam.models.sam.base import SamSpec
@@ -149,4 +148,4 @@ def skeleton(spec: SamSpec) -> dict[str, Tensor]:
             sam = spec.build(spec)
     except (RuntimeError, NotImplementedError):  # a network that computes while it is built
         sam = spec.build(spec)
-    return cast(nn.Module, sam).state_dict()
+    return sam.state_dict()

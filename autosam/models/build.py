@@ -1,0 +1,93 @@
+"""From a config to its network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autosam.config import RUNS, Config
+from autosam.config.validation import check_settings
+from autosam.errors import CheckpointError
+from autosam.models.base import SegmentationModel
+from autosam.models.paper import MinMaxSegmenter, load_sam_of
+from autosam.models.plain import PlainHead, PlainSegmenter
+from autosam.models.prompt_generator import PromptGenerator
+from autosam.models.prompters import ClassTokens, GridPrompter, ObjectPrompter, Prompter
+from autosam.models.sam import SAMS, AbsentSam, Sam
+from autosam.models.segmenter import Encoding, Segmenter, SurrogateSegmenter
+from autosam.models.surrogate import SurrogateDecoder
+
+
+def build_segmenter(
+    config: Config,
+    backbone_weights: str | None = None,
+    encoder: bool = True,
+    fast: bool = False,
+) -> SegmentationModel:
+    """Build what a config describes.
+
+    Args:
+        config: the run.
+        backbone_weights: overrides `config.model.backbone_weights` (a checkpoint brings its own).
+        encoder: False leaves SAM's image encoder out: every batch brings its embedding.
+        fast: leaves SAM out: the surrogate decoder makes the masks.
+
+    Raises:
+        ConfigError: settings that cannot work.
+        CheckpointError: weights that cannot be loaded, or `fast` without a surrogate decoder.
+    """
+    check_settings(config)
+    composition, model, classes = RUNS[config.run], config.model, config.data.num_classes
+    if fast and not (composition.learns_prompt and model.prompt_has_maps):
+        raise CheckpointError(
+            "--fast asks for the surrogate decoder, which only runs with a learned dense or "
+            f"high-resolution prompt have; this is {config.title!r}."
+        )
+    if not composition.uses_sam:
+        return PlainSegmenter(PlainHead(model, classes, backbone_weights))
+    with torch.random.fork_rng(devices=[]):  # the prompter starts the same with any SAM
+        sam = absent_sam(config.sam) if fast else load_sam_of(config, encoder)
+    prompter = build_prompter(config, sam, backbone_weights)
+    surrogate = None
+    if composition.learns_prompt and model.prompt_has_maps:
+        with torch.random.fork_rng(devices=[]):
+            surrogate = SurrogateDecoder(sam.width, model.prompt_kinds)
+    if isinstance(sam, AbsentSam):
+        assert isinstance(prompter, PromptGenerator)
+        assert surrogate is not None
+        return SurrogateSegmenter(sam, prompter, surrogate, model.view_size)
+    trainable: list[nn.Module] = []
+    if "prompter" in composition.trainable:
+        trainable += [prompter] if surrogate is None else [prompter, surrogate]
+    if "decoder" in composition.trainable:
+        trainable.append(sam.mask_decoder)
+        if isinstance(prompter, ClassTokens):
+            trainable.append(prompter)
+    kind = MinMaxSegmenter if config.paper.min_max_logits else Segmenter
+    encoding = Encoding(config.train.precision != "no", config.embedding == "blank")
+    return kind(sam, prompter, surrogate, trainable, model.view_size, encoding)
+
+
+def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None) -> Prompter:
+    """The prompter of a run.
+
+    Args:
+        config: the run.
+        sam: the SAM that it prompts.
+        backbone_weights: see `build_segmenter`.
+    """
+    kind, classes = RUNS[config.run].prompter, config.data.num_classes
+    if kind == "learned":
+        return PromptGenerator(config.model, classes, sam, backbone_weights)
+    if kind == "grid":
+        return GridPrompter(classes, config.prompt.grid)
+    if kind == "none":
+        return ClassTokens(classes, sam.width)
+    reads = config.rough.prompt if kind == "rough" else kind
+    return ObjectPrompter(classes, reads, config.prompt.multimask)
+
+
+def absent_sam(name: str) -> AbsentSam:
+    """The sizes of SAM `name`; none of its weights are loaded."""
+    with torch.device("meta"):
+        return AbsentSam(SAMS[name].build(SAMS[name]))
