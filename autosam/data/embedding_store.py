@@ -2,7 +2,7 @@
 
     FOLDER/meta.json     what the records are
     FOLDER/records.bin   record i at i * size
-    FOLDER/index.bin     int64 per record: 0 not there, else its CRC-32 plus 1
+    FOLDER/index.bin     int64 per record: 0 missing, else its CRC-32 plus 1
 
 Records are read piece by piece and not through a memory map: of a file that shrinks, a map kills
 the process by a signal, and the pages it touched count as the process's memory.
@@ -132,7 +132,7 @@ class Store:
         return cls(folder, layout, count)
 
     def missing(self) -> list[int]:
-        """The records that are not there, those that the file is too short for included."""
+        """The missing records, those beyond the end of the file included."""
         index = np.fromfile(self.folder / INDEX, np.int64)
         whole = (self.folder / RECORDS).stat().st_size // self.layout.size
         index[whole:] = 0
@@ -150,7 +150,7 @@ class Store:
         """Record `i`, B = 1.
 
         Raises:
-            DataError: it is not there or damaged; it is then forgotten, to be made anew.
+            DataError: it is missing or damaged; it is then marked missing, to be computed again.
         """
         size = self.layout.size
         try:
@@ -166,7 +166,7 @@ class Store:
             self._mark(i, 0)
             raise DataError(
                 f"{self.folder / RECORDS}: the cached embedding {i} is damaged. Run the same "
-                "command again: it is made anew. If this happens twice, look at the disk."
+                "command again: it is computed again. If this happens twice, look at the disk."
             )
         return self.layout.unpack(record)
 
@@ -216,7 +216,7 @@ def disk_error(error: OSError, folder: Path) -> DataError:
             "command again: it goes on where it stopped."
         )
     return DataError(
-        f"{error.filename or folder}: cannot be written ({error.strerror or error}). Mend the "
+        f"{error.filename or folder}: cannot be written ({error.strerror or error}). Fix the "
         "rights, or choose another --cache.dir."
     )
 

@@ -35,7 +35,7 @@ BLOCK = 2**24
 def require_file(path: Path) -> None:
     """
     Raises:
-        DataError: missing; or a folder or a pipe, from which one might read for ever.
+        DataError: missing; or a folder or a pipe, which may never end.
     """
     if not path.is_file():
         what = "it is a folder, a pipe or the like" if path.exists() else "no such file"

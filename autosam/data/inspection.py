@@ -132,7 +132,7 @@ def _splits(found: Inspection, pairs: list[Pair], config: DataConfig) -> dict[in
 def _scenes(
     found: Inspection, pairs: list[Pair], good: list[tuple[Pair, Seen]], split_of: dict[int, str]
 ) -> None:
-    """Scenes of several images, and those that the split would tear."""
+    """Scenes of several images, and those that are in several splits."""
     numbers = scenes(np.stack([s.edges for _, s in good]), [s.size for _, s in good])
     members: dict[int, list[Pair]] = defaultdict(list)
     for number, (pair, _) in zip(numbers, good, strict=True):

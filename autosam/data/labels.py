@@ -1,7 +1,7 @@
 """What a label is: the class of each pixel of an image.
 
-A label is H x W. uint8: class numbers, 0 background, 1..K, `IGNORED` where nobody knows. int32: bit
-k - 1 says that class k is there, for classes that overlap; `IGNORED_BITS` where nobody knows.
+A label is H x W. uint8: class numbers, 0 background, 1..K, `IGNORED` where unknown. int32: bit
+k - 1 says that class k is present, for classes that overlap; `IGNORED_BITS` where unknown.
 """
 
 from __future__ import annotations

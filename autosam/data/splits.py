@@ -110,7 +110,7 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
     if groups.lower().endswith(".csv"):
         path = Path(groups)
         if not path.is_file():
-            raise ConfigError(f"--data.groups {groups}: no such file. Mend the path.")
+            raise ConfigError(f"--data.groups {groups}: no such file. Fix the path.")
         rows = [row for _, row in csv_rows(path)]
         if not rows or not {"name", "group"} <= rows[0].keys():
             raise ConfigError(
@@ -123,7 +123,7 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
             pattern = re.compile(groups)
         except re.error as error:
             raise ConfigError(
-                f"--data.groups {groups}: not a regular expression: {error}. Mend it, or name a "
+                f"--data.groups {groups}: not a regular expression: {error}. Fix it, or name a "
                 ".csv file."
             ) from None
         if pattern.groups < 1:

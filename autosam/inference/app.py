@@ -18,8 +18,8 @@ from autosam.config import RUNS
 from autosam.config.commands import AppConfig
 from autosam.config.values import require_config
 from autosam.data.images import image_size, write_png
-from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import read_valid
+from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.evaluation.visualize import overlay, palette

@@ -25,8 +25,8 @@ from rich.table import Table
 from autosam.config.commands import ExportConfig
 from autosam.config.values import require_config
 from autosam.data.layouts import load_splits
-from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels
+from autosam.data.readers.files import image_file
 from autosam.errors import AutosamError, CheckpointError, ConfigError, DataError
 from autosam.inference.onnx_graph import Graph
 from autosam.inference.predictor import Predictor, load

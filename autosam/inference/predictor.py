@@ -19,8 +19,8 @@ from PIL import Image
 from autosam.config import RUNS
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.dataset import make_sample
-from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pixels, read_valid
+from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.evaluation.explain import Explanation, explain

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window
-from autosam.data.layouts.volumes import is_nifti, name_of
 from autosam.data.readers import dicom
+from autosam.data.readers.volumes import is_nifti, name_of
 from autosam.errors import DataError
 from autosam.models.state_dict import file_hash
 from autosam.utils.io import is_hidden, list_folder

@@ -17,8 +17,8 @@ import torch
 from autosam.config import DataConfig
 from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
-from autosam.data.layouts.folders import image_file
-from autosam.data.layouts.volumes import Slice, shape_of, stack, write_volume
+from autosam.data.readers.files import image_file
+from autosam.data.readers.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
 from autosam.inference.formats import (

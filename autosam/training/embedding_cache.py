@@ -128,7 +128,7 @@ def use_cache(
                 store = Store.open(folder, facts, count)
                 if store is None:
                     raise DataError(
-                        f"{folder}: is not there for every process. --cache.dir must name a "
+                        f"{folder}: is missing for some processes. --cache.dir must name a "
                         "folder that all machines share."
                     )
                 if missing:

@@ -57,7 +57,7 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
     trainer.accelerator.wait_for_everyone()
     best, segmenter = trainer.folder / checkpoint.BEST, trainer.segmenter
     if not best.is_file():
-        raise CheckpointError(f"{best}: missing; nothing to score. Bring it back.")
+        raise CheckpointError(f"{best}: missing; nothing to score. Restore it.")
     checkpoint.restore_trainable(segmenter, checkpoint.read_trained(best), str(best))
     thresholds = choose_thresholds(trainer) if is_calibrated(trainer.config) else {}
     checkpoint.set_decision(segmenter, thresholds)

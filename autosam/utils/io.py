@@ -158,7 +158,7 @@ def not_written(path: Path, error: Exception) -> StorageError:
     """The sentence for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
     return StorageError(
-        f"{path}: cannot be written ({reason}). Make room or mend the rights; what was written "
+        f"{path}: cannot be written ({reason}). Make room or fix the rights; what was written "
         "before is whole."
     )
 
@@ -182,7 +182,7 @@ def read_text(path: Path, wide: bool = False) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from None
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}). Mend the path or its rights."
+            f"{path}: cannot be read ({error.strerror}). Fix the path or its rights."
         ) from None
 
 

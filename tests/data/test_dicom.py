@@ -27,8 +27,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from autosam.data.layouts.volumes import Slice, affine_of, read_slice, shape_of
 from autosam.data.readers.dicom import DicomImage, read_header, read_values
+from autosam.data.readers.volumes import Slice, affine_of, read_slice, shape_of
 from autosam.errors import DataError
 from autosam.inference.sources import find_sources, frames_of, rate_of
 

@@ -15,7 +15,7 @@ from dicom_files import UPRIGHT, enhanced, make, save, series
 from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.layouts import load_pairs
-from autosam.data.layouts.volumes import Slice, write_volume
+from autosam.data.readers.volumes import Slice, write_volume
 from autosam.errors import DataError
 from autosam.predict import predict
 

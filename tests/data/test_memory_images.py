@@ -16,7 +16,7 @@ from PIL import Image
 
 import autosam
 from autosam.config import DataConfig
-from autosam.data.layouts.folders import image_file
+from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.models.backbones.timm import Backbone

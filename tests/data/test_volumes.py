@@ -13,8 +13,8 @@ from helpers import tiny_config
 from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.layouts import load_pairs, load_splits
-from autosam.data.layouts.volumes import Slice
 from autosam.data.pairs import SPLITS
+from autosam.data.readers.volumes import Slice
 from autosam.errors import DataError
 from autosam.inference.predictor import load
 from autosam.predict import predict
@@ -82,7 +82,7 @@ def test_dicom_series(tmp_path: Path) -> None:
 
 def test_a_mask_written_back_as_a_volume(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel")
-    from autosam.data.layouts.volumes import write_volume
+    from autosam.data.readers.volumes import write_volume
 
     miniature.volumes(tmp_path, 1)
     label = np.random.default_rng(0).integers(0, 3, (56, 40, 5)).astype(np.uint8)

@@ -62,7 +62,7 @@ def names_that_differ_in_case(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, f"{name}.png")
 
 
-@cause("pairing", DataError, r"no such folder\. Mend the path, or make it")
+@cause("pairing", DataError, r"no such folder\. Fix the path, or make it")
 def no_folder_of_masks(rng: Random, folder: Path, good: Good) -> Bad:
     root = copied(good, folder)
     (root / "masks").rename(root / rng.choice(["mask", "labels", "Masks"]))
@@ -77,7 +77,7 @@ def a_folder_without_images(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, f"/{what}")
 
 
-@cause("pairing", DataError, r"no such folder\. Mend the path")
+@cause("pairing", DataError, r"no such folder\. Fix the path")
 def a_root_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     root = folder / f"gone{rng.randrange(99)}"
     return of(rng, good, root, str(root))
@@ -138,7 +138,7 @@ def text_of(rows: list[list[str]]) -> str:
     return "".join(",".join(row) + "\n" for row in rows)
 
 
-@cause("groups", ConfigError, r"no such file\. Mend the path")
+@cause("groups", ConfigError, r"no such file\. Fix the path")
 def no_such_table(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / f"groups{rng.randrange(9)}.csv"
     flags = (f"--data.root={good.images}", f"--data.groups={path}")
@@ -204,7 +204,7 @@ def by_pattern(rng: Random, good: Good, folder: Path, pattern: str) -> Bad:
     return reading(rng, good, folder, *flags), f"--data.groups {pattern}"
 
 
-@cause("groups", ConfigError, r"not a regular expression.*Mend it, or name a \.csv file")
+@cause("groups", ConfigError, r"not a regular expression.*Fix it, or name a \.csv file")
 def no_expression(rng: Random, folder: Path, good: Good) -> Bad:
     return by_pattern(
         rng, good, folder, rng.choice(["^(case", "([a-z)", "(?P<1>x)", "*(.)", "()["])

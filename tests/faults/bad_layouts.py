@@ -91,14 +91,14 @@ def vertices(*points: tuple[object, object]) -> str:
     return miniature.aperio([(False, list(points))])  # type: ignore[arg-type]
 
 
-@cause("monuseg", DataError, r"xml(:\d+)?: not XML.*Mend")
+@cause("monuseg", DataError, r"xml(:\d+)?: not XML.*Fix")
 def outlines_that_are_no_xml(rng: Random, folder: Path, good: Good) -> Bad:
     whole = vertices((1, 1), (9, 1), (9, 9))
     text = rng.choice([whole[: rng.randrange(len(whole))], "", "{}", whole.replace("</", "<")])
     return outlined(rng, good, folder, text)
 
 
-@cause("monuseg", DataError, r"xml(:\d+)?: not XML.*Mend")
+@cause("monuseg", DataError, r"xml(:\d+)?: not XML.*Fix")
 def outlines_of_an_unknown_code(rng: Random, folder: Path, good: Good) -> Bad:
     code = rng.choice(["klingon", "utf-32", "hex", "idna"])
     return outlined(rng, good, folder, f'<?xml version="1.0" encoding="{code}"?><Annotations/>')
@@ -120,14 +120,14 @@ def outlines_of_another_program(rng: Random, folder: Path, good: Good) -> Bad:
     return outlined(rng, good, folder, f"<{tag}><Regions/></{tag}>")
 
 
-@cause("monuseg", DataError, r"region 1: a vertex without X or Y as numbers.*Mend or remove it")
+@cause("monuseg", DataError, r"region 1: a vertex without X or Y as numbers.*Fix or remove it")
 def a_vertex_without_place(rng: Random, folder: Path, good: Good) -> Bad:
     text = vertices((1, 1), (9, 1), (9, 9))
     change = rng.choice([("X=", "x="), ('Y="1"', 'Y=""'), ('X="9"', 'X="9,5"'), ("Y=", "Z2=")])
     return outlined(rng, good, folder, text.replace(*change))
 
 
-@cause("monuseg", DataError, r"region 1: .*(far outside|expected polygons).*Mend or remove it")
+@cause("monuseg", DataError, r"region 1: .*(far outside|expected polygons).*Fix or remove it")
 def a_vertex_far_outside(rng: Random, folder: Path, good: Good) -> Bad:
     far = rng.choice(["1e9", "-1e12", "nan", "inf", "1e300"])
     return outlined(rng, good, folder, vertices((1, 1), (far, 1), (9, 9)))
@@ -152,7 +152,7 @@ def a_set_without_folders(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, "polyp", str(Path(place).parent))
 
 
-@cause("stamps", DataError, r"holds no NAME-px\.png of any scan|no such folder.*Mend the path")
+@cause("stamps", DataError, r"holds no NAME-px\.png of any scan|no such folder.*Fix the path")
 def scans_without_truth(rng: Random, folder: Path, good: Good) -> Bad:
     root = miniature.stamps(folder / "data")
     inner = root / "ground-truth-pixel" / "ground-truth-pixel"
@@ -341,7 +341,7 @@ def a_volume_of_other_values(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, "volumes", path.name)
 
 
-@cause("volumes", DataError, r"stands in only one of images/ and masks/.*Add it, or remove")
+@cause("volumes", DataError, r"is in only one of images/ and masks/.*Add it, or remove")
 def a_volume_alone(rng: Random, folder: Path, good: Good) -> Bad:
     root = volumes(folder)
     path = rng.choice(sorted((root / rng.choice(["images", "masks"])).iterdir()))

@@ -285,7 +285,7 @@ def a_folder_of_someone_else(rng: Random, folder: Path, good: Good) -> Bad:
     return training(good, folder, f"--data.root={good.images}", *more), f"--output {out}"
 
 
-@cause("line", StorageError, r"cannot be written \(.*\)\. Make room or mend the rights", 6)
+@cause("line", StorageError, r"cannot be written \(.*\)\. Make room or fix the rights", 6)
 def an_output_below_a_file(rng: Random, folder: Path, good: Good) -> Bad:
     file = folder / "file"
     file.write_text("mine")
@@ -415,7 +415,7 @@ def figures_into_a_folder(rng: Random, folder: Path, good: Good) -> Bad:
     return ["bench", f"--json={folder}"], f"--json {folder}"
 
 
-@cause("bench", StorageError, r"cannot be written \(.*\)\. Make room or mend the rights")
+@cause("bench", StorageError, r"cannot be written \(.*\)\. Make room or fix the rights")
 def figures_below_a_file(rng: Random, folder: Path, good: Good) -> Bad:
     return ["bench", f"--json={good.sam / 'bench.json'}"], str(good.sam)
 
@@ -448,7 +448,7 @@ def a_state_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     return [*PRETRAIN, f"--output={folder}"], str(path)
 
 
-@cause("pretrain", StorageError, r"cannot be written \(.*\)\. Make room or mend the rights")
+@cause("pretrain", StorageError, r"cannot be written \(.*\)\. Make room or fix the rights")
 def an_output_that_is_a_file(rng: Random, folder: Path, good: Good) -> Bad:
     path = rng.choice([good.sam, good.sam / "deeper"])
     return [*PRETRAIN, f"--output={path}"], str(path)

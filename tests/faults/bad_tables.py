@@ -210,7 +210,7 @@ def entry(rng: Random, content: dict[str, Any], what: str) -> dict[str, Any]:
     return rng.choice(content[what])
 
 
-@cause("coco", DataError, r"(not JSON|not UTF-8).*(Mend|Save)")
+@cause("coco", DataError, r"(not JSON|not UTF-8).*(Fix|Save)")
 def a_file_that_is_not_json(rng: Random, folder: Path, good: Good) -> Bad:
     def change(content: dict[str, Any]) -> str | bytes:
         text = json.dumps(content)
@@ -300,7 +300,7 @@ def an_outline_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
-@cause("coco", DataError, r"annotation \d+: .*far outside.*(Mend|Remove)")
+@cause("coco", DataError, r"annotation \d+: .*far outside.*(Fix|Remove)")
 def an_outline_far_outside(rng: Random, folder: Path, good: Good) -> Bad:
     """Drawing it would take all memory, or end the interpreter."""
     far = rng.choice([1e9, -1e9, 1e18, 1e300, -(2**31), 3e6, 10**400])
@@ -315,7 +315,7 @@ def code(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
     return rng.choice(found)["segmentation"]
 
 
-@cause("coco", DataError, r"annotation \d+: run lengths must add up to 2240 pixels.*Mend")
+@cause("coco", DataError, r"annotation \d+: run lengths must add up to 2240 pixels.*Fix")
 def run_lengths_of_another_sum(rng: Random, folder: Path, good: Good) -> Bad:
     counts = rng.choice([[1, 2, 3], [2241], [-5, 2245], [2**32, 2240], [2240.0], ["2240"], []])
     return described(rng, good, folder, lambda c: code(rng, c).update(counts=counts))
@@ -327,7 +327,7 @@ def run_lengths_of_another_size(rng: Random, folder: Path, good: Good) -> Bad:
     return described(rng, good, folder, lambda c: code(rng, c).update(size=size))
 
 
-@cause("coco", DataError, r"annotation \d+: (a run-length code|run lengths must).*Mend")
+@cause("coco", DataError, r"annotation \d+: (a run-length code|run lengths must).*Fix")
 def run_lengths_that_are_garbage(rng: Random, folder: Path, good: Good) -> Bad:
     letters = "".join(chr(rng.randrange(48, 112)) for _ in range(rng.randrange(1, 90)))
     counts = rng.choice([letters, "\u20ac", "o" * 500, "", 5, None])

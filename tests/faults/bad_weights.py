@@ -274,7 +274,7 @@ def loading(rng: Random, good: Good, folder: Path, path: Path) -> Bad:
     ]), path.name  # fmt: skip
 
 
-@cause("sam", CheckpointError, r"no such file.*(Give|Mend)")
+@cause("sam", CheckpointError, r"no such file.*(Give|Fix)")
 def no_file(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / "gone.pth"
     if rng.random() < 0.3:

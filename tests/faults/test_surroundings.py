@@ -79,7 +79,7 @@ def settings(tiny_file: Path, data: Path, disk: Path) -> Config:
 
 
 def said(function: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one message of a command that failed in a way its user can mend."""
+    """The one message of a command that failed in a way its user can fix."""
     with pytest.raises(SystemExit) as ended:
         run_command(Config, lambda config: function(), [])
     assert ended.value.code == 2

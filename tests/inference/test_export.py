@@ -28,7 +28,7 @@ from autosam.data.geometry import (
     restore,
     restore_matrix,
 )
-from autosam.data.layouts.folders import image_file
+from autosam.data.readers.files import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.prediction import predict_label
 from autosam.inference.onnx import Runner, export, readable

@@ -17,5 +17,5 @@ def root_of(config: DataConfig) -> Path:
     if not config.root:
         raise DataError(f"--data.layout {config.layout} needs --data.root DIR.")
     if not Path(config.root).is_dir():
-        raise DataError(f"--data.root {config.root}: no such folder. Mend the path.")
+        raise DataError(f"--data.root {config.root}: no such folder. Fix the path.")
     return Path(config.root)

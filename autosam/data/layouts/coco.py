@@ -24,9 +24,10 @@ from autosam.config import DataConfig
 from autosam.data.images import MAX_PIXELS
 from autosam.data.labels import pack
 from autosam.data.layouts.base import root_of
-from autosam.data.layouts.folders import ALIASES, image_file
+from autosam.data.layouts.folders import ALIASES
 from autosam.data.layouts.manifest import resolve, stem_of
 from autosam.data.pairs import SPLITS, Pair
+from autosam.data.readers.files import image_file
 from autosam.data.readers.polygons import encloses, rasterize
 from autosam.errors import DataError
 from autosam.utils.io import list_folder, read_text
@@ -76,7 +77,7 @@ def pairs_of_coco(config: DataConfig) -> list[Pair]:
 
     Raises:
         DataError: no such file; not COCO; an annotation of an image or category that is not
-            listed; an image that is not there.
+            listed; a missing image.
     """
     if config.annotations:
         if not config.images:
@@ -110,9 +111,9 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}. Mend it.") from None
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}. Fix it.") from None
     except (ValueError, RecursionError) as error:  # numbers of 5000 digits, lists of lists of ...
-        raise DataError(f"{path}: not JSON: {error}. Mend it.") from None
+        raise DataError(f"{path}: not JSON: {error}. Fix it.") from None
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or any(
         not isinstance(content.get(name), list)
@@ -124,7 +125,7 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
         return _pairs(content, path, images, config)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{path}: an entry lacks or mistypes {error}. Mend it: expected are id, file_name, "
+            f"{path}: an entry lacks or mistypes {error}. Fix it: expected are id, file_name, "
             "height and width of images, id, image_id, category_id and segmentation of "
             "annotations, id and name of categories."
         ) from None

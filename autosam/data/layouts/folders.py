@@ -16,21 +16,14 @@ from collections import Counter
 from pathlib import Path
 
 from autosam.config import DataConfig
-from autosam.data.images import EXTENSIONS, ImageFile, MaskFile
-from autosam.data.pairs import SPLITS, Layers, Pair, Pixels
-from autosam.data.readers.dicom import DicomImage, is_dicom
+from autosam.data.images import EXTENSIONS, MaskFile
+from autosam.data.pairs import SPLITS, Layers, Pair
+from autosam.data.readers.files import image_file
 from autosam.data.synthetic.embedded import synthetic_root
 from autosam.errors import DataError
 from autosam.utils.io import is_hidden
 
 ALIASES = {"validation": ("validation", "val", "valid"), "train": ("train",), "test": ("test",)}
-
-
-def image_file(path: Path, config: DataConfig) -> Pixels:
-    """An image, read as the settings say."""
-    if is_dicom(path):
-        return DicomImage(path, config.window, config.nodata)
-    return ImageFile(path, config.bands, config.window, config.nodata)
 
 
 def pairs_of_folders(config: DataConfig) -> list[Pair]:
@@ -49,7 +42,7 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
             "files and videos must be unpacked into images first."
         )
     if not root.is_dir():
-        raise DataError(f"--data.root {root}: no such folder. Mend the path.")
+        raise DataError(f"--data.root {root}: no such folder. Fix the path.")
     found: list[Pair] = []
     for split in SPLITS:
         for alias in ALIASES[split]:
@@ -80,7 +73,7 @@ def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> l
         Pairs sorted by name.
 
     Raises:
-        DataError: a folder is missing or has no image, a name stands twice, or a file has no
+        DataError: a folder is missing or has no image, a duplicate name, or a file has no
             partner. Nothing is dropped silently.
     """
     config = config or DataConfig()
@@ -138,7 +131,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
         DataError: no folder, no image, or two files that differ in extension or case alone.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. Mend the path, or make it.")
+        raise DataError(f"{folder}: no such folder. Fix the path, or make it.")
     found: dict[str, Path] = {}
     folded: dict[str, Path] = {}
     for name in sorted(os.listdir(folder)):  # names, not paths: there may be 100,000
@@ -153,6 +146,6 @@ def by_stem(folder: Path) -> dict[str, Path]:
     if not found:
         raise DataError(
             f"{folder}: holds no image ({', '.join(sorted(EXTENSIONS))}). Put images "
-            "there, or mend the path."
+            "there, or fix the path."
         )
     return found

@@ -9,8 +9,9 @@ from pathlib import Path
 from autosam.config import DataConfig
 from autosam.data.images import MaskFile
 from autosam.data.layouts.base import root_of
-from autosam.data.layouts.folders import by_stem, image_file
+from autosam.data.layouts.folders import by_stem
 from autosam.data.pairs import Pair
+from autosam.data.readers.files import image_file
 from autosam.data.tables import csv_rows
 from autosam.errors import DataError
 
@@ -60,6 +61,6 @@ def _patients(path: Path) -> dict[str, str]:
     if rows and not {"name", "patient ID"} <= rows[0].keys():
         raise DataError(
             f"{path}: expected the columns name and patient ID, found {list(rows[0])}. "
-            "Mend its first line."
+            "Fix its first line."
         )
     return {row["name"]: row["patient ID"] for row in rows}

@@ -55,7 +55,7 @@ class Cell:
             return Path(cell["path"]).read_bytes()
         except OSError as error:
             raise DataError(
-                f"{self}: {cell['path']} cannot be read ({error.strerror}). Bring it back, or save "
+                f"{self}: {cell['path']} cannot be read ({error.strerror}). Restore it, or save "
                 "the data set with its images."
             ) from None
 

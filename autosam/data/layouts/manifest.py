@@ -20,8 +20,9 @@ from typing import Any
 
 from autosam.config import DataConfig
 from autosam.data.images import EXTENSIONS, MaskFile
-from autosam.data.layouts.folders import ALIASES, image_file
+from autosam.data.layouts.folders import ALIASES
 from autosam.data.pairs import Pair
+from autosam.data.readers.files import image_file
 from autosam.data.tables import csv_rows
 from autosam.errors import DataError
 from autosam.utils.io import read_text
@@ -34,7 +35,7 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
 
     Raises:
         DataError: naming the line: a column or value is missing, a path leaves the table's folder
-            (unless `outside`), a file is not there, an image stands twice, or only some lines
+            (unless `outside`), a file is missing, an image is listed twice, or only some lines
             have a split.
     """
     table = Path(config.root or "")

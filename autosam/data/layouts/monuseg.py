@@ -21,8 +21,8 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.images import digest, read_image, require_file
 from autosam.data.layouts.base import root_of
-from autosam.data.layouts.folders import image_file
 from autosam.data.pairs import Pair
+from autosam.data.readers.files import image_file
 from autosam.data.readers.polygons import rasterize
 from autosam.errors import DataError
 from autosam.utils.io import list_folder
@@ -73,9 +73,9 @@ def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
             raise DataError(f"{path}: XML with declarations of its own is not read. Remove them.")
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise DataError(f"{path}:{error.position[0]}: not XML: {error}. Mend it.") from None
+        raise DataError(f"{path}:{error.position[0]}: not XML: {error}. Fix it.") from None
     except (ValueError, LookupError, OSError) as error:  # codes that it does not know
-        raise DataError(f"{path}: not XML: {error}. Mend it: save it as UTF-8.") from None
+        raise DataError(f"{path}: not XML: {error}. Fix it: save it as UTF-8.") from None
     if root.tag != "Annotations":
         raise DataError(
             f"{path}: expected <Annotations>, found <{root.tag}>. Export it as Aperio's XML."
@@ -89,7 +89,7 @@ def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
             ]
         except (KeyError, ValueError) as error:
             raise DataError(
-                f"{path}: region {i}: a vertex without X or Y as numbers ({error}). Mend or remove "
+                f"{path}: region {i}: a vertex without X or Y as numbers ({error}). Fix or remove "
                 "it."
             ) from None
         found.append((region.attrib.get("NegativeROA") == "1", polygon))
@@ -113,7 +113,7 @@ def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
                 "the file."
             )
     if not tiles:
-        raise DataError(f"{root}: holds no .tif with an .xml. Mend the path.")
+        raise DataError(f"{root}: holds no .tif with an .xml. Fix the path.")
     found = []
     for key, tile in tiles.items():
         test = "test" in str(tile.relative_to(root).parent).lower()

@@ -29,7 +29,7 @@ def pairs_of_polyps(config: DataConfig) -> list[Pair]:
             if (folder / images).is_dir():
                 return find_pairs(folder / images, folder / masks, config)
         raise DataError(
-            f"{folder}: expected images/ and masks/ (or image/ and mask/). Unpack the archive anew."
+            f"{folder}: expected images/ and masks/ (or image/ and mask/). Unpack it again."
         )
 
     found = [dataclasses.replace(pair, split="train") for pair in within(root / "TrainDataset")]

@@ -11,8 +11,9 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.images import MaskFile, StoredMask, read_mask
 from autosam.data.layouts.base import root_of
-from autosam.data.layouts.folders import by_stem, image_file
+from autosam.data.layouts.folders import by_stem
 from autosam.data.pairs import Pair
+from autosam.data.readers.files import image_file
 from autosam.errors import DataError
 
 log = logging.getLogger("autosam")
@@ -58,7 +59,7 @@ def pairs_of_stamps(config: DataConfig) -> list[Pair]:
     if len(without) == len(scans):
         raise DataError(
             f"{root / 'ground-truth-pixel'}: holds no NAME-px.png of any scan. Unpack the archive "
-            "anew."
+            "again."
         )
     for stem, path in scans.items():
         if stem in without:

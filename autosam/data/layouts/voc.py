@@ -5,8 +5,9 @@ from __future__ import annotations
 from autosam.config import DataConfig
 from autosam.data.images import MaskFile
 from autosam.data.layouts.base import root_of
-from autosam.data.layouts.folders import by_stem, image_file
+from autosam.data.layouts.folders import by_stem
 from autosam.data.pairs import Pair
+from autosam.data.readers.files import image_file
 from autosam.errors import DataError
 from autosam.utils.io import read_text
 
@@ -17,7 +18,7 @@ def pairs_of_voc(config: DataConfig) -> list[Pair]:
     """JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val,test}.txt.
 
     Raises:
-        DataError: a folder or list is missing, or a list names a file that is not there.
+        DataError: a folder or list is missing, or a list names a missing file.
     """
     root = root_of(config)
     images, masks = by_stem(root / "JPEGImages"), by_stem(root / "SegmentationClass")

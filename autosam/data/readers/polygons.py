@@ -38,7 +38,7 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
         ) from None
     if not _is_polygons(shape):
         raise DataError(
-            f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length code. Mend or "
+            f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length code. Fix or "
             "remove it."
         )
     # pycocotools counts every step along an edge: of one far outside it would end the process.
@@ -46,7 +46,7 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
     if any(not -far <= value <= far for polygon in shape for value in polygon):
         raise DataError(
             f"{where}: an outline leads far outside of the image of {width} x {height} pixels. "
-            "Mend or remove it."
+            "Fix or remove it."
         )
     drawn = [[float(value) for value in polygon] for polygon in shape if len(polygon) >= 6]
     if not drawn:
@@ -81,17 +81,17 @@ def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.nda
     if code.get("size") != [height, width]:
         raise DataError(
             f"{where}: run-length code of size {code.get('size')}, but the image is {height} x "
-            f"{width}: [{height}, {width}] was expected. Mend or remove it."
+            f"{width}: [{height}, {width}] was expected. Fix or remove it."
         )
     counts = code.get("counts")
     if isinstance(counts, str | bytes):
         counts = _unpack(counts)
     if not isinstance(counts, list):
-        raise DataError(f"{where}: a run-length code whose counts are damaged. Mend or remove it.")
+        raise DataError(f"{where}: a run-length code whose counts are damaged. Fix or remove it.")
     whole = all(isinstance(n, int) and n >= 0 for n in counts)
     if not whole or sum(counts) != height * width:
         raise DataError(
-            f"{where}: run lengths must add up to {height * width} pixels, in whole numbers. Mend "
+            f"{where}: run lengths must add up to {height * width} pixels, in whole numbers. Fix "
             "or remove them."
         )
     inside = np.arange(len(counts)) % 2 == 1

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from autosam.data.synthetic.camera import expose, illuminate, scope_mask
 from autosam.data.synthetic.drawing import (
     FAMILIES,
     FULL_CIRCLE,
@@ -25,7 +26,6 @@ from autosam.data.synthetic.drawing import (
     Array,
     Rng,
     Stencil,
-    axes,
     blob,
     branches,
     draw_palette,
@@ -36,14 +36,13 @@ from autosam.data.synthetic.drawing import (
     lobed,
     log_uniform,
     noise_field,
-    random_bytes,
     rasterise,
     rgb,
     union,
 )
 from autosam.data.synthetic.photos import photo_texture
 
-MIN_VISIBLE_AREA = 100  # px at 256 x 256, scaled with the area of the frame
+MIN_VISIBLE_AREA = 100  # px at 256 x 256, scaled with the area of the image
 MIN_VISIBLE_SHARE = 0.2  # an object hidden more than this is a remnant, not an object
 
 
@@ -279,7 +278,7 @@ class _Studio:
         return ids[self.instances]
 
 
-# Background, light and camera
+# Background
 
 
 def draw_background(
@@ -319,19 +318,6 @@ def _add_vessels(rng: Rng, canvas: Array) -> None:
             blend(canvas, stencil, stencil.window(canvas) * colour, 0.8, 0.6)
 
 
-def illuminate(rng: Rng, canvas: Array) -> None:
-    """Uneven light in place: a gradient, a vignette, or soft shadows over everything."""
-    frame = (canvas.shape[0], canvas.shape[1])
-    depth = np.float32(rng.uniform(0.1, 0.6))
-    if rng.random() < 0.5:
-        light = 1 - depth * noise_field(rng, frame, max(frame) * rng.uniform(0.5, 1.5), 1)
-    else:
-        xs, ys = axes(frame)
-        xs, ys = xs - rng.uniform(-0.2, 0.2) * frame[1], ys - rng.uniform(-0.2, 0.2) * frame[0]
-        light = 1 - depth * (xs * xs + ys * ys) * np.float32(2 / (frame[0] ** 2 + frame[1] ** 2))
-    canvas *= rgb(np.clip(light, 0, 1).astype(np.float32))
-
-
 def _add_glints(rng: Rng, canvas: Array) -> None:
     """Specular spots in place, over objects and background alike."""
     height, width = canvas.shape[:2]
@@ -342,43 +328,12 @@ def _add_glints(rng: Rng, canvas: Array) -> None:
             blend(canvas, stencil, np.ones_like(stencil.window(canvas)), rng.uniform(0.5, 1), 0.8)
 
 
-def expose(rng: Rng, canvas: Array) -> Array:
-    """Camera: blur, colour cast, contrast, noise, sometimes grey or JPEG; uint8 (H, W, 3)."""
-    if rng.random() < 0.45:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), log_uniform(rng, 0.4, 1.6))
-    gain = 255 * rng.uniform(0.75, 1.15) * np.exp(rng.normal(0, 0.06, 3))
-    offset = 255 * rng.normal(0, 0.03) - (gain.mean() - 255) * 0.4
-    canvas = cv2.transform(canvas, np.column_stack([np.diag(gain), np.full(3, offset)]))
-    if rng.random() < 0.6:
-        noise: Array = random_bytes(rng, canvas.shape)
-        coarse = rng.random() < 0.5  # noise of compressed or resized images spans pixels
-        noise = cv2.blur(noise, (2, 2)) if coarse else noise
-        amplitude = log_uniform(rng, 0.01, 0.15) * (1.5 if coarse else 1)
-        noise = noise.astype(np.float32)
-        canvas = cv2.addWeighted(canvas, 1, noise, amplitude, -127.5 * amplitude)
-    image: Array = np.clip(canvas, 0, 255).astype(np.uint8)
-    if rng.random() < 0.1:
-        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if rng.random() < 0.3:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))]
-        image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR))
-    return image
-
-
-def _scope_mask(rng: Rng, size: int) -> Array:
-    """Round or cut-off field of view of an endoscope or microscope, bool (H, W)."""
-    xs, ys = axes((size, size))
-    reach = size * rng.uniform(0.48, 0.62)
-    octagon = np.abs(xs) + np.abs(ys) < reach * 1.3
-    return octagon if rng.random() < 0.5 else xs * xs + ys * ys < reach * reach
-
-
 def draw_scene(rng: Rng, size: int = 256, photos: Sequence[Array] = ()) -> Scene:
     """Draw one scene of ``size`` x ``size`` px with 1 to about 12 objects (crowds: up to 16).
 
     The same state of ``rng`` gives the same scene. ``photos``, float32 (H, W, 3) each, lend their
     textures to part of the surfaces. Every id in ``instances`` covers at least
-    ``MIN_VISIBLE_AREA`` px (scaled from 256 x 256 to the frame).
+    ``MIN_VISIBLE_AREA`` px (scaled from 256 x 256 to the size).
     """
     while True:
         scene = _try_scene(rng, size, photos)
@@ -406,7 +361,7 @@ def _try_scene(rng: Rng, size: int, photos: Sequence[Array]) -> Scene:
     if rng.random() < 0.5:
         illuminate(rng, canvas)
     if rng.random() < 0.08:
-        view = _scope_mask(rng, size)
+        view = scope_mask(rng, size)
         canvas[~view] = rng.uniform(0, 0.1)
         studio.instances[~view] = 0
     return Scene(expose(rng, canvas), studio.labelled())

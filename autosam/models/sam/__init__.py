@@ -49,7 +49,7 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
     if checkpoint is None:
         return fetch(name)
     if not Path(checkpoint).is_file():
-        raise CheckpointError(f"--sam_checkpoint {checkpoint}: no such file. Mend the path.")
+        raise CheckpointError(f"--sam_checkpoint {checkpoint}: no such file. Fix the path.")
     return Path(checkpoint)
 
 

@@ -167,7 +167,7 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
     """
     spec, path = known(name), Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Mend the path.")
+        raise CheckpointError(f"{path}: no such file. Fix the path.")
     digest, record = file_hash(path), beside(final or path, ".sha256")
     for expected, by in ((spec.sha256, "its source"), (recorded(final or path), str(record))):
         if not digest.startswith(expected):
@@ -233,5 +233,5 @@ def _forget(part: Path) -> None:
 def _unwritable(error: OSError) -> CheckpointError:
     return CheckpointError(
         f"{error.filename or cache_folder()}: cannot be written ({error.strerror or error}). "
-        "Make room or mend the rights there, or set AUTOSAM_CACHE to another folder."
+        "Make room or fix the rights there, or set AUTOSAM_CACHE to another folder."
     )

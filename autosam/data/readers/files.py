@@ -1,0 +1,17 @@
+"""Image files of any kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autosam.config import DataConfig
+from autosam.data.images import ImageFile
+from autosam.data.pairs import Pixels
+from autosam.data.readers.dicom import DicomImage, is_dicom
+
+
+def image_file(path: Path, config: DataConfig) -> Pixels:
+    """An image, read as the settings say: DICOM, or what `read_image` reads."""
+    if is_dicom(path):
+        return DicomImage(path, config.window, config.nodata)
+    return ImageFile(path, config.bands, config.window, config.nodata)

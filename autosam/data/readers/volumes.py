@@ -1,0 +1,279 @@
+"""Volumes, NIfTI and DICOM: slices as images, and masks written back as volumes.
+
+An uncompressed .nii, and DICOM along its third axis, are read slice by slice; others are read
+completely, and the last few of them are kept in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from autosam.data.images import MAX_PIXELS, Window, digest
+from autosam.data.readers import dicom
+from autosam.data.readers.dicom import is_dicom
+from autosam.data.readers.dicom_series import Series, read_series
+from autosam.errors import DataError
+from autosam.utils.io import is_hidden
+
+T = TypeVar("T")
+KEPT = 4
+"""Volumes held in memory by each process that reads."""
+SUFFIXES = (".nii.gz", ".nii")
+Values = tuple[np.ndarray, np.ndarray | None]
+"""Values, and where padding lies (bool), if there is any."""
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file's name is that of a NIfTI volume."""
+    return path.name.lower().endswith(SUFFIXES) and path.is_file() and not is_hidden(path)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a path is a NIfTI or DICOM file, or a folder with DICOM files directly in it."""
+    return bool(dicom.files_of(path)) if path.is_dir() else is_nifti(path) or is_dicom(path)
+
+
+def cached(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Cache what a function returns for the last `most` files, as long as they do not change."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        @functools.lru_cache(maxsize=most)
+        def remembered(path: Path, changed: int, *rest: Any) -> T:
+            return function(path, *rest)
+
+        def call(path: Path, *rest: Any) -> T:
+            try:
+                return remembered(path, path.stat().st_mtime_ns, *rest)
+            except FileNotFoundError:
+                raise DataError(f"{path}: no such file. Fix the path.") from None
+
+        return functools.wraps(function)(call)
+
+    return decorate
+
+
+@cached(64)
+def _open(path: Path) -> Any:
+    """A NIfTI image; only its header is read."""
+    try:
+        import nibabel
+
+        image: Any = nibabel.load(path)
+    except Exception as error:  # nibabel's own errors descend from Exception alone
+        raise _unreadable(path, error) from None
+    header = image.header
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        raise DataError(
+            f"{path}: holds no orientation (sform and qform codes are 0), so it is unknown which "
+            "axis is which. Write it again with its affine."
+        )
+    affine = np.asarray(image.affine)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise DataError(
+            f"{path}: its affine is not finite or flat, so its voxels have no place. "
+            "Write it again with its affine."
+        )
+    if image.get_data_dtype().kind not in "biuf":
+        raise DataError(
+            f"{path}: values of type {image.get_data_dtype()}; expected numbers. Write it again as "
+            "such."
+        )
+    return image
+
+
+@cached(64)
+def _series(path: Path) -> Series:
+    """A DICOM volume; only its headers are read."""
+    return read_series(path)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    hint = "Replace or remove it."
+    if isinstance(error, ImportError):
+        hint = "pip install 'autosam[data]'"
+    return DataError(f"{path}: cannot be read as a volume ({str(error)[:120]}). {hint}")
+
+
+def affine_of(path: Path) -> np.ndarray:
+    """4 x 4, from indices to millimetres in NIfTI's frame."""
+    return _open(path).affine if is_nifti(path) else _series(path).affine
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """Sizes along the three axes (DICOM: columns, rows, slices).
+
+    Raises:
+        DataError: not a volume, or not of three axes.
+    """
+    if not is_nifti(path):
+        series = _series(path)
+        return series.size[1], series.size[0], len(series.frames)
+    shape = _open(path).shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or 0 in shape:
+        raise DataError(
+            f"{path}: has the shape {shape}; expected three axes. Save each volume as a file."
+        )
+    return shape
+
+
+def is_inverted(path: Path) -> bool:
+    """Whether the lowest value of a volume is white."""
+    return not is_nifti(path) and _series(path).inverted
+
+
+@cached(KEPT)
+def _array(path: Path) -> Values:
+    """A volume in its own axes."""
+    if is_nifti(path):
+        return np.asanyarray(_open(path).dataobj), None
+    slices = [dicom.read_values(frame)[:2] for frame in _series(path).frames]
+    values = np.stack([values.T for values, _ in slices], 2)
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32)
+    if all(padded is None for _, padded in slices):
+        return values, None
+    nowhere = np.zeros(slices[0][0].shape, bool)
+    return values, np.stack([(nowhere if pad is None else pad).T for _, pad in slices], 2)
+
+
+def read_slice(path: Path, axis: int, index: int) -> Values:
+    """One slice, rows along the later of the two axes left: H x W.
+
+    Raises:
+        DataError: unreadable, or larger than the limit on images.
+    """
+    shape = shape_of(path)
+    height, width = [size for i, size in enumerate(shape) if i != axis][::-1]
+    if height * width > MAX_PIXELS:
+        raise DataError(
+            f"{path}: slices of {width} x {height}, limit {MAX_PIXELS} pixels. "
+            "Cut it into smaller volumes."
+        )
+    if not is_nifti(path) and axis == 2:
+        return dicom.read_values(_series(path).frames[index])[:2]
+    place = tuple(index if i == axis else slice(None) for i in range(3))
+    try:
+        in_pieces = path.name.lower().endswith(".nii")
+        whole, padded = (_open(path).dataobj, None) if in_pieces else _array(path)
+        values = np.asarray(whole[place]).reshape(width, height).T
+        return values, None if padded is None else padded[place].T
+    except DataError:
+        raise
+    except Exception as error:  # of nibabel and of what it unpacks with, many kinds
+        raise _unreadable(path, error) from None
+
+
+@cached(1024)
+def window_of(path: Path, nodata: float | None = None) -> Window:
+    """The 0.1 and 99.9 percentile of a volume (of every fourth voxel along each axis, where it
+    holds data): all of its slices are stretched alike.
+
+    Raises:
+        DataError: see `autosam.data.readers.stretch.limits_of`.
+    """
+    depth, some = shape_of(path)[2], []
+    if is_nifti(path):
+        try:
+            sample = np.asarray(_open(path).dataobj[::4, ::4, ::4])
+        except Exception as error:  # see `read_slice`
+            raise _unreadable(path, error) from None
+        some.append((sample, dicom.without_data(sample, None, nodata)))
+    else:
+        for index in range(0, depth, 4):
+            values, padded = read_slice(path, 2, index)
+            missing = dicom.without_data(values, padded, nodata)
+            some.append((values[::4, ::4], None if missing is None else missing[::4, ::4]))
+    return dicom.joint_limits(some, str(path))
+
+
+@dataclass(frozen=True)
+class Slice:
+    """An image, or with `mask` a mask, out of a volume."""
+
+    path: Path
+    axis: int
+    index: int
+    mask: bool = False
+    window: Window | None = None
+    nodata: float | None = None
+    """Stored value of voxels without data, besides padding and NaN."""
+
+    def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of an image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None:
+        everywhere)."""
+        values, padded = read_slice(self.path, self.axis, self.index)
+        missing = dicom.without_data(values, padded, self.nodata)
+        window = self.window or window_of(self.path, self.nodata)
+        return dicom.as_image(values, missing, is_inverted(self.path), window, str(self))
+
+    def read(self) -> np.ndarray:
+        """An image, uint8 H x W x 3 RGB; or a mask's values, uint8 or uint16 H x W."""
+        if not self.mask:
+            return self.read_valid()[0]
+        values, _ = read_slice(self.path, self.axis, self.index)
+        if not (values.min() >= 0 and values.max() < 2**16 and not (values % 1).any()):
+            raise DataError(
+                f"{self}: mask values must be whole numbers from 0 to 65535. Save it as such."
+            )
+        return values.astype(np.uint16 if values.max() > 255 else np.uint8)
+
+    def digest(self) -> str:
+        how = f"{_digest(self.path)} {self.axis} {self.index} {self.window} {self.nodata}"
+        return hashlib.sha256(how.encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.path} slice {self.index}"
+
+
+@cached(1024)
+def _digest(path: Path) -> str:
+    files = dicom.files_of(path) if path.is_dir() else [path]
+    return "".join(map(digest, files))
+
+
+def name_of(path: Path) -> str:
+    """A volume's name without its extensions."""
+    for suffix in (*SUFFIXES, *dicom.SUFFIXES):
+        if not path.is_dir() and path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def stack(slices: list[np.ndarray], axis: int) -> np.ndarray:
+    """The inverse of cutting: H x W slices along an axis -> a volume in its own axes."""
+    return np.stack([one.T for one in slices], axis)
+
+
+def write_volume(path: Path, label: np.ndarray, like: Path) -> None:
+    """Write a label as NIfTI, in the geometry of the volume it was made from: both of NIfTI's
+    transforms with their codes, and single axes beyond the third.
+
+    Args:
+        path: .nii.gz or .nii.
+        label: uint8 or uint16, of the volume's own shape.
+        like: that volume.
+    """
+    import nibabel
+
+    if is_nifti(like):
+        source = _open(like)
+        header = nibabel.Nifti1Header.from_header(source.header, check=False)
+        header.set_data_dtype(label.dtype)
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0
+        written = nibabel.Nifti1Image(label.reshape(source.shape), None, header)
+    else:
+        written = nibabel.Nifti1Image(label, None)
+        written.header.set_xyzt_units("mm")
+        written.set_qform(affine_of(like), 1)
+        written.set_sform(affine_of(like), 1)
+    nibabel.save(written, path)
