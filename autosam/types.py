@@ -1,4 +1,4 @@
-"""What travels between the parts of the package: shapes, dtypes and ranges in one place.
+"""The data structures of the package: shapes, dtypes and ranges in one place.
 
 Letters: B images, K classes, P prompts (B*K unless said otherwise), N prompt tokens, C embedding
 width, h x w embedding grid, S SAM input size, G prompt-generator input size, m x m mask size of the
@@ -62,15 +62,15 @@ class ObjectPrompts:
     points: Tensor | None = None
     """float32 M x N x 2: x, y."""
     labels: Tensor | None = None
-    """int64 M x N: 1 on the object, 0 beside it."""
+    """int64 M x N: 1 on the object, 0 outside it."""
     masks: Tensor | None = None
-    """float32 M x m x m: the share of each cell that the object covers."""
+    """float32 M x m x m: the fraction of each cell that the object covers."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there."""
+        """The fields that are set."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -200,7 +200,7 @@ class Batch:
         return self.map(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> Batch:
-        """For copies to a GPU that wait for nothing (the loader calls this)."""
+        """Pin the memory, for asynchronous copies to a GPU (the loader calls this)."""
         return self.map(Tensor.pin_memory)
 
     @classmethod
@@ -231,7 +231,7 @@ class Batch:
 
 @dataclass
 class Prompt:
-    """Input of the mask decoder beside the image embedding: P prompts, each for one image."""
+    """Input of the mask decoder besides the image embedding: P prompts, each for one image."""
 
     sparse: Tensor
     """float P x N x C; N may be 0."""

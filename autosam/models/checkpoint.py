@@ -292,7 +292,7 @@ def read_trained(file: Path) -> dict[str, Tensor]:
     # Copied, because Windows replaces no file that is mapped.
     found = {key: value.clone() for key, value in read_weights(file).items()} if names else {}
     for key, value in found.items():
-        # Minus infinity is a rule's way of saying never.
+        # The mask classifier's bias is minus infinity for a class without masks.
         if value.is_floating_point() and not (value.float() < math.inf).all():
             raise CheckpointError(
                 f"{file}: {key} holds values that are no numbers. Take another copy of the file, "

@@ -383,7 +383,7 @@ def test_verify(
 
     weights("get", "tiny")
     weights("verify", cached)
-    assert "hash     as recorded beside the file" in capsys.readouterr().out
+    assert "hash     as recorded next to the file" in capsys.readouterr().out
     register(monkeypatch, sha256=digest[:6])
     weights("verify", cached, sam="tiny")
     assert f"hash     starts with {digest[:6]} and as recorded" in capsys.readouterr().out

@@ -13,7 +13,8 @@ from autosam.config.commands import PretrainConfig
 from autosam.errors import ConfigError
 from autosam.models.sam import load_sam
 from autosam.pretrain import pretrain
-from autosam.pretraining.lite import Scenes, choose_objects, mask_loss
+from autosam.pretraining.features import Scenes
+from autosam.pretraining.objects import choose_objects, mask_loss
 
 SMALL = {
     "scenes": 8,

@@ -266,7 +266,7 @@ def test_list_and_prune(
     command(monkeypatch, f"--dir={root}", "list")
     out = capsys.readouterr().out
     assert first.name in out
-    assert "SAM tiny, 6 images x 2 views" in out
+    assert "SAM tiny, 6 images x 2 copies" in out
     assert "2 caches" in out
     with pytest.raises(DataError, match="no cache nowhere"):
         prune(root, ["nowhere"], None)

@@ -67,7 +67,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
 
 
 class AbsentEncoder(nn.Module):
-    """Stands where an image encoder was not loaded, because its embeddings are at hand.
+    """Placeholder for an image encoder that is not loaded, because every batch brings embeddings.
 
     Args:
         parameters: how many the encoder has.

@@ -22,7 +22,7 @@ COST = {
 }
 """GFLOP of matrix products that take as long as the image encoder with one image of 1024 px,
 by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md), ViT-L and -H by their
-operations beside ViT-B's; elsewhere a rough estimate."""
+operations relative to ViT-B's; on other processors a rough estimate."""
 BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
 """Of one cached embedding in bf16, by the architecture's first word."""
 

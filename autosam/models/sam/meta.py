@@ -116,17 +116,17 @@ def prompted_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, 
 
     Returns:
         Features float P x C x h x w; and what the decoder adds after each of its two transposed
-        convolutions, before normalisation and activation (the finer levels of the embedding, the
-        maps of the prompt, or their sums), float P x C/4 x 2h x 2w and P x C/8 x 4h x 4w. Empty
+        convolutions, before normalisation and activation (high-resolution levels of the embedding,
+        the maps of the prompt, or their sums), float P x C/4 x 2h x 2w and P x C/8 x 4h x 4w. Empty
         where there is neither.
     """
     levels = [of_images(level, prompt) for level in embedding.levels]
     if prompt.gates:
         levels = [level * gate for level, gate in zip(levels, prompt.gates, strict=True)]
-    features, *finer = levels
-    if finer and prompt.high_res:
-        return features, tuple(a + b for a, b in zip(finer, prompt.high_res, strict=True))
-    return features, tuple(finer) or prompt.high_res
+    features, *high_res = levels
+    if high_res and prompt.high_res:
+        return features, tuple(a + b for a, b in zip(high_res, prompt.high_res, strict=True))
+    return features, tuple(high_res) or prompt.high_res
 
 
 def norm(x: Tensor, layer: LayerNorm2d) -> Tensor:

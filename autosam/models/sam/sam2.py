@@ -47,19 +47,19 @@ STRIDE = 16
 
 
 class NoPositions(nn.Module):
-    """Stands in for the sine positions that transformers' neck makes for the memory attention:
-    an image has no use for these 90 MB."""
+    """Replaces the sine positions that transformers' neck makes for the memory attention:
+    a single image does not need these 90 MB."""
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.empty(0, device=device, dtype=dtype)
 
 
 class Sam2Encoder(nn.Module):
-    """float B x 3 x S x S -> float B x C x S/16 x S/16, and the finer levels B x C/4 x S/8 x S/8
-    and B x C/8 x S/4 x S/4.
+    """float B x 3 x S x S -> float B x C x S/16 x S/16, and the high-resolution levels
+    B x C/4 x S/8 x S/8 and B x C/8 x S/4 x S/4.
 
-    The two convolutions that project the finer levels are the mask decoder's in the reference; but
-    they see the image alone, so here they belong to what is encoded once, cached and kept frozen.
+    The two convolutions that project the high-resolution levels belong to the mask decoder in the
+    reference. They see the image alone, so here they are part of the frozen, cached encoder.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Sam2Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         finest, middle, coarse = self.vision(pixels).fpn_hidden_states
-        # A video's first frame, and so an image, has no memory to attend to: it is told so.
+        # A video's first frame, and so an image, has no memory to attend to.
         features = coarse + self.no_memory_embedding.view(1, -1, 1, 1)
         return features, (self.conv_s1(middle), self.conv_s0(finest))
 

@@ -61,7 +61,7 @@ def download(address: str, part: Path, title: str) -> None:
         bar = Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn(),
                        console=Console(stderr=True))  # fmt: skip
         with open(part, "ab" if start else "wb") as file, bar:
-            # After the old content is gone: the note must never stand beside another file's bytes.
+            # After the old content is gone: the note must never describe another file's bytes.
             note_of(part).write_text(json.dumps(note), encoding="utf-8")
             task = bar.add_task(title, total=total, completed=start)
             for block in _blocks(response):

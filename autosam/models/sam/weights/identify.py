@@ -62,7 +62,7 @@ UNKNOWN = "with an image encoder of its own, another SAM than the published ones
 
 def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
     """What a state dict is ("" where that cannot be told), and the names under which SAMs of that
-    kind stand in the registry, if they do."""
+    kind are in the registry, if any."""
     if any(k.startswith("generator.") for k in state) or all(k.startswith(OWN) for k in state):
         return (
             "a checkpoint of autosam itself: give it as --checkpoint, or as --init in training",

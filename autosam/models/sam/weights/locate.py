@@ -87,8 +87,8 @@ def fetch(name: str) -> Path:
         return found
     source = address(spec)
     ways = (
-        f"get {spec.file or 'them'} elsewhere and pass --sam_checkpoint FILE, or run `python -m "
-        f"autosam.weights add {name} FILE`, or put the file into {cache_folder()}. (--sam lite "
+        f"get {spec.file or 'them'} elsewhere and pass --sam_checkpoint FILE, or run "
+        f"`autosam weights add {name} FILE`, or put the file into {cache_folder()}. (--sam lite "
         "needs nothing.)"
     )
     if not spec.file or urlsplit(source).scheme not in ("http", "https"):
@@ -96,9 +96,9 @@ def fetch(name: str) -> Path:
             f"--sam {name} needs its weights, and there is no http address to download them from "
             f"({source or 'none'}): {ways}"
         )
-    skeleton(spec)  # may need a package that is not there: say so before the transfer
+    skeleton(spec)  # may need a missing package: fail before the download
     final = cache_folder() / spec.file
-    part = beside(final, ".part")
+    part = sibling(final, ".part")
     with _locked(final):
         if found := find(name):  # another process was faster
             return found
@@ -139,8 +139,8 @@ def add(name: str, file: str | Path) -> Path:
     digest = check(name, file)
     final = cache_folder() / spec.file
     with _locked(final):
-        _forget(beside(final, ".part"))
-        copy = beside(final, ".copy")
+        _forget(sibling(final, ".part"))
+        copy = sibling(final, ".copy")
         try:
             shutil.copyfile(file, copy)
         except OSError as error:
@@ -168,7 +168,7 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
     spec, path = known(name), Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Fix the path.")
-    digest, record = file_hash(path), beside(final or path, ".sha256")
+    digest, record = file_hash(path), sibling(final or path, ".sha256")
     for expected, by in ((spec.sha256, "its source"), (recorded(final or path), str(record))):
         if not digest.startswith(expected):
             raise CheckpointError(
@@ -184,24 +184,24 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
 
 
 def recorded(path: Path) -> str:
-    """The SHA-256 that stands beside a file in FILE.sha256 (as `sha256sum` writes it), or ""."""
-    record = beside(path, ".sha256")
+    """The SHA-256 in FILE.sha256 next to a file (as `sha256sum` writes it), or ""."""
+    record = sibling(path, ".sha256")
     text = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
     found = re.match(r"[0-9a-fA-F]{64}\b", text)
     return found[0].lower() if found else ""
 
 
-def beside(path: Path, ending: str) -> Path:
+def sibling(path: Path, ending: str) -> Path:
     """FILE.ending in the same folder."""
     return path.with_name(path.name + ending)
 
 
 @contextmanager
 def _locked(final: Path) -> Iterator[None]:
-    """One process at a time may write `final` and the files beside it."""
+    """One process at a time may write `final` and the files next to it."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(beside(final, ".lock"))
+        lock = FileLock(sibling(final, ".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -218,7 +218,7 @@ def _locked(final: Path) -> Iterator[None]:
 def _store(temporary: Path, final: Path, digest: str) -> None:
     """Write the hash down and give the checked file its name, in one step."""
     try:
-        beside(final, ".sha256").write_text(f"{digest}  {final.name}\n", encoding="utf-8")
+        sibling(final, ".sha256").write_text(f"{digest}  {final.name}\n", encoding="utf-8")
         os.replace(temporary, final)
         _forget(temporary)
     except OSError as error:

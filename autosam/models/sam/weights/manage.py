@@ -65,7 +65,7 @@ def verify(file: str | Path, sam: str | None = None) -> None:
     if stated := files.known(names[0]).sha256:
         facts.append("as its source states it" if stated == digest else f"starts with {stated}")
     if files.recorded(path):
-        facts.append("as recorded beside the file")
+        facts.append("as recorded next to the file")
     print(f"  hash     {' and '.join(facts) or 'none is stated or recorded to compare it with'}")
     print(f"  tensors  all {len(state)} fit")
 
