@@ -211,8 +211,8 @@ def disk_error(error: OSError, folder: Path) -> DataError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         return DataError(
-            f"{folder}: the disk is full ({free / 1e9:.1f} GB free). Make room (`python -m "
-            "autosam.embeddings list`, `prune`), or choose another --cache.dir; then run the same "
+            f"{folder}: the disk is full ({free / 1e9:.1f} GB free). Make room "
+            "(`autosam embeddings list`, `prune`), or choose another --cache.dir; run the same "
             "command again: it goes on where it stopped."
         )
     return DataError(

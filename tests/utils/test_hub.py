@@ -81,7 +81,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[str], int
 def tried(folder: Path, endpoint: str) -> list[tuple[str, float]]:
     """Errors and seconds of each of `TRY`, with a hub at an address."""
     own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0",
-           "PYTHONPATH": str(Path(hub.__file__).parent.parent), "no_proxy": "*"}  # fmt: skip
+           "PYTHONPATH": str(Path(hub.__file__).parents[2]), "no_proxy": "*"}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", TRY], cwd=folder, env=os.environ | own, text=True,
         capture_output=True, check=False,
