@@ -58,18 +58,18 @@ class Variant:
     @property
     def learns(self) -> bool:
         """Whether something is trained for this row alone."""
-        return bool(RUNS[self.run].trainable) and not self.ablation
+        return RUNS[self.run].learns and not self.ablation
 
     @property
     def is_oracle(self) -> bool:
         """Whether prompts are taken from the true masks of the test images."""
-        return RUNS[self.run].prompter in ("box", "points")
+        return RUNS[self.run].needs_truth
 
     @property
     def is_judged(self) -> bool:
         """Whether the conclusion judges it: it uses SAM as intended, without the truth."""
         as_intended = not (self.control or self.ablation or self.paper)
-        return RUNS[self.run].decoder == "sam" and as_intended and not self.is_oracle
+        return RUNS[self.run].uses_sam and as_intended and not self.is_oracle
 
 
 def listed(names: str) -> list[str]:

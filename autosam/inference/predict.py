@@ -15,7 +15,7 @@ from autosam.config.commands import PredictConfig
 from autosam.config.setting import settings_of
 from autosam.config.values import require_config
 from autosam.errors import AutosamError, ConfigError, DataError
-from autosam.inference.formats import mask_names, named_classes
+from autosam.inference.mask_values import mask_endings, named_classes
 from autosam.inference.predictor import load
 from autosam.inference.progress import JOURNAL, ProgressLog
 from autosam.inference.sources import Source, find_sources
@@ -78,7 +78,7 @@ def predict(config: PredictConfig) -> list[Path]:
         journal.table()
     if main and config.coco != "no":
         journal.coco(named_classes(data))
-    count = len(mask_names(data.num_classes, data.exclusive))
+    count = len(mask_endings(data))
     written = [
         file
         for source, paths in files.items()

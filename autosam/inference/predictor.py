@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, overload
@@ -26,6 +25,7 @@ from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_me
 from autosam.evaluation.explain import Explanation, explain
 from autosam.evaluation.prediction import predict_batch, predict_label
 from autosam.inference.model_card import model_card
+from autosam.inference.prediction import Prediction
 from autosam.models import checkpoint
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import probabilities
@@ -37,30 +37,6 @@ BATCH = 8
 """Images at a time."""
 NOTHING = -1e4
 """Logit of pixels without data: of no class, with probability 0."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a run makes of one image."""
-
-    probabilities: np.ndarray
-    """float32 K x H x W in [0, 1]."""
-    masks: np.ndarray
-    """bool K x H x W; of exclusive classes at most one is True per pixel."""
-    logits: np.ndarray
-    """float32 K x H x W."""
-
-    @property
-    def score(self) -> float:
-        """Mean probability of what was found, 0..1; of an image where nothing was, 0. It is no
-        estimate of Dice."""
-        return float(self.probabilities[self.masks].mean()) if self.masks.any() else 0.0
-
-    @property
-    def label(self) -> np.ndarray:
-        """uint8 H x W: 0 background, 1..K the class (of overlapping ones the last)."""
-        numbers = np.arange(1, len(self.masks) + 1, dtype=np.uint8)
-        return (self.masks * numbers[:, None, None]).max(0)
 
 
 class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segmentation"):
@@ -148,11 +124,11 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         sources = map(self._pixels, images)
         before: torch.Tensor | None = None
         while batch := list(itertools.islice(sources, BATCH)):
-            for logits in self._segment(batch):
+            for source, logits in zip(batch, self._segment(batch), strict=True):
                 if smooth and before is not None:
                     logits = smooth * before + (1 - smooth) * logits
                 before = logits
-                yield self.decide(logits)
+                yield self.decide(logits, image=source)
 
     def _pixels(self, image: ImageInput) -> Pixels:
         data = self.loaded.config.data
@@ -221,14 +197,26 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         logits: torch.Tensor,
         threshold: float | None = None,
         min_area: float | None = None,
+        image: Pixels | None = None,
     ) -> Prediction:
-        """Logits float K x H x W at the image's own size -> masks, by class or by a threshold;
-        threshold and smallest area are the predictor's if not given."""
-        exclusive = self.loaded.config.data.exclusive
+        """Make masks of logits, by the largest class or by a threshold.
+
+        Args:
+            logits: float K x H x W at the image's own size.
+            threshold, min_area: None: the predictor's.
+            image: what the prediction is drawn on.
+        """
+        data = self.loaded.config.data
         area = self.min_area if min_area is None else min_area
-        masks = predict_label(logits, exclusive, threshold or self.threshold, area)
-        likely = probabilities(logits[None], exclusive)[0]
-        return Prediction(likely.cpu().numpy(), masks, logits.cpu().numpy())
+        masks = predict_label(logits, data.exclusive, threshold or self.threshold, area)
+        likely = probabilities(logits[None], data.exclusive)[0]
+        return Prediction(likely.cpu().numpy(), masks, logits.cpu().numpy(), data, image)
+
+    def __repr__(self) -> str:
+        config = self.loaded.config
+        sam = f", SAM {config.sam}" if RUNS[config.run].uses_sam else ""
+        classes = ", ".join(config.data.class_names)
+        return f"Predictor({config.title}{sam}, classes: {classes}, {self.device})"
 
     def _save_pretrained(self, save_directory: Path) -> None:
         checkpoint.publish(self.loaded, Path(save_directory))

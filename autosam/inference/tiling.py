@@ -68,7 +68,7 @@ def starts(length: int, size: int, overlap: float) -> list[int]:
     return np.linspace(0, length - size, count).round().astype(int).tolist()
 
 
-def segment_windows(
+def segment_tiles(
     predictor: Predictor, pixels: ImageReader | WholePixels, size: int, overlap: float, folder: Path
 ) -> Any:
     """Segment an image window by window; where windows overlap, their logits are averaged.

@@ -1,12 +1,12 @@
-"""How `predict` goes through an image, a volume or a video, and the files that it leaves."""
+"""How `predict` goes through an image, a volume or a video and writes its files."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,105 +21,109 @@ from autosam.data.readers.files import image_file
 from autosam.data.readers.volumes import Slice, shape_of, stack, write_volume
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
-from autosam.inference.formats import (
-    geojson,
-    mask_files,
-    mask_names,
-    named_classes,
-    objects_of,
-    probability_names,
-    rows_of,
-    write_probabilities,
-)
-from autosam.inference.predictor import Prediction, Predictor
-from autosam.inference.sources import Source, frames_of, rate_of
-from autosam.inference.tiling import CELLS, open_pixels, segment_windows
-from autosam.utils.io import make_folder, write_atomically
+from autosam.inference.formats import wanted_formats
+from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
+from autosam.inference.objects import objects_of, rows_of
+from autosam.inference.prediction import Prediction
+from autosam.inference.predictor import Predictor
+from autosam.inference.sources import Kind, Source, frames_of, rate_of
+from autosam.inference.tiling import CELLS, open_pixels, segment_tiles
+from autosam.utils.io import make_folder
 
 LARGE = 100_000_000
-"""Logits of an image that are held in memory, at most: beyond, masks are made piece by piece."""
-
+"""Logits of an image that are held in memory, at most; masks of larger ones are made in strips."""
 
 FRAME = r"\d{6}(_\d+)?\.png"
 """Names of the masks of a video, in its folder."""
 
 
-def files_of(source: Source, output: Path, wanted: OutputOptions, data: DataConfig) -> list[Path]:
-    """What is written of a source, masks first; of a video the folder of its masks."""
-    names = mask_names(data.num_classes, data.exclusive)
+def files_of(source: Source, output: Path, options: OutputOptions, data: DataConfig) -> list[Path]:
+    """The files that are written of a source, masks first; of a video the folder of its masks."""
+    name = source.name
     if source.kind == "volume":
-        return [output / f"{source.name}{name}.nii.gz" for name in names]
-    drawn = [".mp4" if source.kind == "video" else ".png"] * wanted.overlay
-    files = [output / f"{source.name}_overlay{suffix}" for suffix in drawn]
+        return [output / f"{name}{end}.nii.gz" for end in mask_endings(data)]
     if source.kind == "video":
-        return [output / source.name, *files]
-    if wanted.probabilities:
-        names = [*names, *probability_names(data.num_classes)]
-    if wanted.geojson:
-        files.append(output / f"{source.name}.geojson")
-    return [output / f"{source.name}{name}.png" for name in names] + files
+        return [output / name, *([output / f"{name}_overlay.mp4"] if options.overlay else [])]
+    formats = wanted_formats(options).values()
+    return [output / f"{name}{end}" for form in formats for end in form.endings(data)]
 
 
 def write_image(
-    source: Source, files: list[Path], predictor: Predictor, wanted: OutputOptions
+    source: Source, files: list[Path], predictor: Predictor, options: OutputOptions
 ) -> dict[str, Any]:
-    """Segment an image and write its files; what the journal notes of it."""
+    """Segment an image and write its files.
+
+    Args:
+        source: an image.
+        files: see `files_of`.
+        predictor: the run.
+        options: which files, and how large images are segmented.
+
+    Returns:
+        What the progress log records of it.
+
+    Raises:
+        DataError: it cannot be read, or is too large for the files that are asked for.
+    """
     data = predictor.loaded.config.data
     image = image_file(source.path, data)
-    found = None
-    if wanted.window is not None:
+    if options.window is not None:
         with (
             contextlib.closing(open_pixels(image)) as pixels,
             tempfile.TemporaryDirectory(dir=files[0].parent) as folder,
         ):
-            if max(pixels.shape) > wanted.window:
-                logits = segment_windows(
-                    predictor, pixels, wanted.window, wanted.overlap, Path(folder)
+            if max(pixels.shape) > options.window:
+                logits = segment_tiles(
+                    predictor, pixels, options.window, options.overlap, Path(folder)
                 )
                 # The smallest area is a share of what the network sees at once.
-                share = min(1.0, wanted.window**2 / (logits.shape[-2] * logits.shape[-1]))
+                share = min(1.0, options.window**2 / (logits.shape[-2] * logits.shape[-1]))
                 area = predictor.min_area * share
                 if logits.size > LARGE:
-                    return write_large(source, files, predictor, wanted, logits, area)
-                found = predictor.decide(torch.from_numpy(logits[0]), min_area=area)
-    if found is None:
-        found = predictor(image)
-    rest = write_masks(files, found, data)
-    if wanted.probabilities:
-        write_probabilities(rest[: data.num_classes], found)
-        rest = rest[data.num_classes :]
-    if wanted.overlay:
-        write_png(rest[0], overlay(image.read(), found.masks, palette(data)))
-    if wanted.geojson:
-        text = json.dumps(geojson(found, data))
-        write_atomically(rest[-1], lambda to: to.write_text(text, encoding="utf-8"))
+                    return _write_in_strips(source, files, predictor, options, logits, area)
+                whole = torch.from_numpy(logits[0])
+                found = predictor.decide(whole, min_area=area, image=image)
+                return _write_formats(source, files, found, options, data)
+    return _write_formats(source, files, predictor(image), options, data)
+
+
+def _write_formats(
+    source: Source, files: list[Path], found: Prediction, options: OutputOptions, data: DataConfig
+) -> dict[str, Any]:
+    """Write a prediction in every wanted format."""
+    left = iter(files)
+    for form in wanted_formats(options).values():
+        form.write(list(itertools.islice(left, len(form.endings(data)))), found, data)
     height, width = found.masks.shape[1:]
     entry: dict[str, Any] = {"size": {"height": height, "width": width}}
     entry["rows"] = rows_of(source.name, found, data)
-    if wanted.coco != "no":
-        entry["objects"] = objects_of(found, wanted.coco == "rle")
-        entry["objects_as"] = wanted.coco
+    if options.coco != "no":
+        entry["objects"] = objects_of(found, options.coco == "rle")
+        entry["objects_as"] = options.coco
     return entry
 
 
-def write_large(
+def _write_in_strips(
     source: Source,
     files: list[Path],
     predictor: Predictor,
-    wanted: OutputOptions,
+    options: OutputOptions,
     logits: Any,
     min_area: float,
 ) -> dict[str, Any]:
-    """The masks of an image whose logits, float32 1 x K x H x W, are too many to hold; a class that
-    covers less than the share `min_area` of it counts as not found.
+    """Write the masks of an image whose logits are too many to hold.
+
+    Args:
+        source, files, predictor, options: see `write_image`.
+        logits: zarr array float32 1 x K x H x W.
+        min_area: share of the image below which a class counts as not found.
 
     Raises:
-        DataError: more was asked for than masks.
+        DataError: more than masks is asked for.
     """
     data = predictor.loaded.config.data
     _, classes, height, width = logits.shape
-    names = mask_names(data.num_classes, data.exclusive)
-    if len(files) > len(names) or wanted.coco != "no":
+    if list(wanted_formats(options)) != ["masks"] or options.coco != "no":
         raise DataError(
             f"{source.path}: {width} x {height} pixels: of images this large only masks and "
             "areas are written. Leave --overlay, --probabilities, --coco and --geojson out."
@@ -129,7 +133,7 @@ def write_large(
         return predictor.decide(torch.from_numpy(logits[0, :, top : top + CELLS]), min_area=0.0)
 
     small = np.zeros(classes, bool)
-    if min_area:  # all of it is known only after the last strip
+    if min_area:  # the area of a class is only known after the last strip
         counts = [strip(top).masks.sum((1, 2)) for top in range(0, height, CELLS)]
         small = np.sum(counts, axis=0) < min_area * height * width
     masks: list[np.ndarray] = []
@@ -137,7 +141,7 @@ def write_large(
     for top in range(0, height, CELLS):
         found = strip(top)
         found.masks[small] = False
-        parts = list(mask_files(found, data))
+        parts = list(mask_arrays(found, data))
         masks = masks or [np.zeros((height, width), part.dtype) for part in parts]
         for mask, part in zip(masks, parts, strict=True):
             mask[top : top + CELLS] = part
@@ -159,18 +163,10 @@ def write_large(
     return {"size": {"height": height, "width": width}, "rows": rows, "objects": []}
 
 
-def write_masks(files: list[Path], found: Prediction, data: DataConfig) -> list[Path]:
-    """Write the masks; returns the files that are left."""
-    masks = list(mask_files(found, data))
-    for file, pixels in zip(files, masks, strict=False):
-        write_png(file, pixels)
-    return files[len(masks) :]
-
-
 def write_of_volume(
-    source: Source, files: list[Path], predictor: Predictor, wanted: OutputOptions
+    source: Source, files: list[Path], predictor: Predictor, options: OutputOptions
 ) -> dict[str, Any]:
-    """The same for a volume, slice by slice."""
+    """Segment a volume slice by slice and write its masks as NIfTI. See `write_image`."""
     data = predictor.loaded.config.data
     slices = [
         Slice(source.path, data.axis, i, window=data.window, nodata=data.nodata)
@@ -178,47 +174,78 @@ def write_of_volume(
     ]
     masks, rows = [], []
     for i, found in enumerate(predictor.stream(slices)):
-        masks.append(list(mask_files(found, data)))
+        masks.append(list(mask_arrays(found, data)))
         rows += rows_of(f"{source.name} slice {i}", found, data)
     for file, pixels in zip(files, zip(*masks, strict=True), strict=True):
         write_volume(file, stack(list(pixels), data.axis), source.path)
-    return {"rows": rows, "objects": [], "objects_as": wanted.coco}
+    return {"rows": rows, "objects": [], "objects_as": options.coco}
 
 
 def write_video(
-    source: Source, files: list[Path], predictor: Predictor, wanted: OutputOptions
+    source: Source, files: list[Path], predictor: Predictor, options: OutputOptions
 ) -> dict[str, Any]:
-    """The same for a video, frame by frame: masks in a folder, numbered from 0."""
+    """Segment a video frame by frame and write its masks into a folder, numbered from 0. See
+    `write_image`."""
     data = predictor.loaded.config.data
     folder, colours, rows, written = files[0], palette(data), [], []
-    drawn: cv2.VideoWriter | None = None
-    held, kept = itertools.tee(frames_of(source.path, data.window))
-    for i, (frame, found) in enumerate(
-        zip(held, predictor.stream(kept, smooth=wanted.smooth), strict=True)
-    ):
+    drawn = _OverlayVideo(files[1], rate_of(source.path)) if options.overlay else None
+    frames, again = itertools.tee(frames_of(source.path, data.window))
+    predictions = predictor.stream(again, smooth=options.smooth)
+    for i, (frame, found) in enumerate(zip(frames, predictions, strict=True)):
         make_folder(folder)
-        names = [f"{i:06d}{name}.png" for name in mask_names(data.num_classes, data.exclusive)]
-        write_masks([folder / name for name in names], found, data)
+        names = [f"{i:06d}{end}.png" for end in mask_endings(data)]
+        for name, values in zip(names, mask_arrays(found, data), strict=True):
+            write_png(folder / name, values)
         written += names
         rows += rows_of(f"{source.name} frame {i}", found, data)
-        if wanted.overlay:
-            if drawn is None:
-                code = cv2.VideoWriter.fourcc(*"mp4v")
-                size = (frame.shape[1], frame.shape[0])
-                make_folder(files[1].parent)
-                drawn = cv2.VideoWriter(str(files[1]), code, rate_of(source.path), size)
-                if not drawn.isOpened():
-                    raise DataError(f"{files[1]}: cannot be written as a video of {size[0]} x "
-                                    f"{size[1]} pixels. Leave --overlay out.")  # fmt: skip
-            image = overlay(frame, found.masks, colours)
-            drawn.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if drawn is not None:
+            drawn.add(overlay(frame, found.masks, colours))
     if drawn is not None:
-        drawn.release()
+        drawn.close()
     for path in sorted(folder.iterdir()):  # frames of a longer video of that name
         if re.fullmatch(FRAME, path.name) and path.name not in written:
             path.unlink()
-    return {"rows": rows, "masks": written, "objects": [], "objects_as": wanted.coco}
+    return {"rows": rows, "masks": written, "objects": [], "objects_as": options.coco}
 
 
-WRITERS = {"image": write_image, "volume": write_of_volume, "video": write_video}
+class _OverlayVideo:
+    """An MP4 file that is created with its first frame.
+
+    Args:
+        path: the file.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path, self.rate = path, rate
+        self._writer: cv2.VideoWriter | None = None
+
+    def add(self, image: np.ndarray) -> None:
+        """Append a frame, uint8 H x W x 3 RGB.
+
+        Raises:
+            DataError: OpenCV cannot write videos of this size here.
+        """
+        if self._writer is None:
+            make_folder(self.path.parent)
+            height, width = image.shape[:2]
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), code, self.rate, (width, height))
+            if not self._writer.isOpened():
+                raise DataError(
+                    f"{self.path}: cannot be written as a video of {width} x {height} pixels. "
+                    "Leave --overlay out."
+                )
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+
+WRITERS: dict[Kind, Callable[[Source, list[Path], Predictor, OutputOptions], dict[str, Any]]] = {
+    "image": write_image,
+    "volume": write_of_volume,
+    "video": write_video,
+}
 """By kind of source."""

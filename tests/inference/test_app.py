@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from autosam.app import app
 from autosam.config.commands import AppConfig
 from autosam.errors import ConfigError
-from autosam.inference.app import build, segment, show
+from autosam.inference.app import build, make_results, segment
 from autosam.inference.predictor import load
 from autosam.models.sam import SAMS
 from autosam.train import train
@@ -186,15 +186,17 @@ def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     seen, refused = segment([str(image)] * 17, predictors, 50)
     assert len(seen) == 16
     assert refused == ["17 files: only the first 16 are taken at once."]
-    images, rows, files = show(seen[:1], predictors, {"one": predictors["one"].threshold}, tmp_path)
+    thresholds = {"one": predictors["one"].threshold}
+    results = make_results(seen[:1], predictors, thresholds, tmp_path)
     found = predictors["one"](image)
-    assert [caption for _, caption in images] == [
+    assert [caption for _, caption in results.gallery] == [
         image.name, "one: mask",
         "one: prompt, 8 x 8", "one: prompt, 16 x 16", "one: prompt, 32 x 32",
     ]  # fmt: skip
-    assert rows == [[image.name, "one", "1", pytest.approx(100 * found.masks.mean(), abs=0.01),
-                     pytest.approx(found.score, abs=0.001)]]  # fmt: skip
-    assert [Path(file).name for file in files] == ["img09-one.png", "img09-one_overlay.png"]
+    area = pytest.approx(100 * found.masks.mean(), abs=0.01)
+    score = pytest.approx(found.score, abs=0.001)
+    assert results.rows == [[image.name, "one", "1", area, score]]
+    assert [Path(file).name for file in results.files] == ["img09-one.png", "img09-one_overlay.png"]
 
 
 def test_each_run_is_shown_at_its_own_threshold(trained: Path, tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_each_run_is_shown_at_its_own_threshold(trained: Path, tmp_path: Path) -
     ]  # fmt: skip
     seen, _ = segment([str(image)], predictors, 50)
     own = {name: predictor.threshold for name, predictor in predictors.items()}
-    _, rows, _ = show(seen, predictors, own, tmp_path)
+    rows = make_results(seen, predictors, own, tmp_path).rows
     areas = {name: 100 * predictor(image).masks.mean() for name, predictor in predictors.items()}
     assert areas["one"] > areas["two"]
     assert [row[3] for row in rows] == pytest.approx(list(areas.values()), abs=0.01)

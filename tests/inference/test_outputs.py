@@ -31,7 +31,8 @@ from autosam.data.checks import check_pairs
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
-from autosam.inference.formats import geojson, mask_files
+from autosam.inference.formats import geojson
+from autosam.inference.mask_values import mask_arrays
 from autosam.inference.predictor import Prediction
 from autosam.predict import predict
 from autosam.train import train
@@ -91,7 +92,7 @@ def test_masks_hold_the_values_of_the_user(
     data = DataConfig(**settings)
     label = np.random.default_rng(0).integers(0, data.num_classes + 1, (20, 30))
     masks = label[None] == np.arange(1, data.num_classes + 1)[:, None, None]
-    (written,) = mask_files(prediction(masks), data)
+    (written,) = mask_arrays(prediction(masks), data)
     assert np.array_equal(written, np.array(expected)[label])
     assert written.dtype == (np.uint16 if max(expected) > 255 else np.uint8)
     Image.fromarray(written).save(tmp_path / "mask.png")

@@ -18,7 +18,9 @@ from autosam.config import ClassConfig, DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.images import read_image
 from autosam.errors import ConfigError, DataError
-from autosam.inference.formats import geojson, objects_of, rings_of, rows_of
+from autosam.inference.formats import geojson
+from autosam.inference.objects import objects_of, rows_of
+from autosam.inference.polygons import rings_of
 from autosam.inference.predictor import Prediction
 from autosam.inference.sources import find_sources, frames_of
 from autosam.predict import predict

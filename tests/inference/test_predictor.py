@@ -20,11 +20,13 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 import autosam
+from autosam.config import ClassConfig, DataConfig
 from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.evaluator import calibrate
+from autosam.evaluation.visualize import overlay
 from autosam.inference.predictor import Prediction, Predictor
 from autosam.models import checkpoint
 from autosam.train import train
@@ -70,6 +72,42 @@ def test_the_score_and_the_label_of_a_prediction() -> None:
     assert found.label.tolist() == [[1, 1, 2]]
     assert found.label.dtype == np.uint8
     assert Prediction(probabilities, np.zeros((2, 1, 3), bool), probabilities).score == 0
+
+
+def test_a_prediction_is_drawn_and_saved(trained: Path, image_path: Path, tmp_path: Path) -> None:
+    """Of a file and of an array alike; the mask file is what `autosam predict` writes."""
+    predictor = autosam.load(trained)
+    image = read_image(image_path)
+    for given in (image_path, image):
+        found = predictor(given)
+        drawn = found.overlay()
+        assert np.array_equal(drawn, overlay(image, found.masks))
+        assert found.save(tmp_path / "mask.png") == [tmp_path / "mask.png"]
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "mask.png")), found.masks[0] * 255)
+        assert found.save(tmp_path / "outline.geojson") == [tmp_path / "outline.geojson"]
+        assert json.loads((tmp_path / "outline.geojson").read_text())["features"]
+        png = found._repr_png_()
+        assert png is not None
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), drawn)
+        assert repr(found) == f"Prediction(40 x 56: 1 {found.masks.mean():.1%})"
+    with pytest.raises(ConfigError, match=r"unknown suffix\. Expected one of \.png"):
+        found.save(tmp_path / "a.tif")
+    assert repr(predictor) == "Predictor(autosam, SAM tiny, classes: 1, cpu)"
+    alone = Prediction(found.probabilities, found.masks, found.logits)
+    assert alone._repr_png_() is None
+    with pytest.raises(ConfigError, match="does not know its image"):
+        alone.overlay()
+
+
+def test_independent_classes_are_saved_as_a_file_each(tmp_path: Path) -> None:
+    masks = np.zeros((2, 3, 4), bool)
+    masks[1, 0] = True
+    data = DataConfig(num_classes=2, exclusive=False, classes=[ClassConfig("a"), ClassConfig("b")])
+    found = Prediction(masks.astype(np.float32), masks, masks.astype(np.float32), data)
+    files = found.save(tmp_path / "x.png")
+    assert [file.name for file in files] == ["x_1.png", "x_2.png"]
+    assert np.array_equal(np.asarray(Image.open(files[1])), masks[1] * 255)
+    assert repr(found) == "Prediction(3 x 4: a 0.0%, b 33.3%)"
 
 
 def test_mirror_images_are_averaged(trained: Path, image_path: Path) -> None:

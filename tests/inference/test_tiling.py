@@ -15,7 +15,7 @@ import autosam
 from autosam.config.commands import PredictConfig
 from autosam.data.images import ImageFile
 from autosam.errors import ConfigError, DataError
-from autosam.inference.tiling import open_pixels, segment_windows, starts
+from autosam.inference.tiling import open_pixels, segment_tiles, starts
 from autosam.predict import predict
 
 
@@ -51,7 +51,7 @@ def test_where_windows_overlap_logits_are_averaged(
     image = tifffile.imread(large)
     (tmp_path / "parts").mkdir()
     pixels = open_pixels(ImageFile(large))
-    found = segment_windows(predictor, pixels, 60, 0.25, tmp_path / "parts")
+    found = segment_tiles(predictor, pixels, 60, 0.25, tmp_path / "parts")
     sums, counts = np.zeros((150, 230)), np.zeros((150, 230))
     for y in starts(150, 60, 0.25):
         for x in starts(230, 60, 0.25):
@@ -77,7 +77,7 @@ def test_predict_by_windows(
     predict(PredictConfig(str(trained), str(large.parent), str(out), window=60))
     predictor = autosam.load(trained)
     (tmp_path / "parts").mkdir()
-    logits = segment_windows(predictor, open_pixels(ImageFile(large)), 60, 0.25, tmp_path / "parts")
+    logits = segment_tiles(predictor, open_pixels(ImageFile(large)), 60, 0.25, tmp_path / "parts")
     whole = predictor.decide(torch.from_numpy(logits[0])).masks[0]
     masks = {
         "large": whole, "same": whole, "small": predictor(small).masks[0],

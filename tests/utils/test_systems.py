@@ -124,11 +124,11 @@ def test_a_mac_without_cuda_computes_on_one_device(monkeypatch: pytest.MonkeyPat
 def test_nothing_is_written_in_silence(tmp_path: Path) -> None:
     found = Prediction(*(np.full((1, 4, 5), 0.5, kind) for kind in (np.float32, bool, np.float32)))
     file = tmp_path / "größe 写真.png"
-    write_probabilities([file], found)
+    write_probabilities([file], found, DataConfig())
     assert (np.asarray(Image.open(file)) == 32768).all()
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"):
-        write_probabilities([tmp_path / "file" / "a.png"], found)
+        write_probabilities([tmp_path / "file" / "a.png"], found, DataConfig())
 
 
 CALLS = [

@@ -1,0 +1,109 @@
+"""What a run predicts for one image: masks, probabilities, and ways to see and save them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from autosam.config import DataConfig
+from autosam.data.pairs import Pixels
+from autosam.errors import ConfigError
+from autosam.evaluation.visualize import overlay, palette
+
+DISPLAY_SIDE = 1024
+"""Longest side of the image that a notebook displays, pixels."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run predicts for one image.
+
+    The image is kept as where it is read from: an image in a file is read again when it is drawn.
+    """
+
+    probabilities: np.ndarray
+    """float32 K x H x W in [0, 1]."""
+    masks: np.ndarray
+    """bool K x H x W; of exclusive classes at most one is True per pixel."""
+    logits: np.ndarray
+    """float32 K x H x W."""
+    data: DataConfig | None = field(default=None, repr=False, compare=False)
+    """Names, colours and mask values of the classes."""
+    image: Pixels | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def score(self) -> float:
+        """Mean probability of the predicted pixels, 0..1; 0 if there are none. It is no estimate of
+        Dice."""
+        return float(self.probabilities[self.masks].mean()) if self.masks.any() else 0.0
+
+    @property
+    def label(self) -> np.ndarray:
+        """uint8 H x W: 0 background, 1..K the class (of overlapping ones the last)."""
+        numbers = np.arange(1, len(self.masks) + 1, dtype=np.uint8)
+        return (self.masks * numbers[:, None, None]).max(0)
+
+    def overlay(self, alpha: float = 0.35) -> np.ndarray:
+        """Draw the masks on the image.
+
+        Args:
+            alpha: strength of the tint, 0..1.
+
+        Returns:
+            uint8 H x W x 3, RGB.
+
+        Raises:
+            ConfigError: the image is not known, as of logits that were computed elsewhere.
+            DataError: it cannot be read any more.
+        """
+        if self.image is None:
+            raise ConfigError("This prediction does not know its image: nothing to draw on.")
+        return overlay(self.image.read(), self.masks, palette(self._data), alpha)
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write the masks as `autosam predict` does.
+
+        Args:
+            path: `NAME.png` (independent classes: `NAME_1.png`, ...); or another ending of
+                `autosam.inference.formats.FORMATS`, such as `NAME.geojson`.
+
+        Returns:
+            The files.
+
+        Raises:
+            ConfigError: no format has this ending.
+        """
+        from autosam.inference.formats import format_of
+
+        path = Path(path)
+        chosen = format_of(path, self._data)
+        files = [path.with_name(path.stem + ending) for ending in chosen.endings(self._data)]
+        chosen.write(files, self, self._data)
+        return files
+
+    @property
+    def _data(self) -> DataConfig:
+        return self.data or DataConfig(num_classes=len(self.masks))
+
+    def __repr__(self) -> str:
+        height, width = self.masks.shape[1:]
+        shares = [
+            f"{name} {mask.mean():.1%}"
+            for name, mask in zip(self._data.class_names, self.masks, strict=True)
+        ]
+        return f"Prediction({height} x {width}: {', '.join(shares)})"
+
+    def _repr_png_(self) -> bytes | None:
+        """The overlay, for notebooks."""
+        if self.image is None:
+            return None
+        image = self.overlay()
+        scale = DISPLAY_SIDE / max(image.shape[:2])
+        if scale < 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        _, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return png.tobytes()
