@@ -62,7 +62,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def compare(figures: dict[str, Any]) -> None:
-    """Put the cosine similarity to the first encoder's embedding in place of the embeddings."""
+    """Replace the embeddings by their cosine similarity to the first encoder's."""
     features = {name: row.pop("features") for name, row in figures.items() if "features" in row}
     for name, values in features.items():
         first = next(iter(features.values())).ravel()
@@ -102,7 +102,7 @@ def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
 
 
 def ratios(figures: dict[str, Any]) -> list[str]:
-    """What the figures come to."""
+    """Ratios between cases, as sentences."""
 
     def over(above: str, below: str) -> float | None:
         if above in figures and below in figures:

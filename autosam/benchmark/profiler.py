@@ -1,4 +1,4 @@
-"""Named stretches of time, and a process of its own for each case."""
+"""A stopwatch for methods, and a separate process for each case."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autosam.utils.signals import die_with_parent
 
 @dataclass
 class Stopwatch:
-    """Seconds by name; the methods that it watches keep doing what they did."""
+    """Seconds by name, of the methods that it wraps."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -42,6 +42,6 @@ class Stopwatch:
 
 
 def in_own_process(function: Callable[..., T], *args: Any) -> T:
-    """`function(*args)` in a fresh process, so that its peak memory is its own."""
+    """`function(*args)` in a fresh process, so that its peak memory is measured separately."""
     with ProcessPoolExecutor(1, get_context("spawn"), die_with_parent) as pool:
         return pool.submit(function, *args).result()

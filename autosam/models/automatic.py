@@ -100,7 +100,7 @@ class MaskClassifier(nn.Module):
 
 
 def vote(masks: Tensor, probabilities: Tensor, absent: float) -> Tensor:
-    """Each cell asks the masks that cover it.
+    """The class of each cell, from the masks that cover it.
 
     Args:
         masks: bool N x m x m.

@@ -1,4 +1,4 @@
-"""SAM on a grid of points, and the rule that says which of its masks count."""
+"""SAM on a grid of points, and the classifier of its masks."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def test_a_mask_is_described_by_its_colour_and_size() -> None:
     assert describe(mask, pixels)[0].tolist() == pytest.approx(expected)
 
 
-def test_the_rule_tells_classes_apart_and_never_takes_one_it_has_not_seen() -> None:
+def test_the_classifier_tells_classes_apart_and_never_takes_one_it_has_not_seen() -> None:
     torch.manual_seed(0)
     centres = torch.tensor([[0.0] * FEATURES, [3.0] * FEATURES])
     labels = torch.arange(400) % 2
     features = centres[labels] + torch.randn(400, FEATURES)
-    rule = MaskClassifier(2)
-    rule.fit(features, labels)
-    found = rule(features)
+    classifier = MaskClassifier(2)
+    classifier.fit(features, labels)
+    found = classifier(features)
     assert found.shape == (400, 3)
     assert torch.allclose(found.sum(1), torch.ones(400))
     assert (found.argmax(1) == labels).float().mean() > 0.99
     assert (found[:, 2] == 0).all()
     # Equal distributions: the share of each class is all that is known.
-    rule.fit(torch.ones(10, FEATURES), torch.tensor([0] * 8 + [1] * 2))
-    assert rule(torch.ones(1, FEATURES))[0].tolist() == pytest.approx([0.8, 0.2, 0], abs=1e-5)
+    classifier.fit(torch.ones(10, FEATURES), torch.tensor([0] * 8 + [1] * 2))
+    assert classifier(torch.ones(1, FEATURES))[0].tolist() == pytest.approx([0.8, 0.2, 0], abs=1e-5)
 
 
 def test_each_cell_asks_the_masks_that_cover_it() -> None:
@@ -55,7 +55,7 @@ def test_each_cell_asks_the_masks_that_cover_it() -> None:
     assert logits[0, 0].tolist() == pytest.approx([math.log(0.8 / 0.2), math.log(0.6 / 0.4), -9])
 
 
-def test_a_run_fits_its_rule_on_training_images_and_keeps_it(
+def test_a_run_fits_its_classifier_on_training_images_and_keeps_it(
     tiny_file: Path, folders: Path, tmp_path: Path
 ) -> None:
     flags = ("--run=sam-auto", "--prompt.grid=4", f"--data.root={folders}")
@@ -70,7 +70,7 @@ def test_a_run_fits_its_rule_on_training_images_and_keeps_it(
     assert not any(p.requires_grad for p in loaded.parameters())
     scores = evaluate(EvaluateConfig(checkpoint=str(result.folder)))
     assert scores["dice"] == pytest.approx(result.test["dice"], abs=1e-6)
-    # From cached embeddings: the same rule.
+    # From cached embeddings: the same classifier.
     flags = (*flags, "--cache.views=2", "--cache.dtype=fp32", f"--cache.dir={tmp_path / 'cache'}")
     train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'cached'}"))
     cached = checkpoint.load(tmp_path / "cached").segmenter

@@ -22,7 +22,7 @@ from autosam.training.data import open_data
 from autosam.training.embedding_cache import facts_of
 
 
-def test_a_image_normalised_twice_is_almost_black() -> None:
+def test_an_image_normalised_twice_is_almost_black() -> None:
     """The red channel then reaches the encoder between -2.15 and -2.08."""
     images = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 255)]).to(torch.uint8)
     valid = torch.tensor([[4, 4], [4, 4]])

@@ -1,4 +1,4 @@
-"""A trial of a backbone at the size it will see, before anything is built on it."""
+"""Test of a backbone at its input size, before anything is built on it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from autosam.errors import ConfigError
 
 SIZES = (224, 256, 384, 448, 512)
-"""View sizes that are tried where the one asked for does not do."""
+"""View sizes that are tried where the requested one does not work."""
 
 SLACK = 0.3
 """How far the side of a feature map may be from size / stride, as a share of it."""
 
 
 def require_fit(name: str, net: nn.Module, size: int, again: Callable[[int], nn.Module]) -> None:
-    """See that a network gives the feature maps that it announces.
+    """Check that a network returns the feature maps that it declares.
 
     Args:
         name: of the timm model.

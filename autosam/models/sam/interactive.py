@@ -1,5 +1,4 @@
-"""Objects with a prompt each, taken from their masks: what pretraining and zero-shot scoring
-share."""
+"""Prompts made from the masks of objects, for pretraining and zero-shot scoring."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from autosam.types import ImageEmbedding, Prompt
 
 @dataclass
 class Prompted:
-    """P objects with a prompt of one kind for each."""
+    """P objects, each with a prompt of one kind."""
 
     masks: np.ndarray
     """bool P x S x S."""
@@ -64,11 +63,11 @@ def prompt_with_points(
 
 
 def correct(prompted: Prompted, logits: Tensor, rng: np.random.Generator) -> Prompted:
-    """The next round of interactive segmentation: the mask so far as prompt, and one point where
+    """The next round of interactive segmentation: prompts of the previous mask and one point where
     it is wrong.
 
     Args:
-        prompted: what led to `logits`.
+        prompted: the prompts that gave `logits`.
         logits: float P x 1 x 4h x 4w.
     """
     size = prompted.masks.shape[-2:]
