@@ -1,4 +1,4 @@
-"""Looking at every file before training: readable, paired in size, masks understood."""
+"""Checks of every file before training: readable, same size in a pair, masks interpretable."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from autosam.data.reading import MaskReading
 from autosam.errors import DataError
 
 FULL = 5000
-"""Up to this many pairs every file is decoded."""
+"""Up to this many pairs, every file is decoded."""
 SAMPLE = 500
-"""Of more, so many, drawn by a seed."""
+"""How many are decoded of more, drawn by a seed."""
 
 
 @dataclass
 class Seen:
-    """What one pair was found to be."""
+    """The result for one pair."""
 
     problem: str = ""
-    """Why it cannot be used, or nothing."""
+    """Why it cannot be used; empty if it can."""
     size: tuple[int, ...] = ()
     """H, W."""
     turned: bool = False
@@ -43,12 +43,12 @@ class Seen:
 
 @dataclass
 class Report:
-    """What was found. Whatever reads data decides by it what can be used."""
+    """The result of the checks, by which every command decides what can be used."""
 
     reading: MaskReading = field(default_factory=MaskReading)
     checked: int = 0
     errors: list[str] = field(default_factory=list)
-    """What keeps the data from being used."""
+    """Reasons why the data cannot be used."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -94,11 +94,11 @@ def _raise(errors: list[str]) -> None:
 def judge(
     pairs: list[Pair], seen: list[Seen], config: DataConfig, total: int, splits: Sequence[str] = ()
 ) -> Report:
-    """The one decision about what can be used: `check`, `train`, `compare` and `evaluate` ask it.
+    """Decide what can be used, for `check`, `train`, `compare` and `evaluate` alike.
 
     Args:
         pairs: those that were decoded.
-        seen: what they were found to be.
+        seen: the result for each.
         config: the data settings.
         total: how many pairs there are.
         splits: the split of each pair, where the data are for training.
@@ -158,7 +158,7 @@ def judge(
 
 
 def _taken_for_missing(facts: Iterable[Sequence[Facts]]) -> str:
-    """What to say of empty masks whose files say that a value is no data."""
+    """A hint for empty masks whose files declare a nodata value."""
     holes = [one.missing for some in facts for one in some if one.missing is not None]
     if not holes:
         return ""
@@ -249,11 +249,11 @@ def _turned_apart(pair: Pair, square: bool) -> bool:
 def size_mismatch(
     one: Pixels, shape: tuple[int, ...], other: Pixels, other_shape: tuple[int, ...]
 ) -> str:
-    """What to say of an image and its mask whose sizes (height, width) differ."""
+    """The message for an image and its mask whose sizes (height, width) differ."""
     turned = ""
     if tuple(shape[:2]) == tuple(other_shape[1::-1]):
         turned = (
-            " Rows and columns have changed places: often one of them is turned by its orientation "
+            " Rows and columns are swapped: often one of them is turned by its orientation "
             "tag (EXIF), and the other is not."
         )
     return (

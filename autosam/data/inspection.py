@@ -1,4 +1,4 @@
-"""What a data set is like, before it costs a GPU hour."""
+"""Inspection of a data set before training: sizes, mask values, classes, near duplicates."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from autosam.errors import AutosamError, DataError
 
 @dataclass
 class Inspection:
-    """What was found; `errors` keep a training from starting."""
+    """The result of an inspection; a training does not start where there are `errors`."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Plain values, for a table or JSON."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Name -> scene, where scenes of several images were found."""
+    """Name -> scene, where some scenes have several images."""
     pairs: list[Pair] = field(default_factory=list)
     """Those that can be shown."""
     reading: MaskReading = field(default_factory=MaskReading)
     images: int = 0
-    """How many there are; 0 where errors kept them from being looked at."""
+    """How many there are; 0 where errors prevented the inspection."""
 
 
 def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -> Inspection:
-    """Look at a data set; what is wrong is collected, not raised.
+    """Inspect a data set; errors are collected, not raised.
 
     Args:
         config: the data.
-        sam: name of the SAM that is meant, for messages.
-        image_size: S of that SAM, for the size of what it can still draw.
-        geometry: how that SAM fits images into its square.
+        sam: name of the SAM that will be used, for messages.
+        image_size: S of that SAM, from which the smallest object that it can draw follows.
+        geometry: how that SAM resizes images.
     """
     found = Inspection()
     try:
@@ -76,7 +76,7 @@ def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -
     found.reading = report.reading
     if found.errors:
         return found
-    found.facts["read as"] = report.reading.how or _plainly(config)
+    found.facts["read as"] = report.reading.how or _plain_reading(config)
     tally = Tally(config, sam, image_size, geometry)
     for pair, _ in good:
         try:
@@ -90,7 +90,7 @@ def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -
 
 
 def _images(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
-    """Sizes, and how they are stored where that is a file of its own."""
+    """Sizes of images, and formats of image files."""
     heights, widths = zip(*(s.size for _, s in good), strict=True)
     modes: Counter[str] = Counter()
     for pair, _ in good:
@@ -108,8 +108,8 @@ def _images(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
     }
 
 
-def _plainly(config: DataConfig) -> str:
-    """The reading of masks that are plain."""
+def _plain_reading(config: DataConfig) -> str:
+    """How masks are read that need no interpretation, in words."""
     ignored = "" if config.ignore is None else f"; {config.ignore} is left out"
     if config.num_classes == 1:
         return f"0 is background, anything else foreground{ignored}"
@@ -150,8 +150,8 @@ def _scenes(
     if leaks:
         shown = ", ".join(pair.name for pair in members[leaks[0]][:5])
         found.warnings.append(
-            f"{len(leaks)} scenes (one camera, one video, or near copies) are in several splits "
-            f"of this split, for example {shown}: test scores will flatter. --data.groups FILE.csv "
+            f"{len(leaks)} scenes (one camera, one video, or near copies) are in several splits, "
+            f"for example {shown}: test scores will flatter. --data.groups FILE.csv "
             "keeps them together; --groups FILE.csv writes a proposal."
         )
         names = {id(pair.image): pair.name for pair in distinct(pairs)}
@@ -193,7 +193,7 @@ class Tally:
         self.counts.append(objects)
 
     def report(self, found: Inspection) -> None:
-        """Write what was counted."""
+        """Add the counts to the inspection."""
         n, names = max(1, len(self.counts)), self.config.class_names
         found.facts["classes"] = {
             name: f"{share / n:.2%} of the pixels, in {count} of {n} images"

@@ -29,7 +29,7 @@ REMEDY = (
     "own: --data.workers 0."
 )
 AHEAD = 2
-"""Batches that each reading process has ready."""
+"""Batches that each worker prefetches."""
 PATIENCE = 0.0 if sys.platform == "win32" else 900.0
 """Seconds without a batch after which reading processes are given up. (With it, a process that died
 would be noticed as late on Windows, which has no signal for that.)"""
@@ -69,7 +69,7 @@ def collate(samples: list[Any]) -> Any:
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
-    """All that a batch holds."""
+    """All tensors of a batch."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -81,15 +81,15 @@ def tensors_of(batch: Batch) -> list[Tensor]:
 
 
 def fit_workers(workers: int, batch_bytes: int, processes: int = 1) -> tuple[int, int | None, str]:
-    """As many reading processes as the shared memory has room for.
+    """The number of workers that the shared memory has room for.
 
     Args:
-        workers: as many as are wanted, for each of `processes`.
+        workers: how many to use at most, for each of `processes`.
         batch_bytes: of one batch.
         processes: that compute, on this machine.
 
     Returns:
-        How many, how many batches each reads ahead, and what to say if they are fewer than wanted.
+        Number of workers, batches that each prefetches, and a warning if they are fewer.
     """
     if workers == 0 or not SHARED.is_dir():
         return workers, AHEAD if workers else None, ""
@@ -109,7 +109,7 @@ def fit_workers(workers: int, batch_bytes: int, processes: int = 1) -> tuple[int
 
 
 def what_happened(error: RuntimeError, again: str) -> TrainingError | None:
-    """The sentence for what torch says of reading processes, or None if it says something else.
+    """The error for a message of torch about workers; None for other messages.
 
     Args:
         error: what a loader raised.

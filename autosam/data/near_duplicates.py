@@ -1,9 +1,8 @@
-"""Images of one scene: what a fixed camera, a video or a copy leaves behind.
+"""Near duplicates: images of one scene, by a fixed camera, from a video, or copies.
 
-A scene is known by where its edges are, which light and weather change little: the correlation of
-edge strength on a coarse grid, between images of one size. Each cell is measured against the
-other images of the data set, so that what all of them share (an endoscope's round frame, a
-stamped date) says nothing.
+Images of one size are of one scene if their edge strengths on a coarse grid correlate; light and
+weather change edges little. Each cell is standardized over the data set, so that what all images
+share (an endoscope's round border, a stamped date) has no weight.
 
 The threshold was chosen by eye on 292 river photographs and the 1000 images of Kvasir-SEG: of the
 20 groups above it one is false (images with the same green overlay).
@@ -30,11 +29,11 @@ def edges(image: np.ndarray) -> np.ndarray:
 
 
 def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """Number the scenes.
+    """Group images by scene.
 
     Args:
         features: float N x GRID^2, of `edges`.
-        sizes: of the images; scenes are sought among images of one size.
+        sizes: of the images; only images of one size can be of one scene.
 
     Returns:
         int N: images of one scene have one number.

@@ -24,7 +24,7 @@ LEVELS = 5
 
 
 RULE = 2
-"""Raised when groups, strata or folds are divided otherwise than before for the same seed."""
+"""Increased when the same seed divides groups, strata or folds differently than before."""
 
 
 def depends_on_rule(splits: Splits, config: DataConfig) -> bool:
@@ -183,7 +183,7 @@ def _look_up(table: dict[str, str], pairs: list[Pair], groups: str) -> list[str 
 
 
 def _divide(pool: list[Pair], shares: list[float] | int, config: DataConfig) -> list[list[Pair]]:
-    """Divide pairs into parts of these shares (their sum is 1), or into so many folds; groups stay
+    """Divide pairs into splits of these shares (their sum is 1), or into so many folds; groups stay
     together, and with `stratify` levels of foreground are spread: see `division`.
 
     Raises:
@@ -255,13 +255,13 @@ def _refuse_leaking_groups(splits: Splits) -> None:
             other = seen.setdefault(pair.group, (split, pair))
             if other[0] != split:
                 raise DataError(
-                    f"group {pair.group!r} stands in {other[0]} ({other[1].name}) and {split} "
+                    f"group {pair.group!r} is in {other[0]} ({other[1].name}) and {split} "
                     f"({pair.name}): the given splits leak. Move one, or leave --data.groups out."
                 )
 
 
 def refuse_copies(splits: Splits) -> None:
-    """Identical images in two splits would make the test score a lie.
+    """Refuse identical images in two splits.
 
     Raises:
         DataError: naming both.
@@ -281,7 +281,7 @@ def refuse_copies(splits: Splits) -> None:
 
 
 def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
-    """Compare whole images, where they are in different splits."""
+    """Compare images completely, where they are in different splits."""
     if len({split for split, _ in candidates}) == 1:
         return
     seen: dict[str, tuple[str, Pair]] = {}
@@ -295,7 +295,7 @@ def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
 
 
 def _size(pair: Pair) -> int:
-    """Of the image's file; 0 for what is no readable file of its own (a slice, a table's row)."""
+    """Bytes of the image's file; 0 if it has no file of its own (a slice, a row of a table)."""
     path = str(pair.image.path)
     if str(pair.image) != path:
         return 0

@@ -1,4 +1,4 @@
-"""`--auto-batch`: the largest batch that the memory holds."""
+"""`--auto-batch`: a batch size that fits into memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fit_batch(
     process: a training needs more than a step, and memory comes in pieces.
 
     Args:
-        config: with the batch size to begin with.
+        config: with the batch size to try first.
         segmenter: its weights are the same afterwards.
         dataset: the training images.
         accelerator: the device, and the other processes.

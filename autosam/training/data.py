@@ -1,4 +1,4 @@
-"""The data of a training: found, checked, wrapped."""
+"""Data sets and loaders of a training."""
 
 from __future__ import annotations
 

@@ -33,11 +33,11 @@ from autosam.utils.distributed import broadcast, processes
 from autosam.utils.signals import Interrupt
 
 FORMAT = 1
-"""Raised when the same image would give another embedding than before."""
+"""Increased when the same image would give another embedding than before."""
 
 
 BATCH = 4
-"""Images that the encoder sees at a time."""
+"""Batch size of the encoder."""
 
 
 def folder_of(cache: CacheConfig) -> Path:
@@ -66,7 +66,7 @@ class Cached:
 
 
 class SamInputs(Dataset):
-    """The S x S squares of all records: uint8 3 x S x S, int64 2 and the record's number."""
+    """The SAM inputs of all records: uint8 3 x S x S, valid size int64 2, number of the record."""
 
     def __init__(self, dataset: PairDataset) -> None:
         self.dataset = dataset
@@ -97,7 +97,7 @@ def use_cache(
         splits: data sets with fixed copies, by name.
         device: where to encode.
         workers: processes that read images.
-        interrupt: of the run that wants them, if one does.
+        interrupt: of the run that uses them, if any.
 
     Raises:
         TrainingError: a reading process died.
@@ -218,8 +218,8 @@ def _encode(
 ) -> None:
     """Make this process's share of the records that are missing.
 
-    Images go through the encoder in the same company whichever process makes them and whatever
-    was there already: the last bits of an embedding may depend on it.
+    Batches of the encoder are the same whichever process computes them and whichever records
+    exist: the last bits of an embedding may depend on the batch.
     """
     process, wanted = processes(), set(missing)
     firsts = sorted({record - record % BATCH for record in missing})

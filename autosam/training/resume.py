@@ -28,7 +28,7 @@ from autosam.utils.io import write_atomically
 FOLDER = Path("checkpoints")
 NAME = re.compile(r"state-\d+-[0-9a-f]{16}\.pt")
 KEPT = 3
-"""Files of which the newest that is whole counts."""
+"""How many states are kept; the newest valid one is used."""
 
 
 def save(folder: Path, content: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def save(folder: Path, content: dict[str, Any]) -> None:
 
 
 def thin_out(folder: Path) -> None:
-    """Keep the newest state alone: the run is finished."""
+    """Delete all states but the newest."""
     for file in files(folder)[1:]:
         file.unlink(missing_ok=True)
 
@@ -71,7 +71,7 @@ def _number(path: Path) -> int:
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The newest state that is whole.
+    """The newest valid state.
 
     Returns:
         Its content, and a warning for each newer one that is damaged.
@@ -90,7 +90,7 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
         warnings.append(f"{path}: damaged; the state before it is used.")
     if warnings:
         raise CheckpointError(
-            f"--resume {folder}: no state in {FOLDER} is whole ({len(warnings)} damaged). Start "
+            f"--resume {folder}: no state in {FOLDER} is valid ({len(warnings)} damaged). Start "
             "again with --overwrite, or a new run from its weights with --init."
         )
     raise CheckpointError(

@@ -89,7 +89,7 @@ class Trainer:
         self.bf16 = trains_in_bf16(config.train.precision, accelerator.device)
         self.epoch, self.best, self.stale, self.stats = 0, -1.0, 0, EpochStatistics()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
-        self._let_go()
+        self._allow_exit()
         self.criterion = paper.build_loss(config)
         processes = accelerator.num_processes
         train_loader, self.sampler = epoch_loader(
@@ -143,13 +143,13 @@ class Trainer:
         return self.inputs.note(RUNS[self.config.run].uses_training_images)
 
     def close(self) -> None:
-        """Let go of the files, however the run ended."""
+        """Close the files."""
         if self.tracker is not None:
             self.tracker.close()
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, all calls together."""
+        """Duration of the run, of all calls together."""
         return time.perf_counter() - self._started
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -194,14 +194,14 @@ class Trainer:
         """Between two optimiser steps: what the batches of the next one change before it."""
         buffers = [(one, one.clone()) for one in self.segmenter.trainable_buffers()]
         self._kept = copy.deepcopy(self.stats), buffers
-        self._let_go()
+        self._allow_exit()
 
-    def _let_go(self) -> None:
-        """Leave at once when a signal comes; of several processes none alone, others would wait."""
+    def _allow_exit(self) -> None:
+        """Exit at once when a signal comes; not with several processes, where others would wait."""
         self.interrupt.at_once = self.accelerator.num_processes == 1
 
-    def _bring_back(self) -> None:
-        """As it was after the last optimiser step."""
+    def _restore_step(self) -> None:
+        """Return to the end of the last optimizer step."""
         self.stats, buffers = self._kept
         for buffer, kept in buffers:
             buffer.copy_(kept)
@@ -216,7 +216,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
-        """Say what torch's errors mean when a process that belongs to the run is gone.
+        """Translate torch's errors about processes of the run that died.
 
         Raises:
             Stopped: a signal to all of them came.
@@ -233,7 +233,7 @@ class Trainer:
             raise
 
     def watched(self, split: str) -> Iterator[Batch]:
-        """The batches of a split, until a signal comes. What they are for can be done again."""
+        """The batches of a split, until a signal comes; for work that can be repeated."""
         for batch in self.loaders[split]:
             if self._asked_to_stop():
                 raise self.interrupt.stopped()
@@ -262,7 +262,7 @@ class Trainer:
             values = self._train_epoch(progress, bar)
             self.save_state()  # a signal during the evaluation loses no training
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs} scoring")
-            self._let_go()
+            self._allow_exit()
             scores = mean_scores(list(self.evaluate(split).values()))
             self.epoch, self.stats = self.epoch + 1, EpochStatistics()
             self.stale += 1
@@ -310,7 +310,7 @@ class Trainer:
             )
         except AtOnce:
             self.interrupt.at_once = False
-            self._bring_back()
+            self._restore_step()
             self.save_state()
             raise self.interrupt.stopped() from None
         except TrainingError as error:

@@ -195,7 +195,7 @@ def test_an_image_turned_and_a_mask_not(tmp_path: Path, turn: int, suffix: str) 
     if turn < 5:  # 30 x 48 both, so that the sizes tell nothing
         assert len(read(tmp_path)[2]) == 1
         return
-    with pytest.raises(DataError, match="changed places: often one of them is turned by its orie"):
+    with pytest.raises(DataError, match="are swapped: often one of them is turned by its orie"):
         read(tmp_path)
     write(tmp_path / "masks/4.png", np.rot90(np.where(SHAPES[4], 255, 0).astype(np.uint8)[:30], 3))
     assert read(tmp_path)[2] == []  # the sizes tell that the mask fits the image as it is shown

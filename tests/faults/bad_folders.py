@@ -237,7 +237,7 @@ def one_image_in_two_parts(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, name)
 
 
-@cause("split", DataError, r"group .* stands in .*the given splits leak\. Move one")
+@cause("split", DataError, r"group .* is in .*the given splits leak\. Move one")
 def a_group_in_two_parts(rng: Random, folder: Path, good: Good) -> Bad:
     root = splits(folder)
     return of(rng, good, root, "img", f"--data.groups=img([01]){'.?' * rng.randrange(4)}")

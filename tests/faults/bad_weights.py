@@ -448,7 +448,7 @@ def no_run(rng: Random, folder: Path, good: Good) -> Bad:
     return going_on(run)
 
 
-@cause("resume", CheckpointError, r"no state in checkpoints is whole \(1 damaged\)\. Start again")
+@cause("resume", CheckpointError, r"no state in checkpoints is valid \(1 damaged\)\. Start again")
 def a_damaged_state(rng: Random, folder: Path, good: Good) -> Bad:
     run = resumed(good, folder)
     path = the_state(run)
@@ -469,7 +469,7 @@ def restated(run: Path, content: object) -> None:
     path.rename(path.with_name(f"state-000009-{digest}.pt"))
 
 
-@cause("resume", CheckpointError, r"no state in checkpoints is whole \(1 damaged\)\. Start again")
+@cause("resume", CheckpointError, r"no state in checkpoints is valid \(1 damaged\)\. Start again")
 def a_state_of_someone_else(rng: Random, folder: Path, good: Good) -> Bad:
     run = resumed(good, folder)
     content = [b"", b"x" * 99, {"model": Harm(folder / "scores.yaml")}, 5, [torch.rand(2)]]

@@ -278,7 +278,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     assert_equal(folder, whole)
     for file in state.files(folder):
         file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"no state in checkpoints is whole \(1 damaged\)"):
+    with pytest.raises(CheckpointError, match=r"no state in checkpoints is valid \(1 damaged\)"):
         train(Config(resume=str(folder)))
 
 
