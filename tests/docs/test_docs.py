@@ -20,7 +20,7 @@ import pytest
 import test_backends
 import torch
 import yaml
-from helpers import draw_folders, liven
+from helpers import draw_folders, liven, tiny_config
 from PIL import Image
 
 import autosam
@@ -28,10 +28,12 @@ from autosam import errors
 from autosam.config import RUNS, Config, DataConfig
 from autosam.config.cli import run_command
 from autosam.data.layouts import LAYOUTS, load_splits
+from autosam.inference.formats import FORMATS
 from autosam.models import checkpoint
 from autosam.models.backbones.timm import Backbone
 from autosam.models.build import build_segmenter
 from autosam.models.sam import SAMS, load_sam
+from autosam.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -52,9 +54,9 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, code in re.findall(r'```python title="(\S+)"\n(.*?)```', read("extending.md"), re.S):
         (folder / name).write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
-    tables = (dict(SAMS), dict(LAYOUTS))
+    tables = (dict(SAMS), dict(LAYOUTS), dict(FORMATS))
     yield folder
-    for table, before in zip((SAMS, LAYOUTS), tables, strict=True):
+    for table, before in zip((SAMS, LAYOUTS, FORMATS), tables, strict=True):
         table.clear()
         table.update(before)  # type: ignore[arg-type]
     for file in folder.iterdir():
@@ -155,6 +157,20 @@ def test_a_sam(
     test_backends.test_without_its_encoder_it_decodes_the_same(backend)
     for name in ("autosam", "decoder-box", "sam-auto"):
         test_backends.test_every_run_trains(backend, name)
+
+
+def test_an_output_format(
+    example: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run, out = draw_folders(tmp_path / "data"), tmp_path / "run", tmp_path / "out"
+    train(tiny_config(tiny_file, f"--data.root={data}", "--train.epochs=1", f"--output={run}"))
+    module = importlib.import_module("npz_format")
+    [words] = lines_of("npz_format.py")
+    command(module, monkeypatch, *put(words, RUN=run, DIR=data / "test" / "images", OUT=out))
+    found = autosam.load(run)(data / "test" / "images" / "img09.png")
+    with np.load(out / "img09.npz") as written:
+        assert np.array_equal(written["probabilities"], found.probabilities)
+        assert written["classes"].tolist() == ["1"]
 
 
 def cases(root: Path) -> Path:
