@@ -131,11 +131,11 @@ def tiny_config(tiny_file: Path, *flags: str) -> Config:
             f"--sam_checkpoint={tiny_file}",
             "--model.backbone=test_efficientnet",
             "--model.backbone_weights=none",
-            "--model.view_size=64",
+            "--model.input_size=64",
             "--model.width=32",
             "--train.batch_size=2",
             "--train.epochs=2",
-            "--train.pictures=2",
+            "--train.sheet_images=2",
             *flags,
         ],
     )

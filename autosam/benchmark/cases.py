@@ -70,7 +70,7 @@ class Case:
     batch_size: int = 1
     sam: str = "vit_b"
     backbone: str = "tf_efficientnet_lite0"
-    view_size: int = 256
+    input_size: int = 256
     prompt: LearnedPrompt = "dense+high_res"
     """What the generator emits, see `ModelConfig`."""
     repeats: int = 3
@@ -150,14 +150,14 @@ def build_segmenter(case: Case) -> Segmenter:
     model = ModelConfig(
         backbone=case.backbone,
         backbone_weights="none",
-        view_size=case.view_size,
+        input_size=case.input_size,
         prompt=case.prompt,
     )
     generator = PromptGenerator(model, num_classes=1, sam=sam)
     surrogate = SurrogateDecoder(sam.width, model.prompt_kinds)
     encoding = Encoding(half=case.half)
     trainable = [generator, surrogate]
-    return Segmenter(sam, generator, surrogate, trainable, case.view_size, encoding)
+    return Segmenter(sam, generator, surrogate, trainable, case.input_size, encoding)
 
 
 def draw(folder: Path, count: int) -> None:
@@ -265,12 +265,12 @@ def cases_of(config: BenchConfig) -> list[Case]:
     vit = config.sam in VITS
     half = faster_in_half(known(config.sam), choose_device())
     own = Case("", "training", sam=config.sam, backbone=config.backbone,
-               view_size=config.view_size, repeats=config.repeats)  # fmt: skip
+               input_size=config.input_size, repeats=config.repeats)  # fmt: skip
     batched = replace(own, batch_size=config.batch_size)
 
     def published(case: Case, **changes: Any) -> Case:
         """The same with the prompt generator of the original AutoSAM."""
-        return replace(case, backbone="hardnet85", view_size=512, prompt="dense", **changes)
+        return replace(case, backbone="hardnet85", input_size=512, prompt="dense", **changes)
 
     found = []
     if vit:

@@ -125,7 +125,7 @@ def facts(settings: Settings, splits: Splits, seeds: int) -> dict[str, str]:
     return {
         "data": f"{source}: {counts} (files {fingerprint(splits)[:12]})",
         "budget of each run": f"{settings.train.epochs} epochs of {len(splits['train'])} images, "
-        f"prompt generator and head at {settings.model.view_size} px, SAM {settings.sam}",
+        f"prompt generator and head at {settings.model.input_size} px, SAM {settings.sam}",
         "seeds": f"{seeds}, from {settings.train.seed}",
         "figures": "mean over the test images ± standard deviation over seeds; difference with its "
         f"95 % interval and p by a permutation test over {independent}",

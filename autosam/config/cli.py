@@ -88,7 +88,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
         except ConfigError as error:
             mistakes.append(str(error))
         except ValueError as error:
-            mistakes.append(f"{flag} {text}: {error}.")
+            mistakes.append(f"{flag} {text}: {error}")
     where = f" (in {', '.join(sources)} or the flags)" if sources else ""
     if not mistakes:
         try:
@@ -143,7 +143,7 @@ def _read(
             try:
                 found[key] = _read_one(one, value)
             except ValueError as error:
-                mistakes.append(f"{where}{path} {value!r:.60}: {error}.")
+                mistakes.append(f"{where}{path} {value!r:.60}: {error}")
     return found
 
 
@@ -255,7 +255,7 @@ def one_message(shared: bool = False) -> Iterator[None]:
 def _say_no_memory(error: Exception) -> None:
     print(
         f"error: memory ran out ({error}). Take smaller batches (--train.batch_size, "
-        "--batch_size), fewer --data.workers, a smaller --sam, or --window for large images.",
+        "--batch_size), fewer --data.workers, a smaller --sam, or --tile for large images.",
         file=sys.stderr,
     )
 

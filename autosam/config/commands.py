@@ -27,7 +27,7 @@ class CheckConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """The data, as for training."""
     cache: CacheConfig = field(default_factory=CacheConfig)
-    """For the size of a cache: its views."""
+    """For the size of a cache: its copies."""
     sam: str = "lite"
     """Which SAM is meant, for the smallest object that it can draw."""
     output: str | None = None
@@ -112,7 +112,7 @@ class EvaluateConfig:
     """SAM weights, where they lie elsewhere than in training or than usual."""
     fast: bool = False
     """Score the mask that the learned prompt makes by itself, through the surrogate decoder."""
-    part: Literal["train", "validation", "test", "all"] = "test"
+    split: Literal["train", "validation", "test", "all"] = setting("test", alias="part")
     """Which split to score. Of --data.images with --data.masks that were not trained on: all."""
     output: str | None = None
     """CSV file for the per-image scores."""
@@ -136,12 +136,12 @@ class OutputOptions:
     lose holes (images alone)."""
     geojson: bool = setting(False, common=True, result=False)
     """Also write NAME.geojson, outlines with holes in pixels (images alone)."""
-    window: int | None = setting(None, common=True, min=32)
-    """Images larger than this, in pixels, are segmented window by window of this size, TIFFs
+    tile: int | None = setting(None, common=True, min=32, alias="window")
+    """Images larger than this, in pixels, are segmented tile by tile of this size, TIFFs
     without reading more than that at a time. Choose the size of the images trained on. Unset:
     every image as a whole."""
     overlap: float = setting(0.25, min=0, max=0.9)
-    """Share of a window that the next one covers again, 0 to 0.9; logits are averaged there."""
+    """Share of a tile that the next one covers again, 0 to 0.9; logits are averaged there."""
     smooth: float = setting(0.0, min=0, below=1)
     """Of videos: share of the frames before in each frame's logits, 0 (none) to below 1."""
 
@@ -153,7 +153,7 @@ class PredictConfig(OutputOptions):
 
     Examples:
         autosam predict --checkpoint runs/kvasir --input photos --output masks
-        autosam predict --checkpoint runs/kvasir --input 'scans/*.tif' --output masks --window 1024
+        autosam predict --checkpoint runs/kvasir --input 'scans/*.tif' --output masks --tile 1024
     """
 
     checkpoint: str = setting("", common=True, result=False)
@@ -183,7 +183,7 @@ class PredictConfig(OutputOptions):
     threshold: float | None = setting(None, common=True)
     """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
     min_area: float | None = None
-    """Share of the image (with --window of a window, of a volume of a slice) that a class covers at
+    """Share of the image (with --tile of a tile, of a volume of a slice) that a class covers at
     least, or it counts as not found, 0 to below 1; unset: the checkpoint's own."""
 
 
@@ -261,7 +261,7 @@ class BenchConfig:
     """Which SAM (random weights)."""
     backbone: str = "tf_efficientnet_lite0"
     """Backbone of the prompt generator."""
-    view_size: int = setting(256, min=32, multiple=32)
+    input_size: int = setting(256, min=32, multiple=32, alias="view_size")
     """G, pixels."""
     batch_size: int = setting(8, min=1, max=1000)
     """Images per step where embeddings are cached. (2 where they are not, 3 in the published

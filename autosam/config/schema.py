@@ -61,7 +61,7 @@ class ModelConfig:
     backbone_weights: str = setting("auto", path=_path_if_no_word)
     """`auto`: ImageNet weights (bundled for tf_efficientnet_lite0, else timm's); `none`: from
     scratch; or a file."""
-    view_size: int = setting(256, min=32, multiple=32)
+    input_size: int = setting(256, min=32, multiple=32, alias="view_size")
     """G: side of the square that the backbone sees, pixels; a multiple of 32."""
     width: int = setting(192, min=16, max=4096)
     """Channels of the neck at stride 16; finer levels have half as many at each step."""
@@ -161,10 +161,10 @@ class LossConfig:
 class CacheConfig:
     """Image embeddings computed once and kept on disk, so that training costs no image encoder."""
 
-    views: int | None = setting(None, min=0, max=1000)
-    """V: geometric views of each training image whose embeddings are cached, the image as it is
-    among them; one is drawn at each visit. Colours then change in the prompt generator's view only.
-    0: no cache, every visit encodes an augmented image of its own. Unset: 4 for SAMs of 1024 px,
+    copies: int | None = setting(None, min=0, max=1000, alias="views")
+    """V: augmented copies of each training image whose embeddings are cached, the image as it is
+    among them; one is drawn at each visit. Colors then change in the generator input only. 0: no
+    cache, every visit encodes an augmented image of its own. Unset: 4 for SAMs of 1024 px,
     0 for smaller ones."""
     dtype: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
     """How embeddings are kept. fp32 also computes them in float32."""
@@ -208,7 +208,7 @@ class TrainConfig:
     """Seed of the weights, the order and the augmentation."""
     save_minutes: float = setting(10.0, min=0, result=False)
     """Minutes between two states that --resume can go on from, besides those of each epoch."""
-    pictures: int = setting(6, min=0, max=1000, result=False)
+    sheet_images: int = setting(6, min=0, max=1000, alias="pictures", result=False)
     """Validation images drawn in TensorBoard after each epoch."""
 
 

@@ -60,19 +60,19 @@ def convert(value: Any, hint: Any) -> Any:
         return float(value) if hint is float else value
     some = [argument for argument in arguments or [hint] if argument is not type(None)]
     wanted = " or ".join(map(_words, some)) if type(None) in arguments else _words(hint)
-    raise ValueError(f"expected {wanted}{_nearest(value, hint)}")
+    raise ValueError(f"expected {wanted}{_nearest(value, hint) or '.'}")
 
 
 def _convert_entry(value: Any, kind: type) -> Any:
     """An entry of a list of dataclasses, such as a class."""
     hints = hints_of(kind)
     if not isinstance(value, dict):
-        raise ValueError(f"expected {_words(kind)}")
+        raise ValueError(f"expected {_words(kind)}.")
     if unknown := [key for key in value if key not in hints]:
-        raise ValueError(f"unknown key {unknown[0]!r}; expected {_words(kind)}")
+        raise ValueError(f"unknown key {unknown[0]!r}; expected {_words(kind)}.")
     needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
     if missing := [name for name in needed if name not in value]:
-        raise ValueError(f"{missing[0]} is missing; expected {_words(kind)}")
+        raise ValueError(f"{missing[0]} is missing; expected {_words(kind)}.")
     return kind(**{key: convert(entry, hints[key]) for key, entry in value.items()})
 
 

@@ -44,7 +44,7 @@ def check(config: CheckConfig) -> Inspection:
         require_new("output", config.output, ".png")
     if config.groups:
         require_new("groups", config.groups)
-    copies = config.cache.views if config.cache.views is not None else 4
+    copies = config.cache.copies if config.cache.copies is not None else 4
     spec = SAMS[config.sam]
     found = inspect_data(config.data, config.sam, spec.image_size, spec.geometry)
     if found.images:

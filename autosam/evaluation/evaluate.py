@@ -66,15 +66,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     title, pairs, data = find_part(config, trained)
     drawn: Splits = {}
     if _folders(data) == _folders(trained):
-        drawn[config.part] = pairs
+        drawn[config.split] = pairs
     old = loaded.header.get("split_rule") != RULE
-    if old and config.part in ("validation", "test") and depends_on_rule(drawn, trained):
+    if old and config.split in ("validation", "test") and depends_on_rule(drawn, trained):
         raise DataError(
             f"{title}: the checkpoint was trained by a version of autosam that drew other splits "
             "with groups, strata or folds: images that it was trained on would be scored. Give "
             "other data as --data.images and --data.masks, or train again."
         )
-    warning = seen_before(pairs, loaded, config.part, own=bool(drawn))
+    warning = seen_before(pairs, loaded, config.split, own=bool(drawn))
     report = check_pairs(pairs, data)
     if process.is_main_process:
         tell(report)
@@ -226,8 +226,8 @@ def find_part(
             return f"all of {name}", pairs, data
         return f"some of {name}", limited(pairs, data.limit, data.split_seed), data
     splits = load_splits(data)
-    if config.part != "all":
-        return f"{config.part} of {name}", splits[config.part], data
+    if config.split != "all":
+        return f"{config.split} of {name}", splits[config.split], data
     pairs = [
         dataclasses.replace(pair, subset=f"{split}/{pair.subset}".rstrip("/"))
         for split, found in splits.items()

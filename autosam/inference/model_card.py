@@ -39,7 +39,7 @@ def model_card(loaded: Loaded) -> ModelCard:
         facts["SAM"] = f"{config.sam}, SHA-256 {header['sam']['sha256'][:16]}..."
         facts["licence of SAM's weights"] = spec.licence or "see its source"
         facts["paper of that SAM"] = spec.paper or "-"
-    facts["backbone"] = f"{config.model.backbone} at {config.model.view_size} px"
+    facts["backbone"] = f"{config.model.backbone} at {config.model.input_size} px"
     facts["data"] = Path(data.root or data.images or "autosam's embedded data set").name
     facts["classes"] = (
         ", ".join(data.class_names) if data.num_classes > 1 or data.classes else "one"

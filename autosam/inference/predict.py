@@ -43,9 +43,9 @@ def predict(config: PredictConfig) -> list[Path]:
         config.min_area,
     )  # fmt: skip
     data = predictor.loaded.config.data
-    if config.window is not None and predictor.loaded.config.color_prior is not None:
+    if config.tile is not None and predictor.loaded.config.color_prior is not None:
         raise ConfigError(
-            f"--window: the run {predictor.loaded.config.run} takes its prompts from a rule on the "
+            f"--tile: the run {predictor.loaded.config.run} takes its prompts from a rule on the "
             "colours of whole images."
         )
     files = {source: files_of(source, output, config, data) for source in sources}

@@ -49,7 +49,7 @@ def require(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError:
-        raise ConfigError(f"--window: needs {name}: pip install 'autosam[data]'") from None
+        raise ConfigError(f"--tile: needs {name}: pip install 'autosam[data]'") from None
 
 
 def open_pixels(image: Pixels) -> ImageReader | WholePixels:

@@ -67,17 +67,17 @@ def write_image(
     """
     data = predictor.loaded.config.data
     image = image_file(source.path, data)
-    if options.window is not None:
+    if options.tile is not None:
         with (
             contextlib.closing(open_pixels(image)) as pixels,
             tempfile.TemporaryDirectory(dir=files[0].parent) as folder,
         ):
-            if max(pixels.shape) > options.window:
+            if max(pixels.shape) > options.tile:
                 logits = segment_tiles(
-                    predictor, pixels, options.window, options.overlap, Path(folder)
+                    predictor, pixels, options.tile, options.overlap, Path(folder)
                 )
                 # The smallest area is a share of what the network sees at once.
-                share = min(1.0, options.window**2 / (logits.shape[-2] * logits.shape[-1]))
+                share = min(1.0, options.tile**2 / (logits.shape[-2] * logits.shape[-1]))
                 area = predictor.min_area * share
                 if logits.size > LARGE:
                     return _write_in_strips(source, files, predictor, options, logits, area)

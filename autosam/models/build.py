@@ -55,7 +55,7 @@ def build_segmenter(
     if isinstance(sam, AbsentSam):
         assert isinstance(prompter, PromptGenerator)
         assert surrogate is not None
-        return SurrogateSegmenter(sam, prompter, surrogate, model.view_size)
+        return SurrogateSegmenter(sam, prompter, surrogate, model.input_size)
     trainable: list[nn.Module] = []
     if "prompter" in composition.trainable:
         trainable += [prompter] if surrogate is None else [prompter, surrogate]
@@ -65,7 +65,7 @@ def build_segmenter(
             trainable.append(prompter)
     kind = MinMaxSegmenter if config.paper.min_max_logits else Segmenter
     encoding = Encoding(config.train.precision != "no", config.embedding == "blank")
-    return kind(sam, prompter, surrogate, trainable, model.view_size, encoding)
+    return kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
 
 
 def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None) -> Prompter:

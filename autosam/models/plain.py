@@ -26,9 +26,9 @@ class PlainHead(nn.Module):
 
     def __init__(self, config: ModelConfig, num_classes: int, weights: str | None = None) -> None:
         super().__init__()
-        self.input_size, self.mask_size = config.view_size, config.view_size // 2
+        self.input_size, self.mask_size = config.input_size, config.input_size // 2
         self.backbone = Backbone(
-            config.backbone, weights or config.backbone_weights, config.view_size
+            config.backbone, weights or config.backbone_weights, config.input_size
         )
         self.neck = Neck(self.backbone.channels, self.backbone.strides, config.width)
         self.block = conv_block(self.neck.channels, 32)

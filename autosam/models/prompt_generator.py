@@ -147,12 +147,12 @@ class PromptGenerator(Prompter):
         super().__init__(num_classes)
         kinds, width, grid = config.prompt_kinds, sam.width, sam.grid
         self.backbone = Backbone(
-            config.backbone, weights or config.backbone_weights, config.view_size
+            config.backbone, weights or config.backbone_weights, config.input_size
         )
         self.neck = self.dense = self.high_res = self.gate = self.sparse = None
         if "dense" in kinds or "high_res" in kinds:
             self.neck = Neck(self.backbone.channels, self.backbone.strides, config.width)
-            channels, map_size = self.neck.channels, config.view_size // self.neck.stride
+            channels, map_size = self.neck.channels, config.input_size // self.neck.stride
         if "dense" in kinds:
             self.dense = DenseHead(channels, map_size, num_classes, width, grid)
         if "sparse" in kinds:

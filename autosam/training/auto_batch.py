@@ -60,7 +60,7 @@ def fit_batch(
         if size == 1:
             raise TrainingError(
                 "--auto-batch: a training step on one image does not fit into memory. Take a "
-                "smaller --model.view_size or --sam, or another device."
+                "smaller --model.input_size or --sam, or another device."
             )
         size //= 2
     checkpoint.restore_trainable(segmenter, before, "--auto-batch")

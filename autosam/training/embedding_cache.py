@@ -46,11 +46,11 @@ def folder_of(cache: CacheConfig) -> Path:
 
 
 def copies_of(config: Config) -> int:
-    """V in force, see `CacheConfig.views`; 0 for a run without SAM."""
+    """V in force, see `CacheConfig.copies`; 0 for a run without SAM."""
     if not RUNS[config.run].uses_sam:
         return 0
-    if config.cache.views is not None:
-        return config.cache.views
+    if config.cache.copies is not None:
+        return config.cache.copies
     return 4 if SAMS[config.sam].image_size >= LARGE else 0
 
 
@@ -258,8 +258,8 @@ def require_room(cache: CacheConfig, folder: Path, size: int, title: str) -> Non
     free = shutil.disk_usage(folder.parent).free
     print(f"cache of {title}: {size / 1e9:.2f} GB in {folder}")
     advice = (
-        "Fewer --cache.views, --cache.dtype int8, `autosam embeddings prune`, another "
-        "--cache.dir, or --cache.views 0 for none."
+        "Fewer --cache.copies, --cache.dtype int8, `autosam embeddings prune`, another "
+        "--cache.dir, or --cache.copies 0 for none."
     )
     if size + others > cache.max_gb * 1e9:
         raise DataError(

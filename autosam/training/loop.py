@@ -31,8 +31,8 @@ def one_value(error: Exception) -> str:
     """The message for `ONE_VALUE`, with what to do."""
     return (
         f"BatchNorm cannot learn from a single image whose last map is one cell ({error}). Take "
-        "--train.batch_size 2 or more (and as many images), a larger --model.view_size, or another "
-        "--model.backbone."
+        "--train.batch_size 2 or more (and as many images), a larger --model.input_size, or "
+        "another --model.backbone."
     )
 
 

@@ -366,8 +366,8 @@ class Trainer:
             self.epoch, values["loss"], split, scores["loss"], scores["dice"], scores["iou"],
             values["images_per_second"], "  *" if self.stale == 0 else "",
         )  # fmt: skip
-        if self.config.train.pictures:
-            sheet = self.sheet(self.data.validation, self.config.train.pictures)
+        if self.config.train.sheet_images:
+            sheet = self.sheet(self.data.validation, self.config.train.sheet_images)
             self.tracker.images(self.epoch, sheet)
         if self.stale == 0:
             checkpoint.save(

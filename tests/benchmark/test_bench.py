@@ -22,7 +22,7 @@ from autosam.errors import ConfigError
 from autosam.models.sam import SAMS
 from autosam.utils.memory import peak_gib
 
-TINY = Case("x", "training", sam="tiny", backbone="test_efficientnet", view_size=64, repeats=2)
+TINY = Case("x", "training", sam="tiny", backbone="test_efficientnet", input_size=64, repeats=2)
 
 
 def test_the_cases_of_a_sam() -> None:
@@ -30,7 +30,7 @@ def test_the_cases_of_a_sam() -> None:
     assert names[0] == "segment_anything, fp32"
     assert {"floor", "cached", "not cached", "published", "published generator, cached"} < {*names}
     published = next(c for c in cases_of(BenchConfig("vit_b")) if c.name == "published")
-    assert (published.backbone, published.view_size, published.batch_size) == ("hardnet85", 512, 3)
+    assert (published.backbone, published.input_size, published.batch_size) == ("hardnet85", 512, 3)
     assert published.reference
     assert not published.half
     assert "segment_anything, fp32" not in [c.name for c in cases_of(BenchConfig("lite"))]

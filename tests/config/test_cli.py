@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from autosam.config import RUNS, Config
 from autosam.config.cli import from_dict, parse, run_command, to_dict
-from autosam.config.commands import AppConfig, EvaluateConfig, PredictConfig
+from autosam.config.commands import AppConfig, BenchConfig, EvaluateConfig, PredictConfig
+from autosam.config.help import help_of
+from autosam.config.setting import value_at
 from autosam.config.validation import check_settings
 from autosam.config.yaml import config_path
 from autosam.errors import ConfigError, DataError
@@ -184,3 +187,72 @@ def test_a_flag_for_a_list_may_come_again() -> None:
         assert parse(AppConfig, [*flags, "--port", "1"]).checkpoint == ["a", "b"]
     assert parse(AppConfig, ["--checkpoint", "[odd"]).checkpoint == ["[odd"]
     assert parse(AppConfig, ["--checkpoint", "7"]).checkpoint == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        (Config, "cache.views", "cache.copies"),
+        (Config, "model.view_size", "model.input_size"),
+        (Config, "train.pictures", "train.sheet_images"),
+        (PredictConfig, "window", "tile"),
+        (BenchConfig, "view_size", "input_size"),
+    ],
+)
+def test_old_names_are_understood(kind: Any, old: str, new: str, tmp_path: Path) -> None:
+    section, _, name = old.rpartition(".")
+    values: dict[str, Any] = {section: {name: 64}} if section else {name: 64}
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(values))
+    for config in (
+        parse(kind, [f"--{old}=64"]),
+        parse(kind, [f"--{old.replace('_', '-')}", "64"]),
+        parse(kind, [f"--config={file}"]),
+        from_dict(kind, values),
+    ):
+        assert value_at(config, new) == 64
+    assert old not in help_of(kind, "autosam", everything=True)
+
+
+def test_short_names_and_every_mistake_in_one_message() -> None:
+    flags = ["--images=i", "--masks", "m", "--epochs", "3", "--batch-size=4", "--lr=1e-3"]
+    config = parse(Config, [*flags, "--seed", "7", "--data.mask-suffix=_m"])
+    assert (config.data.images, config.data.masks, config.data.mask_suffix) == ("i", "m", "_m")
+    assert (config.train.epochs, config.train.batch_size) == (3, 4)
+    assert (config.train.lr, config.train.seed) == (1e-3, 7)
+    with pytest.raises(ConfigError) as error:
+        parse(Config, ["--runn=head", "--run=hed", "--epochs=x", "--cache.dtype=fp8", "y"])
+    assert str(error.value).splitlines() == [
+        "--runn: unknown setting. Did you mean --run?",
+        f"--run hed: expected one of {', '.join(RUNS)}. Did you mean head?",
+        "--epochs x: expected a whole number.",
+        "--cache.dtype fp8: expected one of bf16, fp16, fp32, int8.",
+        "y: unexpected word; settings are written --NAME VALUE.",
+    ]
+
+
+def test_commands_are_called_with_settings_or_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
+    import autosam
+
+    monkeypatch.setattr("autosam.training.fit.train", lambda config: config)
+    config = autosam.train(images="i", masks="m", epochs=5, run="head")  # type: ignore[operator]
+    assert (config.data.images, config.data.masks) == ("i", "m")
+    assert (config.train.epochs, config.run) == (5, "head")
+    again = autosam.train(config, seed=3)  # type: ignore[operator]
+    assert (again.train.seed, again.train.epochs, config.train.seed) == (3, 5, 0)
+    with pytest.raises(ConfigError, match=r"train\(epoch=...\): unknown setting.*epochs"):
+        autosam.train(epoch=5)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("words", [[], ["train", "--help"], ["train", "--trian.lr=3"], ["tran"]])
+def test_help_and_mistakes_import_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; sys.argv = ['autosam', *sys.argv[1:]]\n"
+        "from autosam.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'torch', 'timm', 'monai', 'numpy', 'cv2', 'rich', 'PIL'} & {*sys.modules})"
+    )
+    line = [sys.executable, "-c", code, *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == ""

@@ -298,7 +298,7 @@ def test_nothing_is_predicted_without_data(trained: Path, tmp_path: Path) -> Non
     whole = read_image(tmp_path / "in/a.tif")
     hidden = predictor(MemoryImage(whole, valid=valid))
     assert np.array_equal(hidden.masks, found.masks)
-    config = PredictConfig(str(trained), str(tmp_path / "in"), str(tmp_path / "out"), window=40)
+    config = PredictConfig(str(trained), str(tmp_path / "in"), str(tmp_path / "out"), tile=40)
     config.threshold = 0.01
     predict(config)
     written = np.asarray(Image.open(tmp_path / "out/a.png"))

@@ -82,8 +82,8 @@ def put(words: list[str], **places: object) -> list[str]:
 
 
 def small_flags(output: Path) -> list[str]:
-    return ["--model.view_size=64", "--model.width=32", "--train.batch_size=2", "--train.lr=4e-3",
-            "--train.epochs=15", "--train.patience=15", "--train.pictures=0",
+    return ["--model.input_size=64", "--model.width=32", "--train.batch_size=2", "--train.lr=4e-3",
+            "--train.epochs=15", "--train.patience=15", "--train.sheet_images=0",
             f"--output={output}"]  # fmt: skip
 
 

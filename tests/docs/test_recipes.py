@@ -52,9 +52,9 @@ def test_a_recipe_on_its_miniature(name: str, tmp_path: Path, tiny_file: Path) -
         [
             f"--config={name}", f"--data.root={root}",
             "--sam=tiny", f"--sam_checkpoint={tiny_file}",
-            "--train.epochs=1", "--model.view_size=64", "--data.validation=0.2", "--data.test=0.2",
-            f"--output={tmp_path / 'run'}", "--model.width=32", "--train.pictures=1",
-            "--cache.views=0",
+            "--train.epochs=1", "--model.input_size=64", "--data.validation=0.2", "--data.test=0.2",
+            f"--output={tmp_path / 'run'}", "--model.width=32", "--train.sheet_images=1",
+            "--cache.copies=0",
         ],
     )  # fmt: skip
     result = train(config)

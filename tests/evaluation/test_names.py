@@ -86,7 +86,7 @@ def test_evaluate_all_scores_every_image(tiny_file: Path, repeated: Path, tmp_pa
     flags = (f"--data.root={repeated}", "--train.epochs=1", "--run=head")
     folder = train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'run'}")).folder
     table = tmp_path / "all.csv"
-    evaluate(EvaluateConfig(checkpoint=str(folder), part="all", output=str(table)))
+    evaluate(EvaluateConfig(checkpoint=str(folder), split="all", output=str(table)))
     assert read_scores(table).keys() == ALL
 
 
@@ -220,11 +220,11 @@ def test_images_added_after_the_training_do_not_make_test_images_of_those_traine
     capsys.readouterr()
 
     # The same images elsewhere, all of them or the split that another seed draws.
-    evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "moved")), part="all"))
+    evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "moved")), split="all"))
     assert "of 12 images" in (said := capsys.readouterr().out)
     assert "If they are the same images, the scores say nothing of new ones" in said
     draw(tmp_path / "new", 6, 40)
-    evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "new")), part="all"))
+    evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "new")), split="all"))
     assert "If they are the same" not in capsys.readouterr().out
 
     # As many bytes under the same names are not enough: uncompressed images of another patient.
@@ -238,7 +238,7 @@ def test_images_added_after_the_training_do_not_make_test_images_of_those_traine
             shutil.copy(mask, tmp_path / name / "masks" / f"{i}.png")
     flat = tiny_config(tiny_file, *flags[1:], f"--data.root={tmp_path / 'bmp'}",
                        f"--output={tmp_path / 'flat'}")  # fmt: skip
-    other = EvaluateConfig(checkpoint=str(train(flat).folder), part="all")
+    other = EvaluateConfig(checkpoint=str(train(flat).folder), split="all")
     for name in ("bmp", "others"):
         capsys.readouterr()
         folders = {kind: str(tmp_path / name / kind) for kind in ("images", "masks")}
@@ -250,7 +250,7 @@ def test_images_added_after_the_training_do_not_make_test_images_of_those_traine
     assert leaked
     with pytest.raises(DataError, match="images were added to the folder, removed or renamed"):
         evaluate(own)
-    evaluate(dataclasses.replace(own, part="all"))  # as asked
+    evaluate(dataclasses.replace(own, split="all"))  # as asked
     # Only digests are kept, and a published checkpoint has not even those.
     header = checkpoint.read_header(folder / checkpoint.BEST)
     assert not any(name in json.dumps(header["seen"]) for name in learnt)

@@ -144,9 +144,9 @@ def classes_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
 def numbers_that_cannot_work(rng: Random, folder: Path, good: Good) -> Bad:
     flag, value = rng.choice([
         ("train.lr", "0"), ("train.lr", ".nan"), ("train.epochs", "0"), ("train.batch_size", "-2"),
-        ("model.view_size", "100"), ("model.view_size", "0"), ("model.width", "1"),
+        ("model.input_size", "100"), ("model.input_size", "0"), ("model.width", "1"),
         ("augment.flip", "1.5"), ("loss.dice", "-1"), ("loss.bce", ".inf"), ("train.seed", "-1"),
-        ("cache.views", "-1"), ("train.save_minutes", "-3"), ("train.clip", "0"),
+        ("cache.copies", "-1"), ("train.save_minutes", "-3"), ("train.clip", "0"),
     ])  # fmt: skip
     return training(good, folder, f"--data.root={good.images}", f"--{flag}={value}"), f"--{flag}"
 
@@ -182,9 +182,9 @@ def a_word_too_many(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("line", ConfigError, r"[Ee]xpected .*", 6)
 def a_value_of_another_kind(rng: Random, folder: Path, good: Good) -> Bad:
     verb, flag = rng.choice([
-        ("train", "--train.lr=abc"), ("train", "--train.epochs=3.5"), ("predict", "--window=wide"),
+        ("train", "--train.lr=abc"), ("train", "--train.epochs=3.5"), ("predict", "--tile=wide"),
         ("predict", "--coco=yes"), ("export", "--precision=fp8"), ("compare", "--seeds=many"),
-        ("evaluate", "--part=half"), ("evaluate", "--fast=maybe"), ("check", "--cache.views=[1"),
+        ("evaluate", "--split=half"), ("evaluate", "--fast=maybe"), ("check", "--cache.copies=[1"),
         ("train", "--run=foo"),
     ])  # fmt: skip
     return [verb, flag], flag.split("=")[0][2:]
@@ -350,8 +350,8 @@ def numbers_of_a_command_out_of_range(rng: Random, folder: Path, good: Good) -> 
     line, flag, value = rng.choice([
         (["bench"], "repeats", "0"), (["bench"], "repeats", "99999999"),
         (["bench"], "batch_size", "-1"), (["bench"], "batch_size", "1000000000"),
-        (["bench"], "view_size", "0"), (["bench"], "view_size", "100"),
-        (["check", data], "cache.views", "-1"), (["check", data], "cache.max_gb", "-1"),
+        (["bench"], "input_size", "0"), (["bench"], "input_size", "100"),
+        (["check", data], "cache.copies", "-1"), (["check", data], "cache.max_gb", "-1"),
         (scoring(good, data), "batch_size", "0"), (scoring(good, data), "batch_size", "9" * 20),
         (scoring(good, data), "data.split_seed", "-1"), (["rough", data], "prompt.points", "0"),
         (["evaluate", f"--checkpoint={good.run}"], "data.limit", "-1"),
@@ -524,7 +524,7 @@ def weights_of_nobody(rng: Random, folder: Path, good: Good) -> Bad:
     6,
 )
 def numbers_out_of_range(rng: Random, folder: Path, good: Good) -> Bad:
-    flag = rng.choice(["--smooth=1", "--smooth=-0.1", "--smooth=.nan", "--window=8", "--window=-1",
+    flag = rng.choice(["--smooth=1", "--smooth=-0.1", "--smooth=.nan", "--tile=8", "--tile=-1",
                        "--overlap=1", "--overlap=-0.5", "--overlap=.nan", "--threshold=0",
                        "--threshold=1.5", "--threshold=.nan", "--min_area=1", "--min_area=-0.1",
                        "--min_area=.nan"])  # fmt: skip
@@ -620,7 +620,7 @@ def a_tiff_for_windows(rng: Random, folder: Path, good: Good) -> Bad:
         pixels = pixels.astype(rng.choice([np.uint8, np.uint16]))
         tifffile.imwrite(path, pixels, photometric="rgb", tile=(32, 32), compression="zlib")
         cut(rng, path, 0.0, 0.95)
-    return predicting(good, folder, f"--input={path}", "--window=64"), path.name
+    return predicting(good, folder, f"--input={path}", "--tile=64"), path.name
 
 
 # --- export

@@ -172,7 +172,7 @@ def a_later_format(rng: Random, folder: Path, good: Good) -> Bad:
 @cause("checkpoint", CheckpointError, r"settings cannot be used: .*(Take another copy|version)", 8)
 def settings_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     section, key, value = rng.choice([
-        ("train", "lr", "fast"), ("train", "colour", 1), ("model", "view_size", 63),
+        ("train", "lr", "fast"), ("train", "colour", 1), ("model", "input_size", 63),
         ("model", "width", -5), ("data", "num_classes", 0), ("data", "classes", [5]),
         ("loss", "dice", None), ("data", "window", [9, 1]), ("prompt", "grid", "x"),
     ])  # fmt: skip

@@ -91,12 +91,12 @@ def cut(rng: Random, path: Path, least: float = 0.2, most: float = 0.9) -> Path:
 
 TINY = ["--sam=tiny"]
 SMALL = ["--model.backbone=test_efficientnet", "--model.backbone_weights=none",
-         "--model.view_size=64", "--model.width=32", "--train.epochs=1"]  # fmt: skip
+         "--model.input_size=64", "--model.width=32", "--train.epochs=1"]  # fmt: skip
 
 
 def scoring(good: Good, *flags: str) -> list[str]:
     """`evaluate` of the untrained SAM, which reads every image of the data."""
-    return ["evaluate", "--zero-shot", *TINY, f"--sam_checkpoint={good.sam}", "--part=all", *flags]
+    return ["evaluate", "--zero-shot", *TINY, f"--sam_checkpoint={good.sam}", "--split=all", *flags]
 
 
 def training(good: Good, folder: Path, *flags: str) -> list[str]:

@@ -51,7 +51,7 @@ def work_on_training(tiny_file: Path, data: Path, folder: Path, cache: Path) -> 
         tiny_config(
             tiny_file, f"--data.root={data}", f"--output={folder}", "--overwrite=true",
             "--train.epochs=3", "--train.batch_size=2", "--train.save_minutes=0",
-            "--cache.views=2", f"--cache.dir={cache}",
+            "--cache.copies=2", f"--cache.dir={cache}",
         )
     )  # fmt: skip
 

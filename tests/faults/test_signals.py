@@ -61,8 +61,8 @@ def stuck(words: list[str]) -> None:
 def words(tiny_file: Path, tmp_path: Path) -> list[str]:
     return [
         "--sam=tiny", f"--sam_checkpoint={tiny_file}", "--model.backbone=test_efficientnet",
-        "--model.backbone_weights=none", "--model.view_size=64", "--model.width=32",
-        "--train.batch_size=2", "--train.epochs=400", "--train.patience=400", "--cache.views=2",
+        "--model.backbone_weights=none", "--model.input_size=64", "--model.width=32",
+        "--train.batch_size=2", "--train.epochs=400", "--train.patience=400", "--cache.copies=2",
         f"--data.root={draw_folders(tmp_path / 'data')}", "--data.workers=1",
         f"--output={tmp_path / 'run'}", "--overwrite=true", f"--cache.dir={tmp_path / 'cache'}",
     ]  # fmt: skip
@@ -119,7 +119,7 @@ def calls(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     many = ["--data.images=many/images", "--data.masks=many/masks"]
     return {
         "predict": [f"--checkpoint={trained}", "--input=many/images", "--output=masks",
-                    "--overwrite=true", "--window=256"],
+                    "--overwrite=true", "--tile=256"],
         "evaluate": [f"--checkpoint={trained}", *many],
         "export": [f"--checkpoint={trained}", "--output=model.onnx", "--overwrite=true"],
         "check": many,

@@ -74,7 +74,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def settings(tiny_file: Path, data: Path, disk: Path) -> Config:
     return tiny_config(
         tiny_file, f"--data.root={data}", f"--output={disk / 'run'}", "--overwrite=true",
-        "--cache.views=2", f"--cache.dir={disk / 'cache'}", "--train.save_minutes=0",
+        "--cache.copies=2", f"--cache.dir={disk / 'cache'}", "--train.save_minutes=0",
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_predict_by_windows(
     small = tifffile.imread(large)[:40, :56]
     Image.fromarray(small).save(large.parent / "small.png")
     out = tmp_path / "out"
-    predict(PredictConfig(str(trained), str(large.parent), str(out), window=60))
+    predict(PredictConfig(str(trained), str(large.parent), str(out), tile=60))
     predictor = autosam.load(trained)
     (tmp_path / "parts").mkdir()
     logits = segment_tiles(predictor, open_pixels(ImageFile(large)), 60, 0.25, tmp_path / "parts")
@@ -100,7 +100,7 @@ def test_too_much_is_wanted_of_a_large_image(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr("autosam.inference.writers.LARGE", 10)
-    config = PredictConfig(str(trained), str(large), str(tmp_path / "out"), window=60, overlay=True)
+    config = PredictConfig(str(trained), str(large), str(tmp_path / "out"), tile=60, overlay=True)
     with pytest.raises(DataError, match="1 of 1 could not be read"):
         predict(config)
     assert "of images this large only masks and areas are written" in capsys.readouterr().err
@@ -125,8 +125,8 @@ def test_tiffs_of_other_kinds(tmp_path: Path) -> None:
 
 def test_windows_that_cannot_be(trained: Path, large: Path, tmp_path: Path) -> None:
     for settings, message in (
-        ({"window": 8}, "--window 8: must be at least 32"),
-        ({"window": 64, "overlap": 0.95}, r"--overlap 0\.95: must be 0 to 0\.9"),
+        ({"tile": 8}, "--tile 8: must be at least 32"),
+        ({"tile": 64, "overlap": 0.95}, r"--overlap 0\.95: must be 0 to 0\.9"),
     ):
         with pytest.raises(ConfigError, match=message):
             predict(PredictConfig(str(trained), str(large), str(tmp_path / "o"), **settings))  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ def test_the_smallest_area_is_a_share_of_a_window(
 
     def found(name: str, **settings: float) -> np.ndarray:
         out = tmp_path / name
-        config = PredictConfig(str(trained), str(large), str(out), window=60, **settings)  # type: ignore[arg-type]
+        config = PredictConfig(str(trained), str(large), str(out), tile=60, **settings)  # type: ignore[arg-type]
         predict(config)
         with open(out / "areas.csv") as file:
             (row,) = csv.DictReader(file)

@@ -71,7 +71,7 @@ def test_a_run_fits_its_classifier_on_training_images_and_keeps_it(
     scores = evaluate(EvaluateConfig(checkpoint=str(result.folder)))
     assert scores["dice"] == pytest.approx(result.test["dice"], abs=1e-6)
     # From cached embeddings: the same classifier.
-    flags = (*flags, "--cache.views=2", "--cache.dtype=fp32", f"--cache.dir={tmp_path / 'cache'}")
+    flags = (*flags, "--cache.copies=2", "--cache.dtype=fp32", f"--cache.dir={tmp_path / 'cache'}")
     train(tiny_config(tiny_file, *flags, f"--output={tmp_path / 'cached'}"))
     cached = checkpoint.load(tmp_path / "cached").segmenter
     assert torch.allclose(

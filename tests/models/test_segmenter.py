@@ -200,12 +200,12 @@ def test_two_images_can_be_overfitted(tiny_file: Path, run: str) -> None:
 
 def test_view_size_must_suit_the_backbone(tiny_file: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of 32, such as 96"):
-        build_segmenter(tiny_config(tiny_file, "--model.view_size=100"))
+        build_segmenter(tiny_config(tiny_file, "--model.input_size=100"))
 
 
 def test_view_and_image_may_differ_in_size(tiny_file: Path) -> None:
     for size in (32, 96):
-        segmenter = build_segmenter(tiny_config(tiny_file, f"--model.view_size={size}")).eval()
+        segmenter = build_segmenter(tiny_config(tiny_file, f"--model.input_size={size}")).eval()
         batch = make_batch(segmenter.input_spec)
         assert batch.generator_input.shape[-1] == size
         assert batch.sam_input.shape[-1] == 64

@@ -71,8 +71,8 @@ def test_all_families() -> None:
 
 
 def test_a_backbone_tied_to_a_size_is_refused_with_a_size_that_works() -> None:
-    words = r"backbone efficientformer_l1: does not work at --model.view_size 256 .*It works at "
-    with pytest.raises(ConfigError, match=words + r"--model\.view_size 224; or take another"):
+    words = r"backbone efficientformer_l1: does not work at --model.input_size 256 .*It works at "
+    with pytest.raises(ConfigError, match=words + r"--model\.input_size 224; or take another"):
         Backbone("efficientformer_l1", "none", 256)
     views = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
     levels = Backbone("efficientformer_l1", "none", 224)(views, torch.full((1, 2), 224))

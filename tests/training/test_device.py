@@ -184,7 +184,7 @@ def test_the_commands_work_on_the_second_gpu(
     with PretendedGpus():
         on_the_second(monkeypatch)
         assert processes().device == choose_device() == torch.device("cuda", 1)
-        flags = (f"--data.root={data}", f"--output={tmp_path / 'run'}", "--cache.views=2",
+        flags = (f"--data.root={data}", f"--output={tmp_path / 'run'}", "--cache.copies=2",
                  f"--cache.dir={tmp_path / 'cache'}", "--data.workers=0")  # fmt: skip
         run = train(tiny_config(tiny_file, "--train.epochs=1", *flags)).folder
         # A state that a signal left, from which another call goes on.
@@ -194,7 +194,7 @@ def test_the_commands_work_on_the_second_gpu(
         images, out = data / "test/images", tmp_path / "masks"
         for window in (None, 32):
             masks = predict(PredictConfig(checkpoint=str(run), input=str(images), flips=True,
-                                          output=f"{out}{window}", window=window))  # fmt: skip
+                                          output=f"{out}{window}", tile=window))  # fmt: skip
             assert len(masks) == 3
         job = Job(Variant("autosam"), 0, checkpoint.load(run).config)
         for ablation in ("blank", "surrogate"):

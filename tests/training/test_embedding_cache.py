@@ -52,7 +52,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 
 @pytest.fixture
 def settings(tiny_file: Path, folders: Path) -> Callable[..., Config]:
-    return partial(tiny_config, tiny_file, f"--data.root={folders}", "--cache.views=2")
+    return partial(tiny_config, tiny_file, f"--data.root={folders}", "--cache.copies=2")
 
 
 def splits(config: Config) -> dict[str, PairDataset]:
@@ -73,7 +73,7 @@ def test_views_follow_the_sam_and_the_run() -> None:
     assert copies_of(Config(sam="vit_b")) == 4
     assert copies_of(Config(sam="vit_b", run="head")) == 0
     config = Config()
-    config.cache.views = 3
+    config.cache.copies = 3
     assert copies_of(config) == 3
 
 
@@ -104,9 +104,9 @@ def test_every_view_is_made_once_and_is_the_encoders_own(settings, made: Made) -
     [
         ("--augment.color=0.1", True),
         ("--train.seed=7", True),
-        ("--model.view_size=32", True),
+        ("--model.input_size=32", True),
         ("--run=decoder", True),
-        ("--cache.views=3", False),
+        ("--cache.copies=3", False),
         ("--augment.rotate=3", False),
         ("--cache.dtype=fp16", False),
     ],
@@ -262,7 +262,7 @@ def test_list_and_prune(
 ) -> None:
     root = tmp_path / "caches"
     where = f"--cache.dir={root}"
-    first, second = cache(settings(where)), cache(settings(where, "--cache.views=1"))
+    first, second = cache(settings(where)), cache(settings(where, "--cache.copies=1"))
     command(monkeypatch, f"--dir={root}", "list")
     out = capsys.readouterr().out
     assert first.name in out
@@ -287,5 +287,5 @@ def test_list_and_prune(
 
 
 def test_views_out_of_range_are_refused(settings) -> None:
-    with pytest.raises(ConfigError, match=r"--cache\.views -1"):
-        train(settings("--cache.views=-1"))
+    with pytest.raises(ConfigError, match=r"--cache\.copies -1"):
+        train(settings("--cache.copies=-1"))

@@ -147,7 +147,7 @@ def test_no_batch_of_one_beside_larger_ones(
 
 def test_one_value_for_batchnorm_is_said(tiny_file: Path, folders: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_file, f"--data.root={folders}", "--train.batch_size=1",
-                         "--model.view_size=32", f"--output={tmp_path / 'run'}")  # fmt: skip
+                         "--model.input_size=32", f"--output={tmp_path / 'run'}")  # fmt: skip
     with pytest.raises(TrainingError, match=r"BatchNorm cannot learn from a single image"):
         train(config)
 

@@ -25,7 +25,7 @@ from autosam.training import resume as state
 
 # What learns has no BatchNorm, whose statistics each process would take of its own images; and
 # images stay where they are, so that every process weighs as many cells.
-COMMON = ("--run=decoder", "--train.epochs=3", "--data.workers=0", "--train.pictures=0",
+COMMON = ("--run=decoder", "--train.epochs=3", "--data.workers=0", "--train.sheet_images=0",
           "--augment.rotate=0", "--augment.scale=0")  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
     for processes, batch in ((1, 4), (2, 2)):
         folder = folders[processes] = tmp_path / str(processes)
         launch(processes, "autosam.train", f"--data.root={data}", f"--output={folder}",
-               f"--train.batch_size={batch}", "--cache.views=2",
+               f"--train.batch_size={batch}", "--cache.copies=2",
                f"--cache.dir={tmp_path / f'cache{processes}'}", *COMMON)  # fmt: skip
     one, two = rows(folders[1]), rows(folders[2])
     for name in ("train/loss", "train/bce", "validation/loss", "validation/dice"):

@@ -336,7 +336,7 @@ def test_evaluate_gives_the_test_scores_again(trained: Path, folders: Path, tmp_
         for file in files
     ]
     assert fast["dice"] == pytest.approx(np.mean(dices), abs=1e-6) != scores["dice"]
-    every = EvaluateConfig(checkpoint=str(trained), part="all", output=str(tmp_path / "all.csv"))
+    every = EvaluateConfig(checkpoint=str(trained), split="all", output=str(tmp_path / "all.csv"))
     evaluate(every)
     with open(tmp_path / "all.csv") as file:
         assert len(list(csv.DictReader(file))) == 12

@@ -40,10 +40,10 @@ def require_fit(name: str, net: nn.Module, size: int, again: Callable[[int], nn.
         except Exception:  # timm raises many kinds
             works = False
         if works:
-            remedy = f"It works at --model.view_size {other}; or take another backbone."
+            remedy = f"It works at --model.input_size {other}; or take another backbone."
             break
     raise ConfigError(
-        f"--model.backbone {name}: does not work at --model.view_size {size} ({trouble}). {remedy}"
+        f"--model.backbone {name}: does not work at --model.input_size {size} ({trouble}). {remedy}"
     )
 
 
