@@ -13,8 +13,9 @@ from helpers import tiny_config
 from autosam.data.dataset import largest_batch
 from autosam.data.loaders import EpochBatches, EpochSampler
 from autosam.errors import TrainingError, is_out_of_memory
-from autosam.models.build import build_segmenter, min_max
+from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
+from autosam.models.paper import min_max
 from autosam.models.sam import SAMS, SamSpec
 from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
