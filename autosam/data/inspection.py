@@ -29,7 +29,7 @@ class Inspection:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    """Plain values, for a table or JSON."""
+    """Numbers and texts by name, some in groups (a dictionary), for a table or JSON."""
     groups: dict[str, str] = field(default_factory=dict)
     """Name -> scene, where some scenes have several images."""
     pairs: list[Pair] = field(default_factory=list)
@@ -69,9 +69,8 @@ def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -
         return found
     found.facts["images"] = _images(good)
     counts = Counter(value for _, s in good for value in {v for f in s.facts for v in f.values})
-    found.facts["mask values"] = {str(v): f"in {counts[v]} masks" for v in sorted(counts)[:20]}
-    if len(counts) > 20:
-        found.facts["mask values"]["..."] = f"{len(counts)} values in all"
+    found.facts["mask values"] = len(counts)
+    found.facts["masks with the value"] = {str(v): counts[v] for v in sorted(counts)[:20]}
     _scenes(found, pairs, good, split_of)
     found.reading = report.reading
     if found.errors:
@@ -102,9 +101,9 @@ def _images(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
             modes[path.suffix or type(pair.image).__name__] += 1
     return {
         "sizes": len({s.size for _, s in good}),
-        "smallest (height x width)": f"{min(heights)} x {min(widths)}",
-        "largest": f"{max(heights)} x {max(widths)}",
-        "stored as": ", ".join(f"{mode} ({count})" for mode, count in modes.most_common(5)),
+        "smallest": {"height": min(heights), "width": min(widths)},
+        "largest": {"height": max(heights), "width": max(widths)},
+        "stored as": dict(modes.most_common(5)),
     }
 
 
@@ -196,21 +195,23 @@ class Tally:
         """Add the counts to the inspection."""
         n, names = max(1, len(self.counts)), self.config.class_names
         found.facts["classes"] = {
-            name: f"{share / n:.2%} of the pixels, in {count} of {n} images"
+            name: {"share of the pixels": float(share / n), "images": int(count)}
             for name, share, count in zip(names, self.shares, self.holding, strict=True)
         }
         found.facts["empty masks"] = self.empty
         if not self.areas:
             return
-        total, sizes = len(self.areas), (min(self.areas), np.median(self.areas), max(self.areas))
+        total = len(self.areas)
+        diameters = np.sqrt(4 * np.array(self.areas) / np.pi)
         grid = f"{self.cells} x {self.cells} masks of {self.sam}"
         found.facts["objects"] = {
+            "number": total,
             "an image, median": float(np.median(self.counts)),
             "an image, most": max(self.counts),
-            "smallest, median and largest diameter, px": " / ".join(
-                f"{np.sqrt(4 * area / np.pi):.0f}" for area in sizes
-            ),
-            f"vanish on the {grid}": f"{self.vanished} of {total}",
+            "smallest diameter, px": float(diameters.min()),
+            "median diameter, px": float(np.median(diameters)),
+            "largest diameter, px": float(diameters.max()),
+            f"vanish on the {grid}": self.vanished,
         }
         if self.vanished > 0.02 * total:
             found.warnings.append(

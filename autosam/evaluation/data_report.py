@@ -26,13 +26,11 @@ from autosam.models.sam.cost import cache_costs
 from autosam.utils.io import make_folder, require_new
 
 SIDE = 224
-
-
 SHOWN = 24
 
 
 def check(config: CheckConfig) -> Inspection:
-    """Examine a data set and print what was found.
+    """Inspect a data set and print what was found.
 
     Raises:
         ConfigError: settings that cannot work, or files that exist.
@@ -83,13 +81,20 @@ def show(found: Inspection) -> None:
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row for each fact; a group of numbers is one row, a group of groups several."""
     rows = []
     for name, value in facts.items():
-        if isinstance(value, dict):
-            rows += [(f"{name}: {key}", str(inner)) for key, inner in value.items()]
+        if not isinstance(value, dict):
+            rows.append((name, _text(value)))
+        elif any(isinstance(inner, dict) for inner in value.values()):
+            rows += [(f"{name}: {key}", text) for key, text in _rows(value)]
         else:
-            rows.append((name, str(value)))
+            rows.append((name, "; ".join(f"{key}: {_text(inner)}" for key, inner in value.items())))
     return rows
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def write_sheet(path: Path, found: Inspection, data: DataConfig) -> None:

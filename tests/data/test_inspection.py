@@ -31,17 +31,20 @@ def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found.errors == []
     facts = found.facts
     assert facts["pairs"] == 10
-    assert facts["images"]["stored as"] == "JPEG RGB (10)"
-    assert facts["images"]["largest"] == "40 x 56"
-    assert facts["mask values"] == {"0": "in 10 masks", "1": "in 9 masks"}
+    assert facts["images"]["stored as"] == {"JPEG RGB": 10}
+    assert facts["images"]["largest"] == {"height": 40, "width": 56}
+    assert facts["masks with the value"] == {"0": 10, "1": 9}
     assert facts["splits"] == {"train": 6, "validation": 2, "test": 2}
     assert facts["empty masks"] == 1
     shares = [miniature.draw_image(i)[1].mean() for i in range(1, 10)]
-    assert facts["classes"] == {"1": f"{sum(shares) / 10:.2%} of the pixels, in 9 of 10 images"}
+    assert facts["classes"]["1"]["share of the pixels"] == pytest.approx(sum(shares) / 10)
+    assert facts["classes"]["1"]["images"] == 9
     assert facts["objects"]["an image, median"] == 1
-    assert facts["objects"]["vanish on the 64 x 64 masks of lite"] == "0 of 9"
-    assert facts["cache"]["vit_b, sam-vit-base, medsam"].startswith("0.1 GB, roughly ")
-    assert "min here" in facts["cache"]["sam2.1-tiny"]
+    assert facts["objects"]["vanish on the 64 x 64 masks of lite"] == 0
+    cost = facts["cache"]["vit_b, sam-vit-base, medsam"]
+    assert cost["GB"] == 10 * 4 * 2 * 256 * 64**2 / 1e9
+    assert cost["minutes"] == pytest.approx(10 * 4 * cost["seconds a copy"] / 60)
+    assert facts["cache"]["sam2.1-tiny"]["GB"] > cost["GB"]
     assert sheet.is_file()
     assert "contact sheet" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"sheet\.png: exists"):
@@ -58,11 +61,9 @@ def test_small_objects_vanish_on_a_coarse_grid(tmp_path: Path) -> None:
         miniature.write(tmp_path / "images" / f"{i}.png", image)
         miniature.write(tmp_path / "masks" / f"{i}.png", mask)
     data = DataConfig(root=str(tmp_path))
-    assert check(CheckConfig(data)).facts["objects"]["vanish on the 64 x 64 masks of lite"] == (
-        "8 of 16"
-    )
+    assert check(CheckConfig(data)).facts["objects"]["vanish on the 64 x 64 masks of lite"] == 8
     large = check(CheckConfig(data, sam="vit_b"))
-    assert large.facts["objects"]["vanish on the 256 x 256 masks of vit_b"] == "0 of 16"
+    assert large.facts["objects"]["vanish on the 256 x 256 masks of vit_b"] == 0
 
 
 def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:

@@ -27,8 +27,13 @@ BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 6
 """Of one cached embedding in bf16, by the architecture's first word."""
 
 
-def cache_costs(images: int, copies: int) -> dict[str, str]:
-    """Size of a cache of embeddings and time to make it, by SAM of 1024 px."""
+def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
+    """What a cache of embeddings costs, by SAM of 1024 px.
+
+    Returns:
+        `GB` (10^9 bytes) and, where the cost of the encoder is known, `minutes` and
+        `seconds a copy` to compute it here, a rough estimate.
+    """
     device = choose_device()
     half = gains_from_bf16(device)
     speed = matrix_speed(device, torch.bfloat16 if half else torch.float32)
@@ -36,15 +41,14 @@ def cache_costs(images: int, copies: int) -> dict[str, str]:
     for name, spec in SAMS.items():
         if spec.image_size >= 1024:
             names[spec.architecture].append(name)
-    table = {}
+    table: dict[str, dict[str, float]] = {}
     for architecture, alike in names.items():
         size = record_bytes(SAMS[alike[0]])
-        text = f"{images * copies * size / 1e9:.1f} GB"
+        row = {"GB": images * copies * size / 1e9}
         if architecture in COST:
             seconds = COST[architecture] / speed
-            text += f", roughly {images * copies * seconds / 60:.0f} min here "
-            text += f"({seconds:.1f} s a copy)"
-        table[", ".join(alike)] = text
+            row |= {"minutes": images * copies * seconds / 60, "seconds a copy": seconds}
+        table[", ".join(alike)] = row
     return table
 
 
