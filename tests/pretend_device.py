@@ -1,8 +1,8 @@
-"""GPUs that are not there: tensors of the CPU that claim to be on `cuda:0` or `cuda:1`.
+"""Imaginary GPUs: tensors of the CPU labelled as on `cuda:0` or `cuda:1`.
 
 What lies where is noted on each storage. Every operation, backward included, sees to it that its
 tensors lie together, as CUDA does: an index or a scalar of no dimensions may lie on the CPU, a copy
-may go anywhere. numpy cannot read what claims to be elsewhere. torch's own code in C++ takes all of
+may go anywhere. numpy cannot read what is elsewhere. torch's own code in C++ takes all of
 it for CPU tensors; what it makes on the way lies wherever it is used.
 """
 
@@ -32,11 +32,11 @@ REAL_DEVICE = Real.device
 
 
 def place(tensor: Tensor) -> torch.device:
-    """Where a tensor claims to be; ANYWHERE for what C++ made by itself."""
+    """Where a tensor is said to be; ANYWHERE for what C++ made by itself."""
     return getattr(tensor.untyped_storage(), "pretended", CPU)
 
 
-def claim(tensor: Tensor, device: torch.device) -> Tensor:
+def relabel(tensor: Tensor, device: torch.device) -> Tensor:
     """Let a tensor and its views lie on a device from now on."""
     tensor.untyped_storage().pretended = device
     return tensor
@@ -48,11 +48,11 @@ class Move(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, device: torch.device) -> Tensor:
         ctx.back = place(tensor)
-        return claim(Real.to(tensor, copy=True), device)
+        return relabel(Real.to(tensor, copy=True), device)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return claim(Real.to(gradient, copy=True), ctx.back), None
+        return relabel(Real.to(gradient, copy=True), ctx.back), None
 
 
 class Placed(TorchDispatchMode):
@@ -78,7 +78,7 @@ class Placed(TorchDispatchMode):
         result = func(*args, **kwargs)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and not hasattr(tensor.untyped_storage(), "pretended"):
-                claim(tensor, where)
+                relabel(tensor, where)
         return result
 
     def _where(self, name: str, given: list[Tensor], args: Any) -> torch.device:
@@ -107,7 +107,7 @@ class Placed(TorchDispatchMode):
         here = places.pop()
         for tensor in given:  # what C++ made is where it is used first
             if place(tensor) == ANYWHERE:
-                claim(tensor, here)
+                relabel(tensor, here)
         return here
 
 
@@ -160,7 +160,7 @@ class PretendedGpus:
         device, source = self.whole(device), place(tensor)
         if device.type not in ("cpu", "cuda"):
             return Real.to(tensor, device)
-        if source == device or (source == ANYWHERE and claim(tensor, device) is tensor):
+        if source == device or (source == ANYWHERE and relabel(tensor, device) is tensor):
             return tensor
         self.reads += source.type == "cuda" and device == CPU
         return Move.apply(tensor, device)

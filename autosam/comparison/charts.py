@@ -1,4 +1,4 @@
-"""The charts of a comparison, as SVG that stands in a page by itself."""
+"""The charts of a comparison, as SVG that needs no other file."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class PromptConfig:
     connected part of a class is an object of its own."""
 
     objects: int = setting(8, min=1, max=10_000)
-    """Most objects of a training image that are prompted at a time, drawn anew at each visit; the
+    """Most objects of a training image that are prompted at a time, drawn again at each visit; the
     others count as background then. In evaluation every object is prompted."""
     box_jitter: float = setting(0.1, min=0, max=1)
     """Largest move of each side of a box as a share of the box's width or height, in training."""

@@ -78,7 +78,7 @@ def check_values(data: DataConfig) -> None:
     if listed or (data.num_classes > 1 and data.exclusive):
         raise ConfigError(
             f"--data.values {data.values}: says what is foreground where there is one class. The "
-            "values of several stand in --data.classes."
+            "values of several belong in --data.classes."
         )
     if data.instances:
         raise ConfigError("--data.values and --data.instances exclude each other. Leave one out.")
@@ -99,7 +99,7 @@ def check_classes(data: DataConfig) -> None:
     names = [entry.name for entry in data.classes or []]
     values = [value for entry in data.classes or [] for value in entry.values or []]
     if len(set(names)) < len(names) or len(set(values)) < len(values):
-        raise ConfigError("--data.classes: a name or a mask value stands twice.")
+        raise ConfigError("--data.classes: a name or a mask value is listed twice.")
     for entry in data.classes or []:
         if entry.color and not re.fullmatch(r"#?[0-9a-fA-F]{6}", entry.color):
             raise ConfigError(

@@ -17,7 +17,7 @@ from autosam.config.values import require_config
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inference.mask_values import mask_endings, named_classes
 from autosam.inference.predictor import load
-from autosam.inference.progress import JOURNAL, ProgressLog
+from autosam.inference.progress import LOG_FILE, ProgressLog
 from autosam.inference.sources import Source, find_sources
 from autosam.inference.writers import FRAME, WRITERS, files_of
 from autosam.models.state_dict import file_hash
@@ -58,9 +58,9 @@ def predict(config: PredictConfig) -> list[Path]:
         for key, one in settings_of(PredictConfig).items()
         if one.facts.get("result", True)
     }
-    journal, process = ProgressLog(output, made_by, needs, config.overwrite), processes()
+    log, process = ProgressLog(output, made_by, needs, config.overwrite), processes()
     main = process.is_main_process
-    left = broadcast(remaining(files, journal) if main else [])
+    left = broadcast(remaining(files, log) if main else [])
     failed = []
     share = left[process.process_index :: process.num_processes]
     for source in track(share, "segmenting", disable=not main):
@@ -72,17 +72,17 @@ def predict(config: PredictConfig) -> list[Path]:
             failed.append(source.key)
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        journal.add({"name": source.key, "source": noted, **entry})
-    journal.gather()
+        log.add({"name": source.key, "source": noted, **entry})
+    log.gather()
     if main:
-        journal.table()
+        log.table()
     if main and config.coco != "no":
-        journal.coco(named_classes(data))
+        log.coco(named_classes(data))
     count = len(mask_endings(data))
     written = [
         file
         for source, paths in files.items()
-        if source.key in journal.done
+        if source.key in log.done
         for file in paths[: 1 if source.kind == "video" else count]
     ]
     if main:
@@ -92,12 +92,12 @@ def predict(config: PredictConfig) -> list[Path]:
     return written
 
 
-def remaining(files: dict[Source, list[Path]], journal: ProgressLog) -> list[Source]:
+def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]:
     """What is not done, of all sources with their files; says what is done again, and why."""
     left, states = [], Counter[str]()
     for source, paths in files.items():
-        state = journal.state_of(source)
-        masks = journal.done.get(source.key, {}).get("masks", [])
+        state = log.state_of(source)
+        masks = log.done.get(source.key, {}).get("masks", [])
         whole = [*paths, *(paths[0] / name for name in masks)]  # of a video: in its folder
         if state == "done" and all(path.exists() for path in whole):
             states["done"] += 1
@@ -105,7 +105,7 @@ def remaining(files: dict[Source, list[Path]], journal: ProgressLog) -> list[Sou
         states[state] += state != "done"
         left.append(source)
         if state == "replaced":  # what is there belongs to a file that is gone
-            journal.forget(source)
+            log.forget(source)
             for path in whole:
                 if path.is_file():
                     path.unlink()
@@ -157,7 +157,7 @@ def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: boo
     """
     writer: dict[Path | str, Source] = {}
     fold = ignores_case(output)
-    ours = overwrite or (output / JOURNAL).is_file()
+    ours = overwrite or (output / LOG_FILE).is_file()
     videos = {paths[0]: source for source, paths in files.items() if source.kind == "video"}
     for source, paths in files.items():
         for path in paths:

@@ -15,7 +15,7 @@ from autosam.inference.sources import Source
 from autosam.utils.distributed import broadcast, processes
 from autosam.utils.io import write_atomically
 
-JOURNAL = "predictions.jsonl"
+LOG_FILE = "predictions.jsonl"
 PART = "predictions.{}.jsonl"
 TABLE = "areas.csv"
 COCO = "coco.json"
@@ -32,7 +32,7 @@ class ProgressLog:
     """What is done, a line for each source, written with its files; the first line says by what.
 
     Of several processes each writes lines of its own, which `gather` and the next call put into the
-    one journal.
+    one log.
 
     Args:
         folder: the output folder.
@@ -50,7 +50,7 @@ class ProgressLog:
         self.folder, self.made_by = folder, made_by
         self.done: dict[str, dict[str, Any]] = {}
         several = processes().num_processes > 1
-        name = PART.format(processes().process_index) if several else JOURNAL
+        name = PART.format(processes().process_index) if several else LOG_FILE
         self.file = folder / name
         if processes().is_main_process:
             if fresh:
@@ -63,7 +63,7 @@ class ProgressLog:
 
     def _take(self, needs: dict[str, Any] | None = None) -> None:
         """Everything that is noted in the folder."""
-        path = self.folder / JOURNAL
+        path = self.folder / LOG_FILE
         if path.exists() and not any("made_by" in entry for entry in self._read(path)):
             raise DataError(
                 f"{path}: is no progress log of autosam, or damaged. Choose another --output, or "
@@ -89,12 +89,12 @@ class ProgressLog:
     def _write(self) -> None:
         lines = [{"made_by": self.made_by}, *self.done.values()]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(self.folder / JOURNAL, lambda to: to.write_text(text, encoding="utf-8"))
+        write_atomically(self.folder / LOG_FILE, lambda to: to.write_text(text, encoding="utf-8"))
         for path in self._parts():
             path.unlink()
 
     def gather(self) -> None:
-        """Put what all processes have done into the one journal, when all are through."""
+        """Put what all processes have done into the one log, when all are through."""
         processes().wait_for_everyone()
         if processes().num_processes > 1 and processes().is_main_process:
             self._take()

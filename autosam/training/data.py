@@ -90,7 +90,7 @@ def epoch_loader(
     workers = None
     if count:
         size = sum(t.nbytes for t in tensors_of(largest_batch(dataset, 1))) * batch_size
-        # The keys hold the epoch, so that workers may outlive it.
+        # The keys hold the epoch, so that workers may live longer.
         workers = Workers(count, size, processes, interrupt, persistent=True, warn=shuffle)
     if shuffle:
         batches = EpochBatches(sampler, batch_size, processes)

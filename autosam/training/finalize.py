@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,9 +32,9 @@ Scores = dict[str, dict[str, float]]
 """Means by split and metric, or metrics by image."""
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainResult:
-    """What a run came to."""
+    """The result of a training."""
 
     folder: Path
     validation: dict[str, float]
@@ -40,6 +43,26 @@ class TrainResult:
     epochs: int
     seconds: float
     """Of all calls, where it was interrupted."""
+
+    @property
+    def scores(self) -> Scores:
+        """Mean scores by split and metric."""
+        return {"validation": self.validation, "test": self.test}
+
+    @functools.cached_property
+    def predictor(self) -> Any:
+        """The trained run as a function from images to masks, see `autosam.load`.
+
+        Raises:
+            CheckpointError: a run that cannot segment by itself, such as one with true boxes.
+        """
+        import autosam
+
+        return autosam.load(self.folder)
+
+    def __repr__(self) -> str:
+        dice = self.test.get("dice", math.nan)
+        return f"TrainResult({str(self.folder)!r}, {self.epochs} epochs, test Dice {dice:.4f})"
 
 
 def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:

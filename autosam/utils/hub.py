@@ -88,7 +88,7 @@ def asked_once(
 @contextlib.contextmanager
 def no_waiting() -> Iterator[str]:
     """Within it, a server that does not answer is given up after `TIMEOUT` seconds, also by
-    libraries that would wait for ever; yields nothing."""
+    libraries that would wait forever; yields nothing."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:

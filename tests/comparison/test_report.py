@@ -1,4 +1,4 @@
-"""The report of a comparison: what stands in it, and that a browser can use it."""
+"""The report of a comparison: what it contains, and that a browser can use it."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from scipy.stats import permutation_test
 
 from autosam.comparison.statistics import FEWEST, LEVEL, compare, holm, seed_margin
 
-TRIALS = 600
-ERROR = 3 * math.sqrt(LEVEL * (1 - LEVEL) / TRIALS)
+SIMULATIONS = 600
+ERROR = 3 * math.sqrt(LEVEL * (1 - LEVEL) / SIMULATIONS)
 """Three standard errors of a share of 5 % in so many jobs: 2.7 %."""
 
 
@@ -98,12 +98,12 @@ ALIKE: dict[str, Draw] = {
 @pytest.mark.parametrize("name", ALIKE)
 def test_runs_that_are_alike_are_told_apart_in_one_of_twenty_cases(name: str) -> None:
     rng, wrong = np.random.default_rng(7), 0
-    for _ in range(TRIALS if "0 images" not in name else TRIALS // 3):
+    for _ in range(SIMULATIONS if "0 images" not in name else SIMULATIONS // 3):
         differences, groups = ALIKE[name](rng)
         wrong += compare(differences, np.zeros(len(differences)), groups).sure
-    jobs = TRIALS if "0 images" not in name else TRIALS // 3
+    jobs = SIMULATIONS if "0 images" not in name else SIMULATIONS // 3
     print(f"{name}: {wrong / jobs:.1%} of {jobs}")
-    error = ERROR * math.sqrt(TRIALS / jobs)
+    error = ERROR * math.sqrt(SIMULATIONS / jobs)
     assert wrong / jobs < LEVEL + error
     if name.startswith(("10 patients", "12 patients", "60 images")):  # and not for lack of power
         assert wrong / jobs > LEVEL - error
@@ -112,11 +112,11 @@ def test_runs_that_are_alike_are_told_apart_in_one_of_twenty_cases(name: str) ->
 def test_the_interval_holds_the_truth_in_19_of_20_cases() -> None:
     rng, held = np.random.default_rng(8), 0
     draw = ALIKE["12 patients of 1 to 60 slices"]
-    for _ in range(TRIALS):
+    for _ in range(SIMULATIONS):
         differences, groups = draw(rng)
         found = compare(differences + 0.04, np.zeros(len(differences)), groups)
         held += found.low <= 0.04 <= found.high
-    assert abs(held / TRIALS - (1 - LEVEL)) < ERROR
+    assert abs(held / SIMULATIONS - (1 - LEVEL)) < ERROR
 
 
 def test_a_real_difference_is_found() -> None:
@@ -144,7 +144,7 @@ def test_other_seeds_are_not_taken_for_another_run(seeds: int) -> None:
         judged += found.sure_beyond(seed_margin(*runs.mean(2)))
     print(f"{seeds} seeds: {by_images / jobs:.1%} by images, {judged / jobs:.1%} with seeds")
     assert by_images / jobs > 0.4
-    assert judged / jobs < LEVEL + ERROR * math.sqrt(TRIALS / jobs)
+    assert judged / jobs < LEVEL + ERROR * math.sqrt(SIMULATIONS / jobs)
 
 
 def test_margins_worked_by_hand() -> None:

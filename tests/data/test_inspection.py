@@ -103,7 +103,7 @@ def test_a_broken_file_beyond_the_limit_is_seen_by_neither_check_nor_train(tmp_p
     assert sum(found.facts["splits"].values()) == len(found.pairs) == len(used) == 3
 
 
-def test_groups_are_proposed_and_mend_the_split(tmp_path: Path) -> None:
+def test_groups_are_proposed_and_fix_the_split(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for i in range(24):
         if i % 3 == 0:
@@ -120,11 +120,11 @@ def test_groups_are_proposed_and_mend_the_split(tmp_path: Path) -> None:
     assert found.facts["scenes"]["scenes"] == 8
     assert found.facts["scenes"]["in several splits"] > 0
     assert any("are in several splits" in w for w in found.warnings)
-    mended = DataConfig(root=str(tmp_path), groups=str(groups))
-    again = check(CheckConfig(mended))
+    fixed = DataConfig(root=str(tmp_path), groups=str(groups))
+    again = check(CheckConfig(fixed))
     assert again.facts["scenes"]["in several splits"] == 0
     assert again.warnings == []
-    sizes = [len(split) for split in load_splits(mended).values()]
+    sizes = [len(split) for split in load_splits(fixed).values()]
     assert sum(sizes) == 24
     assert all(size % 3 == 0 for size in sizes)
 

@@ -88,8 +88,8 @@ def test_the_table_and_the_number_of_classes_agree() -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([ClassConfig("a"), ClassConfig("a")], "stands twice"),
-        ([ClassConfig("a", values=[1]), ClassConfig("b", values=[1])], "stands twice"),
+        ([ClassConfig("a"), ClassConfig("a")], "listed twice"),
+        ([ClassConfig("a", values=[1]), ClassConfig("b", values=[1])], "listed twice"),
         ([ClassConfig("a", "red")], "color red, expected #rrggbb"),
         ([ClassConfig("a/b")], "a name without / is needed"),
     ],

@@ -156,7 +156,7 @@ def test_names_with_spaces_and_umlauts(tmp_path: Path) -> None:
         ({"image": "../images/001.jpg"}, r"list\.csv:3: \.\./images/001\.jpg leads out of"),
         ({"image": "images/none.jpg"}, r"list\.csv:3: .*none\.jpg: no such file"),
         ({"image": "images/001.h5"}, r"list\.csv:3: images/001\.h5 is no image"),
-        ({"image": "images/000.jpg"}, r"list\.csv:3: .*000\.jpg stands in line 2 already"),
+        ({"image": "images/000.jpg"}, r"list\.csv:3: .*000\.jpg is in line 2 already"),
         ({"mask": ""}, r"list\.csv:3: no 'mask'; columns found: image, mask, split, group"),
         ({"split": "holdout"}, r"list\.csv:3: split 'holdout'; expected train, validation, test"),
         ({"split": ""}, r"1 of 8 lines have no split\. Give all, or none"),
@@ -245,7 +245,7 @@ def test_json_as_programs_write_it(tmp_path: Path, name: str) -> None:
 def test_an_image_under_two_spellings_is_one(tmp_path: Path) -> None:
     miniature.folders(tmp_path)
     rows = [ROWS[0], ROWS[1] | {"image": str(tmp_path / "images/000.jpg")}]
-    with pytest.raises(DataError, match=r"list\.csv:3: .*000\.jpg stands in line 2 already"):
+    with pytest.raises(DataError, match=r"list\.csv:3: .*000\.jpg is in line 2 already"):
         load_pairs(manifest(tmp_path, rows))
     linked = tmp_path / "link"
     linked.symlink_to(tmp_path, target_is_directory=True)

@@ -113,7 +113,7 @@ def test_what_a_predictor_is_asked_for(trained: Path) -> None:
 
 
 def test_a_server_of_weights_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes the connection and says nothing, which plain downloads wait on for ever."""
+    """It takes the connection and says nothing, which plain downloads wait on forever."""
     server = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{server.getsockname()[1]}/hardnet39ds.pth"
 

@@ -114,7 +114,7 @@ def test_given_parts_that_tear_a_group_are_refused(tmp_path: Path) -> None:
             miniature.write(tmp_path / split / "images" / f"p{i % 2}_{i}.png", image)
             miniature.write(tmp_path / split / "masks" / f"p{i % 2}_{i}.png", mask)
     load_splits(DataConfig(root=str(tmp_path)))
-    with pytest.raises(DataError, match=r"group 'p0' stands in train .* and validation"):
+    with pytest.raises(DataError, match=r"group 'p0' is in train .* and validation"):
         load_splits(DataConfig(root=str(tmp_path), groups=r"^(p\d)_"))
 
 

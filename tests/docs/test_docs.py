@@ -260,7 +260,7 @@ TEXTS = texts()
 
 @pytest.mark.parametrize("message", messages())
 def test_quoted_messages_are_those_of_the_code(message: str) -> None:
-    """What does not vary stands in one text of the code, in this order."""
+    """What does not vary is in one text of the code, in this order."""
     fixed = [piece.strip() for piece in message.split("…")]
     assert sum(map(len, fixed)) >= 10, message
     pattern = re.compile(".*".join(map(re.escape, fixed)), re.S)

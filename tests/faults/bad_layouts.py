@@ -247,7 +247,7 @@ def volumes(folder: Path) -> Path:
 def rewritten(
     rng: Random, folder: Path, what: str, values: np.ndarray | None = None, **header: object
 ) -> tuple[Path, Path]:
-    """The root, and a volume or mask in it that was written anew."""
+    """The root, and a volume or mask in it that was written again."""
     import nibabel
 
     root = volumes(folder)

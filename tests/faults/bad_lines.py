@@ -129,7 +129,7 @@ def nothing_for_this_command(rng: Random, folder: Path, good: Good) -> Bad:
     return [rng.choice(["predict", "export"]), "--config", name], f"{name}.yaml"
 
 
-@cause("config", ConfigError, r"--data\.classes.*(stands twice|expected #rrggbb|a name without /)")
+@cause("config", ConfigError, r"--data\.classes.*(listed twice|expected #rrggbb|a name without /)")
 def classes_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     classes = rng.choice([
         "[{name: a}, {name: a}]", "[{name: a, values: [1]}, {name: b, values: [1]}]",

@@ -75,7 +75,7 @@ def a_name_too_long(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(0, name))
 
 
-@cause("manifest", DataError, r":\d+: .* stands in line \d+ already\. Keep one")
+@cause("manifest", DataError, r":\d+: .* is in line \d+ already\. Keep one")
 def an_image_twice(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.sample(range(1, 9), 2)
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(0, rows[j][0]))

@@ -74,7 +74,7 @@ def draw_image(suffix: str, deep: bool = False) -> bytes:
     return file.getvalue()
 
 
-PICTURES = {
+IMAGES = {
     "a.png": draw_image("PNG"),
     "a.jpg": draw_image("JPEG"),
     "a.bmp": draw_image("BMP"),
@@ -84,12 +84,12 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 @given(apply=damage())
 @bounded
 def test_images(name: str, apply: Callable[[bytes], bytes], tmp_path_factory) -> None:
     path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(apply(PICTURES[name]))
+    path.write_bytes(apply(IMAGES[name]))
     with suppress(AutosamError):
         pixels = read_image(path)
         assert pixels.dtype == np.uint8
@@ -150,7 +150,7 @@ def test_outlines(apply: Callable[[bytes], bytes], tmp_path_factory) -> None:
                 assert pair.mask.read().dtype == np.uint8
 
 
-# Whatever stands in place of an outline, pycocotools must live.
+# Whatever is in place of an outline, pycocotools must not crash.
 numbers = st.one_of(st.integers(), st.floats(), st.integers(-60, 60))
 shapes = st.one_of(
     st.lists(st.lists(numbers, max_size=12), max_size=3),

@@ -138,17 +138,17 @@ def test_killed_and_an_image_replaced_meanwhile(trained: Path, tmp_path: Path) -
     code = ("import sys, conftest as c, autosam.predict as p; c.SAMS['tiny'] = c.TINY; "
             "sys.argv = sys.argv[1:]; p.main()")  # fmt: skip
     command[1:3] = ["-c", code, "predict"]
-    journal = out / "predictions.jsonl"
+    log = out / "predictions.jsonl"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while not (journal.is_file() and journal.read_text().count("\n") > 3):
+    while not (log.is_file() and log.read_text().count("\n") > 3):
         assert process.poll() is None, "ended by itself"
         assert time.monotonic() < until
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     process.wait()
-    done = [json.loads(line)["name"] for line in journal.read_text().splitlines()[1:]
+    done = [json.loads(line)["name"] for line in log.read_text().splitlines()[1:]
             if line.endswith("}")]  # fmt: skip
     assert "00.png" in done
     shutil.copy(source / "39.png", source / "00.png")

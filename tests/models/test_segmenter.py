@@ -90,10 +90,10 @@ def test_the_surrogate_leaves_the_generator_alone(tiny_file: Path) -> None:
     """What it learns reaches no other gradient, and its own is clipped apart."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam"))
     batch, criterion = make_batch(segmenter.input_spec), SegmentationLoss(LossConfig())
-    logits, unfolded = segmenter(batch, with_surrogate=True)
-    assert unfolded.shape == logits.shape
+    logits, alone_logits = segmenter(batch, with_surrogate=True)
+    assert alone_logits.shape == logits.shape
     assert torch.equal(segmenter(batch), logits)
-    criterion(unfolded, batch.targets, batch.weights)["loss"].backward()
+    criterion(alone_logits, batch.targets, batch.weights)["loss"].backward()
     with_gradient = {n.split(".")[0] for n, p in segmenter.named_parameters() if p.grad is not None}
     assert with_gradient == {"surrogate"}
     rest, beside = segmenter.param_groups()
@@ -105,12 +105,12 @@ def test_fast_masks_come_from_the_surrogate_without_sam(tiny_file: Path) -> None
     segmenter = build_segmenter(tiny_config(tiny_file, "--run=autosam")).eval()
     batch = make_batch(segmenter.input_spec)
     with torch.no_grad():
-        _, unfolded = segmenter(batch, with_surrogate=True)
+        _, alone_logits = segmenter(batch, with_surrogate=True)
         fast = segmenter.without_sam().eval()
         assert not fast.input_spec.needs_image
         alone = make_batch(fast.input_spec)
         assert alone.sam_input is None
-        assert torch.equal(fast(alone), unfolded)
+        assert torch.equal(fast(alone), alone_logits)
 
 
 def test_a_blank_embedding_says_nothing_of_the_image(tiny_file: Path) -> None:

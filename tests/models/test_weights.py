@@ -287,7 +287,7 @@ def test_redirects_go_to_the_web_and_never_down_from_https(server: Server) -> No
         with pytest.raises(URLError, match="not followed"):
             redirect(old, new)
     server.status, server.location = 302, server.address + "?again"
-    with pytest.raises(CheckpointError, match="HTTP 302"):  # for ever
+    with pytest.raises(CheckpointError, match="HTTP 302"):  # forever
         files.fetch("tiny")
 
 

@@ -73,7 +73,7 @@ TORCH = {
         "Unable to find a valid cuDNN algorithm to run convolution",
     ],
 }
-"""What stands in torch's libraries, as far as they are here."""
+"""What is written in torch's libraries, as far as they are here."""
 
 
 @pytest.mark.parametrize("library", TORCH)

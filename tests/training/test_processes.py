@@ -142,8 +142,8 @@ def test_two_processes_predict_as_one(data: Path, tmp_path: Path) -> None:
     said = launch(2, "autosam.predict", *flags, f"--output={out}", fails=True)
     assert "1 of 5 could not be read" in said
     names = [f"img{i:02d}.png" for i in (0, 1, 2, 4)]
-    journal = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    assert sorted(line["name"] for line in journal[1:]) == names
+    log = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert sorted(line["name"] for line in log[1:]) == names
     assert sorted(path.name for path in out.glob("*.jsonl")) == ["predictions.jsonl"]
     with open(out / "areas.csv") as file:
         assert [f"{row['file']}.png" for row in csv.DictReader(file)] == names

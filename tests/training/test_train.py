@@ -66,6 +66,10 @@ def test_a_run_leaves_everything_in_its_folder(
     mean = np.mean([float(row["dice"]) for row in table])
     assert mean == pytest.approx(result.test["dice"], abs=1e-4)
     assert yaml.safe_load((folder / "config.yaml").read_text())["run"] == name
+    assert result.scores["test"]["dice"] == result.test["dice"]
+    assert repr(result) == f"TrainResult('{folder}', {epochs} epochs, test Dice {mean:.4f})"
+    if name == "autosam":
+        assert result.predictor(folders / "test/images/img09.png").masks.shape == (1, 40, 56)
     assert ("epoch 2" in (folder / "log.txt").read_text()) == (epochs == 2)
     columns = 7 if RUNS[name].prompter == "learned" else 3  # three maps, and without SAM
     with Image.open(folder / "contact_sheet.png") as sheet:

@@ -60,7 +60,7 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
         whole = Path(os.path.abspath(image))
         if whole in seen:
             raise DataError(
-                f"{table}:{number}: {image} stands in line {seen[whole]} already. Keep one of them."
+                f"{table}:{number}: {image} is in line {seen[whole]} already. Keep one of them."
             )
         seen[whole] = number
         word = row.get("split", "")

@@ -81,5 +81,5 @@ def _forward(net: nn.Module, size: int, device: str | None) -> list[Tensor]:
     """
     tensors = chain(net.parameters(), net.buffers())
     shared: dict[int, Any] = {id(t): t if device is None else t.to(device) for t in tensors}
-    twin = copy.deepcopy(net, shared).eval()
-    return twin(torch.zeros(1, 3, size, size, device=device))
+    replica = copy.deepcopy(net, shared).eval()
+    return replica(torch.zeros(1, 3, size, size, device=device))
