@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, get_args
 
-from autosam.config.setting import Setting, names_of, sections_of, settings_of
+from autosam.config.setting import Setting, names_of, sections_of, settings_of, value_at
 from autosam.config.values import convert, near, range_mistakes, read_structure
 from autosam.config.yaml import read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.utils.launcher import check_alone, check_launcher
+from autosam.utils.paths import require_path
 from autosam.utils.signals import ending_in_time, leave_now
 
 T = TypeVar("T")
@@ -210,11 +211,27 @@ def run_command(
     gc.set_threshold(100_000, 20, 20)
     try:
         with one_message(shared):
-            function(parse(kind, argv, f"autosam {name or function.__name__}"))
+            config = parse(kind, argv, f"autosam {name or function.__name__}")
+            require_paths(config)
+            function(config)
     except SystemExit as end:
         if argv is None and isinstance(end.code, int) and end.code > 128:
             leave_now(end.code)
         raise
+
+
+def require_paths(config: Any) -> None:
+    """Refuse paths that are missing before anything heavy is imported.
+
+    Raises:
+        AutosamError: naming the flag and the path.
+    """
+    for key, one in settings_of(type(config)).items():
+        text = value_at(config, key)
+        by_name = key == "data.root" and config.data.layout in ("huggingface", "manifest")
+        if "missing" in one.facts and isinstance(text, str) and not by_name:
+            error, kind = one.facts["missing"]
+            require_path(f"--{key}", text, kind, error)
 
 
 @contextlib.contextmanager

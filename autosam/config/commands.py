@@ -13,6 +13,7 @@ from autosam.config import (
     Settings,
 )
 from autosam.config.setting import setting
+from autosam.errors import CheckpointError, DataError
 
 
 @dataclass
@@ -101,14 +102,14 @@ class EvaluateConfig:
         autosam evaluate --zero-shot --sam vit_b --images images --masks masks
     """
 
-    checkpoint: str = ""
+    checkpoint: str = setting("", missing=(CheckpointError, "file or folder"))
     """Run folder or checkpoint file."""
     zero_shot: bool = False
     """Score a SAM without any training, with prompts taken from the true masks: the yardstick for
     choosing a SAM."""
     sam: str | None = None
     """Which SAM, for --zero-shot alone; unset: lite."""
-    sam_checkpoint: str | None = None
+    sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
     """SAM weights, where they lie elsewhere than in training or than usual."""
     fast: bool = False
     """Score the mask that the learned prompt makes by itself, through the surrogate decoder."""
@@ -156,9 +157,11 @@ class PredictConfig(OutputOptions):
         autosam predict --checkpoint runs/kvasir --input 'scans/*.tif' --output masks --tile 1024
     """
 
-    checkpoint: str = setting("", common=True, result=False)
+    checkpoint: str = setting(
+        "", common=True, result=False, missing=(CheckpointError, "file or folder")
+    )
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
-    input: str = setting("", common=True, result=False)
+    input: str = setting("", common=True, result=False, missing=(DataError, "file or folder"))
     """An image, a volume (NIfTI, or a folder of DICOM slices), a video, a DICOM file, a folder of
     such, or a pattern in quotes ('scans/*/*.png'). Hidden and system files are ignored."""
     output: str = setting("", common=True, result=False)
@@ -172,7 +175,7 @@ class PredictConfig(OutputOptions):
     overwrite: bool = setting(False, common=True, result=False)
     """Do again what is done already. Without it, only what is missing, or was made from other
     content, is done."""
-    sam_checkpoint: str | None = setting(None, result=False)
+    sam_checkpoint: str | None = setting(None, result=False, missing=(CheckpointError, "file"))
     """SAM weights, where they lie elsewhere than in training."""
     fast: bool = setting(False, common=True)
     """The mask that the learned prompt makes by itself, through the surrogate decoder; SAM is not
@@ -197,7 +200,7 @@ class ExportConfig:
         autosam export --checkpoint runs/kvasir --fast --precision fp16
     """
 
-    checkpoint: str = ""
+    checkpoint: str = setting("", missing=(CheckpointError, "file or folder"))
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
     output: str = "model.onnx"
     """The file: .onnx, or .pt2 for torch.export's own format."""
@@ -216,7 +219,7 @@ class ExportConfig:
     min_area: float | None = None
     """Share of the image that a class covers at least, or it counts as not found; unset: the
     checkpoint's own."""
-    sam_checkpoint: str | None = None
+    sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
     """SAM weights, where they lie elsewhere than in training."""
     overwrite: bool = False
     """Replace the file if it is there."""
@@ -244,7 +247,7 @@ class AppConfig:
     """Largest file that is taken."""
     max_megapixels: int = setting(50, min=1)
     """Largest image that is decoded, millions of pixels."""
-    sam_checkpoint: str | None = None
+    sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
     """SAM weights, where they lie elsewhere than in training."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autosam.config.setting import always_path, path_if_exists, path_if_table, setting
-from autosam.errors import ConfigError
+from autosam.errors import ConfigError, DataError
 
 MOST_OVERLAPPING = 16
 """K of classes that may overlap: they are bits of whole numbers, which resizing keeps exact."""
@@ -30,16 +30,24 @@ class DataConfig:
     layout: str = "folders"
     """How the files lie: folders, manifest, coco, voc, huggingface, glas, monuseg, polyp, stamps or
     volumes; docs/data.md has a tree of each, docs/extending.md says how to add one."""
-    root: str | None = setting(None, common=True, path=path_if_exists, resume=True)
+    root: str | None = setting(
+        None, common=True, path=path_if_exists, resume=True, missing=(DataError, "folder")
+    )
     """Folder or file of the data set, see `layout`. folders: a folder with train/, validation/ and
     test/, each holding images/ and masks/; or with images/ and masks/ directly, which are then
     split by a seed. manifest: the CSV or JSONL file. huggingface: a data set's name, or a folder
     that it was saved to. Unset, and `images` too: the embedded synthetic data set."""
-    images: str | None = setting(None, short="images", path=always_path, resume=True)
+    images: str | None = setting(
+        None, short="images", path=always_path, resume=True, missing=(DataError, "folder")
+    )
     """Folder of images (instead of `root`; for coco beside `annotations`)."""
-    masks: str | None = setting(None, short="masks", path=always_path, resume=True)
+    masks: str | None = setting(
+        None, short="masks", path=always_path, resume=True, missing=(DataError, "folder")
+    )
     """Folder of masks; a mask has its image's file name, with any extension."""
-    annotations: str | None = setting(None, path=always_path, resume=True)
+    annotations: str | None = setting(
+        None, path=always_path, resume=True, missing=(DataError, "file")
+    )
     """COCO file of the images in `images` (layout coco)."""
     mask_suffix: str = ""
     """What a mask's name adds to its image's: `_mask` pairs cell1.jpg with cell1_mask.png."""

@@ -9,6 +9,7 @@ from autosam.config.data import DataConfig
 from autosam.config.runs import RUNS
 from autosam.config.setting import always_path, path_if_exists, setting
 from autosam.config.values import check_choices
+from autosam.errors import CheckpointError
 
 _HSV = (179, 255, 255)
 WEIGHTS_BY_WORD = ("auto", "none")
@@ -239,7 +240,9 @@ class Settings:
 
     sam: str = setting("lite", common=True)
     """Which SAM: lite (shipped) or another that `autosam weights list` shows."""
-    sam_checkpoint: str | None = setting(None, path=always_path, resume=True, result=False)
+    sam_checkpoint: str | None = setting(
+        None, path=always_path, resume=True, result=False, missing=(CheckpointError, "file")
+    )
     """Weights file of that SAM; unset: the shipped or downloaded one."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -278,7 +281,9 @@ class Config(Settings):
     """Run folder; unset: runs/<time>-<run>."""
     overwrite: bool = setting(False, common=True, result=False, call=True)
     """Replace the output folder if it exists."""
-    init: str | None = setting(None, path=path_if_exists, result=False)
+    init: str | None = setting(
+        None, path=path_if_exists, result=False, missing=(CheckpointError, "file or folder")
+    )
     """Start from the weights of this run (folder or checkpoint file)."""
     auto_batch: bool = False
     """Before training, halve the batch until a step fits into memory; so many batches then make up

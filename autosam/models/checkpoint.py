@@ -32,6 +32,7 @@ from autosam.models.state_dict import read_weights
 from autosam.types import Decision
 from autosam.utils import hub
 from autosam.utils.io import write_atomically
+from autosam.utils.paths import is_hub_name, nearest
 
 FORMAT = 2
 HEADER = "autosam"
@@ -114,7 +115,7 @@ def find(path: str | Path, **download: Any) -> Path:
             return file
     name = str(path)
     asking: dict[str, Any] = {key: download.get(key) for key in ("endpoint", "revision", "token")}
-    if isinstance(path, str) and hub.is_name(name):
+    if isinstance(path, str) and is_hub_name(name):
         with hub.asked_once(name, str(PUBLISHED), **asking) as trouble:
             try:
                 return Path(hf_hub_download(name, str(PUBLISHED), **download))
@@ -126,7 +127,7 @@ def find(path: str | Path, **download: Any) -> Path:
                 ) from None
     raise CheckpointError(
         f"{path}: no checkpoint there. Give a run folder (with {BEST}), a .safetensors file, or a "
-        f"name on the hub (owner/name).{hub.nearest(folder)}"
+        f"name on the hub (owner/name).{nearest(folder)}"
     )
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import re
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
@@ -16,32 +13,6 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 TIMEOUT = 5.0
 """Seconds that the hub has for its first answer."""
-FILES = (".safetensors", ".pt", ".pth", ".pkl", ".bin", ".ckpt", ".onnx", ".yaml", ".yml", ".json",
-         ".jsonl", ".csv", ".txt", ".zip", ".tar", ".gz")  # fmt: skip
-"""How no name on the hub ends that is meant as one."""
-
-
-def is_name(text: str, owner: bool = True) -> bool:
-    """Whether a text can only be a name on the hub: `owner/name` by its characters, of which no
-    beginning is a path here.
-
-    Args:
-        text: a setting, which may also be a path.
-        owner: whether a name needs its owner; some data sets have none.
-    """
-    pattern = r"[\w-][\w.-]*/[\w-][\w.-]*" if owner else r"([\w-][\w.-]*/)?[\w-][\w.-]*"
-    if not re.fullmatch(pattern, text, re.ASCII) or text.lower().endswith(FILES):
-        return False
-    return not Path(text.split("/")[0]).exists()
-
-
-def nearest(path: Path) -> str:
-    """ " Did you mean X?" for the nearest one beside a path that is missing, or nothing."""
-    with contextlib.suppress(OSError):
-        names = [found.name for found in path.parent.iterdir() if found.name != path.name]
-        if near := difflib.get_close_matches(path.name, names, n=1, cutoff=0.6):
-            return f" Did you mean {path.parent / near[0]}?"
-    return ""
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from autosam.utils import hub
+from autosam.utils.paths import is_hub_name
 
 TRY = """
 import json, sys, time
@@ -124,4 +125,4 @@ def test_what_may_be_a_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert hub.is_name(text) is expected
+    assert is_hub_name(text) is expected

@@ -26,6 +26,7 @@ from autosam.data.layouts.manifest import SPLIT_OF
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
 from autosam.utils import hub
+from autosam.utils.paths import is_hub_name, nearest
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,11 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
             loaded = datasets.load_from_disk(name)
         elif Path(name).exists():
             loaded = datasets.load_dataset(name)
-        elif hub.is_name(name, owner=False):
+        elif is_hub_name(name, owner=False):
             with hub.asked_once(name, "README.md", "dataset") as trouble:
                 loaded = datasets.load_dataset(name)
         else:
-            trouble = f"no such folder here, and no name on the hub.{hub.nearest(Path(name))}"
+            trouble = f"no such folder here, and no name on the hub.{nearest(Path(name))}"
             raise FileNotFoundError(trouble)
     except Exception as error:  # of datasets, the hub and Arrow, many kinds
         raise DataError(
