@@ -1,11 +1,15 @@
-"""Files shipped with the package: configs/ and weights/ of the source tree.
+"""Files shipped with the package (configs/ and weights/ of the source tree), and the cache folder.
 
 In a wheel they lie under `autosam/assets/`; in a checkout or an editable install beside `autosam/`.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+
+import platformdirs
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -14,3 +18,17 @@ def asset_folder(kind: str) -> Path:
     """Folder of the shipped `configs` or `weights`."""
     installed = _PACKAGE / "assets" / kind
     return installed if installed.is_dir() else _PACKAGE.parent / kind
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded and computed files.
+
+    $AUTOSAM_CACHE, else `autosam` in the user's cache folder by the rules of the operating system;
+    on macOS the folder of earlier versions, ~/.cache/autosam, if only that one exists.
+    """
+    if own := os.environ.get("AUTOSAM_CACHE"):
+        return Path(own).expanduser()
+    usual = platformdirs.user_cache_path("autosam", appauthor=False, opinion=False)
+    former = Path("~/.cache/autosam").expanduser()
+    use_former = sys.platform == "darwin" and former.is_dir() and not usual.is_dir()
+    return former if use_former else usual

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from autosam.data.synthetic import drawing, scenes
 from autosam.data.synthetic.drawing import Array, Rng, Stencil
 from autosam.errors import DataError
+from autosam.utils.assets import cache_folder
 
 VERSION = 1  # raise it whenever the images change
 MARKER = "autosam-synthetic.json"
@@ -229,12 +229,5 @@ def write_synthetic(
 
 
 def synthetic_root() -> Path:
-    """Folder of the default data set in the cache, written when absent (some seconds).
-
-    The cache is ``$AUTOSAM_CACHE``, else ``$XDG_CACHE_HOME/autosam``, else ``~/.cache/autosam``.
-    """
-    if os.environ.get("AUTOSAM_CACHE"):
-        cache = Path(os.environ["AUTOSAM_CACHE"]).expanduser()
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autosam"
-    return write_synthetic(cache / f"synthetic-v{VERSION}")
+    """Folder of the embedded data set in the cache, written when missing (some seconds)."""
+    return write_synthetic(cache_folder() / f"synthetic-v{VERSION}")

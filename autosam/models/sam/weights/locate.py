@@ -26,7 +26,7 @@ from autosam.models.state_dict import (
     require_fit,
     what_is_wrong,
 )
-from autosam.utils.assets import asset_folder
+from autosam.utils.assets import asset_folder, cache_folder
 
 
 def known(name: str) -> SamSpec:
@@ -38,14 +38,6 @@ def known(name: str) -> SamSpec:
     if name not in SAMS:
         raise ConfigError(f"--sam {name}: unknown. Choose one of {', '.join(SAMS)}.")
     return SAMS[name]
-
-
-def cache_folder() -> Path:
-    """Folder of the downloaded files: $AUTOSAM_CACHE, else `autosam` in the user's cache folder."""
-    if own := os.environ.get("AUTOSAM_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "autosam"
 
 
 def address(spec: SamSpec) -> str:
