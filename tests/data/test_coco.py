@@ -173,7 +173,7 @@ def test_run_length_codes_are_unrolled_as_pycocotools_does(size: tuple[int, int]
     ],
 )
 def test_outlines_that_would_end_the_process(shape: object) -> None:
-    with pytest.raises(DataError, match=r"^x: .*[Mm]end or remove"):
+    with pytest.raises(DataError, match=r"^x: .*[Ff]ix or remove"):
         rasterize(shape, 40, 56, "x")
 
 

@@ -199,9 +199,10 @@ def a_flag_without_value(rng: Random, folder: Path, good: Good) -> Bad:
 
 @cause("line", ConfigError, r"--\w+ (is|RUN is) needed|--checkpoint RUN is needed|needed")
 def what_is_needed_left_out(rng: Random, folder: Path, good: Good) -> Bad:
+    run = f"--checkpoint={good.run}"
     verb, flags, named = rng.choice([
-        ("predict", [], "--checkpoint"), ("predict", ["--checkpoint=x"], "--input"),
-        ("predict", ["--checkpoint=x", "--input=y"], "--output"), ("export", [], "--checkpoint"),
+        ("predict", [], "--checkpoint"), ("predict", [run], "--input"),
+        ("predict", [run, f"--input={good.images}"], "--output"), ("export", [], "--checkpoint"),
         ("evaluate", [], "--checkpoint"),
     ])  # fmt: skip
     return [verb, *flags], named

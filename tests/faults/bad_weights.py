@@ -52,7 +52,11 @@ def foreign(rng: Random, folder: Path) -> Path:
 # --- checkpoints
 
 
-@cause("checkpoint", CheckpointError, r"no checkpoint there\. Give a run folder")
+@cause(
+    "checkpoint",
+    CheckpointError,
+    r"no checkpoint there\. Give a run folder|no such file or folder\. Fix the path",
+)
 def nothing_there(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / f"runs/{rng.randrange(99)}"
     if rng.random() < 0.5:

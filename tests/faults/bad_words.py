@@ -19,7 +19,9 @@ def misspelt(rng: Random, word: str) -> str:
     return word[: i - 1] + word[i] + word[i - 1] + word[i + 1 :]
 
 
-@cause("words", CheckpointError, r"no checkpoint there.*Did you mean \S*mymodel\?", 4)
+@cause(
+    "words", CheckpointError, r"(no checkpoint there|no such file).*Did you mean \S*mymodel\?", 4
+)
 def a_checkpoint_that_is_misspelt(rng: Random, folder: Path, good: Good) -> Bad:
     (folder / "mymodel").mkdir()
     name = str(folder / misspelt(rng, "mymodel"))

@@ -175,8 +175,8 @@ def test_a_signal_while_modules_are_imported(
     said = process.communicate(timeout=30)[0]
     note(f"{number.name} to {' '.join(words)} that imports", time.monotonic() - began,
          process.returncode)  # fmt: skip
-    assert said == ""
-    assert process.returncode == -number  # for a shell 128 and the number
+    assert said in ("", "interrupted\n", "stopped by SIGTERM\n")
+    assert process.returncode in (-number, 128 + number)  # for a shell the same
 
 
 SMALL = """

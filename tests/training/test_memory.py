@@ -122,7 +122,7 @@ def test_auto_batch_leaves_room(
 
     monkeypatch.setattr(SegmentationLoss, "forward", limited)
     data = open_data(config, segmenter.input_spec).train
-    found = fit_batch(config, segmenter, data, make_accelerator(), bf16=False)
+    found = fit_batch(config, segmenter, data, make_accelerator())
     assert (found.batch_size, found.accumulate) == expected
 
 

@@ -238,8 +238,8 @@ def test_a_checkpoint_holds_the_trained_part_alone(trained: Path, tiny_file: Pat
     loaded = checkpoint.load(trained)
     keys = set(read_weights(loaded.path))
     assert keys
-    assert {key.split(".")[0] for key in keys} == {"generator", "surrogate"}
-    assert loaded.header["format"] == 1
+    assert {key.split(".")[0] for key in keys} == {"prompter", "surrogate"}
+    assert loaded.header["format"] == 2
     assert loaded.header["sam"]["name"] == "tiny"
     assert len(loaded.header["sam"]["sha256"]) == 64
     assert not loaded.segmenter.training
@@ -276,7 +276,7 @@ def test_what_is_no_checkpoint_is_refused(trained: Path, tiny_file: Path, tmp_pa
         "[]": "its header is damaged",
         "[" * 100_000: "its header is damaged",
         '{"format": 1}': "its header is damaged",
-        json.dumps(header | {"format": 2}): "written in format 2, this version reads up to 1",
+        json.dumps(header | {"format": 3}): "written in format 3, this version reads up to 2",
         json.dumps(header | {"sam": "lite"}): "its header is damaged",
     }
     for text, message in changed.items():

@@ -13,7 +13,7 @@ from autosam.models.sam.base import SamSpec
 from autosam.models.sam.registry import SAMS
 from autosam.models.state_dict import differences, without_prefix
 
-OWN = ("generator.", "class_prompt.", "head.", "sam.mask_decoder.")
+OWN = ("prompter.", "generator.", "class_prompt.", "head.", "sam.mask_decoder.")
 """The parts of a `Segmenter` that a run's checkpoint may hold."""
 # fmt: off
 BACKBONE = (
@@ -63,7 +63,8 @@ UNKNOWN = "with an image encoder of its own, another SAM than the published ones
 def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
     """What a state dict is ("" where that cannot be told), and the names under which SAMs of that
     kind are in the registry, if any."""
-    if any(k.startswith("generator.") for k in state) or all(k.startswith(OWN) for k in state):
+    learned = any(key.startswith(("prompter.", "generator.")) for key in state)
+    if learned or all(key.startswith(OWN) for key in state):
         return (
             "a checkpoint of autosam itself: give it as --checkpoint, or as --init in training",
             (),
