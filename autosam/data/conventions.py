@@ -88,7 +88,9 @@ def _unlisted(value: int, values: dict[int, Pixels], config: DataConfig) -> str:
             f"mask value {value}, which --data.classes does not list. {found} List it, or set "
             "--data.ignore."
         )
-    hint = " (255 often marks what is to be left out: --data.ignore 255)" * (value == 255)
+    hint = ""
+    if value == 255:
+        hint = " (255 often marks what is to be left out: --data.ignore 255)"
     return (
         f"mask value {value}, but --data.num_classes is {config.num_classes}: values must be 0 "
         f"(background) to {config.num_classes}. {found} Set --data.num_classes, or renumber; masks "

@@ -63,9 +63,9 @@ def one_channel(stored: StoredMask, name: str, binary: bool) -> tuple[np.ndarray
     if values.ndim == 3:
         colors = np.unique(values.reshape(-1, 3), axis=0)
         shown = ", ".join("#" + "".join(f"{v:02x}" for v in color) for color in colors[:4])
+        more = ", ..." if len(colors) > 4 else ""
         raise DataError(
-            f"{name}: a mask in colour ({len(colors)} colours: {shown}{', ...' * (len(colors) > 4)}"
-            f"). {REMEDY}"
+            f"{name}: a mask in colour ({len(colors)} colours: {shown}{more}). {REMEDY}"
         )
     values = _whole(values, name)
     if alpha is None:

@@ -328,9 +328,9 @@ def report(result: Exported, config: ExportConfig) -> None:
     console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     megabytes = result.path.stat().st_size / 1e6
+    opset = f", opset {OPSET}" if result.path.suffix == ".onnx" else ""
     for line in (
-        f"file: {result.path}, {megabytes:.1f} MB, {config.precision}"
-        + f", opset {OPSET}" * (result.path.suffix == ".onnx"),
+        f"file: {result.path}, {megabytes:.1f} MB, {config.precision}{opset}",
         f"in: image, uint8 height x width x 3, RGB; sides of {SMALLEST} to {LARGEST} pixels",
         "out: mask, uint8; logits, float32 classes x height x width",
     ):

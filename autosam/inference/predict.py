@@ -164,10 +164,10 @@ def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: boo
             key = normalize("NFC", str(path)).casefold() if fold else path
             frame = videos.get(path.parent) if re.fullmatch(FRAME, path.name) else None
             if other := writer.get(key, frame):
+                where = f" in {path.parent}" if frame is not None else ""
                 raise DataError(
-                    f"{other.path.name} and {source.path.name} would both write {path.name}"
-                    + f" in {path.parent}" * (frame is not None)
-                    + "; rename one."
+                    f"{other.path.name} and {source.path.name} would both write "
+                    f"{path.name}{where}; rename one."
                 )
             writer[key] = source
             if path.exists() and not ours:

@@ -144,10 +144,11 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
         "use": f"autosam {verb} --checkpoint {folder} {target}",
     }
     if is_calibrated(config):
-        area = trainer.segmenter.decision.min_area
-        facts["threshold"] = f"{trainer.segmenter.decision.threshold:g}, chosen on validation" + (
-            f"; masks of less than {area:.2%} of the image count as none" * (area > 0)
-        )
+        decision = trainer.segmenter.decision
+        chosen = f"{decision.threshold:g}, chosen on validation"
+        if decision.min_area > 0:
+            chosen += f"; masks of less than {decision.min_area:.2%} of the image count as none"
+        facts["threshold"] = chosen
     if trusted := trust_in_words(scores["test"]):
         facts["SAM's image embedding let through, coarse to fine"] = trusted
     facts |= contents_of(test_rows, config.data.class_names)

@@ -194,7 +194,7 @@ def test_a_flag_for_a_list_may_come_again() -> None:
     [
         (Config, "cache.views", "cache.copies"),
         (Config, "model.view_size", "model.input_size"),
-        (Config, "train.pictures", "train.sheet_images"),
+        (Config, "train.pictures", "train.sheet_images"),  # alias
         (PredictConfig, "window", "tile"),
         (BenchConfig, "view_size", "input_size"),
     ],

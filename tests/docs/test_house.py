@@ -99,3 +99,24 @@ def test_each_line_of_the_threat_model_has_its_test() -> None:
         for file, test in named:
             [path] = (ROOT / "tests").rglob(file)
             assert f"def {test}(" in path.read_text(encoding="utf-8"), test
+
+
+RETIRED = (
+    r"pictures?|mend(ed|ing|s)?|anew|stands? twice|torn|for ever|doctor|verdict|standings|journal|"
+    r"twins?|trials?|unfold(s|ed)?|outlive|learners|unscored|of_all|same_for_all|is not there|"
+    r"bring (it |them )?back"
+)
+"""Words that standard ones have replaced."""
+
+
+def test_retired_words_are_gone() -> None:
+    pages = [*PAGES, *(ROOT / "autosam").rglob("*.html"), *(ROOT / "autosam").rglob("*.md")]
+    pages += [path for folder in ("autosam", "tests") for path in (ROOT / folder).rglob("*.py")]
+    found = [
+        f"{page.relative_to(ROOT)}:{number}: {line.strip()}"
+        for page in pages
+        if page != Path(__file__)
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(rf"\b({RETIRED})\b", line, re.I) and "alias" not in line
+    ]
+    assert found == []

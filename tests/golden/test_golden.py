@@ -1,7 +1,7 @@
 """What the version before the layout of ten folders computed, kept: every run's losses, scores,
 masks, graphs and files, and a checkpoint, a resume state and settings that it wrote.
 
-`python tests/golden/test_golden.py` writes the golden files anew: only after a change that is meant
+`python tests/golden/test_golden.py` writes the golden files: only after a change that is meant
 to change results. Where torch, its companions and the processor are those that they were written
 with, results must agree bit for bit; elsewhere within rounding.
 """

@@ -76,7 +76,9 @@ class Cell:
         return read_mask_file(self._bytes(), str(self))
 
     def digest(self) -> str:
-        how = repr(self.window) + " upright" * (not self.mask)  # as they were not always
+        how = repr(self.window)
+        if not self.mask:
+            how += " upright"  # earlier versions did not turn images
         if self.bands is not None or self.nodata is not None:
             how += f" {self.bands} {self.nodata}"
         return hashlib.sha256(self._bytes() + how.encode()).hexdigest()

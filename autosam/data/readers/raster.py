@@ -72,10 +72,12 @@ def refuse_large(name: str, width: int, height: int, bands: int = 1) -> None:
         DataError: it is larger than the limit.
     """
     if width * height > MAX_PIXELS or width * height * bands > MAX_VALUES:
-        of = f" of {bands} bands" if bands > 1 else ""
+        of, values = "", ""
+        if bands > 1:
+            of, values = f" of {bands} bands", f" ({MAX_VALUES} values)"
         raise DataError(
-            f"{name}: {width} x {height} pixels{of}, more than the limit of {MAX_PIXELS}"
-            f"{f' ({MAX_VALUES} values)' * (bands > 1)}. Cut it into tiles."
+            f"{name}: {width} x {height} pixels{of}, more than the limit of {MAX_PIXELS}{values}. "
+            "Cut it into tiles."
         )
 
 
