@@ -12,12 +12,19 @@ __all__ = ["AppConfig", "app"]
 
 
 def app(config: AppConfig | None = None, wait: bool = True, **settings: Any) -> Any:
-    """See `autosam.inference.app.app`.
+    """Serve a page that shows the masks of runs on dropped images, until interrupted.
 
     Args:
         config: the settings.
         wait: False returns the running page.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        Nothing, or with `wait=False` the running page (its `local_url`, its `close()`).
+
+    Raises:
+        ConfigError, CheckpointError: before anything is served.
     """
     from autosam.inference.app import app as run
 

@@ -16,11 +16,18 @@ __all__ = ["BenchConfig", "bench"]
 
 
 def bench(config: BenchConfig | None = None, **settings: Any) -> dict[str, Any]:
-    """See `autosam.benchmark.bench.bench`.
+    """Measure how fast this machine encodes, trains and predicts, and print it.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The figures of each case, by its name.
+
+    Raises:
+        ConfigError: a SAM or case that does not exist.
     """
     from autosam.benchmark.bench import bench as run
 

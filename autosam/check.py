@@ -16,11 +16,18 @@ __all__ = ["CheckConfig", "check"]
 
 
 def check(config: CheckConfig | None = None, **settings: Any) -> Inspection:
-    """See `autosam.evaluation.data_report.check`.
+    """Inspect a data set, and print what was found.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        Errors, warnings and facts.
+
+    Raises:
+        ConfigError: settings that cannot work, or output files that exist.
     """
     from autosam.evaluation.data_report import check as run
 

@@ -15,11 +15,19 @@ __all__ = ["CompareConfig", "compare"]
 
 
 def compare(config: CompareConfig | None = None, **settings: Any) -> ResultsTable:
-    """See `autosam.comparison.compare.compare`.
+    """Train several runs on the same split, and write a report of their scores.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The results table; report.html, table.md, table.csv and TensorBoard are in the folder.
+
+    Raises:
+        ConfigError: settings that cannot work.
+        AutosamError: a run failed; the same call goes on once the cause is removed.
     """
     from autosam.comparison.compare import compare as run
 

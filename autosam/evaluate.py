@@ -12,11 +12,18 @@ __all__ = ["EvaluateConfig", "evaluate"]
 
 
 def evaluate(config: EvaluateConfig | None = None, **settings: Any) -> dict[str, float]:
-    """See `autosam.evaluation.evaluate.evaluate`.
+    """Score a trained run on a data set, or a SAM without any training (`zero_shot=True`).
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The mean of every metric over the images, each at its own size.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: before anything is scored.
     """
     from autosam.evaluation.evaluate import evaluate as run
 

@@ -15,11 +15,19 @@ __all__ = ["ExportConfig", "export"]
 
 
 def export(config: ExportConfig | None = None, **settings: Any) -> Exported:
-    """See `autosam.inference.onnx.export`.
+    """Write a run as one ONNX file, and compare it with PyTorch on images.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The file, and how far both agree.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: before anything is written.
+        CheckpointError: the file does not do what the run does; nothing is kept.
     """
     from autosam.inference.onnx import export as run
 

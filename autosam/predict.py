@@ -13,11 +13,19 @@ __all__ = ["PredictConfig", "predict"]
 
 
 def predict(config: PredictConfig | None = None, **settings: Any) -> list[Path]:
-    """See `autosam.inference.predict.predict`.
+    """Segment images, volumes and videos with a trained run, and write their masks.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The mask files of all sources, those of earlier calls included.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: before anything is written.
+        DataError: at the end, naming the sources that failed.
     """
     from autosam.inference.predict import predict as run
 

@@ -21,11 +21,20 @@ __all__ = ["PretrainConfig", "pretrain"]
 
 
 def pretrain(config: PretrainConfig | None = None, **settings: Any) -> Path:
-    """See `autosam.pretraining.lite.pretrain`.
+    """Pretrain SAM `lite` on drawn scenes.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The weights file (float16, averaged over the last steps).
+
+    Raises:
+        ConfigError: settings that cannot work, or differ from those of the state to go on from.
+        CheckpointError: that state is damaged.
+        StorageError: the folder cannot be written to.
     """
     from autosam.pretraining.lite import pretrain as run
 

@@ -12,11 +12,18 @@ __all__ = ["RoughPreview", "rough"]
 
 
 def rough(config: RoughPreview | None = None, **settings: Any) -> list[float]:
-    """See `autosam.evaluation.rough_preview.rough`.
+    """Draw the rough masks of some training images, and the prompts taken from them.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The IoU of rough and true mask of each image.
+
+    Raises:
+        ConfigError, DataError: the output file exists; data that cannot be used.
     """
     from autosam.evaluation.rough_preview import rough as run
 

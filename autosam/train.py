@@ -15,11 +15,19 @@ __all__ = ["train"]
 
 
 def train(config: Config | None = None, **settings: Any) -> TrainResult:
-    """See `autosam.training.fit.train`.
+    """Train a run, and score it once on test.
 
     Args:
         config: the settings.
-        settings: those that differ from `config` or, without it, from the defaults.
+        settings: those that differ from `config` or, without it, from the defaults, by their short
+            name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
+
+    Returns:
+        The run folder, its scores, and a `predictor`.
+
+    Raises:
+        AutosamError: before training: settings, data or weights that cannot be used, nothing
+            written; during it: a loss that is no longer finite, the last good checkpoint kept.
     """
     from autosam.training.fit import train as run
 
