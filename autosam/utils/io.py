@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, folders that one process at a time has, and text."""
+"""Atomic writes, locks of folders, and text files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SYSTEM_NAMES = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle",
     "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found",
 }  # fmt: skip
-"""Files and folders that systems leave beside data, in lower case; besides those with a leading dot
-(`._x`, `.DS_Store`, `.ipynb_checkpoints`, `.AppleDouble`)."""
+"""Files and folders that operating systems leave beside data, in lower case. Those with a leading
+dot (`._x`, `.DS_Store`, `.ipynb_checkpoints`, `.AppleDouble`) are ignored as well."""
 
 
 def is_hidden(path: str | Path, base: Path | None = None) -> bool:
-    """Whether a file or folder is one that nobody means: hidden, or left by an operating system.
+    """Whether a file or folder is hidden, or left by an operating system.
 
     Args:
         path: a name or a path; of a path only the last name counts.
@@ -38,7 +38,7 @@ def is_hidden(path: str | Path, base: Path | None = None) -> bool:
 
 
 def require_text(names: Iterable[str]) -> None:
-    """Refuse names of files that no table could hold, before any work is done.
+    """Refuse file names that cannot be written into a table, before any work is done.
 
     Raises:
         DataError: a name is not UTF-8, or the system does not read names as UTF-8.
@@ -63,7 +63,7 @@ def require_text(names: Iterable[str]) -> None:
 
 
 def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
-    """What a folder holds, sorted, without hidden and system files (see `is_hidden`).
+    """The contents of a folder, sorted, without hidden and system files (see `is_hidden`).
 
     Args:
         folder: the folder.
@@ -73,8 +73,8 @@ def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def ignores_case(folder: Path) -> bool:
-    """Whether the disk of a folder, which need not exist, takes A and a for one name (those of
-    Windows and macOS do)."""
+    """Whether the file system of a folder, which need not exist, ignores case (as on Windows and
+    macOS)."""
     for path in (folder.absolute(), *folder.absolute().parents):
         other = path.with_name(path.name.swapcase()) if path.name else path
         if path.exists() and other != path:
@@ -92,7 +92,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = T
         lasting: wait until it is on the disk; not worth it for many files that can be made again.
 
     Raises:
-        StorageError: no room, no right, no disk.
+        StorageError: the disk is full or gone, or writing is not permitted.
     """
     temporary = path.with_name(path.name + ".partial")
     try:
@@ -100,7 +100,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = T
         temporary.touch()
         mode = (
             temporary.stat().st_mode
-        )  # by the umask; safetensors makes files for their owner alone
+        )  # by the umask; files of safetensors belong to their owner alone
         write(temporary)
         os.chmod(temporary, stat.S_IMODE(mode))
         if lasting:
@@ -115,7 +115,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = T
 
 
 def to_disk(path: Path) -> None:
-    """What the system still holds in memory of a file or folder goes to the disk."""
+    """Flush what the system holds in memory of a file or folder to the disk."""
     if path.is_dir() and os.name == "nt":  # folders cannot be opened there
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -126,10 +126,10 @@ def to_disk(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """A folder for results, with those above it.
+    """Make a folder for results, and its parents.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def require_new(flag: str, path: str, suffix: str = "") -> None:
 
 
 def not_written(path: Path, error: Exception) -> StorageError:
-    """The sentence for a file that cannot be written."""
+    """The error for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
     return StorageError(
         f"{path}: cannot be written ({reason}). Make room or fix the rights; what was written "
@@ -164,7 +164,7 @@ def not_written(path: Path, error: Exception) -> StorageError:
 
 
 def read_text(path: Path, wide: bool = False) -> str:
-    """A text file that others wrote.
+    """Read a text file of the user.
 
     Args:
         path: the file.
@@ -188,10 +188,10 @@ def read_text(path: Path, wide: bool = False) -> str:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a folder, which exists.
+    """Lock an existing folder, so that only this process writes into it.
 
     Raises:
-        ConfigError: another one does.
+        ConfigError: another process holds the lock.
         StorageError: it cannot be written to.
     """
     file = FileLock(folder / LOCK)

@@ -1,4 +1,4 @@
-"""Signals: what a run that is asked to stop still does, and an end of every command in time."""
+"""Signals: a run saves its state before it stops, and every command ends within seconds."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ SIGNALS = tuple(
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 )
-"""Those that ask a process to end, as far as the system has them."""
+"""Signals that ask a process to end, as far as the system has them."""
 GRACE = 6.0
-"""Seconds after a signal within which a command ends by itself; then it is ended."""
+"""Seconds that a command has to end by itself after a signal; then it is killed."""
 
 
 REMINDER = 0.3
-"""Seconds after which a signal that was met, but had no effect, is met again."""
+"""Seconds after which the exception for a signal is raised again, if it had no effect."""
 
 
 class AtOnce(BaseException):
-    """A signal came where nothing is lost by leaving there and then."""
+    """A signal came where the work can be left at once without a loss."""
 
 
 class Interrupt:
-    """While entered, notes the first signal instead of dying of it. Where `at_once` is set it
-    raises `AtOnce` (outside of this context: `Stopped`); elsewhere whoever trains looks at `signal`
-    at the next good moment. A second SIGINT after a first raises KeyboardInterrupt.
+    """Notes the first signal instead of ending the process.
 
-    In another thread than the main one it notes nothing: signals only go there.
+    Where `at_once` is set, a signal raises `AtOnce` (outside this context: `Stopped`); elsewhere the
+    training checks `signal` between two steps. A second SIGINT raises KeyboardInterrupt. Does
+    nothing in other threads than the main one, which alone receives signals.
 
     Attributes:
-        signal: which one came, or None.
-        remedy: how to go on after it, for the message.
+        signal: the signal that came, or None.
+        remedy: how to continue afterwards, for the message.
     """
 
     def __init__(self) -> None:
@@ -71,14 +71,14 @@ class Interrupt:
             raise self.stopped() from None
 
     def stopped(self) -> Stopped:
-        """The exception to leave with."""
+        """The exception that ends the run."""
         stopped = Stopped(f"stopped; go on with: {self.remedy}")
         stopped.signal = self.signal or Stopped.signal
         return stopped
 
     @property
     def at_once(self) -> bool:
-        """Whether a signal is met at the very moment that it comes."""
+        """Whether a signal raises an exception at once."""
         return self._at_once
 
     @at_once.setter
@@ -98,8 +98,8 @@ class Interrupt:
             self._remind()
 
     def _remind(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Leave, if this is the place for it; and again later: Python drops what is raised in a
-        destructor, and around a fork."""
+        """Raise the exception if that is allowed now, and again later: Python drops exceptions that
+        are raised in a destructor or around a fork."""
         if self._at_once and self.signal is not None:
             self._remind_in(REMINDER)
             if not _forking:
@@ -110,8 +110,8 @@ class Interrupt:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def worker_init(self, worker: int) -> None:
-        """In a process that reads for this one: a signal to the whole group does not end it before
-        this one, which it serves, is done; nor does it worker_init this one."""
+        """For the worker processes of a loader: a signal to the whole group does not end a worker
+        before its parent is done, and a worker ends with its parent."""
         for number in SIGNALS:
             signal.signal(number, self._end_if_done if number == signal.SIGTERM else signal.SIG_IGN)
         die_with_parent()
@@ -121,7 +121,7 @@ class Interrupt:
             os._exit(0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_done": self._done}  # what a reading process is given
+        return {"_done": self._done}  # what a worker process receives
 
 
 def heeded() -> list[int]:
@@ -136,7 +136,7 @@ def _say(text: str) -> None:
 
 
 def die_with_parent() -> None:
-    """End this process, a child by multiprocessing, when its parent is gone, however it went."""
+    """End this process, a child by multiprocessing, when its parent has ended for any reason."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -149,10 +149,10 @@ def die_with_parent() -> None:
 
 
 def kill_children() -> None:
-    """End the processes that this one started, and theirs; the process itself is about to end, too.
-    Only those that clear up after the others are left to do so."""
+    """Kill the processes that this one started, and their children, before it ends itself.
+    Processes that clean up after the others are left to do so."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would complain of each
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report each
     import psutil
 
     for child in psutil.Process().children(recursive=True):
@@ -191,10 +191,10 @@ def ending_in_time() -> Iterator[None]:
     threading.Thread(target=_end_after, args=(reader,), daemon=True).start()
     try:
         yield
-        if came:  # something took the exception for its own
+        if came:  # some code caught the exception
             sys.exit(128 + came[0])
     except Stopped:
-        kill_children()  # what reads for nobody any more need not be waited for
+        kill_children()  # workers without a parent need not be waited for
         raise
     finally:
         for number, handler in before.items():
@@ -205,8 +205,7 @@ def ending_in_time() -> Iterator[None]:
 
 
 def leave_now(code: int) -> NoReturn:
-    """End the process without taking everything apart first, which on a busy machine takes
-    seconds."""
+    """End the process without cleaning up first, which takes seconds on a busy machine."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -247,5 +246,5 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=lambda: _fork(True),
         after_in_parent=lambda: _fork(False),
-        after_in_child=_forget_parents_signals,  # a signal to a child is none to its parent
+        after_in_child=_forget_parents_signals,  # a signal to a child is not meant for its parent
     )
