@@ -1,4 +1,4 @@
-"""Which device computes, where half precision pays, and the context that computes in it."""
+"""The device that computes, and where bfloat16 is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAST = ("avx512_bf16", "amx_bf16")
 
 
 def choose_device() -> torch.device:
-    """The GPU of this process where there is one: of several processes each has its own, which
+    """The GPU of this process, if there is one. Of several processes each has its own, which
     becomes torch's current one.
 
     Raises:
@@ -67,6 +67,6 @@ def half_precision(device: torch.device, enabled: bool) -> torch.autocast:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all it was given."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def processes() -> PartialState:
-    """Which of how many this one is; a single one where none were launched together.
+    """The rank and number of the processes launched together; a single one otherwise.
 
     Raises:
         ConfigError: they were launched for what this package does not do.
@@ -32,7 +32,7 @@ def processes() -> PartialState:
 
 
 def make_accelerator(accumulate: int = 1) -> Accelerator:
-    """The device and the processes to train with.
+    """Make the accelerator of a training: its device and processes.
 
     Args:
         accumulate: batches per optimiser step.
@@ -65,8 +65,7 @@ def gather(values: list[Any]) -> list[Any]:
 
 
 def of_another(error: RuntimeError, again: str) -> TrainingError | None:
-    """The sentence for what torch says when another process is gone, or None if it says something
-    else.
+    """The error for what torch raises when another process is gone, or None for other errors.
 
     Args:
         error: what an operation that processes share raised.

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: asked once, and only by what can be no path."""
+"""Requests to the Hugging Face hub: at most one where it does not answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 TIMEOUT = 5.0
-"""Seconds that the hub has for its first answer."""
+"""Seconds to wait for the hub's first answer."""
 
 
 @contextlib.contextmanager
@@ -58,8 +58,8 @@ def asked_once(
 
 @contextlib.contextmanager
 def no_waiting() -> Iterator[str]:
-    """Within it, a server that does not answer is given up after `TIMEOUT` seconds, also by
-    libraries that would wait forever; yields nothing."""
+    """Set a timeout of `TIMEOUT` seconds for connections that libraries would wait on forever;
+    yields nothing."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -70,7 +70,7 @@ def no_waiting() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Let the hub's libraries ask for nothing."""
+    """Put the hub's libraries into offline mode."""
     modules: list[Any] = [constants, sys.modules.get("datasets.config")]
     changed = [(m, m.HF_HUB_OFFLINE) for m in modules if hasattr(m, "HF_HUB_OFFLINE")]
     for module, _ in changed:

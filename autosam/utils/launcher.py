@@ -1,4 +1,4 @@
-"""What the launcher (accelerate, torchrun, mpirun) asks for, as it says so in the environment."""
+"""Requests of the launcher (accelerate, torchrun, mpirun), read from environment variables."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ REFUSED = {
     "ACCELERATE_DYNAMO_BACKEND": "dynamo",
     "ACCELERATE_TORCH_DEVICE": "a device",
 }
-"""Variables of accelerate that ask for what this package does not do, with its name."""
+"""Variables of accelerate that request unsupported features, with their names."""
 PROCESSES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")
-"""Variables that say how many processes were launched together, in accelerate's order."""
+"""Variables with the number of processes launched together, in accelerate's order."""
 
 
 def check_launcher() -> None:
-    """Refuse what the launcher asks for and this package would not do, or would do wrongly.
+    """Refuse requests of the launcher that this package does not support.
 
     Raises:
         ConfigError: naming the variable, its value and the remedy.

@@ -18,7 +18,7 @@ log = logging.getLogger("autosam")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing but errors is logged inside: what was said once need not be said again."""
+    """Log nothing but errors inside, where messages would be repeated."""
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
 
 
 class LogFile(logging.FileHandler):
-    """log.txt; that it cannot be written is an error like any other."""
+    """log.txt; a failure to write it raises an error."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

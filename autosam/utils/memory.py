@@ -1,4 +1,4 @@
-"""Measuring: named stretches of time, peak memory, and a process of its own for each case."""
+"""Peak memory of a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def peak_gib() -> dict[str, float]:
-    """Most memory that this process held at a time, GiB: of the machine, and of the GPU if used."""
+    """Peak memory of this process so far, GiB: of the machine, and of the GPU if used."""
     peaks = {}
     if sys.platform != "win32":
         import resource
@@ -26,7 +26,7 @@ def peak_gib() -> dict[str, float]:
 
 
 class PeakMemory:
-    """Most memory that this process holds while the context is open, read ten times a second; of
+    """Peak memory of this process while the context is open, read ten times a second; of
     the GPU's, exactly.
 
     Attributes:

@@ -47,7 +47,7 @@ def note(folder: Path, **facts: Any) -> None:
 
 
 def command() -> str:
-    """What was typed."""
+    """The command line."""
     words = list(sys.orig_argv)
     words[0] = Path(words[0]).name
     return shlex.join(words)
@@ -80,7 +80,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and the libraries whose arithmetic counts."""
+    """Versions of Python, this package and the libraries that results depend on."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """The machine and what computes on it."""
+    """The processor, the GPU and torch's version."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     cpu = capabilities.get("cpu_name") or platform.processor() or platform.machine()
     where = {"processor": f"{cpu}, {torch.get_num_threads()} threads"}

@@ -38,7 +38,7 @@ class AtOnce(BaseException):
 class Interrupt:
     """Notes the first signal instead of ending the process.
 
-    Where `at_once` is set, a signal raises `AtOnce` (outside this context: `Stopped`); elsewhere the
+    Where `at_once` is set, a signal raises `AtOnce` (outside the context: `Stopped`); elsewhere the
     training checks `signal` between two steps. A second SIGINT raises KeyboardInterrupt. Does
     nothing in other threads than the main one, which alone receives signals.
 
