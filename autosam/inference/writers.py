@@ -70,7 +70,10 @@ def write_image(
     if options.tile is not None:
         with (
             contextlib.closing(open_pixels(image)) as pixels,
-            tempfile.TemporaryDirectory(dir=files[0].parent) as folder,
+            # After Ctrl-C zarr's thread may still write into it.
+            tempfile.TemporaryDirectory(
+                dir=files[0].parent, prefix=".autosam-", ignore_cleanup_errors=True
+            ) as folder,
         ):
             if max(pixels.shape) > options.tile:
                 logits = segment_tiles(

@@ -15,6 +15,8 @@ from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 from typing import Any, NoReturn
 
+import psutil  # not later: a process forked in the middle of an import would wait for it
+
 from autosam.errors import Stopped
 
 SIGNALS = tuple(
@@ -153,8 +155,6 @@ def kill_children() -> None:
     Processes that clean up after the others are left to do so."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report each
-    import psutil
-
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if not any("resource_tracker" in word for word in child.cmdline()):
