@@ -19,7 +19,7 @@ from autosam.config.commands import BenchConfig
 from autosam.config.values import require_config
 from autosam.errors import ConfigError
 from autosam.models.sam.weights.locate import known
-from autosam.utils import provenance as origin
+from autosam.utils import provenance
 from autosam.utils.io import make_folder, write_atomically
 
 
@@ -46,7 +46,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     for case in track(chosen, "measuring", console=Console(stderr=True)):
         figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}
     compare(figures)
-    machine = origin.machine()
+    machine = provenance.machine()
     console.print(", ".join(machine.values()), highlight=False)
     for kind in ("encoder", "training", "prediction"):
         rows = {name: row for name, row in figures.items() if row["kind"] == kind}

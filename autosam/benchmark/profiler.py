@@ -9,13 +9,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import wraps
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from autosam.utils.device import wait
-from autosam.utils.memory import T
 from autosam.utils.signals import die_with_parent
+
+T = TypeVar("T")
 
 
 @dataclass

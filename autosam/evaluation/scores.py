@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 Scores = dict[str, dict[str, float]]
-"""Scores by image and name, see `autosam.evaluation.metrics.score`."""
+"""Scores by image, or means by split, and by name, see `autosam.evaluation.metrics.score`."""
 
 
 def write_scores(path: Path, scores: Scores) -> None:

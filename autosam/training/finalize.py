@@ -17,7 +17,7 @@ from autosam.errors import CheckpointError
 from autosam.evaluation.cautions import cautions, contents_of
 from autosam.evaluation.evaluator import calibrate, trust_in_words
 from autosam.evaluation.metrics import by_subset, mean_scores
-from autosam.evaluation.scores import write_scores
+from autosam.evaluation.scores import Scores, write_scores
 from autosam.evaluation.tables import print_scores
 from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel
@@ -27,9 +27,6 @@ from autosam.training.tracker import count_parameters
 from autosam.training.trainer import Trainer
 from autosam.utils.io import write_atomically
 from autosam.utils.logging import log
-
-Scores = dict[str, dict[str, float]]
-"""Means by split and metric, or metrics by image."""
 
 
 @dataclass(repr=False)

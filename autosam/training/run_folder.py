@@ -18,7 +18,7 @@ from autosam.config.setting import keys_with, settings_of, value_at
 from autosam.config.yaml import read_yaml
 from autosam.errors import CheckpointError, ConfigError
 from autosam.training import resume as state
-from autosam.utils import provenance as origin
+from autosam.utils import provenance
 from autosam.utils.io import LOCK, lock, make_folder
 
 MAY_CHANGE = keys_with(Config, "resume")
@@ -112,8 +112,10 @@ def refuse_folder(folder: Path, config: Config) -> None:
             f"--output {folder}: exists. Choose another, pass --overwrite, or go on with it by "
             f"--resume {folder}."
         )
-    if not (folder / origin.FILE).exists():  # the first that a run writes
-        raise ConfigError(f"--output {folder}: is not a run (no {origin.FILE}); not overwritten.")
+    if not (folder / provenance.FILE).exists():  # the first that a run writes
+        raise ConfigError(
+            f"--output {folder}: is not a run (no {provenance.FILE}); not overwritten."
+        )
     read = (config.data.root, config.data.images, config.data.masks, config.sam_checkpoint,
             config.init)  # fmt: skip
     for path in (Path(p).resolve() for p in read if p):

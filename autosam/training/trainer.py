@@ -48,7 +48,7 @@ from autosam.training.mask_classifier import fit_mask_classifier
 from autosam.training.optim import build_optimizer, build_schedule
 from autosam.training.tracker import Tracker
 from autosam.types import Batch
-from autosam.utils import provenance as origin
+from autosam.utils import provenance
 from autosam.utils.device import trains_in_bf16
 from autosam.utils.distributed import of_another
 from autosam.utils.logging import log
@@ -127,7 +127,7 @@ class Trainer:
                 ) from None
         self.tracker: Tracker | None = None
         if accelerator.is_main_process:
-            origin.note(folder, processes=processes, files=self.inputs.facts)
+            provenance.note(folder, processes=processes, files=self.inputs.facts)
             self.tracker = Tracker(folder, config, self.epoch)
             if saved is None:
                 self.tracker.parameters(segmenter)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TypeVar
 
 import psutil
 import torch
-
-T = TypeVar("T")
 
 
 def peak_gib() -> dict[str, float]:
