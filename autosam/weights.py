@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autosam.config.calls import make_callable
-from autosam.config.cli import Words, one_message
+from autosam.config.cli import Words, one_message, unknown_action
 from autosam.errors import ConfigError
 
 ACTIONS = ("list", "get", "verify", "add")
@@ -26,7 +26,7 @@ def weights(action: str = "list", *words: str | Path, sam: str | None = None) ->
         CheckpointError: a file cannot be downloaded, or is not what it should be.
     """
     if action not in ACTIONS:
-        raise ConfigError(f"weights {action}: unknown. Choose one of {', '.join(ACTIONS)}.")
+        raise ConfigError(unknown_action("autosam weights", action, ACTIONS))
     from autosam.models.sam.weights import manage
 
     run: Callable[..., None] = getattr(manage, "show" if action == "list" else action)

@@ -278,10 +278,25 @@ def _say_no_memory(error: Exception) -> None:
 
 
 class Words(argparse.ArgumentParser):
-    """A command line of actions instead of settings."""
+    """A command line of actions instead of settings.
+
+    Raises:
+        ConfigError: it cannot be understood; a mistyped action is answered with the nearest one.
+    """
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action.choices, dict) and value not in action.choices:
+            raise ConfigError(unknown_action(self.prog, value, list(action.choices)))
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. {self.format_usage().strip()}")
+
+
+def unknown_action(command: str, action: str, actions: Sequence[str]) -> str:
+    """The message for an action that a command does not have."""
+    choices = ", ".join(actions)
+    return f"{command} {action}: unknown action. Choose one of {choices}.{near(action, actions)}"
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

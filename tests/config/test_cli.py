@@ -246,13 +246,34 @@ def test_commands_are_called_with_settings_or_keywords(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("words", [[], ["train", "--help"], ["train", "--trian.lr=3"], ["tran"]])
 def test_help_and_mistakes_import_nothing_heavy(words: list[str]) -> None:
+    done = run_and_name_heavy_modules(*words)
+    assert done.stdout.splitlines()[-1] in ("0", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("weights lits", "autosam weights lits: unknown action. Choose one of list, get, verify, "
+         "add. Did you mean list?"),
+        ("embeddings --dir . prun", "autosam embeddings prun: unknown action. Choose one of list, "
+         "prune. Did you mean prune?"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_word_is_answered_with_the_nearest_one(words: str, message: str) -> None:
+    done = run_and_name_heavy_modules(*words.split())
+    assert done.stderr == f"error: {message}\n"
+    assert done.stdout == "2\n"
+
+
+def run_and_name_heavy_modules(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `autosam`, and print its exit code and the heavy modules that it imported."""
     code = (
         "import sys; sys.argv = ['autosam', *sys.argv[1:]]\n"
         "from autosam.__main__ import main\n"
+        "code = 0\n"
         "try: main()\n"
-        "except SystemExit: pass\n"
-        "print(*{'torch', 'timm', 'monai', 'numpy', 'cv2', 'rich', 'PIL'} & {*sys.modules})"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, *{'torch', 'timm', 'monai', 'numpy', 'cv2', 'rich', 'PIL'} & {*sys.modules})"
     )
     line = [sys.executable, "-c", code, *words]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].strip() == ""
+    return subprocess.run(line, capture_output=True, text=True, check=True)

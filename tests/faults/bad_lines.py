@@ -211,7 +211,7 @@ def what_is_needed_left_out(rng: Random, folder: Path, good: Good) -> Bad:
 @cause(
     "line",
     ConfigError,
-    r"(invalid choice|required|not allowed|give names|expected|invalid float|unrecognized)",
+    r"(unknown action|required|not allowed|give names|expected|invalid float|unrecognized)",
     12,
 )
 def an_action_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:

@@ -444,7 +444,8 @@ def test_the_command_ends_with_2_and_one_message(
         (["get", "vit_b"], "error: --sam vit_b needs its weights file sam_vit_b_01ec64.pth"),
         (["get"], "usage: autosam weights get"),
         (["add", "vit_b"], "usage: autosam weights add"),
-        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["frobnicate"], "error: autosam weights frobnicate: unknown action. Choose one of"),
+        (["lits"], "Choose one of list, get, verify, add. Did you mean list?"),
     ):
         monkeypatch.setattr(sys, "argv", ["autosam weights", *words])
         with pytest.raises(SystemExit) as stop:
