@@ -22,7 +22,7 @@ from autosam.evaluation.tables import print_scores
 from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel
 from autosam.models.segmenter import Segmenter
-from autosam.training import resume as state
+from autosam.training import resume
 from autosam.training.tracker import count_parameters
 from autosam.training.trainer import Trainer
 from autosam.utils.io import write_atomically
@@ -164,7 +164,7 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
     text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
     # Written last and atomically: a run with this file counts as finished.
     write_atomically(folder / "scores.yaml", lambda to: to.write_text(text, encoding="utf-8"))
-    state.thin_out(folder)
+    resume.thin_out(folder)
     final = {
         f"final/{split}_{name}": value
         for split, row in scores.items()

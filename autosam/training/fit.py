@@ -22,7 +22,7 @@ from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel
 from autosam.models.build import build_segmenter
 from autosam.models.sam.weights.locate import known
-from autosam.training import resume as state
+from autosam.training import resume
 from autosam.training.auto_batch import fit_batch
 from autosam.training.data import default_epochs, open_data
 from autosam.training.embedding_cache import copies_of, use_cache
@@ -58,7 +58,7 @@ def train(config: Config) -> TrainResult:
     with Interrupt() as interrupt:
         interrupt.at_once = True
         if saved is not None:
-            interrupt.remedy = state.how_to_go_on(Path(config.output or ""))
+            interrupt.remedy = resume.how_to_go_on(Path(config.output or ""))
         return _train(config, saved, started, interrupt)
 
 

@@ -17,7 +17,7 @@ from autosam.config.cli import flatten, from_dict, to_dict
 from autosam.config.setting import keys_with, settings_of, value_at
 from autosam.config.yaml import read_yaml
 from autosam.errors import CheckpointError, ConfigError
-from autosam.training import resume as state
+from autosam.training import resume
 from autosam.utils import provenance
 from autosam.utils.io import LOCK, lock, make_folder
 
@@ -65,7 +65,7 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
             f"things are may change ({', '.join(MAY_CHANGE)}). (--init RUN starts a new run, with "
             "settings of its own, from its weights.)"
         )
-    saved, warnings = state.load(folder)
+    saved, warnings = resume.load(folder)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     file = folder / "config.yaml"

@@ -35,7 +35,7 @@ from autosam.evaluation.visualize import spread
 from autosam.models import checkpoint, paper
 from autosam.models.base import SegmentationModel
 from autosam.models.prompters import GridPrompter
-from autosam.training import resume as state
+from autosam.training import resume
 from autosam.training.data import epoch_loader
 from autosam.training.loop import (
     ONE_VALUE,
@@ -116,7 +116,7 @@ class Trainer:
         self.epochs = config.train.epochs if learns else 0
         self.steps = self.epochs * math.ceil(len(self.loader) / config.train.accumulate)
         self.scheduler = build_schedule(optimizer, config.train, self.steps)
-        self.inputs = state.Inputs(config, self.splits, segmenter)
+        self.inputs = resume.Inputs(config, self.splits, segmenter)
         if saved is not None:
             try:
                 self._restore(saved)
@@ -154,7 +154,7 @@ class Trainer:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.inputs.require_same(saved["facts"], self.folder)
-        state.restore_weights(
+        resume.restore_weights(
             saved, self.folder, self.segmenter, self.optimizer, self.scheduler, self.steps
         )
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
@@ -182,8 +182,8 @@ class Trainer:
                 "seconds": self.seconds,
                 "facts": self.inputs.facts,
             }
-            state.save(self.folder, content)
-        self.interrupt.remedy = state.how_to_go_on(self.folder)
+            resume.save(self.folder, content)
+        self.interrupt.remedy = resume.how_to_go_on(self.folder)
         self._saved = time.perf_counter()
 
     def _hold(self, *_: object) -> None:

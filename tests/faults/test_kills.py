@@ -32,7 +32,7 @@ from autosam.models.sam import SAMS
 from autosam.models.sam.weights import locate as files
 from autosam.predict import predict
 from autosam.train import train
-from autosam.training import resume as state
+from autosam.training import resume
 
 KILLS = int(os.environ.get("AUTOSAM_KILLS", "3"))
 """Of each kind of work."""
@@ -44,7 +44,7 @@ def work_on_training(tiny_file: Path, data: Path, folder: Path, cache: Path) -> 
     """Caches of embeddings, epochs, states after every step, scores: what preemptible.sh does."""
     torch.set_num_threads(1)
     SAMS["tiny"] = TINY
-    if state.files(folder):
+    if resume.files(folder):
         train(Config(resume=str(folder)))
         return
     train(
@@ -162,11 +162,11 @@ def assert_whole(folder: Path) -> int:
     for name in ("config.yaml", "scores.yaml"):
         if (folder / name).exists():
             assert yaml.safe_load((folder / name).read_text())
-    for file in state.files(folder):
+    for file in resume.files(folder):
         assert file.stem.endswith(hashlib.sha256(file.read_bytes()).hexdigest()[:16])
-    if not state.files(folder):
+    if not resume.files(folder):
         return 0
-    newest, _ = state.load(folder)
+    newest, _ = resume.load(folder)
     return newest["epoch"] * 6 + newest["sums"]["images"]
 
 

@@ -33,7 +33,7 @@ from autosam.models.sam import SAMS
 from autosam.predict import predict
 from autosam.train import train
 from autosam.training import finalize as ending
-from autosam.training import resume as state
+from autosam.training import resume
 from autosam.training.tracker import Tracker, read_metrics
 from autosam.training.trainer import Trainer
 from autosam.utils import io as files
@@ -119,7 +119,7 @@ WRITES: list[tuple[Any, str, str]] = [
     (origin, "note", ""),
     (Tracker, "epoch", ""),
     (Tracker, "images", ""),
-    (state, "save", ""),
+    (resume, "save", ""),
     (checkpoint, "annotate", ""),
     (ending, "write_png", ""),
     (Tracker, "hyperparameters", ""),
@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_at_each_write(
     (disk / "filler").unlink()
     finished = (disk / "run/scores.yaml").exists()
     assert finished == (name == "hyperparameters")
-    train(Config(resume=str(disk / "run")) if state.files(disk / "run") else config)
+    train(Config(resume=str(disk / "run")) if resume.files(disk / "run") else config)
     assert figures(disk / "run") == figures(whole / "run")
     assert not list(disk.rglob("*.partial"))
     print(message)

@@ -21,7 +21,7 @@ from autosam.config.commands import PredictConfig
 from autosam.evaluation.scores import read_scores
 from autosam.predict import predict
 from autosam.train import train
-from autosam.training import resume as state
+from autosam.training import resume
 
 # What learns has no BatchNorm, whose statistics each process would take of its own images; and
 # images stay where they are, so that every process weighs as many cells.
@@ -104,7 +104,7 @@ def test_a_process_that_dies_ends_the_run_and_another_number_goes_on(
     seen = 0
     for flags, rank in ((begin, "0"), ([f"--resume={folder}"], "1")):
         with launched(2, "autosam.train", *flags) as process:
-            while not state.files(folder) or state.load(folder)[0]["epoch"] <= seen:
+            while not resume.files(folder) or resume.load(folder)[0]["epoch"] <= seen:
                 assert process.poll() is None
                 time.sleep(0.05)
             ranks = psutil.Process(process.pid).children(recursive=True)
@@ -113,7 +113,7 @@ def test_a_process_that_dies_ends_the_run_and_another_number_goes_on(
         assert process.returncode != 0
         assert "another process of this run died" in said or "stopped; go on with" in said
         assert "--resume" in said
-        seen = state.load(folder)[0]["epoch"]
+        seen = resume.load(folder)[0]["epoch"]
         assert 0 < seen < 40
     launch(1, "autosam.train", f"--resume={folder}")
     assert [row["epoch"] for row in rows(folder)] == list(range(1, 41))

@@ -28,7 +28,7 @@ from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.train import train
-from autosam.training import resume as state
+from autosam.training import resume
 from autosam.training.trainer import Trainer
 from autosam.utils.io import lock
 from autosam.utils.signals import Interrupt
@@ -66,7 +66,7 @@ def train_until_stopped(config: Config, target: Any, name: str, replacement: Any
 
 def assert_equal(found: Path, expected: Path) -> None:
     """Bit for bit: weights, optimiser, every figure that does not depend on the clock."""
-    ours, theirs = (state.load(folder)[0] for folder in (found, expected))
+    ours, theirs = (resume.load(folder)[0] for folder in (found, expected))
     assert_same({**ours, "seconds": 0}, {**theirs, "seconds": 0})
     assert rows(found) == rows(expected)
     assert scalars(found) == scalars(expected)
@@ -240,18 +240,18 @@ def test_stopped_at_every_step(
 def test_states_by_the_clock_and_the_last_ones_kept(
     tiny_file: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved, kept, save, folder = [], set(), state.save, tmp_path / "run"
+    saved, kept, save, folder = [], set(), resume.save, tmp_path / "run"
 
     def counted(*args) -> None:
         save(*args)
         saved.append(1)
-        kept.add(len(state.files(folder)))
+        kept.add(len(resume.files(folder)))
 
-    monkeypatch.setattr(state, "save", counted)
+    monkeypatch.setattr(resume, "save", counted)
     train(config_of(tiny_file, folders, folder, "--train.save_minutes=0"))
     assert len(saved) == 3 * (3 + 2)  # each step, before and after each evaluation
     assert kept == {1, 2, 3}
-    assert [file.name[:12] for file in state.files(folder)] == ["state-000015"]  # it is finished
+    assert [file.name[:12] for file in resume.files(folder)] == ["state-000015"]  # it is finished
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(
@@ -268,7 +268,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
         "_asked_to_stop",
         lambda trainer: (trainer.epoch, trainer.stats.batches) == (2, 4),
     )
-    newest, second, _ = state.files(folder)
+    newest, second, _ = resume.files(folder)
     for file in (newest, second):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
@@ -276,7 +276,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     train(Config(resume=str(folder)))
     assert f"{second}: damaged; the state before it is used" in capsys.readouterr().err
     assert_equal(folder, whole)
-    for file in state.files(folder):
+    for file in resume.files(folder):
         file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"no state in checkpoints is valid \(1 damaged\)"):
         train(Config(resume=str(folder)))
@@ -365,7 +365,7 @@ def test_from_outside(folders: Path, tmp_path: Path) -> None:
         words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         deadline = time.monotonic() + 300
-        while not state.files(folder) and time.monotonic() < deadline:
+        while not resume.files(folder) and time.monotonic() < deadline:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGTERM)
         _, said = process.communicate(timeout=120)

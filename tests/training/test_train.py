@@ -29,7 +29,7 @@ from autosam.models.plain import PlainHead
 from autosam.models.state_dict import read_weights
 from autosam.predict import predict
 from autosam.train import train
-from autosam.training import resume as state
+from autosam.training import resume
 from autosam.training.data import default_epochs, open_data
 from autosam.training.finalize import TrainResult
 from autosam.types import Decision
@@ -159,7 +159,7 @@ def test_accumulated_batches_equal_a_large_one(tiny_file: Path, folders: Path, t
     common = ("--run=decoder", "--train.epochs=1", "--loss.dice=0", "--train.clip=1e9")
     run(tiny_file, folders, tmp_path / "a", *common, "--train.accumulate=3")
     run(tiny_file, folders, tmp_path / "b", *common, "--train.batch_size=6")
-    a, b = (state.load(tmp_path / n)[0]["model"] for n in "ab")
+    a, b = (resume.load(tmp_path / n)[0]["model"] for n in "ab")
     weight = "sam.mask_decoder.output_upscaling.0.weight"
     start = read_weights(tiny_file)[weight.removeprefix("sam.")]
     moved = (a[weight] - start).abs().max()
