@@ -211,11 +211,16 @@ def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgr
         program = torch.export.export(graph, (example,), dynamic_shapes={"image": sides})
     for module in fused:
         module.fused_attn = True
+    for part in program.graph_module.modules():  # stack traces hold paths of this machine
+        for node in getattr(part, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)
     return program
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str) -> Runner:
     """Write a program as ONNX in some precision, and open it."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         written = torch.onnx.export(
@@ -228,6 +233,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str
             verbose=False,
         )
     assert written is not None
+    ClearMetadataAndDocStringPass()(written.model)  # stack traces hold paths of this machine
     whole = path if precision == "fp32" else path.with_name("fp32.onnx")
     written.save(str(whole))
     if precision == "fp16":

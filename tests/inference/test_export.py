@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -145,6 +146,19 @@ def test_the_fast_path(runs: dict[str, Path], model: Path, tmp_path: Path) -> No
     check(runs["autosam"], fast, fast=True)
 
 
+def holds_local_paths(file: Path) -> bool:
+    """Whether a file names a folder of this machine: this repository, or the installed packages."""
+    folders = [Path(autosam.__file__).parents[1], Path(torch.__file__).parents[1], Path(sys.prefix)]
+    content = file.read_bytes()
+    return any(str(path).encode() in content for f in folders for path in (f, f.resolve()))
+
+
+def test_the_file_holds_no_path_of_this_machine(model: Path) -> None:
+    assert not holds_local_paths(model)
+    graph = onnx.load(model).graph
+    assert not any(node.metadata_props or node.doc_string for node in graph.node)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_other_precisions(
     runs: dict[str, Path], model: Path, tmp_path: Path, precision: Literal["fp16", "int8"]
@@ -152,12 +166,14 @@ def test_other_precisions(
     file = tmp_path / "model.onnx"
     config = ExportConfig(checkpoint=str(runs["autosam"]), output=str(file), precision=precision)
     assert 0.9 < export(config).agreement <= 1
+    assert not holds_local_paths(file)
     assert file.stat().st_size < (0.8 if precision == "fp16" else 1) * model.stat().st_size
 
 
 def test_torch_export(runs: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "model.pt2"
     export(ExportConfig(checkpoint=str(runs["autosam"]), output=str(file)))
+    assert not holds_local_paths(file)
     module = torch.export.load(file).module()
     image = np.random.default_rng(1).integers(0, 256, (31, 70, 3), dtype=np.uint8)
     mask, logits = module(torch.from_numpy(image))
