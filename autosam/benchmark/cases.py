@@ -26,7 +26,7 @@ from autosam.data.embedding_store import Layout, Store
 from autosam.data.images import write_png
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.loaders import EpochSampler, make_loader
-from autosam.data.reading import MaskReading
+from autosam.data.mask_encoding import MaskEncoding
 from autosam.inference.predictor import Predictor
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
@@ -228,7 +228,7 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     cached = case.embeddings != "encoder"
     augment = build_augment(AugmentConfig())
     copies = COPIES if cached else 0
-    dataset = PairDataset(pairs, segmenter.input_spec, MaskReading(), augment, copies=copies)
+    dataset = PairDataset(pairs, segmenter.input_spec, MaskEncoding(), augment, copies=copies)
     if cached:
         shapes = level_shapes(segmenter.sam)
         layout = Layout(shapes, "bf16")

@@ -42,7 +42,7 @@ def _trivial_scores(job: Job) -> dict[str, Scores]:
     largest = int(mean.mean((1, 2)).argmax())
     found: dict[str, Scores] = {name: {} for name in (COVER, NOTHING, MEAN)}
     for pair in data.test.pairs:
-        label = data.test.reading.read(pair.mask)
+        label = data.test.encoding.read(pair.mask)
         masks = np.zeros((len(mean), *label.shape), bool)
         found[NOTHING][pair.name] = score(masks, label, ("dice",))
         resized = [
@@ -59,7 +59,7 @@ def mean_mask(train: PairDataset, num_classes: int) -> np.ndarray:
     result = np.zeros((num_classes, SIDE, SIDE))
     pairs = train.pairs[:: max(1, len(train.pairs) // MOST_MASKS)]
     for pair in pairs:
-        for k, mask in enumerate(class_masks(train.reading.read(pair.mask), num_classes)):
+        for k, mask in enumerate(class_masks(train.encoding.read(pair.mask), num_classes)):
             small = cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
             result[k] += small / len(pairs)
     return result

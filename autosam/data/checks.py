@@ -1,4 +1,4 @@
-"""Checks of every file before training: readable, same size in a pair, masks interpretable."""
+"""Check the files before training: readable, one size per pair, a known mask encoding."""
 
 from __future__ import annotations
 
@@ -9,78 +9,95 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autosam.config import DataConfig
-from autosam.data.conventions import decide_reading
-from autosam.data.facts import Facts, facts_of
+from autosam.data.infer_encoding import infer_encoding
+from autosam.data.mask_encoding import MaskEncoding
+from autosam.data.mask_stats import MaskStats, compute_mask_stats
 from autosam.data.near_duplicates import edges, leaking_scenes, scenes
 from autosam.data.pairs import Pair, Pixels, Splits, read_valid
-from autosam.data.readers.images import turn_of
-from autosam.data.reading import MaskReading
+from autosam.data.readers.images import read_orientation
 from autosam.errors import DataError
 
 FULL = 5000
-"""Up to this many pairs, every file is decoded."""
+"""Largest number of pairs of which every file is decoded."""
 SAMPLE = 500
-"""How many are decoded of more, drawn by a seed."""
+"""Number of pairs decoded of larger data sets, a seeded sample."""
 
 
 @dataclass
-class Seen:
-    """The result for one pair."""
+class PairCheck:
+    """The result of decoding one pair."""
 
     problem: str = ""
-    """Why it cannot be used; empty if it can."""
+    """Why the pair cannot be used; "" if it can."""
     size: tuple[int, ...] = ()
     """H, W."""
-    turned: bool = False
-    """Whether image and mask differ in orientation tags, and sizes do not tell which is right."""
+    orientations_differ: bool = False
+    """Whether image and mask have different orientation tags (EXIF) and fit by size all the
+    same."""
     known: bool = True
-    """Whether the class of any pixel is known, and the image holds data there."""
-    facts: tuple[Facts, ...] = ()
-    """Of the mask, or of each of its layers."""
+    """Whether there is a pixel whose class is known and where the image holds data."""
+    stats: tuple[MaskStats, ...] = ()
+    """Statistics of the mask, or of each of its layers."""
     edges: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """See `autosam.data.near_duplicates`."""
+    """float32, see `autosam.data.near_duplicates.edges`."""
 
 
 @dataclass
 class Report:
-    """The result of the checks, by which every command decides what can be used."""
+    """The result of the checks, the same for every command."""
 
-    reading: MaskReading = field(default_factory=MaskReading)
+    encoding: MaskEncoding = field(default_factory=MaskEncoding)
     checked: int = 0
+    """Number of pairs decoded."""
     errors: list[str] = field(default_factory=list)
-    """Reasons why the data cannot be used."""
+    """Why the data cannot be used."""
     warnings: list[str] = field(default_factory=list)
 
 
 def check_splits(splits: Splits, config: DataConfig) -> Report:
-    """`check_pairs` for training, over all splits: masks are read in one way throughout, and there
-    must be something to learn; scenes that are in several splits are a warning."""
+    """Check the data of a training: `check_pairs` over all splits, with one mask encoding.
+
+    Args:
+        splits: the pairs of each split.
+        config: the data settings.
+
+    Returns:
+        The report. Scenes that are in several splits are a warning.
+
+    Raises:
+        DataError: see `check_pairs`; or a split without labels, or all masks are empty.
+    """
     pairs = [pair for found in splits.values() for pair in found]
-    chosen = choose(pairs)
-    seen = look_at(chosen, config)
+    chosen = sample_pairs(pairs)
+    checks = decode_pairs(chosen, config)
     split_of = {id(pair): split for split, found in splits.items() for pair in found}
-    report = judge(chosen, seen, config, len(pairs), [split_of[id(pair)] for pair in chosen])
+    names = [split_of[id(pair)] for pair in chosen]
+    report = build_report(chosen, checks, config, len(pairs), names)
     _raise(report.errors)
-    numbers = scenes(np.stack([s.edges for s in seen]), [s.size for s in seen])
-    if leaks := leaking_scenes(numbers, [split_of[id(pair)] for pair in chosen]):
+    numbers = scenes(np.stack([c.edges for c in checks]), [c.size for c in checks])
+    if leaks := leaking_scenes(numbers, names):
         first = [pair.name for pair, n in zip(chosen, numbers, strict=True) if n == leaks[0]]
         report.warnings.append(
             f"{len(leaks)} scenes (one camera, or near copies) are in several splits, for example "
-            f"{', '.join(first[:4])}: test scores will flatter. `autosam check` proposes "
+            f"{', '.join(first[:4])}: test scores will be too high. `autosam check` proposes "
             "--data.groups."
         )
     return report
 
 
 def check_pairs(pairs: list[Pair], config: DataConfig) -> Report:
-    """Decode files, compare sizes, and decide how masks are read.
+    """Decode files, compare sizes, and infer the mask encoding.
+
+    Args:
+        pairs: images and masks; a sample is decoded if there are more than `FULL`.
+        config: the data settings.
 
     Raises:
-        DataError: unreadable files, sizes that differ (up to five are listed), or mask values that
-            do not fit the settings.
+        DataError: unreadable files or sizes that differ (up to five are listed), or mask values
+            that do not fit the settings.
     """
-    chosen = choose(pairs)
-    report = judge(chosen, look_at(chosen, config), config, len(pairs))
+    chosen = sample_pairs(pairs)
+    report = build_report(chosen, decode_pairs(chosen, config), config, len(pairs))
     _raise(report.errors)
     return report
 
@@ -91,172 +108,176 @@ def _raise(errors: list[str]) -> None:
         raise DataError("\n".join(errors[:5]) + more)
 
 
-def judge(
-    pairs: list[Pair], seen: list[Seen], config: DataConfig, total: int, splits: Sequence[str] = ()
+def build_report(
+    pairs: list[Pair],
+    checks: list[PairCheck],
+    config: DataConfig,
+    total: int,
+    splits: Sequence[str] = (),
 ) -> Report:
-    """Decide what can be used, for `check`, `train`, `compare` and `evaluate` alike.
+    """Collect errors and warnings, for `check`, `train`, `compare` and `evaluate`.
 
     Args:
-        pairs: those that were decoded.
-        seen: the result for each.
+        pairs: the decoded pairs.
+        checks: the result for each pair.
         config: the data settings.
-        total: how many pairs there are.
-        splits: the split of each pair, where the data are for training.
+        total: number of pairs in the data set.
+        splits: the split of each pair, for training data.
     """
-    report = Report(checked=len(pairs), errors=[s.problem for s in seen if s.problem])
-    good = [(pair, s.facts) for pair, s in zip(pairs, seen, strict=True) if not s.problem]
+    report = Report(checked=len(pairs), errors=[c.problem for c in checks if c.problem])
+    good = [(pair, c.stats) for pair, c in zip(pairs, checks, strict=True) if not c.problem]
     if not good:
         return report
     try:
-        report.reading = decide_reading(
-            [(mask, one) for pair, facts in good for mask, one in _layers(pair.mask, facts)], config
+        report.encoding = infer_encoding(
+            [(pair.mask, layer) for pair, stats in good for layer in stats], config
         )
     except DataError as error:
         report.errors.append(str(error))
         return report
-    held = [report.reading.holds(facts) for _, facts in good]
+    classes = [report.encoding.classes_in(stats) for _, stats in good]
     if len(pairs) < total:
-        report.warnings.append(
-            f"{len(pairs)} of {total} pairs were decoded to check them, drawn by a seed."
-        )
+        report.warnings.append(f"{len(pairs)} of {total} pairs were decoded, a seeded sample.")
     of_split = [
-        split for split, s in zip(splits or [""] * len(seen), seen, strict=True) if not s.problem
+        split
+        for split, c in zip(splits or [""] * len(checks), checks, strict=True)
+        if not c.problem
     ]
-    blank = [not s.known for s in seen if not s.problem]
+    blank = [not c.known for c in checks if not c.problem]
     known = {split for split, none in zip(of_split, blank, strict=True) if not none}
     unknown = [split for split in dict.fromkeys(of_split) if split not in known]
     if len(pairs) == total:
-        report.errors += [
-            (f"Of the {split} split: " if split else "")
-            + "No mask has a pixel whose class is known: all are ignored (--data.ignore) or "
-            "without data, so nothing can be learnt or scored. Give labelled masks."
-            for split in unknown
-        ]
+        for split in unknown:
+            where = f"Of the {split} split: " if split else ""
+            report.errors.append(
+                f"{where}No mask has a pixel whose class is known: all are ignored (--data.ignore) "
+                "or without data, so nothing can be learnt or scored. Give labelled masks."
+            )
     if any(blank):
         report.warnings.append(
             f"{sum(blank)} of {len(good)} masks have no pixel whose class is known, for example "
             f"{good[blank.index(True)][0].mask}: these images have no loss and no score."
         )
-    if empty := sum(not (found or none) for found, none in zip(held, blank, strict=True)):
+    if empty := sum(not (found or none) for found, none in zip(classes, blank, strict=True)):
         report.warnings.append(f"{empty} of {len(good)} masks are empty (nothing to segment).")
     report.warnings += _inverted(good, len(good) - empty, config)
-    report.warnings += _lacking(held, config)
-    if turned := [pair for pair, s in zip(pairs, seen, strict=True) if s.turned]:
+    report.warnings += _absent_classes(classes, config)
+    differ = [pair for pair, c in zip(pairs, checks, strict=True) if c.orientations_differ]
+    if differ:
         report.warnings.append(
-            f"{len(turned)} images and their masks differ in their orientation tags (EXIF), for "
-            f"example {turned[0].image} and {turned[0].mask}: each is turned as its own tag says. "
-            "See whether they fit: autosam check --output FILE.png shows them."
+            f"{len(differ)} images and their masks differ in their orientation tags (EXIF), for "
+            f"example {differ[0].image} and {differ[0].mask}: each is rotated by its own tag. "
+            "Check that they match: autosam check --output FILE.png shows them."
         )
     if splits:
-        learned = [found for split, found in zip(of_split, held, strict=True) if split == "train"]
-        if not unknown and (not any(held) or (learned and not any(learned))):
-            where = "" if not any(held) else "Of the training split: "
-            said = "" if config.values is None else f" --data.values is {config.values}."
-            said += _taken_for_missing(facts for _, facts in good)
-            report.errors.append(f"{where}Every mask is empty: there is nothing to learn.{said}")
+        learned = [
+            found for split, found in zip(of_split, classes, strict=True) if split == "train"
+        ]
+        if not unknown and (not any(classes) or (learned and not any(learned))):
+            where = "" if not any(classes) else "Of the training split: "
+            hint = "" if config.values is None else f" --data.values is {config.values}."
+            hint += _nodata_hint(stats for _, stats in good)
+            report.errors.append(f"{where}Every mask is empty: there is nothing to learn.{hint}")
     return report
 
 
-def _taken_for_missing(facts: Iterable[Sequence[Facts]]) -> str:
+def _nodata_hint(stats: Iterable[Sequence[MaskStats]]) -> str:
     """A hint for empty masks whose files declare a nodata value."""
-    holes = [one.missing for some in facts for one in some if one.missing is not None]
-    if not holes:
+    values = [layer.missing for mask in stats for layer in mask if layer.missing is not None]
+    if not values:
         return ""
     return (
-        f" In {len(holes)} masks the file itself says that pixels hold no data (value "
-        f"{holes[0]:g}): if they are the object, remove that nodata value (gdal_edit.py "
-        "-unsetnodata)."
+        f" {len(values)} mask files declare pixels without data (nodata value {values[0]:g}): if "
+        "these are foreground, remove the nodata value (gdal_edit.py -unsetnodata)."
     )
 
 
 def _inverted(
-    good: list[tuple[Pair, tuple[Facts, ...]]], full: int, config: DataConfig
+    good: list[tuple[Pair, tuple[MaskStats, ...]]], full: int, config: DataConfig
 ) -> list[str]:
-    """A warning of masks whose whole border is foreground; nothing where the settings say what is.
+    """Warn of masks whose whole border is foreground, unless the settings list the values.
 
     Args:
-        good: pairs and the facts of their masks.
-        full: how many masks are not empty.
+        good: pairs and the statistics of their masks.
+        full: number of masks that are not empty.
         config: the data settings.
     """
     if config.num_classes > 1 or config.values is not None or config.classes:
         return []
-    framed = [pair for pair, facts in good if any(one.border == 1 for one in facts)]
+    framed = [pair for pair, stats in good if any(layer.border == 1 for layer in stats)]
     if len(framed) > 0.5 * full:
         return [
             f"In {len(framed)} of {len(good)} masks the whole border is foreground: are they "
-            "inverted? --data.values 0 (of greys 0-127) makes what is dark foreground."
+            "inverted? --data.values 0 (grey values: 0-127) makes dark pixels foreground."
         ]
-    odd = [
-        pair for pair, facts in good if any(one.border == 1 and 0 in one.values for one in facts)
+    unusual = [
+        pair
+        for pair, stats in good
+        if any(layer.border == 1 and 0 in layer.values for layer in stats)
     ]
-    clear = sum(all(one.border == 0 for one in facts) for _, facts in good)
-    if odd and clear > 0.5 * len(good):
+    dark_border = sum(all(layer.border == 0 for layer in stats) for _, stats in good)
+    if unusual and dark_border > 0.5 * len(good):
         return [
-            f"In {len(odd)} of {len(good)} masks, for example {odd[0].mask}, the whole border is "
-            "foreground, in most none of it: are these inverted?"
+            f"In {len(unusual)} of {len(good)} masks, for example {unusual[0].mask}, the whole "
+            "border is foreground, in most none of it: are these inverted?"
         ]
     return []
 
 
-def _layers(mask: Pixels, facts: Sequence[Facts]) -> Iterable[tuple[Pixels, Facts]]:
-    return zip([mask] * len(facts), facts, strict=True)
-
-
-def _lacking(held: list[set[int]], config: DataConfig) -> list[str]:
-    """Classes that no mask holds, as a warning."""
+def _absent_classes(classes: list[set[int]], config: DataConfig) -> list[str]:
+    """Warn of classes that no mask contains."""
     names = dict(enumerate(config.class_names, 1))
-    missing = sorted(set(names) - set[int]().union(*held))
+    missing = sorted(set(names) - set[int]().union(*classes))
     if not missing or len(missing) == len(names):
         return []
     what = ", ".join(names[k] for k in missing)
-    return [f"No mask holds the class {what}: nothing is learnt and no score is known of it."]
+    return [f"No mask holds the class {what}: it is not learnt and has no score."]
 
 
-def choose(pairs: list[Pair]) -> list[Pair]:
-    """The pairs that are decoded: all, or of very many a seeded sample."""
+def sample_pairs(pairs: list[Pair]) -> list[Pair]:
+    """The pairs to decode: all, or a seeded sample of `SAMPLE` if there are more than `FULL`."""
     if len(pairs) <= FULL:
         return pairs
     index = np.random.default_rng(0).choice(len(pairs), SAMPLE, replace=False)
     return [pairs[i] for i in sorted(index)]
 
 
-def look_at(pairs: list[Pair], config: DataConfig) -> list[Seen]:
-    """Decode pairs."""
+def decode_pairs(pairs: list[Pair], config: DataConfig) -> list[PairCheck]:
+    """Decode pairs in threads."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda pair: _inspect(pair, config), pairs))
 
 
-def _inspect(pair: Pair, config: DataConfig) -> Seen:
+def _inspect(pair: Pair, config: DataConfig) -> PairCheck:
     try:
         image, valid = read_valid(pair.image)
-        facts, known = facts_of(pair.mask, config)
+        stats, known = compute_mask_stats(pair.mask, config)
     except DataError as error:
-        return Seen(str(error))
+        return PairCheck(str(error))
     if known.shape != image.shape[:2]:
-        return Seen(size_mismatch(pair.image, image.shape, pair.mask, known.shape))
+        return PairCheck(size_mismatch(pair.image, image.shape, pair.mask, known.shape))
     any_known = bool(known.any() if valid is None else (known & valid).any())
-    turned = _turned_apart(pair, image.shape[0] == image.shape[1])
-    return Seen("", image.shape[:2], turned, any_known, tuple(facts), edges(image))
+    differ = _orientations_differ(pair, image.shape[0] == image.shape[1])
+    return PairCheck("", image.shape[:2], differ, any_known, tuple(stats), edges(image))
 
 
-def _turned_apart(pair: Pair, square: bool) -> bool:
-    """See `Seen.turned`."""
-    one, other = turn_of(pair.image.path), turn_of(pair.mask.path)
-    return one != other and (square or (one > 4) == (other > 4))  # sides change from 5 on
+def _orientations_differ(pair: Pair, square: bool) -> bool:
+    """See `PairCheck.orientations_differ`."""
+    one, other = read_orientation(pair.image.path), read_orientation(pair.mask.path)
+    return one != other and (square or (one > 4) == (other > 4))  # 5 to 8 swap rows and columns
 
 
 def size_mismatch(
     one: Pixels, shape: tuple[int, ...], other: Pixels, other_shape: tuple[int, ...]
 ) -> str:
     """The message for an image and its mask whose sizes (height, width) differ."""
-    turned = ""
+    hint = ""
     if tuple(shape[:2]) == tuple(other_shape[1::-1]):
-        turned = (
-            " Rows and columns are swapped: often one of them is turned by its orientation "
+        hint = (
+            " Rows and columns are swapped: often one of them is rotated by its orientation "
             "tag (EXIF), and the other is not."
         )
     return (
         f"{one} is {shape[0]} x {shape[1]} but its mask {other} is {other_shape[0]} x "
-        f"{other_shape[1]} (height x width). Export both at one size.{turned}"
+        f"{other_shape[1]} (height x width). Export both at one size.{hint}"
     )

@@ -23,9 +23,9 @@ from autosam.data.geometry import (
     resize_label,
 )
 from autosam.data.labels import known, without
+from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.prompts import draw_prompts
-from autosam.data.reading import MaskReading
 from autosam.errors import DataError
 from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Sample
 
@@ -167,7 +167,7 @@ class PairDataset(Dataset[Sample]):
     Args:
         pairs: the files.
         input_spec: the sizes.
-        reading: how masks become labels.
+        encoding: how masks become labels.
         augment: None outside training.
         seed: of the augmentation and the prompts.
         prompting: how prompts are made, for runs that take them from masks.
@@ -183,7 +183,7 @@ class PairDataset(Dataset[Sample]):
         self,
         pairs: list[Pair],
         input_spec: InputSpec,
-        reading: MaskReading,
+        encoding: MaskEncoding,
         augment: Augment | None = None,
         seed: int = 0,
         prompting: Prompting | None = None,
@@ -197,7 +197,7 @@ class PairDataset(Dataset[Sample]):
                     f"{other.image} and {pair.image} both have the name {pair.name}, by which "
                     "scores are kept. Rename one of them."
                 )
-        self.pairs, self.input_spec, self.reading = pairs, input_spec, reading
+        self.pairs, self.input_spec, self.encoding = pairs, input_spec, encoding
         self.augment, self.seed, self.prompting, self.copies = augment, seed, prompting, copies
         self.shuffled = shuffled
         self.embeddings: Embeddings | None = None
@@ -247,7 +247,7 @@ class PairDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
         pair = self.pairs[position]
-        (image, valid), label = read_valid(pair.image), self.reading.read(pair.mask)
+        (image, valid), label = read_valid(pair.image), self.encoding.read(pair.mask)
         if image.shape[:2] != label.shape:  # of very many files only a sample was checked before
             raise DataError(size_mismatch(pair.image, image.shape, pair.mask, label.shape))
         label = without(label, valid)
@@ -258,7 +258,7 @@ class PairDataset(Dataset[Sample]):
             image,
             self.input_spec,
             label,
-            self.reading.num_classes,
+            self.encoding.num_classes,
             Visit(self.augment, seed, (position, copy) if self.copies else None),
             None if self.prompting is None else self.prompting.config,
             self.prior(pair, label.shape),

@@ -1,4 +1,4 @@
-"""Inspection of a data set before training: sizes, mask values, classes, near duplicates."""
+"""Inspect a data set before training: sizes, mask values, classes, near duplicates."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ import numpy as np
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.data.checks import Seen, choose, judge, look_at
+from autosam.data.checks import PairCheck, build_report, decode_pairs, sample_pairs
 from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
 from autosam.data.layouts import load_pairs
+from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.near_duplicates import leaking_scenes, scenes
 from autosam.data.pairs import Pair, distinct
 from autosam.data.prompts import objects_of
-from autosam.data.reading import MaskReading
 from autosam.data.splits import draw_splits
 from autosam.errors import AutosamError, DataError
 
 
 @dataclass
 class Inspection:
-    """The result of an inspection; a training does not start where there are `errors`."""
+    """The result of an inspection. A training refuses data that have `errors`."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    """Numbers and texts by name, some in groups (a dictionary), for a table or JSON."""
+    """Numbers and texts by name, some in a nested dictionary, for a table or JSON."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Name -> scene, where some scenes have several images."""
+    """Image name -> scene, proposed as groups if scenes are in several splits."""
     pairs: list[Pair] = field(default_factory=list)
-    """Those that can be shown."""
-    reading: MaskReading = field(default_factory=MaskReading)
+    """The pairs that can be drawn."""
+    encoding: MaskEncoding = field(default_factory=MaskEncoding)
     images: int = 0
-    """How many there are; 0 where errors prevented the inspection."""
+    """Number of images; 0 if errors ended the inspection early."""
 
 
 def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -> Inspection:
     """Inspect a data set; errors are collected, not raised.
 
     Args:
-        config: the data.
-        sam: name of the SAM that will be used, for messages.
-        image_size: S of that SAM, from which the smallest object that it can draw follows.
+        config: the data settings.
+        sam: name of the SAM, for messages.
+        image_size: S of that SAM in px, which sets the smallest object that its masks can show.
         geometry: how that SAM resizes images.
+
+    Returns:
+        Errors, warnings and facts.
     """
     found = Inspection()
     try:
@@ -56,30 +59,32 @@ def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -
         return found
     found.facts["pairs"] = len(pairs)
     split_of = _splits(found, pairs, config)
-    if split_of:  # with --data.limit not all of them
+    if split_of:  # fewer with --data.limit
         pairs = [pair for pair in pairs if id(pair.image) in split_of]
-    chosen = choose(pairs)
-    seen = look_at(chosen, config)
-    good = [(pair, s) for pair, s in zip(chosen, seen, strict=True) if not s.problem]
+    chosen = sample_pairs(pairs)
+    checks = decode_pairs(chosen, config)
+    good = [(pair, check) for pair, check in zip(chosen, checks, strict=True) if not check.problem]
     named = [split_of.get(id(pair.image), "") for pair in chosen]
-    report = judge(chosen, seen, config, len(pairs), named)
+    report = build_report(chosen, checks, config, len(pairs), named)
     found.errors += [error for error in report.errors if error not in found.errors]
     found.warnings += report.warnings
     if not good:
         return found
     found.facts["images"] = _images(good)
-    counts = Counter(value for _, s in good for value in {v for f in s.facts for v in f.values})
+    counts = Counter(
+        value for _, check in good for value in {v for layer in check.stats for v in layer.values}
+    )
     found.facts["mask values"] = len(counts)
     found.facts["masks with the value"] = {str(v): counts[v] for v in sorted(counts)[:20]}
     _scenes(found, pairs, good, split_of)
-    found.reading = report.reading
+    found.encoding = report.encoding
     if found.errors:
         return found
-    found.facts["read as"] = report.reading.how or _plain_reading(config)
+    found.facts["read as"] = report.encoding.description or _default_description(config)
     tally = Tally(config, sam, image_size, geometry)
     for pair, _ in good:
         try:
-            tally.add(report.reading.read(pair.mask))
+            tally.add(report.encoding.read(pair.mask))
             found.pairs.append(pair)
         except DataError as error:
             found.errors.append(str(error))
@@ -88,8 +93,8 @@ def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -
     return found
 
 
-def _images(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
-    """Sizes of images, and formats of image files."""
+def _images(good: list[tuple[Pair, PairCheck]]) -> dict[str, Any]:
+    """Sizes of the images and formats of their files."""
     heights, widths = zip(*(s.size for _, s in good), strict=True)
     modes: Counter[str] = Counter()
     for pair, _ in good:
@@ -107,9 +112,9 @@ def _images(good: list[tuple[Pair, Seen]]) -> dict[str, Any]:
     }
 
 
-def _plain_reading(config: DataConfig) -> str:
-    """How masks are read that need no interpretation, in words."""
-    ignored = "" if config.ignore is None else f"; {config.ignore} is left out"
+def _default_description(config: DataConfig) -> str:
+    """The default mask encoding in words."""
+    ignored = "" if config.ignore is None else f"; {config.ignore} is ignored"
     if config.num_classes == 1:
         return f"0 is background, anything else foreground{ignored}"
     of = ", ".join(entry.name for entry in config.classes or [])
@@ -117,8 +122,8 @@ def _plain_reading(config: DataConfig) -> str:
 
 
 def _splits(found: Inspection, pairs: list[Pair], config: DataConfig) -> dict[int, str]:
-    """The split that each pair is in, by its image's `id`: a pair keeps its image while it gets a
-    group and another name. Nothing where no split can be drawn."""
+    """The split of each pair, by the `id` of its image: drawing splits replaces pairs (group and
+    name change) but not their images. Empty if no split can be drawn."""
     try:
         splits = draw_splits(pairs, config)
     except AutosamError as error:
@@ -129,9 +134,12 @@ def _splits(found: Inspection, pairs: list[Pair], config: DataConfig) -> dict[in
 
 
 def _scenes(
-    found: Inspection, pairs: list[Pair], good: list[tuple[Pair, Seen]], split_of: dict[int, str]
+    found: Inspection,
+    pairs: list[Pair],
+    good: list[tuple[Pair, PairCheck]],
+    split_of: dict[int, str],
 ) -> None:
-    """Scenes of several images, and those that are in several splits."""
+    """Add scenes with several images to the facts, and warn of scenes in several splits."""
     numbers = scenes(np.stack([s.edges for _, s in good]), [s.size for _, s in good])
     members: dict[int, list[Pair]] = defaultdict(list)
     for number, (pair, _) in zip(numbers, good, strict=True):
@@ -150,7 +158,7 @@ def _scenes(
         shown = ", ".join(pair.name for pair in members[leaks[0]][:5])
         found.warnings.append(
             f"{len(leaks)} scenes (one camera, one video, or near copies) are in several splits, "
-            f"for example {shown}: test scores will flatter. --data.groups FILE.csv "
+            f"for example {shown}: test scores will be too high. --data.groups FILE.csv "
             "keeps them together; --groups FILE.csv writes a proposal."
         )
         names = {id(pair.image): pair.name for pair in distinct(pairs)}
@@ -162,7 +170,7 @@ def _scenes(
 
 
 class Tally:
-    """Class shares, empty masks, and objects against the grid of SAM's masks, label by label."""
+    """Counts over labels: class shares, empty masks, objects too small for SAM's mask grid."""
 
     def __init__(self, config: DataConfig, sam: str, image_size: int, geometry: str) -> None:
         self.config, self.sam = config, sam
@@ -192,7 +200,7 @@ class Tally:
         self.counts.append(objects)
 
     def report(self, found: Inspection) -> None:
-        """Add the counts to the inspection."""
+        """Add the counts, and a warning of objects that are too small, to the inspection."""
         n, names = max(1, len(self.counts)), self.config.class_names
         found.facts["classes"] = {
             name: {"share of the pixels": float(share / n), "images": int(count)}
@@ -216,5 +224,5 @@ class Tally:
         if self.vanished > 0.02 * total:
             found.warnings.append(
                 f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
-                f"{self.image_size} px). Cut the images into tiles, or take one of 1024 px."
+                f"{self.image_size} px). Cut the images into tiles, or use a SAM of 1024 px."
             )

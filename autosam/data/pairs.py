@@ -51,7 +51,7 @@ class Layers:
         return self.files[0].path
 
     def read(self) -> np.ndarray:
-        """Values are read layer by layer, see `autosam.data.reading`."""
+        """Values are read layer by layer, see `autosam.data.mask_encoding`."""
         raise TypeError("several files have no values in common")
 
     def require_one_size(self, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""From pairs to training, validation and test: as given, or drawn by a seed."""
+"""Split pairs into training, validation and test: splits as given, or drawn by a seed."""
 
 from __future__ import annotations
 
@@ -13,42 +13,48 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.checks import check_pairs
-from autosam.data.division import deal, divide
 from autosam.data.labels import known
 from autosam.data.pairs import SPLITS, Pair, Splits, distinct
+from autosam.data.partition import make_folds, partition
 from autosam.data.tables import csv_rows
 from autosam.errors import ConfigError, DataError
 
 LEVELS = 5
-"""Classes of foreground share in a stratified split."""
-
-
+"""Number of strata (quantiles of the foreground share) in a stratified split."""
 RULE = 2
-"""Increased when the same seed divides groups, strata or folds differently than before."""
+"""Version of the algorithm, increased when a seed gives other splits than before."""
 
 
 def depends_on_rule(splits: Splits, config: DataConfig) -> bool:
-    """Whether another `RULE` gives another split: it was drawn, with groups, strata or folds."""
+    """Whether the splits depend on `RULE`: they were drawn with groups, strata or folds."""
     drawn = [p for split, pairs in splits.items() for p in pairs if p.given != split]
     special = config.stratify or config.folds is not None
     return bool(drawn) and (special or any(pair.group for pair in drawn))
 
 
 def draw_splits(pairs: list[Pair], config: DataConfig) -> Splits:
-    """Keep the splits that are given and take the missing ones out of the training split.
+    """Keep the given splits, and draw the missing ones from the training split.
 
-    Groups stay together; `stratify` spreads foreground shares; with `folds` the whole pool is
-    divided again; of each split at most `limit` are kept. The order of `pairs` does not matter.
+    Groups stay together. `stratify` balances foreground shares. With `folds` all pairs are pooled
+    and divided again. At most `limit` pairs of each split are kept. The order of `pairs` has no
+    effect.
+
+    Args:
+        pairs: images and masks.
+        config: the data settings.
+
+    Returns:
+        The pairs of each split, sorted by name.
 
     Raises:
-        ConfigError: shares or folds that cannot be.
-        DataError: a split is empty, or an image is in two.
+        ConfigError: shares or folds out of range.
+        DataError: a split is empty, or an image or group is in two splits.
     """
     for name in ("validation", "test"):
         if not 0 < getattr(config, name) < 1:
             raise ConfigError(f"--data.{name} {getattr(config, name)}: expected a share in (0, 1).")
     pairs = with_groups(pairs, config.groups)
-    if config.folds is not None:  # splits that were given are pooled, and their names with them
+    if config.folds is not None:  # pooled, so names must be unique over all splits
         pairs = distinct(pairs)
     given: Splits = defaultdict(list)
     for pair in pairs:
@@ -65,7 +71,7 @@ def draw_splits(pairs: list[Pair], config: DataConfig) -> Splits:
         splits = {"test": folds.pop(config.fold)}
         pool = [pair for fold in folds for pair in fold]
     elif config.fold:
-        raise ConfigError(f"--data.fold {config.fold}: of how many? Give --data.folds, too.")
+        raise ConfigError(f"--data.fold {config.fold}: needs --data.folds. Give both.")
     missing = [split for split in ("validation", "test") if split not in splits]
     shares = [getattr(config, split) for split in missing]
     divided = _divide(pool, [1 - sum(shares), *shares], config)
@@ -91,7 +97,7 @@ def draw_splits(pairs: list[Pair], config: DataConfig) -> Splits:
 
 
 def limited(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
-    """At most `limit` of the pairs, in their order."""
+    """A seeded sample of at most `limit` pairs, in their order."""
     if len(pairs) <= limit:
         return pairs
     kept = np.random.default_rng([seed, limit]).choice(len(pairs), limit, replace=False)
@@ -101,9 +107,14 @@ def limited(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
 def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
     """Set the group of each pair, from a table or by a regular expression.
 
+    Args:
+        pairs: images and masks.
+        groups: a .csv file with the columns name and group, or a regular expression whose first
+            bracket matches the group in the name; None: unchanged.
+
     Raises:
-        ConfigError: no such file, no table, or an expression that cannot be.
-        DataError: a pair without a group.
+        ConfigError: a missing file, missing columns, or an invalid expression.
+        DataError: a pair without a group, or with two.
     """
     if groups is None:
         return pairs
@@ -127,13 +138,15 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
                 ".csv file."
             ) from None
         if pattern.groups < 1:
-            raise ConfigError(f"--data.groups {groups}: needs brackets around what is the group.")
+            raise ConfigError(
+                f"--data.groups {groups}: needs brackets around the part that is the group."
+            )
         matches = [pattern.search(pair.name) for pair in pairs]
         found = [match[1] if match else None for match in matches]
     for pair, group in zip(pairs, found, strict=True):
         if not group:
             raise DataError(
-                f"--data.groups {groups}: says nothing of {pair.name}. Give every image a group."
+                f"--data.groups {groups}: has no group for {pair.name}. Give every image a group."
             )
     return [
         dataclasses.replace(pair, group=str(group))
@@ -142,10 +155,10 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
 
 
 def _table(groups: str, rows: list[dict[str, str]]) -> dict[str, str]:
-    """Group by name, as the table says.
+    """Map names to groups.
 
     Raises:
-        DataError: it gives an image two groups.
+        DataError: an image has two groups.
     """
     table: dict[str, str] = {}
     for row in rows:
@@ -159,10 +172,10 @@ def _table(groups: str, rows: list[dict[str, str]]) -> dict[str, str]:
 
 
 def _look_up(table: dict[str, str], pairs: list[Pair], groups: str) -> list[str | None]:
-    """The group of each pair: by its name, or by the name with the given split before it.
+    """The group of each pair, by its name or by `split/name`; None if the table has neither.
 
     Raises:
-        DataError: a name in the table is that of several images.
+        DataError: a name in the table matches several images.
     """
     owners: dict[str, list[str]] = defaultdict(list)
     unique = [dataclasses.replace(pair, qualified=True).name for pair in pairs]
@@ -183,11 +196,16 @@ def _look_up(table: dict[str, str], pairs: list[Pair], groups: str) -> list[str 
 
 
 def _divide(pool: list[Pair], shares: list[float] | int, config: DataConfig) -> list[list[Pair]]:
-    """Divide pairs into splits of these shares (their sum is 1), or into so many folds; groups stay
-    together, and with `stratify` levels of foreground are spread: see `division`.
+    """Divide pairs into splits or folds, see `autosam.data.partition`. Groups stay together; with
+    `stratify` foreground shares are balanced.
+
+    Args:
+        pool: pairs.
+        shares: the share of each split, with sum 1, or the number of folds.
+        config: the data settings.
 
     Raises:
-        DataError: fewer images, or groups of them, than folds.
+        DataError: fewer images or groups than folds.
     """
     members: dict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pool, key=lambda pair: pair.name):
@@ -205,20 +223,20 @@ def _divide(pool: list[Pair], shares: list[float] | int, config: DataConfig) -> 
         by_key = _levels(members, config) if config.stratify else dict.fromkeys(keys, 0)
         levels = [by_key[key] for key in keys]
         if isinstance(shares, int):
-            divided = deal(sizes, levels, shares, rng)
+            divided = make_folds(sizes, levels, shares, rng)
         else:
-            divided = divide(sizes, levels, shares, rng)
+            divided = partition(sizes, levels, shares, rng)
     else:
         order = [int(i) for i in rng.permutation(len(keys))]
         divided = []
-        for count in reversed(_whole(shares, len(keys))):  # from the last split on
+        for count in reversed(_round_shares(shares, len(keys))):  # the last split first
             divided.insert(0, order[:count])
             order = order[count:]
-    return [[pair for thing in things for pair in members[keys[thing]]] for things in divided]
+    return [[pair for i in items for pair in members[keys[i]]] for items in divided]
 
 
-def _whole(shares: list[float] | int, count: int) -> list[int]:
-    """Whole numbers next to share * count, which add up to count."""
+def _round_shares(shares: list[float] | int, count: int) -> list[int]:
+    """share * count, rounded so that the sum is `count`."""
     if isinstance(shares, int):
         return [count // shares + (i < count % shares) for i in range(shares)]
     numbers = [round(share * count) for share in shares]
@@ -227,13 +245,14 @@ def _whole(shares: list[float] | int, count: int) -> list[int]:
 
 
 def _levels(members: dict[str, list[Pair]], config: DataConfig) -> dict[str, int]:
-    """The quantile of each group's mean foreground share, 0..LEVELS - 1; empty ones apart."""
+    """The stratum of each group: 1..`LEVELS`, the quantile of its mean foreground share; 0 without
+    foreground."""
 
     pairs = [pair for group in members.values() for pair in group]
-    reading = check_pairs(pairs, config).reading
+    encoding = check_pairs(pairs, config).encoding
 
     def share(pair: Pair) -> float:
-        label = reading.read(pair.mask)
+        label = encoding.read(pair.mask)
         return float(((label > 0) & known(label)).mean())
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -247,6 +266,10 @@ def _levels(members: dict[str, list[Pair]], config: DataConfig) -> dict[str, int
 
 
 def _refuse_leaking_groups(splits: Splits) -> None:
+    """
+    Raises:
+        DataError: a group is in two splits.
+    """
     seen: dict[str, tuple[str, Pair]] = {}
     for split, pairs in splits.items():
         for pair in pairs:
@@ -264,7 +287,7 @@ def refuse_copies(splits: Splits) -> None:
     """Refuse identical images in two splits.
 
     Raises:
-        DataError: naming both.
+        DataError: an image is in two splits; the message names both files.
     """
     by_size: dict[int, list[tuple[str, Pair]]] = defaultdict(list)
     for split, pairs in splits.items():
@@ -275,13 +298,13 @@ def refuse_copies(splits: Splits) -> None:
             continue
         by_end: dict[bytes, list[tuple[str, Pair]]] = defaultdict(list)
         for split, pair in alike:
-            by_end[end_of(pair.image.path) if size else b""].append((split, pair))
+            by_end[read_tail(pair.image.path) if size else b""].append((split, pair))
         for candidates in by_end.values():
             _refuse_equal(candidates)
 
 
 def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
-    """Compare images completely, where they are in different splits."""
+    """Compare the digests of images that are in different splits."""
     if len({split for split, _ in candidates}) == 1:
         return
     seen: dict[str, tuple[str, Pair]] = {}
@@ -295,7 +318,7 @@ def _refuse_equal(candidates: list[tuple[str, Pair]]) -> None:
 
 
 def _size(pair: Pair) -> int:
-    """Bytes of the image's file; 0 if it has no file of its own (a slice, a row of a table)."""
+    """Bytes of the image's file; 0 if the image is part of a file (a slice, a row of a table)."""
     path = str(pair.image.path)
     if str(pair.image) != path:
         return 0
@@ -305,8 +328,8 @@ def _size(pair: Pair) -> int:
         return 0
 
 
-def end_of(path: Path) -> bytes:
-    """The last bytes of a file: different images end differently."""
-    with open(path, "rb", buffering=0) as file:  # half the cost; there may be 100,000
+def read_tail(path: Path) -> bytes:
+    """The last 256 bytes of a file, which differ between images."""
+    with open(path, "rb", buffering=0) as file:  # twice as fast, with up to 100,000 files
         file.seek(max(0, os.fstat(file.fileno()).st_size - 256))
         return file.read(256)

@@ -121,7 +121,7 @@ def outlined(
     K x H x W."""
     for i in spread(len(found.pairs), count):
         pair = found.pairs[i]
-        label = found.reading.read(pair.mask)
+        label = found.encoding.read(pair.mask)
         yield pair.name, pair.image.read(), class_masks(label, num_classes)
 
 

@@ -12,7 +12,7 @@ from autosam.config import DataConfig
 from autosam.config.commands import EvaluateConfig
 from autosam.config.validation import check_data
 from autosam.config.values import require_config
-from autosam.data import seen
+from autosam.data import image_digests
 from autosam.data.checks import Report, check_pairs
 from autosam.data.dataset import PairDataset, Prompting
 from autosam.data.labels import class_masks, without
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     dataset = PairDataset(
         pairs,
         segmenter.input_spec,
-        report.reading,
+        report.encoding,
         prompting=Prompting(loaded.config.prompt, loaded.config.color_prior),
         shuffled=loaded.config.embedding == "shuffled",
     )
@@ -133,14 +133,14 @@ def seen_before(pairs: list[Pair], loaded: checkpoint.Loaded, split: str, own: b
         return ""
     for earlier in ("train", "validation") if split != "validation" or not own else ("train",):
         what = "trained on" if earlier == "train" else "used to choose its best epoch"
-        if own and (found := seen.among(pairs, noted.get(earlier), by_name=True)):
+        if own and (found := image_digests.find_seen(pairs, noted.get(earlier), by_name=True)):
             raise DataError(
                 f"{len(found)} of the {len(pairs)} images of the {split} split ({found[0].name}, "
                 f"...) were {what}: since the training, images were added to the folder, removed "
                 "or renamed, and the split is drawn otherwise. Bring the folder back to what it "
                 "was, give the new images as --data.images and --data.masks, or train again."
             )
-        if found := seen.among(pairs, noted.get(earlier), by_name=False):
+        if found := image_digests.find_seen(pairs, noted.get(earlier), by_name=False):
             return (
                 f"{len(found)} of {len(pairs)} images ({found[0].name}, ...) have the names, sizes "
                 f"in bytes and last bytes of images that were {what}. If they are the same images, "
@@ -170,7 +170,7 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
     scores = ZeroShot(sam)
     for pair in track(pairs, "scoring"):
         image, valid = read_valid(pair.image)
-        label = without(report.reading.read(pair.mask), valid)
+        label = without(report.encoding.read(pair.mask), valid)
         masks = class_masks(label, data.num_classes)
         scores.add(pair.name, image, masks, device)
     if not scores.rows:
@@ -190,8 +190,8 @@ def zero_shot(config: EvaluateConfig) -> dict[str, float]:
 
 def tell(report: Report) -> None:
     """Print how masks were read, where that is not plain, and warnings."""
-    if report.reading.how:
-        print(f"masks: {report.reading.how}")
+    if report.encoding.description:
+        print(f"masks: {report.encoding.description}")
     for warning in report.warnings:
         print(f"warning: {warning}")
 

@@ -32,10 +32,10 @@ def rough(config: RoughPreview) -> list[float]:
     require_new("output", config.output, ".png")
     pairs = load_splits(config.data)["train"]
     chosen = [pairs[i] for i in spread(len(pairs), config.count)]
-    reading = check_pairs(chosen, config.data).reading
+    encoding = check_pairs(chosen, config.data).encoding
     rows, notes, scores = [], [], []
     for pair in chosen:
-        image, label = pair.image.read(), reading.read(pair.mask)
+        image, label = pair.image.read(), encoding.read(pair.mask)
         found = color_prior_mask(pair.image, config.rough)
         side = max(label.shape)
         input_spec = InputSpec(side, side, side, prompts=config.rough.prompt)

@@ -45,8 +45,8 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
     )
     for warning in report.warnings:
         log.warning(warning)
-    if report.reading.how:
-        log.info("masks: %s", report.reading.how)
+    if report.encoding.description:
+        log.info("masks: %s", report.encoding.description)
     if config.loss.resolution == "full":
         input_spec = dataclasses.replace(input_spec, target_size=input_spec.image_size)
     augment = build_augment(config.augment)
@@ -55,7 +55,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
         return PairDataset(
             splits[name],
             input_spec,
-            report.reading,
+            report.encoding,
             augment,
             config.train.seed,
             Prompting(config.prompt, config.color_prior),

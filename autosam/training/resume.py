@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from autosam.config import Config
-from autosam.data import seen
+from autosam.data import image_digests
 from autosam.data.pairs import Splits, fingerprint, sizes
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError, DataError
@@ -130,7 +130,7 @@ class Inputs:
         names = ("train", "validation") if learns else ()
         return {
             "split_rule": RULE,
-            "seen": {split: seen.note(self.splits[split]) for split in names},
+            "seen": {split: image_digests.digest_images(self.splits[split]) for split in names},
         }
 
     def require_unchanged(self, folder: Path) -> None:

@@ -18,7 +18,7 @@ from autosam.data.images import read_image, read_mask
 from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.loaders import EpochSampler
-from autosam.data.reading import MaskReading
+from autosam.data.mask_encoding import MaskEncoding
 from autosam.errors import ConfigError, DataError
 from autosam.types import InputSpec
 
@@ -348,7 +348,7 @@ def torch_equal(a, b) -> bool:
 def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     augment = build_augment(AugmentConfig())
-    dataset = PairDataset(pairs, FRAME, MaskReading(), augment, seed=5)
+    dataset = PairDataset(pairs, FRAME, MaskEncoding(), augment, seed=5)
     first, other_epoch = dataset[1, 2], dataset[2, 2]
     _ = dataset[1, 0]
     assert torch_equal(first.generator_input, dataset[1, 2].generator_input)
@@ -356,7 +356,7 @@ def test_what_is_read_depends_on_epoch_and_position_alone(folders: Path) -> None
     assert first.label is None  # the augmented image is another one
     again = pickle.loads(pickle.dumps(dataset))  # as a worker process receives it
     assert torch_equal(first.generator_input, again[1, 2].generator_input)
-    plain = PairDataset(pairs, FRAME, MaskReading())[0, 2]
+    plain = PairDataset(pairs, FRAME, MaskEncoding())[0, 2]
     assert plain.label is not None
     assert plain.label.shape == (40, 56)
 
@@ -365,7 +365,7 @@ def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> No
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     augment = build_augment(AugmentConfig(quarter_turns=True))
     input_spec = InputSpec(image_size=64, generator_size=32, mask_size=16)
-    dataset = PairDataset(pairs, input_spec, MaskReading(), augment, seed=5, copies=3)
+    dataset = PairDataset(pairs, input_spec, MaskEncoding(), augment, seed=5, copies=3)
     drawn = {}
     for epoch in range(30):
         sample = dataset[epoch, 1]
@@ -379,18 +379,18 @@ def test_fixed_views_keep_their_geometry_and_their_sam_view(folders: Path) -> No
         assert len({s.target.numpy().tobytes() for s in samples}) == 1
         assert len({s.sam_valid for s in samples}) == 1
         assert len({s.generator_input.numpy().tobytes() for s in samples}) == len(samples)
-    clean = PairDataset(pairs, input_spec, MaskReading())[0, 1]
+    clean = PairDataset(pairs, input_spec, MaskEncoding())[0, 1]
     assert torch_equal(clean.sam_input, dataset.sam_input_of(1, 0)[0])
     # Another seed of training draws other views of the same few.
-    other = PairDataset(pairs, input_spec, MaskReading(), augment, seed=6, copies=3)
+    other = PairDataset(pairs, input_spec, MaskEncoding(), augment, seed=6, copies=3)
     assert all(other[e, 1].sam_input.numpy().tobytes() in squares for e in range(5))
 
 
 def test_shuffled_sam_sees_another_image_and_the_rest_stays(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     input_spec = InputSpec(image_size=64, generator_size=64, mask_size=16)
-    plain = PairDataset(pairs, input_spec, MaskReading())
-    shuffled = PairDataset(pairs, input_spec, MaskReading(), shuffled=True)
+    plain = PairDataset(pairs, input_spec, MaskEncoding())
+    shuffled = PairDataset(pairs, input_spec, MaskEncoding(), shuffled=True)
     others = [plain[0, i].sam_input for i in range(len(pairs))]
     seen = []
     for epoch in range(40):
@@ -406,7 +406,7 @@ def test_a_size_mismatch_is_found_while_reading_too(folders: Path) -> None:
     pairs = find_pairs(folders / "train" / "images", folders / "train" / "masks")
     save(folders / "train" / "masks" / "img03.png", np.zeros((41, 56), np.uint8))
     with pytest.raises(DataError, match=r"img03\.png is 40 x 56 but its mask"):
-        PairDataset(pairs, FRAME, MaskReading())[0, 3]
+        PairDataset(pairs, FRAME, MaskEncoding())[0, 3]
 
 
 def test_sampler() -> None:

@@ -21,7 +21,7 @@ from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.pairs import Layers
-from autosam.data.readers.images import turn_of
+from autosam.data.readers.images import read_orientation
 from autosam.errors import AutosamError, DataError
 from autosam.evaluation import evaluator as engine
 from autosam.evaluation.metrics import by_subset, mean_scores
@@ -59,8 +59,8 @@ def read(folder: Path, **how: object) -> tuple[list[np.ndarray], str, list[str]]
     """Labels, how they were read, warnings."""
     pairs = find_pairs(folder / "images", folder / "masks")
     report = check_pairs(pairs, settings(folder, **how))
-    labels = [report.reading.read(pair.mask) for pair in pairs]
-    return labels, report.reading.how, report.warnings
+    labels = [report.encoding.read(pair.mask) for pair in pairs]
+    return labels, report.encoding.description, report.warnings
 
 
 def test_white_is_zero_with_a_light_border_is_refused(tmp_path: Path) -> None:
@@ -70,24 +70,24 @@ def test_white_is_zero_with_a_light_border_is_refused(tmp_path: Path) -> None:
     with rasterio.open(path) as file:
         assert (file.read(1).astype(bool) == SHAPES[0]).all()
     assert (cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(bool) != SHAPES[0]).all()
-    with pytest.raises(DataError, match=r"0\.tif: .*white is zero.*--data.values 0 .*values 255"):
+    with pytest.raises(DataError, match=r"0\.tif: .*white as zero.*--data.values 0 .*values 255"):
         read(tmp_path)
     for value, inverted in (("0", False), ("255", True)):
         labels, how, warnings = read(tmp_path, values=value)
         for label, shape in zip(labels, SHAPES, strict=True):
             assert np.array_equal(label > 0, shape != inverted)
-        assert "6 say that white is zero" in how
+        assert "6 store white as zero" in how
         assert warnings == []
     dark = data(tmp_path / "dark", [~shape for shape in SHAPES], ".tif", photometric="miniswhite")
     labels, how, _ = read(dark)
     assert all(np.array_equal(label, shape) for label, shape in zip(labels, SHAPES, strict=True))
-    assert "6 say that white is zero: what is shown light has high values" in how
+    assert "6 store white as zero: pixels shown light have high values" in how
 
 
 def test_numbers_where_white_is_zero_are_refused(tmp_path: Path) -> None:
     data(tmp_path, [shape * np.uint8(2) for shape in SHAPES], ".tif", photometric="miniswhite")
     for how in ({"num_classes": 2}, {"instances": True}):
-        with pytest.raises(DataError, match=r"0\.tif: .*white is zero.*Save it with black as zero"):
+        with pytest.raises(DataError, match=r"0\.tif: .*white as zero.*Save it with black as zero"):
             read(tmp_path, **how)
 
 
@@ -100,11 +100,11 @@ def test_pixels_that_the_file_calls_missing_are_said(tmp_path: Path) -> None:
                            dtype="uint8", nodata=255) as file:  # fmt: skip
             file.write(shape * np.uint8(255 if i else 1), 1)
     _, how, _ = read(tmp_path)
-    assert "5 have pixels without data (nodata value 255 in the file), which are left out" in how
+    assert "5 have pixels without data (nodata value 255 in the file), which are ignored" in how
     (tmp_path / "masks/0.tif").unlink()
     (tmp_path / "images/0.png").unlink()
     found = check(CheckConfig(settings(tmp_path)))
-    assert any("no data (value 255): if they are the object, remove" in e for e in found.errors)
+    assert any("(nodata value 255): if these are foreground, remove" in e for e in found.errors)
 
 
 def test_inverted_masks_are_asked_about_unless_the_settings_say_so(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_one_layer_does_not_know_is_unknown(tmp_path: Path) -> None:
     data(tmp_path, [mask])
     report = check_pairs(find_pairs(tmp_path / "images", tmp_path / "masks"), DataConfig(ignore=77))
     [pair] = find_pairs(tmp_path / "images", tmp_path / "masks")
-    label = report.reading.read(Layers((pair.mask, pair.mask)))
+    label = report.encoding.read(Layers((pair.mask, pair.mask)))
     assert (label[:5] == IGNORED_BITS).all()
     assert np.array_equal(label[5:] == 3, SHAPES[1][5:])
 
@@ -184,8 +184,12 @@ def test_an_image_turned_and_a_mask_not(tmp_path: Path, turn: int, suffix: str) 
     image.load()
     (tmp_path / "images/4.png").unlink()
     image.save(path, **({"tiffinfo": exif} if suffix == ".tif" else {"exif": exif}))
-    assert turn_of(path) == turn
-    assert turn_of(tmp_path / "images/0.png") == turn_of(tmp_path / "missing.png") == 1
+    assert read_orientation(path) == turn
+    assert (
+        read_orientation(tmp_path / "images/0.png")
+        == read_orientation(tmp_path / "missing.png")
+        == 1
+    )
     [warning] = read(tmp_path)[2]
     assert warning.startswith("1 images and their masks differ in their orientation tags")
     assert f"4{suffix}" in warning
@@ -195,7 +199,7 @@ def test_an_image_turned_and_a_mask_not(tmp_path: Path, turn: int, suffix: str) 
     if turn < 5:  # 30 x 48 both, so that the sizes tell nothing
         assert len(read(tmp_path)[2]) == 1
         return
-    with pytest.raises(DataError, match="are swapped: often one of them is turned by its orie"):
+    with pytest.raises(DataError, match="are swapped: often one of them is rotated by its ori"):
         read(tmp_path)
     write(tmp_path / "masks/4.png", np.rot90(np.where(SHAPES[4], 255, 0).astype(np.uint8)[:30], 3))
     assert read(tmp_path)[2] == []  # the sizes tell that the mask fits the image as it is shown

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 import autosam.data.dataset
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data.augment import QuarterTurn, build_augment
-from autosam.data.checks import MaskReading
+from autosam.data.checks import MaskEncoding
 from autosam.data.dataset import PairDataset, Prompting
 from autosam.data.loaders import EpochSampler
 from autosam.data.pairs import Pair
@@ -92,14 +92,14 @@ def table() -> tuple[list[str], np.ndarray]:
         for i in range(IMAGES)
     ]
     input_spec = InputSpec(image_size=8, generator_size=4, mask_size=4, prompts="box")
-    augment, reading = build_augment(EVERYTHING), MaskReading(127)
+    augment, encoding = build_augment(EVERYTHING), MaskEncoding(127)
     names = ["flip", "upside", "turns", "angle", "scale", "brightness", "contrast", "saturation",
              "hue", "prompts", "partner", "view number", "place"]  # fmt: skip
     found = np.zeros((SEEDS, EPOCHS, IMAGES, len(names)))
     with pytest.MonkeyPatch.context() as patch:
         draws = Draws(patch)
         for seed in range(SEEDS):
-            rest = (input_spec, reading, augment, seed, Prompting(PromptConfig()))
+            rest = (input_spec, encoding, augment, seed, Prompting(PromptConfig()))
             moved = PairDataset(pairs, *rest, shuffled=True)
             fixed = PairDataset(pairs, *rest, copies=1000)
             moved.use(draws.embedding)

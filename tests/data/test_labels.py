@@ -7,17 +7,17 @@ import pytest
 
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.validation import check_classes
-from autosam.data.checks import decide_reading
-from autosam.data.facts import facts_of
+from autosam.data.checks import infer_encoding
 from autosam.data.geometry import resize_label
 from autosam.data.labels import IGNORED, class_masks, known, pack
-from autosam.data.reading import MaskReading
+from autosam.data.mask_encoding import MaskEncoding
+from autosam.data.mask_stats import compute_mask_stats
 from autosam.errors import ConfigError, DataError
 from autosam.evaluation.metrics import score
 
 
 class Stored:
-    """A mask that is there already."""
+    """A mask in memory."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
@@ -29,12 +29,12 @@ class Stored:
         return "m.png"
 
 
-def decide(values: list[int] | np.ndarray, config: DataConfig) -> MaskReading:
-    """The reading of one mask that holds these values, as even areas."""
+def decide(values: list[int] | np.ndarray, config: DataConfig) -> MaskEncoding:
+    """The encoding of one mask that holds these values as flat areas."""
     array = np.asarray(values, np.uint16)
     array = array if array.ndim == 2 else array.repeat(9)[None].repeat(9, 0)
     mask = Stored(array.astype(np.uint8 if array.max() < 256 else np.uint16))
-    return decide_reading([(mask, facts) for facts in facts_of(mask, config)[0]], config)
+    return infer_encoding([(mask, stats) for stats in compute_mask_stats(mask, config)[0]], config)
 
 
 def test_masks_of_numbers_and_of_bits() -> None:
@@ -72,12 +72,12 @@ def test_a_table_of_values() -> None:
     )
     assert config.num_classes == 2
     values = np.array([[0, 10, 20], [300, 255, 10]], np.uint16)
-    reading = decide(values, config)
-    assert reading.read(Stored(values)).tolist() == [[0, 1, 1], [2, IGNORED, 1]]
+    encoding = decide(values, config)
+    assert encoding.read(Stored(values)).tolist() == [[0, 1, 1], [2, IGNORED, 1]]
     with pytest.raises(DataError, match=r"mask value 30, which --data.classes does not list"):
         decide([0, 30], config)
     with pytest.raises(DataError, match=r"holds the value 30, which is no class"):
-        reading.read(Stored(np.array([[30]], np.uint8)))
+        encoding.read(Stored(np.array([[30]], np.uint8)))
 
 
 def test_the_table_and_the_number_of_classes_agree() -> None:
@@ -100,12 +100,12 @@ def test_classes_that_cannot_be(classes: list[ClassConfig], message: str) -> Non
 
 
 def test_instance_numbers_are_one_class() -> None:
-    reading = decide(list(range(40)), DataConfig(instances=True))
-    assert reading.read(Stored(np.array([[0, 1, 39]], np.uint8))).tolist() == [[0, 1, 1]]
+    encoding = decide(list(range(40)), DataConfig(instances=True))
+    assert encoding.read(Stored(np.array([[0, 1, 39]], np.uint8))).tolist() == [[0, 1, 1]]
 
 
 def test_255_asks_for_ignore() -> None:
     with pytest.raises(DataError, match=r"--data.ignore 255"):
         decide([0, 2, 255], DataConfig(num_classes=2))
-    reading = decide([0, 2, 255], DataConfig(num_classes=2, ignore=255))
-    assert reading.read(Stored(np.array([[0, 2, 255]], np.uint8))).tolist() == [[0, 2, IGNORED]]
+    encoding = decide([0, 2, 255], DataConfig(num_classes=2, ignore=255))
+    assert encoding.read(Stored(np.array([[0, 2, 255]], np.uint8))).tolist() == [[0, 2, IGNORED]]

@@ -46,8 +46,8 @@ def labels(
     """The labels of these masks in order of their names, and how they were read."""
     pairs, config = pairs_of(folder, masks), config or DataConfig()
     check_data(config)
-    reading = check_pairs(pairs, config).reading
-    return [reading.read(pair.mask) for pair in pairs], reading.how
+    encoding = check_pairs(pairs, config).encoding
+    return [encoding.read(pair.mask) for pair in pairs], encoding.description
 
 
 def two(low: int, high: int, shape: np.ndarray = BOX, dtype: type = np.uint8) -> np.ndarray:
@@ -118,7 +118,7 @@ def test_jpeg(tmp_path: Path) -> None:
     found, how = labels(tmp_path, {"a.jpg": noisy, "b.jpg": EMPTY.astype(np.uint8)})
     assert np.array_equal(found[0], DISK)
     assert not found[1].any()
-    assert "of 2 masks: 1 hold greys, split at half of white" in how
+    assert "of 2 masks: 1 hold grey values, thresholded at half of white" in how
 
 
 def test_noise_in_an_empty_mask_is_no_foreground(tmp_path: Path) -> None:
@@ -126,15 +126,17 @@ def test_noise_in_an_empty_mask_is_no_foreground(tmp_path: Path) -> None:
     found, how = labels(tmp_path, {"a.jpg": two(0, 255, DISK), "b.jpg": noise})
     assert np.array_equal(found[0], DISK)
     assert not found[1].any()
-    assert "1 hold nothing but noise (up to" in how
-    with pytest.raises(DataError, match=r"b\.jpg: greys up to \d+, and no mask holds any near"):
+    assert "1 hold only noise (up to" in how
+    with pytest.raises(
+        DataError, match=r"b\.jpg: grey values up to \d+, and no mask has a value near"
+    ):
         labels(tmp_path / "alone", {"a.jpg": EMPTY.astype(np.uint8), "b.jpg": noise})
     names = {"a.jpg": two(0, 255, DISK), "b.jpg": noise, "c.png": two(0, 1)}
-    with pytest.raises(DataError, match=r"c\.png: holds 0 and 1 alone, while .*b\.jpg holds"):
+    with pytest.raises(DataError, match=r"c\.png: holds only 0 and 1, while .*b\.jpg holds"):
         labels(tmp_path / "mixed", names)
 
 
-def test_conventions_that_are_mixed_are_read_file_by_file(tmp_path: Path) -> None:
+def test_mixed_encodings_are_read_file_by_file(tmp_path: Path) -> None:
     masks = {"a.png": two(0, 1), "b.png": two(0, 255, DISK), "c.png": EMPTY.astype(np.uint8)}
     found, how = labels(tmp_path / "png", masks)
     assert [np.array_equal(x, y) for x, y in zip(found, (BOX, DISK, EMPTY), strict=True)] == [1] * 3
@@ -142,7 +144,7 @@ def test_conventions_that_are_mixed_are_read_file_by_file(tmp_path: Path) -> Non
     masks = {"a.png": two(0, 1), "b.jpg": two(0, 255, DISK), "c.png": two(0, 65535, BOX, np.uint16)}
     found, how = labels(tmp_path / "jpg", masks)
     assert [np.array_equal(x, y) for x, y in zip(found, (BOX, DISK, BOX), strict=True)] == [1] * 3
-    assert "foreground is 1 in some and 65535 in others; 1 hold greys" in how
+    assert "foreground is 1 in some and 65535 in others; 1 hold grey values" in how
     for one, other in ((1, 2), (7, 255), (100, 200)):
         both = {"a.png": two(0, one), "b.png": two(0, other, DISK)}
         with pytest.raises(DataError, match="look like several classes"):
@@ -157,7 +159,7 @@ def test_anti_aliased_masks(tmp_path: Path, bits: int) -> None:
     assert len(np.unique(mask)) > 16
     found, how = labels(tmp_path, {"a.png": mask})
     assert np.array_equal(found[0], soft > 127)
-    assert "greys" in how
+    assert "grey values" in how
 
 
 def test_a_photograph_or_numbers_of_objects_are_no_mask_of_greys(tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_the_order_of_a_palette_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "colors", [(RED, WHITE), (WHITE, RED), (RED, (0, 0, 255)), ((9, 9, 9), (9, 9, 9))]
 )
-def test_palettes_whose_background_nobody_knows(tmp_path: Path, colors: tuple) -> None:
+def test_palettes_with_an_ambiguous_background(tmp_path: Path, colors: tuple) -> None:
     with pytest.raises(DataError, match=r"a\.png: .*palette"):
         labels(tmp_path, {"a.png": palette(BOX, *colors)})
     if colors[0] != colors[1]:
@@ -245,8 +247,8 @@ def test_the_shape_in_the_alpha_channel(tmp_path: Path, color: tuple[int, int, i
     flat = np.broadcast_to(np.array(color, np.uint8), (H, W, 3))
     found, how = labels(tmp_path, {"a.png": rgba(flat, BOX)})
     assert np.array_equal(found[0], BOX)
-    assert how == "of 1 masks: the shape of 1 is in the alpha channel"
-    with pytest.raises(DataError, match="its shape is in the alpha channel, which tells one class"):
+    assert how == "of 1 masks: 1 store the shape in the alpha channel"
+    with pytest.raises(DataError, match="its shape is in the alpha channel, which can encode one"):
         labels(tmp_path, {"a.png": rgba(flat, BOX)}, DataConfig(num_classes=2))
 
 
@@ -273,9 +275,9 @@ def test_masks_without_shape_among_those_drawn_by_alpha(tmp_path: Path) -> None:
     }
     found, _ = labels(tmp_path, masks)
     assert [label.mean() for label in found] == [BOX.mean(), 0, 1]
-    with pytest.raises(DataError, match=r"d\.png: black and opaque all over, while other masks"):
+    with pytest.raises(DataError, match=r"d\.png: black and fully opaque, while other masks"):
         labels(tmp_path, {"a.png": rgba(~EMPTY, BOX), "d.png": rgba(EMPTY, ~EMPTY)})
-    with pytest.raises(DataError, match=r"b\.png: transparent all over, but its colour is not 0"):
+    with pytest.raises(DataError, match=r"b\.png: fully transparent, but its colour is not 0"):
         labels(tmp_path / "x", {"a.png": rgba(BOX, ~EMPTY), "b.png": rgba(~EMPTY, EMPTY)})
 
 
@@ -315,11 +317,11 @@ def test_each_class_in_a_file_of_its_own(tmp_path: Path) -> None:
     pairs = find_pairs(tmp_path / "images", tmp_path / "masks", config)
     report = check_pairs(pairs, config)
     for pair, expected in zip(pairs, ([DISK, BOX], [EMPTY, BOX]), strict=True):
-        assert np.array_equal(class_masks(report.reading.read(pair.mask), 2), expected)
-    assert "foreground is 1 in some and 255 in others" in report.reading.how
+        assert np.array_equal(class_masks(report.encoding.read(pair.mask), 2), expected)
+    assert "foreground is 1 in some and 255 in others" in report.encoding.description
     said = DataConfig(classes=config.classes, exclusive=False, values="128-255")
     report = check_pairs(pairs, said)
-    assert np.array_equal(class_masks(report.reading.read(pairs[1].mask), 2), [EMPTY, BOX])
+    assert np.array_equal(class_masks(report.encoding.read(pairs[1].mask), 2), [EMPTY, BOX])
 
 
 def test_ignored_values(tmp_path: Path) -> None:
@@ -430,8 +432,8 @@ def test_every_way_of_writing_one_shape(tmp_path: Path, way: str) -> None:
         (tmp_path / "masks" / f"{name}.png").unlink()
         write(tmp_path / "masks" / f"{name}{suffix}", shape)
     pairs = find_pairs(tmp_path / "images", tmp_path / "masks")
-    reading = check_pairs(pairs, DataConfig()).reading
+    encoding = check_pairs(pairs, DataConfig()).encoding
     for pair, shape in zip(pairs, shapes.values(), strict=True):
-        wrong = (reading.read(pair.mask) == 1) != shape
+        wrong = (encoding.read(pair.mask) == 1) != shape
         lossy = suffix == ".jpg" or way == "lossy WebP"
         assert wrong.mean() <= (0.01 if lossy else 0)

@@ -270,8 +270,8 @@ def test_no_loss_and_no_score_without_data(tmp_path: Path) -> None:
     mask[5:40, 30:60] = 255
     Image.fromarray(mask).save(tmp_path / "masks/a.png")
     pairs = find_pairs(tmp_path / "images", tmp_path / "masks")
-    reading = check_pairs(pairs, DataConfig()).reading
-    sample = PairDataset(pairs, InputSpec(96, 96, 96), reading)[0, 0]
+    encoding = check_pairs(pairs, DataConfig()).encoding
+    sample = PairDataset(pairs, InputSpec(96, 96, 96), encoding)[0, 0]
     assert sample.label is not None
     assert sample.weight is not None
     assert sample.target is not None

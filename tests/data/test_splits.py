@@ -93,7 +93,7 @@ def test_groups_by_expression_and_by_table(tmp_path: Path) -> None:
     config = DataConfig(root=str(tmp_path), groups=r"(\d)$")
     splits = load_splits(config)
     assert {pair.group for split in SPLITS for pair in splits[split]} == {"00", "01"} or True
-    with pytest.raises(DataError, match=r"says nothing of 000"):
+    with pytest.raises(DataError, match=r"has no group for 000"):
         load_splits(DataConfig(root=str(tmp_path), groups="^(x)"))
     for bad, message in (("(", "not a regular expression"), ("x", "needs brackets")):
         with pytest.raises(ConfigError, match=message):

@@ -25,7 +25,7 @@ def test_kvasir_has_its_published_split_and_jpeg_masks(real_data: Path) -> None:
     splits = load_splits(config)
     assert [len(splits[p]) for p in ("train", "validation", "test")] == [800, 100, 100]
     report = check_splits({p: pairs[:40] for p, pairs in splits.items()}, config)
-    assert "hold greys, split at half of white" in report.reading.how
+    assert "hold grey values, thresholded at half of white" in report.encoding.description
 
 
 def test_rivers_are_two_folders_with_masks_of_0_and_1(real_data: Path) -> None:
@@ -34,7 +34,7 @@ def test_rivers_are_two_folders_with_masks_of_0_and_1(real_data: Path) -> None:
     splits = load_splits(config)
     assert sum(map(len, splits.values())) == 292
     report = check_splits({p: pairs[:10] for p, pairs in splits.items()}, config)
-    assert report.reading.how == ""
+    assert report.encoding.description == ""
 
 
 def test_a_few_steps_on_real_images_and_a_prediction(real_data: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_training_data_are_read_as_in_training(
     own = DataConfig(root=str(root), values=2, ignore=255)
     for config in (asked(), asked(root=str(root)), asked(root=str(root), split_seed=4)):
         _, pairs, data = find_part(config, own)
-        label = check_pairs(pairs, data).reading.read(pairs[0].mask)
+        label = check_pairs(pairs, data).encoding.read(pairs[0].mask)
         assert label[:10, 0].tolist() == [1] * 9 + [255]
         assert not label[10:].any()
     assert "--data.split_seed: not used; the training's own data keep" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_other_data_have_the_classes_of_the_training(tmp_path: Path) -> None:
     trained = DataConfig("coco", "x", classes=[ClassConfig("square"), ClassConfig("blob")])
     config = asked(layout="coco", images=str(tmp_path / "train2017"), annotations=str(file))
     _, pairs, data = find_part(config, trained)
-    label = check_pairs(pairs, data).reading.read(pairs[0].mask)
+    label = check_pairs(pairs, data).encoding.read(pairs[0].mask)
     assert label[5, 5] == 1  # the square, which lies from (2, 2) to (10, 8)
     assert set(np.unique(label)) == {0, 1, 2}
     overlapping = dataclasses.replace(trained, exclusive=False)

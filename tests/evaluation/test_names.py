@@ -19,7 +19,7 @@ from autosam.comparison.scores import gather
 from autosam.comparison.variants import Variant
 from autosam.config import Config, DataConfig, Settings
 from autosam.config.commands import CheckConfig, CompareConfig, EvaluateConfig
-from autosam.data.checks import MaskReading
+from autosam.data.checks import MaskEncoding
 from autosam.data.dataset import PairDataset
 from autosam.data.layouts import load_pairs, load_splits
 from autosam.data.pairs import SPLITS
@@ -140,7 +140,7 @@ def test_a_data_set_of_two_images_of_one_name_is_refused(repeated: Path) -> None
     pairs = load_pairs(DataConfig(root=str(repeated)))
     input_spec = InputSpec(64, 64, 16, "longest-pad")
     with pytest.raises(DataError, match="both have the name img00"):
-        PairDataset(pairs, input_spec, MaskReading(127))
+        PairDataset(pairs, input_spec, MaskEncoding(127))
 
 
 def test_fewer_scores_than_images_are_an_error(repeated: Path) -> None:

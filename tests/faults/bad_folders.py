@@ -167,7 +167,7 @@ def a_cell_without_end(rng: Random, folder: Path, good: Good) -> Bad:
     return grouped(rng, good, folder / "groups.csv", text_of(rows))
 
 
-@cause("groups", DataError, r"says nothing of \d+.*Give every image a group")
+@cause("groups", DataError, r"has no group for \d+.*Give every image a group")
 def an_image_that_is_not_listed(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)
     del rows[rng.randrange(1, 9)]
@@ -192,7 +192,7 @@ def a_name_of_two_images(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, path.name, f"--data.groups={path}", "--data.folds=2")
 
 
-@cause("groups", DataError, r"expected 2 values|says nothing of \d+.*Give every image a group")
+@cause("groups", DataError, r"expected 2 values|has no group for \d+.*Give every image a group")
 def a_line_without_group(rng: Random, folder: Path, good: Good) -> Bad:
     rows = table(rng)
     rows[rng.randrange(1, 9)][1:] = rng.choice([[], [""]])
@@ -211,12 +211,12 @@ def no_expression(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
-@cause("groups", ConfigError, r"needs brackets around what is the group")
+@cause("groups", ConfigError, r"needs brackets around the part that is the group")
 def an_expression_without_brackets(rng: Random, folder: Path, good: Good) -> Bad:
     return by_pattern(rng, good, folder, rng.choice([r"^\d+", "case", r"(?:\d)", "groups.txt"]))
 
 
-@cause("groups", DataError, r"says nothing of \d+.*Give every image a group")
+@cause("groups", DataError, r"has no group for \d+.*Give every image a group")
 def an_expression_that_does_not_match(rng: Random, folder: Path, good: Good) -> Bad:
     return by_pattern(rng, good, folder, rng.choice(["^(case)", r"^(\d{9})", f"({rng.random()})"]))
 

@@ -380,7 +380,7 @@ def data_of_the_training_read_in_another_way(rng: Random, folder: Path, good: Go
     return ["evaluate", f"--checkpoint={good.run}", flag], str(good.run.parent / "data")
 
 
-@cause("line", ConfigError, r"--data\.fold \d: of how many\? Give --data\.folds")
+@cause("line", ConfigError, r"--data\.fold \d: needs --data\.folds")
 def a_fold_of_nothing(rng: Random, folder: Path, good: Good) -> Bad:
     fold = f"--data.fold={rng.randrange(1, 9)}"
     line = rng.choice([["rough"], scoring(good), training(good, folder)])

@@ -101,7 +101,7 @@ def test_masks_hold_the_values_of_the_user(
     mask = MaskFile(tmp_path / "mask.png")
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "image.png")
     pair = Pair("a", ImageFile(tmp_path / "image.png"), mask)
-    assert np.array_equal(check_pairs([pair], data).reading.read(mask), label)
+    assert np.array_equal(check_pairs([pair], data).encoding.read(mask), label)
 
 
 NAME = 'Größe "x", 日本'

@@ -157,7 +157,7 @@ def plain_size(path: Path, name: str) -> tuple[int, int]:
         raise _unreadable(name, error) from None
 
 
-def turn_of(path: Path) -> int:
+def read_orientation(path: Path) -> int:
     """The orientation 1 to 8 that a file (TIFF too) says of itself, 1 where it says none; pixels
     are not read."""
     try:

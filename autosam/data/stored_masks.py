@@ -1,4 +1,4 @@
-"""A mask as its file holds it, and which of its numbers are meant: values, palette or opacity."""
+"""Load a mask file as stored, and reduce it to one channel: values, palette or opacity."""
 
 from __future__ import annotations
 
@@ -10,56 +10,61 @@ from autosam.data.pairs import Pixels
 from autosam.data.readers.raster import StoredMask
 from autosam.errors import DataError
 
-DARK = 16
-"""Colours whose red, green and blue are at most this are black."""
+BLACK = 16
+"""Colours whose red, green and blue are at most this count as black."""
 REMEDY = "Save it as one channel whose values are the classes (0 background, 1 to K), or 0 and 255."
 
 
-def stored_of(mask: Pixels) -> StoredMask:
-    """What a mask's file holds. A mask in a file of its own has the method `stored` for that; of
-    others `read` gives the values.
+def load_stored_mask(mask: Pixels) -> StoredMask:
+    """Load a mask as its file stores it. Masks without a method `stored` have only the values
+    that `read` returns.
 
     Raises:
-        DataError: unreadable.
+        DataError: the file is unreadable.
     """
     method = getattr(mask, "stored", None)
     if method is None:
         return StoredMask(mask.read())
     stored: StoredMask = method()
-    if stored.values.dtype == np.int32:  # not a label of bits
+    if stored.values.dtype == np.int32:  # int32 is kept for bitmasks
         stored = replace(stored, values=stored.values.astype(np.int64))
     if stored.missing is None:
         return stored
-    hole = stored.missing if stored.values.ndim == 2 else stored.missing[..., None]
-    return replace(stored, values=np.where(hole, np.array(0, stored.values.dtype), stored.values))
+    missing = stored.missing if stored.values.ndim == 2 else stored.missing[..., None]
+    zero = np.array(0, stored.values.dtype)
+    return replace(stored, values=np.where(missing, zero, stored.values))
 
 
-def one_channel(stored: StoredMask, name: str, binary: bool) -> tuple[np.ndarray, str, int | None]:
-    """The numbers that tell what a pixel is.
+def single_channel(
+    stored: StoredMask, name: str, binary: bool
+) -> tuple[np.ndarray, str, int | None]:
+    """Reduce a mask to the channel that encodes the classes.
 
     Args:
         stored: the mask.
         name: for messages.
-        binary: whether there is one class, which may be drawn by opacity alone.
+        binary: whether there is one class, which the alpha channel alone may encode.
 
     Returns:
-        uint8 or uint16 H x W; "alpha" if they are opacity, else ""; and where colour and opacity
-        are both constant, the opacity.
+        values: uint8 or uint16 H x W.
+        source: "alpha" for opacity, "palette" or "transparent" for a palette with a transparent
+            index, else "".
+        level: the opacity, if colour and opacity are both constant; else None.
 
     Raises:
-        DataError: colours, numbers that are not whole or out of range, a shape that colour and
-            opacity draw differently.
+        DataError: several colours, values that are not whole or out of range, or colour and
+            alpha channel with different shapes.
     """
     values, alpha = stored.values, stored.alpha
     if alpha is not None and np.ptp(alpha) > 0 and _one_color(values, alpha > 0):
         if not binary:
             raise DataError(
-                f"{name}: its shape is in the alpha channel, which tells one class from background "
-                f"only. {REMEDY}"
+                f"{name}: its shape is in the alpha channel, which can encode one class only. "
+                f"{REMEDY}"
             )
         return _whole(alpha, name), "alpha", None
-    if values.ndim == 3 and stored.lossy and np.ptp(values, axis=2).max() <= DARK:
-        values = values[..., 1]  # greys whose channels were rounded apart
+    if values.ndim == 3 and stored.lossy and np.ptp(values, axis=2).max() <= BLACK:
+        values = values[..., 1]  # grey, with rounding differences between channels
     if values.ndim == 3:
         colors = np.unique(values.reshape(-1, 3), axis=0)
         shown = ", ".join("#" + "".join(f"{v:02x}" for v in color) for color in colors[:4])
@@ -73,28 +78,34 @@ def one_channel(stored: StoredMask, name: str, binary: bool) -> tuple[np.ndarray
     constant = np.ptp(values) == 0
     if np.ptp(alpha) == 0 and constant:
         return values, "", int(alpha.flat[0])
-    clear = alpha == 0
-    if stored.palette is None and (values[clear] != 0).any():
+    transparent = alpha == 0
+    if stored.palette is None and (values[transparent] != 0).any():
         raise DataError(
-            f"{name}: values other than 0 where it is transparent: colour and alpha channel draw "
-            f"different shapes. {REMEDY} Leave the alpha channel out."
+            f"{name}: values other than 0 where it is transparent: colour and alpha channel have "
+            f"different shapes. {REMEDY} Save it without the alpha channel."
         )
-    if stored.palette is not None and clear.any():
-        index = values[clear][0]
-        if not np.array_equal(values == index, clear) or (index != 0 and not binary):
+    if stored.palette is not None and transparent.any():
+        index = values[transparent][0]
+        if not np.array_equal(values == index, transparent) or (index != 0 and not binary):
             raise DataError(
                 f"{name}: index {index} of its palette is transparent, but background is 0. "
                 f"{REMEDY}"
             )
         if index != 0:
-            return np.where(clear, 0, 255).astype(np.uint8), "palette", None
+            return np.where(transparent, 0, 255).astype(np.uint8), "palette", None
         return values, "transparent", None
     return values, "", None
 
 
 def _one_color(values: np.ndarray, visible: np.ndarray) -> bool:
-    """Whether all that is visible has one colour, and the rest the same or black; of grey values
-    that draw the same shape as opacity does, no."""
+    """Whether all visible pixels have one colour, and the others the same colour or black.
+
+    False for grey values that have the same shape as the alpha channel.
+
+    Args:
+        values: H x W or H x W x C.
+        visible: bool H x W.
+    """
     colors = values.reshape(*values.shape[:2], -1)
     inside, outside = colors[visible], colors[~visible]
     if not len(inside) or (inside != inside[0]).any():
@@ -104,7 +115,11 @@ def _one_color(values: np.ndarray, visible: np.ndarray) -> bool:
 
 
 def _whole(values: np.ndarray, name: str) -> np.ndarray:
-    """Any number type -> uint8, or uint16 where values are above 255."""
+    """Convert to uint8, or to uint16 if a value is above 255.
+
+    Raises:
+        DataError: not H x W, or values that are not whole numbers from 0 to 65535.
+    """
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
     numbers = values.ndim == 2 and values.dtype.kind in "uif" and values.size > 0
@@ -121,22 +136,23 @@ def _whole(values: np.ndarray, name: str) -> np.ndarray:
 def binary_of_palette(
     indices: np.ndarray, palette: np.ndarray, ignore: int | None, name: str
 ) -> tuple[np.ndarray, str]:
-    """Palette indices of one class as values whose background is 0.
+    """Convert the palette indices of a one-class mask to values with background 0.
 
-    Greys count as grey values; of colours black is background, whatever its index. The order of a
-    palette says nothing: many programs sort it by frequency.
+    A palette of greys gives grey values. In a palette of colours black is background, whatever its
+    index: many programs sort palettes by frequency.
 
     Args:
         indices: uint8 H x W.
         palette: uint8 N x 3.
-        ignore: index of pixels that nobody labelled.
+        ignore: index of unlabelled pixels.
         name: for messages.
 
     Returns:
-        uint8 H x W; and "palette" where they are not the indices.
+        values: uint8 H x W.
+        source: "palette" if the values are not the indices, else "".
 
     Raises:
-        DataError: no colour is black, so that nobody knows which one is background.
+        DataError: no colour is black, two indices have one colour, or an index is out of range.
     """
     used = [i for i in np.unique(indices).tolist() if i != ignore]
     if used and used[-1] >= len(palette):
@@ -154,16 +170,16 @@ def binary_of_palette(
             )
         lookup[used] = colors[:, 0]
         return lookup[indices], "palette" if (colors[:, 0] != used).any() else ""
-    dark = [i for i, color in zip(used, colors, strict=True) if color.max() <= DARK]
-    if len(dark) > 1 or (not dark and (len(used) > 1 or used == [0])):
+    black = [i for i, color in zip(used, colors, strict=True) if color.max() <= BLACK]
+    if len(black) > 1 or (not black and (len(used) > 1 or used == [0])):
         shown = ", ".join(f"{i} is #{r:02x}{g:02x}{b:02x}"
                           for i, (r, g, b) in list(zip(used, colors, strict=True))[:4])  # fmt: skip
         raise DataError(
-            f"{name}: not one colour of its palette is black (index {shown}), so that background "
-            "cannot be told. --data.values INDEX says which index is foreground."
+            f"{name}: not one colour of its palette is black (index {shown}), so that the "
+            "background is ambiguous. Set the index of the foreground: --data.values INDEX."
         )
-    if dark in ([], [0]):
+    if black in ([], [0]):
         return indices, ""
     lookup[used] = 255
-    lookup[dark] = 0
+    lookup[black] = 0
     return lookup[indices], "palette"

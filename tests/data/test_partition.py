@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_splits import pool
 
 from autosam.config import DataConfig
-from autosam.data.division import deal, divide, pick, round_at_random
 from autosam.data.pairs import SPLITS, Pair
+from autosam.data.partition import controlled_rounding, make_folds, partition, sample_groups
 from autosam.data.splits import draw_splits
 from autosam.errors import DataError
 
@@ -93,7 +93,7 @@ def test_strata_are_kept_to_one_image(
     levels: list[int], validation: float, test: float, seed: int
 ) -> None:
     shares = [1 - validation - test, validation, test]
-    parts = divide([1] * len(levels), levels, shares, np.random.default_rng(seed))
+    parts = partition([1] * len(levels), levels, shares, np.random.default_rng(seed))
     assert sorted(itertools.chain(*parts)) == list(range(len(levels)))
     for part, share in zip(parts, shares, strict=True):
         assert abs(len(part) - share * len(levels)) < 1
@@ -105,7 +105,7 @@ def test_strata_are_kept_to_one_image(
 @EXAMPLES
 @given(st.lists(st.integers(0, 4), min_size=10, max_size=120), st.integers(2, 10), SEEDS)
 def test_strata_of_folds_differ_by_one(levels: list[int], folds: int, seed: int) -> None:
-    parts = deal([1] * len(levels), levels, folds, np.random.default_rng(seed))
+    parts = make_folds([1] * len(levels), levels, folds, np.random.default_rng(seed))
     assert sorted(itertools.chain(*parts)) == list(range(len(levels)))
     for level in [None, *set(levels)]:
         counts = [sum(level is None or levels[t] == level for t in part) for part in parts]
@@ -120,7 +120,7 @@ def test_strata_of_folds_differ_by_one(levels: list[int], folds: int, seed: int)
 )
 def test_controlled_rounding(rows: list[int], columns: list[int], seed: int) -> None:
     values = np.outer(rows, np.array(columns) / sum(columns))
-    found = round_at_random(values, np.random.default_rng(seed))
+    found = controlled_rounding(values, np.random.default_rng(seed))
     assert (np.abs(found - values) < 1).all()
     assert found.sum(1).tolist() == rows
     assert (np.abs(found.sum(0) - values.sum(0)) < 1).all()
@@ -129,7 +129,7 @@ def test_controlled_rounding(rows: list[int], columns: list[int], seed: int) -> 
 def test_controlled_rounding_is_right_on_average() -> None:
     values = np.outer([3, 5, 7, 2], [0.7, 0.15, 0.15])
     rng = np.random.default_rng(0)
-    mean = np.mean([round_at_random(values, rng) for _ in range(1000)], 0)
+    mean = np.mean([controlled_rounding(values, rng) for _ in range(1000)], 0)
     assert np.abs(mean - values).max() < 4 * 0.5 / np.sqrt(1000)
 
 
@@ -162,7 +162,7 @@ def test_groups_stay_whole_and_near_the_share(sizes: list[int], share: float, se
 @settings(max_examples=50, deadline=None)
 @given(SIZES, st.integers(2, 4), SEEDS)
 def test_groups_over_folds(sizes: list[int], folds: int, seed: int) -> None:
-    parts = deal(sizes, [0] * len(sizes), folds, np.random.default_rng(seed))
+    parts = make_folds(sizes, [0] * len(sizes), folds, np.random.default_rng(seed))
     assert sorted(itertools.chain(*parts)) == list(range(len(sizes)))
     loads = [sum(sizes[thing] for thing in part) for part in parts]
     # The largest has no more than the smallest could take on: one group, the smallest in it.
@@ -191,7 +191,7 @@ def test_twenty_patients_of_many_sizes_are_drawn_alike() -> None:
     sizes = np.random.default_rng(3).integers(1, 40, 20).tolist()
     count = np.zeros(20)
     for seed in range(500):
-        chosen = pick(sizes, 0.15 * sum(sizes), np.random.default_rng(seed))
+        chosen = sample_groups(sizes, 0.15 * sum(sizes), np.random.default_rng(seed))
         assert abs(sum(sizes[i] for i in chosen) - 0.15 * sum(sizes)) < 1
         count[chosen] += 1
     off = np.abs(count / 500 - 0.15).max()
@@ -231,8 +231,8 @@ def test_strata_of_groups_are_near_their_shares() -> None:
     rng = np.random.default_rng(0)
     levels, sizes = [0] * 20 + [1] * 20, rng.integers(3, 8, 40).tolist()
     for seed in range(50):
-        parts = divide(sizes, levels, [0.6, 0.2, 0.2], np.random.default_rng(seed))
-        folds = deal(sizes, levels, 5, np.random.default_rng(seed))
+        parts = partition(sizes, levels, [0.6, 0.2, 0.2], np.random.default_rng(seed))
+        folds = make_folds(sizes, levels, 5, np.random.default_rng(seed))
         for part, share in zip([*parts, *folds], [0.6, 0.2, 0.2, *[0.2] * 5], strict=True):
             for level in (0, 1):
                 total = sum(s for s, own in zip(sizes, levels, strict=True) if own == level)
@@ -244,7 +244,7 @@ def test_folds_of_groups_meet_others_with_another_seed() -> None:
     sizes = list(range(1, 16))
     drawn = set()
     for seed in range(40):
-        parts = deal(sizes, [0] * 15, 3, np.random.default_rng(seed))
+        parts = make_folds(sizes, [0] * 15, 3, np.random.default_rng(seed))
         loads = [sum(sizes[t] for t in part) for part in parts]
         assert max(loads) - min(loads) <= 1
         drawn.add(frozenset(map(frozenset, parts)))
@@ -260,6 +260,6 @@ def test_fewer_groups_than_folds_is_an_error() -> None:
 
 def test_a_hundred_thousand_images_of_ten_thousand_patients() -> None:
     sizes = np.random.default_rng(0).integers(1, 20, 10_000).tolist()
-    parts = divide(sizes, [0] * 10_000, [0.7, 0.15, 0.15], np.random.default_rng(0))
+    parts = partition(sizes, [0] * 10_000, [0.7, 0.15, 0.15], np.random.default_rng(0))
     for part, share in zip(parts, (0.7, 0.15, 0.15), strict=True):
         assert abs(sum(sizes[t] for t in part) - share * sum(sizes)) <= 2
