@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autosam.config.calls import make_callable
 from autosam.config.cli import Words, one_message, unknown_action
+from autosam.config.sams import require_sam_early
 from autosam.errors import ConfigError
 
 ACTIONS = ("list", "get", "verify", "add")
@@ -27,6 +28,9 @@ def weights(action: str = "list", *words: str | Path, sam: str | None = None) ->
     """
     if action not in ACTIONS:
         raise ConfigError(unknown_action("autosam weights", action, ACTIONS))
+    names = {"get": words, "add": words[:1], "verify": () if sam is None else (sam,)}
+    for name in names.get(action, ()):
+        require_sam_early(str(name))
     from autosam.models.sam.weights import manage
 
     run: Callable[..., None] = getattr(manage, "show" if action == "list" else action)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, get_args
 
+from autosam.config.sams import require_sam_early
 from autosam.config.setting import Setting, names_of, sections_of, settings_of, value_at
 from autosam.config.values import convert, near, range_mistakes, read_structure
 from autosam.config.yaml import read_config
@@ -213,6 +214,7 @@ def run_command(
         with one_message(shared):
             config = parse(kind, argv, f"autosam {name or function.__name__}")
             require_paths(config)
+            require_sam_early(getattr(config, "sam", None))
             function(config)
     except SystemExit as end:
         if argv is None and isinstance(end.code, int) and end.code > 128:

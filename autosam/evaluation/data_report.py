@@ -18,11 +18,10 @@ from autosam.config.values import require_config
 from autosam.data.images import write_png
 from autosam.data.inspection import Inspection, inspect_data
 from autosam.data.labels import class_masks
-from autosam.errors import ConfigError
 from autosam.evaluation import visualize
 from autosam.evaluation.visualize import spread
-from autosam.models.sam import SAMS
 from autosam.models.sam.cost import cache_costs
+from autosam.models.sam.weights.locate import known
 from autosam.utils.io import make_folder, require_new
 
 SIDE = 224
@@ -36,14 +35,12 @@ def check(config: CheckConfig) -> Inspection:
         ConfigError: settings that cannot work, or files that exist.
     """
     require_config(config, CheckConfig, "check")
-    if config.sam not in SAMS:
-        raise ConfigError(f"--sam {config.sam}: not one of {', '.join(SAMS)}.")
+    spec = known(config.sam)
     if config.output:
         require_new("output", config.output, ".png")
     if config.groups:
         require_new("groups", config.groups)
     copies = config.cache.copies if config.cache.copies is not None else 4
-    spec = SAMS[config.sam]
     found = inspect_data(config.data, config.sam, spec.image_size, spec.geometry)
     if found.images:
         found.facts["cache"] = cache_costs(found.images, copies)

@@ -15,11 +15,13 @@ from autosam.config import RUNS, Config
 from autosam.config.cli import from_dict, parse, run_command, to_dict
 from autosam.config.commands import AppConfig, BenchConfig, EvaluateConfig, PredictConfig
 from autosam.config.help import help_of
+from autosam.config.sams import SAM_NAMES
 from autosam.config.setting import value_at
 from autosam.config.validation import check_settings
 from autosam.config.yaml import config_path
 from autosam.errors import ConfigError, DataError
 from autosam.models.build import build_segmenter
+from autosam.models.sam import SAMS
 from autosam.utils.assets import asset_folder
 
 CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
@@ -250,6 +252,13 @@ def test_help_and_mistakes_import_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] in ("0", "2")
 
 
+UNKNOWN_SAM = f"--sam vitb: unknown. Choose one of {', '.join(SAM_NAMES)}. Did you mean vit_b?"
+
+
+def test_the_names_of_sams_are_the_registry() -> None:
+    assert [*SAM_NAMES] == [name for name in SAMS if name != "tiny"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -257,6 +266,14 @@ def test_help_and_mistakes_import_nothing_heavy(words: list[str]) -> None:
          "add. Did you mean list?"),
         ("embeddings --dir . prun", "autosam embeddings prun: unknown action. Choose one of list, "
          "prune. Did you mean prune?"),
+        ("train --images . --masks . --sam vitb", UNKNOWN_SAM),
+        ("check --images . --masks . --sam vitb", UNKNOWN_SAM),
+        ("evaluate --zero-shot --sam vitb", UNKNOWN_SAM),
+        ("compare --images . --masks . --sam vitb", UNKNOWN_SAM),
+        ("bench --sam vitb", UNKNOWN_SAM),
+        ("weights get lite vitb", UNKNOWN_SAM),
+        ("weights add vitb x.pth", UNKNOWN_SAM),
+        ("weights verify x.pth --sam vitb", UNKNOWN_SAM),
     ],
 )  # fmt: skip
 def test_a_mistyped_word_is_answered_with_the_nearest_one(words: str, message: str) -> None:

@@ -305,7 +305,7 @@ def an_output_below_a_file(rng: Random, folder: Path, good: Good) -> Bad:
 @cause(
     "line",
     ConfigError,
-    r"--sam .*: (not one of|unknown)|only for --zero-shot|leave --checkpoint out",
+    r"--sam .*: unknown|only for --zero-shot|leave --checkpoint out",
 )
 def a_sam_where_none_is_asked_for(rng: Random, folder: Path, good: Good) -> Bad:
     flags, named = rng.choice([

@@ -14,7 +14,8 @@ from urllib.parse import quote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from autosam.errors import CheckpointError, ConfigError
+from autosam.config.sams import require_sam
+from autosam.errors import CheckpointError
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.registry import SAMS
 from autosam.models.sam.weights.download import download, note_of, transfer_error
@@ -35,8 +36,7 @@ def known(name: str) -> SamSpec:
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in SAMS:
-        raise ConfigError(f"--sam {name}: unknown. Choose one of {', '.join(SAMS)}.")
+    require_sam(name, SAMS)
     return SAMS[name]
 
 

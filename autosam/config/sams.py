@@ -1,0 +1,59 @@
+"""The names of the published SAMs, known before torch is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from autosam.config.values import near
+from autosam.errors import ConfigError
+
+SAM_NAMES = (
+    "lite",
+    "vit_b",
+    "vit_l",
+    "vit_h",
+    "sam-vit-base",
+    "sam-vit-large",
+    "sam-vit-huge",
+    "mobile_sam",
+    "medsam",
+    "sam2.1-tiny",
+    "sam2.1-small",
+    "sam2.1-base-plus",
+    "sam2.1-large",
+)
+"""The keys of `SAMS`; a test compares them."""
+REGISTRY = "autosam.models.sam.registry"
+
+
+def require_sam(name: str, names: Iterable[str] = SAM_NAMES) -> None:
+    """Refuse a SAM that is not registered.
+
+    Args:
+        name: of the SAM.
+        names: of the registered ones.
+
+    Raises:
+        ConfigError: with the names, and the nearest of them.
+    """
+    names = list(names)
+    if name not in names:
+        choices = ", ".join(names)
+        raise ConfigError(f"--sam {name}: unknown. Choose one of {choices}.{near(name, names)}")
+
+
+def require_sam_early(name: str | None) -> None:
+    """Refuse an unknown SAM before torch is imported.
+
+    Where the registry is imported already, a script may have added SAMs of its own to it. They are
+    accepted here; `autosam.models.sam.weights.locate.known` looks them up.
+
+    Args:
+        name: of the SAM; None: no SAM is asked for.
+
+    Raises:
+        ConfigError: see `require_sam`.
+    """
+    if name is not None and REGISTRY not in sys.modules:
+        require_sam(name)
