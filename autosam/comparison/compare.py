@@ -22,8 +22,8 @@ from autosam.config.values import require_config
 from autosam.data.layouts import load_splits
 from autosam.data.pairs import Splits, fingerprint
 from autosam.errors import Stopped
-from autosam.evaluation.cautions import NOTHING, cautions, contents_of
 from autosam.evaluation.metrics import mean_scores
+from autosam.evaluation.sanity import EMPTY_MASK, describe_images, sanity_warnings
 from autosam.evaluation.scores import Scores
 from autosam.evaluation.visualize import palette
 from autosam.training.data import default_epochs
@@ -62,7 +62,7 @@ def compare(config: CompareConfig) -> ResultsTable:
         results = make_table(by_variant, base, trivial, facts(settings, splits, seeds), splits)
         add_warnings(results, settings)
         results.conclusion = conclusion(results)
-        empty = [name for name, row in trivial[NOTHING].items() if row["truth_share"] == 0]
+        empty = [name for name, row in trivial[EMPTY_MASK].items() if row["truth_share"] == 0]
         colours = palette(by_variant[base][0].config.data)
         html = build(results, predict_images(results, by_variant), empty, splits, colours)
     write(results, html, folder)
@@ -88,12 +88,12 @@ def make_table(
 def add_warnings(results: ResultsTable, settings: Settings) -> None:
     """Add to the facts what the images hold, what masks without a network score, and warnings."""
     data = settings.data
-    results.facts |= contents_of(results.rows[0].scores[0], data.class_names)
+    results.facts |= describe_images(results.rows[0].scores[0], data.class_names)
     results.facts["Dice without a network"] = ", ".join(
         f"{name} {mean:.3f}" for name, mean in results.trivial.items()
     )
     for row in results.rows:
-        if warnings := cautions(row.over_seeds(), data.num_classes > 1):
+        if warnings := sanity_warnings(row.over_seeds(), data.num_classes > 1):
             results.facts[f"warning, {row.title}"] = "; ".join(warnings)
 
 

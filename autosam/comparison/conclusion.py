@@ -8,7 +8,7 @@ from autosam.comparison.rows import Row
 from autosam.comparison.statistics import FEWEST, LEVEL, Difference, holm
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import CONTROLS, Variant
-from autosam.evaluation.evaluator import trust_in_words
+from autosam.evaluation.evaluator import format_gates
 
 STEEP = 0.02
 """Gain in validation Dice over the last quarter of the epochs above which a training counts as
@@ -153,7 +153,7 @@ def _controls(results: ResultsTable, own: Row) -> list[str]:
             )
     if (row := results.find(NO_SAM)) is not None:
         parts.append(f"SAM's mask is {judge(results, own, row)} than what the prompt alone says.")
-    if trusted := trust_in_words({name: mean for name, (mean, _) in own.metrics.items()}):
+    if trusted := format_gates({name: mean for name, (mean, _) in own.metrics.items()}):
         parts.append(
             f"Of SAM's image embedding the learned gates let {trusted} through (its "
             "levels, coarse to fine)."

@@ -15,7 +15,7 @@ from rich.table import Table
 from autosam.comparison.rows import Row
 from autosam.comparison.statistics import FEWEST, Difference, compare, seed_margin
 from autosam.comparison.variants import Variant
-from autosam.evaluation.tables import APART, COLUMNS
+from autosam.evaluation.tables import COLUMNS, EMPTINESS_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class ResultsTable:
         their own where there are empty images."""
         shown = {name: (title, f".{max(1, n - 1)}f") for name, (title, n) in COLUMNS.items()}
         if any("false_alarm" in row.metrics for row in self.rows):
-            shown |= APART | {"nonempty_dice": (APART["nonempty_dice"][0], ".3f")}
+            shown |= EMPTINESS_COLUMNS | {
+                "nonempty_dice": (EMPTINESS_COLUMNS["nonempty_dice"][0], ".3f")
+            }
         return shown
 
     def header(self) -> list[str]:

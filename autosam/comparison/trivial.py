@@ -9,8 +9,8 @@ from autosam.comparison.jobs import Job
 from autosam.comparison.scores import load_segmenter
 from autosam.data.dataset import PairDataset
 from autosam.data.labels import class_masks
-from autosam.evaluation.cautions import COVER, NOTHING
 from autosam.evaluation.metrics import score
+from autosam.evaluation.sanity import EMPTY_MASK, FULL_MASK
 from autosam.evaluation.scores import Scores
 from autosam.training.data import open_data
 
@@ -40,17 +40,17 @@ def _trivial_scores(job: Job) -> dict[str, Scores]:
     data = open_data(config, load_segmenter(job).input_spec, 0)
     mean = mean_mask(data.train, config.data.num_classes)
     largest = int(mean.mean((1, 2)).argmax())
-    found: dict[str, Scores] = {name: {} for name in (COVER, NOTHING, MEAN)}
+    found: dict[str, Scores] = {name: {} for name in (FULL_MASK, EMPTY_MASK, MEAN)}
     for pair in data.test.pairs:
         label = data.test.encoding.read(pair.mask)
         masks = np.zeros((len(mean), *label.shape), bool)
-        found[NOTHING][pair.name] = score(masks, label, ("dice",))
+        found[EMPTY_MASK][pair.name] = score(masks, label, ("dice",))
         resized = [
             cv2.resize(one, label.shape[::-1], interpolation=cv2.INTER_LINEAR) for one in mean
         ]
         found[MEAN][pair.name] = score(np.stack(resized) > 0.5, label, ("dice",))
         masks[largest] = True
-        found[COVER][pair.name] = score(masks, label, ("dice",))
+        found[FULL_MASK][pair.name] = score(masks, label, ("dice",))
     return found
 
 

@@ -1,67 +1,78 @@
-"""From which probability on a pixel counts, and how small a mask counts as none: chosen on
-validation, by a threshold that stays next to 0.5 where the difference may be chance."""
+"""Choose the probability threshold and the smallest mask area on the validation images."""
 
 from __future__ import annotations
 
 import numpy as np
 
 THRESHOLDS = tuple(step / 20 for step in range(2, 19))
-"""0.1 to 0.9."""
+"""Candidates, 0.1 to 0.9 in steps of 0.05."""
 MIDDLE = THRESHOLDS.index(0.5)
-FEWEST = 8
-"""Images with something in them that a choice needs, at least: below, 0.5 and no smallest area."""
-CHANCE = 0.5
-"""Standard errors by which mean scores may differ and still count as equal."""
+MIN_IMAGES = 8
+"""Non-empty images below which nothing is chosen: the threshold is 0.5, the smallest area 0."""
+TOLERANCE = 0.5
+"""Largest difference of mean scores that counts as equal, in standard errors."""
 
 
 def choose(
     dice: np.ndarray, area: np.ndarray, empty: np.ndarray, image: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """The threshold and the smallest area.
+    """Choose the threshold and the smallest area.
 
-    The threshold is the one next to 0.5 whose mean Dice, over all masks, is within half a standard
-    error (of the paired difference) of the best one's. Empty masks count as the others do: where a
-    run finds something in most of them, that is worth more than the last percent of Dice elsewhere,
-    and the threshold is what removes it. The smallest area removes specks that are left: half of
-    the smallest mask that found something, where there are empty masks at all. (The area of best
-    mean Dice hangs on the few specks that validation happens to hold.)
+    The threshold is the one closest to 0.5 whose mean Dice is within `TOLERANCE` standard errors
+    (of the paired difference) of the best mean. Empty masks count as the others do, so a threshold
+    that removes false alarms can win. The smallest area removes the small false positives that are
+    left: it is half the smallest predicted area with a Dice above 0, if there are empty masks. (The
+    area of the best mean Dice would depend on the few false positives of the validation images.)
 
     Args:
-        dice: float N x T, of each true mask (of an image and class) at each of `THRESHOLDS`.
-        area: float N x T, share of the image that is predicted.
-        empty: bool N, whether there is nothing in the true mask.
-        image: int N, which image a mask is of: the classes of one are no further images. None: each
-            is of its own.
+        dice: float N x T, Dice of each true mask (of one image and class) at each of `THRESHOLDS`.
+        area: float N x T, share of the image that is predicted, in [0, 1].
+        empty: bool N, whether the true mask is empty.
+        image: int N, index of the image of each mask: the masks of one image are averaged, because
+            they are not independent. None: one mask for each image.
 
     Returns:
-        A threshold of `THRESHOLDS`, and a share of the image, 0 for none.
+        threshold: one of `THRESHOLDS`.
+        min_area: share of the image, in [0, 1); 0 for none.
     """
     image = np.arange(len(dice)) if image is None else image
-    if len(np.unique(image[~empty])) < FEWEST:
+    if len(np.unique(image[~empty])) < MIN_IMAGES:
         return 0.5, 0.0
-    lost, error = _behind(_by_image(dice, image))
-    near = np.flatnonzero(lost <= CHANCE * error + 1e-9)
+    loss, error = _loss_to_best(_mean_by_image(dice, image))
+    near = np.flatnonzero(loss <= TOLERANCE * error + 1e-9)
     index = int(near[np.abs(near - MIDDLE).argmin()])
     return THRESHOLDS[index], smallest_area(dice[:, index], area[:, index], empty)
 
 
 def smallest_area(dice: np.ndarray, area: np.ndarray, empty: np.ndarray) -> float:
-    """See `choose`, at its threshold: float N, float N, bool N -> a share of the image."""
+    """Choose the smallest area at the chosen threshold, see `choose`.
+
+    Args:
+        dice: float N.
+        area: float N, shares of the image.
+        empty: bool N.
+
+    Returns:
+        A share of the image, in [0, 1).
+    """
     found = area[~empty & (dice > 0)]
     return float(found.min()) / 2 if len(found) and empty.any() else 0.0
 
 
-def _by_image(scores: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """float N x C of masks -> float I x C, the mean over those of each image."""
-    _, of = np.unique(image, return_inverse=True)
-    sums = np.zeros((int(of.max(initial=-1)) + 1, scores.shape[1]))
-    np.add.at(sums, of, scores)
-    return sums / np.bincount(of, minlength=len(sums))[:, None]
+def _mean_by_image(scores: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Average scores of masks, float N x C, by image: float I x C."""
+    _, index = np.unique(image, return_inverse=True)
+    sums = np.zeros((int(index.max(initial=-1)) + 1, scores.shape[1]))
+    np.add.at(sums, index, scores)
+    return sums / np.bincount(index, minlength=len(sums))[:, None]
 
 
-def _behind(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float N x C -> by how much the mean of each column is behind the best one's, and the standard
-    error of that: float C each."""
+def _loss_to_best(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract the mean of each column of float N x C from that of the best column.
+
+    Returns:
+        The differences, and their standard errors: float C each.
+    """
     best = int(scores.mean(0).argmax())
-    behind = scores[:, [best]] - scores
-    return behind.mean(0), behind.std(0, ddof=1) / np.sqrt(len(scores))
+    differences = scores[:, [best]] - scores
+    return differences.mean(0), differences.std(0, ddof=1) / np.sqrt(len(scores))

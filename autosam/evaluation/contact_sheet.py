@@ -1,4 +1,4 @@
-"""The contact sheet of a run: images with truth, prediction and prompt, one row each."""
+"""Draw the contact sheet of a run: images with truth, prediction and prompt, one row each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autosam.models.base import SegmentationModel
 from autosam.types import Batch
 
 SIDE = 224
-"""Pixels of an image in the contact sheet."""
+"""Side of a cell of the contact sheet, pixels."""
 
 
 @torch.no_grad()
@@ -27,16 +27,16 @@ def contact_sheet(
     device: torch.device,
     colours: np.ndarray = visualize.COLOURS,
 ) -> np.ndarray:
-    """Draw images, a row each: image, truth, prediction, what each map of the prompt highlights,
-    and the mask that the prompt makes without SAM.
+    """Draw one row for each image: image, truth, prediction, a heatmap of each map of the prompt,
+    and the mask of the surrogate decoder.
 
     Args:
-        segmenter: put into evaluation mode.
+        segmenter: put into evaluation mode and left there.
         dataset: the images.
-        positions: which of them.
+        positions: indices of the images to draw.
         exclusive: see `predict_label`.
-        device: where the segmenter is.
-        colours: uint8, RGB of the classes, in turn.
+        device: device of the segmenter.
+        colours: uint8 N x 3, RGB of the classes; repeated if there are more classes.
 
     Returns:
         uint8 H x W x 3, RGB.
@@ -71,7 +71,7 @@ def contact_sheet(
                 sample.valid,
             )
             row.append(visualize.overlay(image, alone, colours))
-        rows.append([visualize.fit(cell, SIDE) for cell in row])  # large ones are not kept
+        rows.append([visualize.fit(cell, SIDE) for cell in row])  # full-size cells need memory
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
     truth_title = "truth" if segmenter.input_spec.prompts is None else "truth and prompt"

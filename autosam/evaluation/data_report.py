@@ -1,4 +1,4 @@
-"""What an inspection of a data set found, as a table, a contact sheet, JSON."""
+"""Report the inspection of a data set as a table, a contact sheet and JSON."""
 
 from __future__ import annotations
 
@@ -25,14 +25,22 @@ from autosam.models.sam.weights.locate import known
 from autosam.utils.io import make_folder, require_new
 
 SIDE = 224
+"""Side of a cell of the contact sheet, pixels."""
 SHOWN = 24
+"""Largest number of images in the contact sheet."""
 
 
 def check(config: CheckConfig) -> Inspection:
-    """Inspect a data set and print what was found.
+    """Inspect a data set and print the result.
+
+    Args:
+        config: the data, and the files to write.
+
+    Returns:
+        Errors, warnings and facts.
 
     Raises:
-        ConfigError: settings that cannot work, or files that exist.
+        ConfigError: invalid settings, or output files that exist.
     """
     require_config(config, CheckConfig, "check")
     spec = known(config.sam)
@@ -61,7 +69,11 @@ def check(config: CheckConfig) -> Inspection:
 
 
 def show(found: Inspection) -> None:
-    """The table, then warnings and errors."""
+    """Print the facts as a table, then warnings and errors.
+
+    Args:
+        found: the result of an inspection.
+    """
     table = Table(show_header=False)
     for name, value in _rows(found.facts):
         table.add_row(name, value)
@@ -74,11 +86,11 @@ def show(found: Inspection) -> None:
     if len(found.errors) > 20:
         console.print(f"... and {len(found.errors) - 20} more errors (--json lists all).")
     if not found.errors:
-        console.print("No errors." if found.warnings else "Nothing wrong was found.")
+        console.print("No errors." if found.warnings else "No errors or warnings.")
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """A row for each fact; a group of numbers is one row, a group of groups several."""
+    """Convert facts to rows: a dictionary of values becomes one row, a nested one several."""
     rows = []
     for name, value in facts.items():
         if not isinstance(value, dict):
@@ -95,10 +107,16 @@ def _text(value: Any) -> str:
 
 
 def write_sheet(path: Path, found: Inspection, data: DataConfig) -> None:
-    """Images with their masks outlined, four in a row."""
+    """Write a contact sheet of images with their masks, four in a row.
+
+    Args:
+        path: the PNG file.
+        found: the result of an inspection.
+        data: names and colours of the classes.
+    """
     cells, notes = [], []
     colours = visualize.palette(data)
-    for name, image, masks in outlined(found, SHOWN, data.num_classes):
+    for name, image, masks in images_with_masks(found, SHOWN, data.num_classes):
         cells.append(visualize.fit(visualize.overlay(image, masks, colours), SIDE))
         notes.append(name)
     blank = cells[0] * 0
@@ -111,11 +129,19 @@ def write_sheet(path: Path, found: Inspection, data: DataConfig) -> None:
     write_png(path, visualize.image_grid(rows, titles, lines, SIDE))
 
 
-def outlined(
+def images_with_masks(
     found: Inspection, count: int, num_classes: int
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Images for a contact sheet, spread over the data: name, uint8 H x W x 3, and masks bool
-    K x H x W."""
+    """Read images and masks, spread evenly over the data set.
+
+    Args:
+        found: the result of an inspection.
+        count: largest number of images.
+        num_classes: K.
+
+    Yields:
+        Name, image uint8 H x W x 3, masks bool K x H x W.
+    """
     for i in spread(len(found.pairs), count):
         pair = found.pairs[i]
         label = found.encoding.read(pair.mask)
@@ -123,7 +149,12 @@ def outlined(
 
 
 def write_groups(path: Path, groups: dict[str, str]) -> None:
-    """A CSV with the columns name and group."""
+    """Write a CSV file with the columns name and group.
+
+    Args:
+        path: the file.
+        groups: groups by name of the image.
+    """
     make_folder(path.parent)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""Score every image at its own size, and choose a threshold on validation."""
+"""Score a segmenter on a data set, and choose its threshold."""
 
 from __future__ import annotations
 
@@ -27,11 +27,17 @@ def calibrate(
     exclusive: bool,
     accelerator: Accelerator | None = None,
 ) -> tuple[float, float]:
-    """The threshold and the smallest area that `calibration.choose` makes of these images.
+    """Choose the threshold and the smallest area on a data set, see `calibration.choose`.
 
     Args:
-        segmenter, loader, exclusive, accelerator: as for `evaluate`; of several exclusive classes
-            the most probable wins, and no threshold matters.
+        segmenter: put into evaluation mode and left there.
+        loader: batches with labels, on the segmenter's device.
+        exclusive: see `predict_label`; with several exclusive classes no threshold is used.
+        accelerator: gathers the scores of all processes.
+
+    Returns:
+        threshold: probability from which on a pixel is foreground.
+        min_area: share of the image, 0 for none.
     """
     segmenter.eval()
     rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -51,29 +57,32 @@ def calibrate(
                 rows.append((name, np.transpose(scores), np.transpose(areas), empty))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
-    found = {row[0]: row[1:] for row in rows}.values()
+    found = {row[0]: row[1:] for row in rows}.values()  # an image repeated as padding counts once
     if not found:
         return 0.5, 0.0
-    scores_of, areas_of, empty_of = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    image_of = np.repeat(np.arange(len(found)), [len(empty) for _, _, empty in found])
-    return choose(scores_of, areas_of, empty_of, image_of)
+    all_scores, all_areas, all_empty = (np.concatenate(part) for part in zip(*found, strict=True))
+    image = np.repeat(np.arange(len(found)), [len(empty) for _, _, empty in found])
+    return choose(all_scores, all_areas, all_empty, image)
 
 
-TRUST = ("trust", "trust_2x", "trust_4x")
-"""Names of how far the levels of SAM's image embedding are trusted, coarse to fine."""
+GATES = ("trust", "trust_2x", "trust_4x")
+"""Score names of the learned gates on the levels of SAM's image embedding, coarse to fine."""
 
 
-def trust(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float]]:
-    """How far prompts trust what SAM sees: the mean of each gate over the cells of the image and
-    its classes, for each image of the batch; empty without gates.
+def gate_means(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float]]:
+    """Average the learned gates over the classes and the cells of each image, without padding.
 
     Args:
         prompt: P = B*K prompts.
         batch: B images.
-        image_size: S.
+        image_size: side S of the SAM input, pixels.
+
+    Returns:
+        For each image the mean of each gate in [0, 1], by the names of `GATES`; empty for prompts
+        without gates.
     """
     found: list[dict[str, float]] = [{} for _ in batch.names]
-    for name, gate in zip(TRUST, prompt.gates, strict=False):
+    for name, gate in zip(GATES, prompt.gates, strict=False):
         side = gate.shape[-1]
         shown = inside((batch.sam_valid * side / image_size).ceil(), side)
         sums = (gate.float() * shown[prompt.image_index]).sum((1, 2, 3))
@@ -83,9 +92,9 @@ def trust(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float
     return found
 
 
-def trust_in_words(means: Mapping[str, float]) -> str:
-    """`12%, 30%, 7%`: the means of what `trust` finds, coarse to fine; empty without gates."""
-    return ", ".join(f"{means[name]:.0%}" for name in TRUST if name in means)
+def format_gates(means: Mapping[str, float]) -> str:
+    """Format mean gates as percentages, coarse to fine: "12%, 30%, 7%"; "" without gates."""
+    return ", ".join(f"{means[name]:.0%}" for name in GATES if name in means)
 
 
 @torch.no_grad()
@@ -99,29 +108,28 @@ def evaluate(
     bf16: bool = False,
     classes: Sequence[str] = (),
 ) -> Scores:
-    """Score every image at its own size.
+    """Score each image at its own size.
 
     Args:
         segmenter: put into evaluation mode and left there.
         loader: batches with labels, on the segmenter's device.
         exclusive: see `predict_label`.
-        names: metrics.
-        criterion: adds the image's `loss` to each row.
-        accelerator: gathers rows over processes; an image that padding of the shards repeated
-            counts once.
-        bf16: see `train_one_epoch`.
-        classes: their names.
+        names: keys of `METRICS`.
+        criterion: if given, each row also has the `loss` of the image.
+        accelerator: gathers the rows of all processes; an image repeated as padding counts once.
+        bf16: whether to compute in bfloat16.
+        classes: names of the classes.
 
     Returns:
-        Scores by image name; and how far SAM was trusted, see `trust`, where it saw the image.
+        Scores by image; with a learned prompt and SAM's image embedding also `gate_means`.
     """
     segmenter.eval()
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
         predicted = predict_batch(segmenter, batch, bf16)
-        trusted: list[dict[str, float]] = [{}] * len(batch)
+        gates: list[dict[str, float]] = [{}] * len(batch)
         if predicted.prompt is not None and segmenter.sees_image:
-            trusted = trust(predicted.prompt, batch, segmenter.input_spec.image_size)
+            gates = gate_means(predicted.prompt, batch, segmenter.input_spec.image_size)
         for i, name in enumerate(batch.names):
             label = batch.labels[i]
             assert label is not None
@@ -130,7 +138,7 @@ def evaluate(
                 one = slice(i, i + 1)
                 parts = criterion(predicted.logits[one], batch.targets[one], batch.weights[one])
                 scores["loss"] = parts["loss"].item()
-            rows.append((name, scores | trusted[i]))
+            rows.append((name, scores | gates[i]))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
     return dict(rows)

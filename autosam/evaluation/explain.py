@@ -1,4 +1,4 @@
-"""One image segmented, and what its prompt highlights."""
+"""Segment one image and draw its learned prompt as heatmaps."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from autosam.types import Batch, Prompt
 
 @dataclass
 class Explanation:
-    """An image, segmented, and its prompt."""
+    """The logits of one image and heatmaps of its learned prompt."""
 
     logits: torch.Tensor
     """float K x H x W."""
     heatmaps: dict[str, np.ndarray] = field(default_factory=dict)
-    """uint8 H x W x 3, what each map of a learned prompt highlights (the mean over classes), by the
-    map's size, coarse to fine."""
+    """uint8 H x W x 3 RGB by the size of the prompt's map, coarse to fine: the mean over classes.
+    Empty without a learned prompt."""
     surrogate: torch.Tensor | None = None
-    """float K x H x W, the logits that the surrogate decoder makes of the prompt alone."""
+    """float K x H x W, logits of the surrogate decoder, which sees the prompt alone."""
 
 
 @torch.no_grad()
 def explain(segmenter: SegmentationModel, batch: Batch) -> Explanation:
-    """Segment one image and show its prompt, with one pass of the image encoder.
+    """Segment one image and draw its learned prompt, with one pass of the image encoder.
 
     Args:
         segmenter: in evaluation mode.
-        batch: one image.
+        batch: one image, on the segmenter's device.
+
+    Returns:
+        Logits and heatmaps at the image's own size.
     """
     input_spec = segmenter.input_spec
 
@@ -47,7 +50,7 @@ def explain(segmenter: SegmentationModel, batch: Batch) -> Explanation:
     if isinstance(segmenter, Segmenter):
         embedding, prompt = segmenter.encode_image(batch), segmenter.prompter(batch, segmenter.sam)
         logits = segmenter.decode_mask(batch, embedding, prompt)[0]
-        if segmenter.surrogate is None:  # sparse tokens alone
+        if segmenter.surrogate is None:  # the prompt has sparse tokens only
             empty = segmenter.prompter.no_prompts(batch, segmenter.sam)
             baseline = segmenter.decode_mask(batch, embedding, empty)[0]
     else:

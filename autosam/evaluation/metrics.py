@@ -1,4 +1,4 @@
-"""Scores of one prediction at the image's own size; what empty masks score is decided here."""
+"""Metrics of one prediction at the image's own size, with their values for empty masks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,47 @@ from autosam.data.pairs import Pair
 from autosam.errors import DataError
 
 TOLERANCE = 0.01
-"""How far apart outlines may lie and count as the same, as a share of the image's diagonal."""
+"""Largest distance of matching contours for `surface_dice`, as a share of the image's diagonal."""
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """2 |A and B| / (|A| + |B|) of bool H x W; 1 where both are empty."""
+    """Compute the Dice coefficient, 2 |A and B| / (|A| + |B|).
+
+    Args:
+        predicted: bool H x W.
+        truth: bool H x W.
+
+    Returns:
+        In [0, 1]; 1 if both masks are empty.
+    """
     total = int(predicted.sum()) + int(truth.sum())
     return 1.0 if total == 0 else 2 * int((predicted & truth).sum()) / total
 
 
 def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """|A and B| / |A or B| of bool H x W; 1 where both are empty."""
+    """Compute the intersection over union, |A and B| / |A or B|.
+
+    Args:
+        predicted: bool H x W.
+        truth: bool H x W.
+
+    Returns:
+        In [0, 1]; 1 if both masks are empty.
+    """
     either = int((predicted | truth).sum())
     return 1.0 if either == 0 else int((predicted & truth).sum()) / either
 
 
 def hausdorff95(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """95 % Hausdorff distance in pixels of bool H x W.
+    """Compute the 95th percentile of the Hausdorff distance.
 
-    0 where both are empty; the image's diagonal where one is. (MONAI gives NaN there.)
+    Args:
+        predicted: bool H x W.
+        truth: bool H x W.
+
+    Returns:
+        In pixels. 0 if both masks are empty, the image's diagonal if one is, where MONAI returns
+        NaN.
     """
     if not predicted.any() and not truth.any():
         return 0.0
@@ -45,10 +67,15 @@ def hausdorff95(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def surface_dice(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Normalised surface distance of bool H x W: the share of both outlines that lies within
-    `TOLERANCE` of the other (Nikolov et al. 2021, arXiv 1809.04430, "surface Dice").
+    """Compute the normalised surface distance ("surface Dice", Nikolov et al. 2021, arXiv
+    1809.04430): the share of both contours that is within `TOLERANCE` of the other.
 
-    1 where both are empty, 0 where one is. (MONAI gives NaN there.)
+    Args:
+        predicted: bool H x W.
+        truth: bool H x W.
+
+    Returns:
+        In [0, 1]. 1 if both masks are empty, 0 if one is, where MONAI returns NaN.
     """
     if not predicted.any() or not truth.any():
         return float(predicted.any() == truth.any())
@@ -59,21 +86,39 @@ def surface_dice(predicted: np.ndarray, truth: np.ndarray) -> float:
 def _monai(
     metric: Callable[..., Tensor], predicted: np.ndarray, truth: np.ndarray, **settings: Any
 ) -> float:
-    """A metric of MONAI of two bool H x W."""
-    ours, theirs = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, truth))
-    with warnings.catch_warnings():  # MONAI warns of an argument that MONAI itself passes
+    """Call a metric of MONAI on two masks, bool H x W."""
+    a, b = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, truth))
+    with warnings.catch_warnings():  # MONAI warns about an argument that MONAI itself passes
         warnings.simplefilter("ignore", FutureWarning)
-        return float(metric(ours, theirs, include_background=True, **settings))
+        return float(metric(a, b, include_background=True, **settings))
 
 
 def precision(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """|A and B| / |A| of a prediction A, bool H x W; for empty A: 1 where B is empty, else 0."""
-    found = int(predicted.sum())
-    return float(not truth.any()) if found == 0 else int((predicted & truth).sum()) / found
+    """Compute the precision, |A and B| / |A| of a prediction A.
+
+    Args:
+        predicted: bool H x W.
+        truth: bool H x W.
+
+    Returns:
+        In [0, 1]. For an empty prediction 1 if the truth is empty, else 0.
+    """
+    positives = int(predicted.sum())
+    if positives == 0:
+        return float(not truth.any())
+    return int((predicted & truth).sum()) / positives
 
 
 def recall(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """|A and B| / |B| of a truth B, bool H x W; for empty B: 1 where A is empty, else 0."""
+    """Compute the recall, |A and B| / |B| of a true mask B.
+
+    Args:
+        predicted: bool H x W.
+        truth: bool H x W.
+
+    Returns:
+        In [0, 1]. For an empty truth 1 if the prediction is empty, else 0.
+    """
     return precision(truth, predicted)
 
 
@@ -85,6 +130,7 @@ METRICS = {
     "precision": precision,
     "recall": recall,
 }
+"""Metrics by name: (predicted, truth), bool H x W each -> float."""
 
 
 def score(
@@ -93,60 +139,62 @@ def score(
     names: Sequence[str] = tuple(METRICS),
     classes: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Score one image, averaged over classes.
+    """Score one image.
 
-    Of several classes, one that is neither in the truth nor predicted is left out (NaN): it says
-    nothing of the others. An image with nothing in it, where nothing is predicted, is right: 1.
+    With several classes, a class that is neither in the truth nor predicted is NaN and left out of
+    the mean. If no class is in either, the image scores 1.
 
     Args:
         predicted: bool K x H x W.
-        label: H x W, see `autosam.data.labels`; pixels of unknown class do not count.
+        label: H x W, see `autosam.data.labels`; pixels of unknown class are left out.
         names: keys of `METRICS`.
-        classes: names of the K classes; unset: 1..K.
+        classes: names of the K classes; empty for "1" to "K".
 
     Returns:
-        The mean over classes by name, and what `contents` says; for several classes each as
-        `name/class` too. All of it NaN where no pixel's class is known.
+        The mean over classes by metric, and the values of `mask_statistics`; for several classes
+        also `metric/class`. All are NaN if the class of no pixel is known.
     """
     result: dict[str, float] = {}
     seen = known(label)
     truth, predicted = class_masks(label, len(predicted)), predicted & seen
     titles = list(classes) or [str(k + 1) for k in range(len(truth))]
-    there = (truth | predicted).any((1, 2))
+    present = (truth | predicted).any((1, 2))
     for name in names:
         values = [METRICS[name](*masks) for masks in zip(predicted, truth, strict=True)]
-        counted = np.where(there | (not there.any()), values, np.nan)
+        counted = np.where(present | (not present.any()), values, np.nan)
         result[name] = float(np.nanmean(counted))
         if len(values) > 1:
-            values = [v if k else math.nan for v, k in zip(values, there, strict=True)]
+            values = [v if k else math.nan for v, k in zip(values, present, strict=True)]
             result |= {f"{name}/{c}": value for c, value in zip(titles, values, strict=True)}
-    result |= contents(predicted, truth, result.get("dice", math.nan), int(seen.sum()))
+    result |= mask_statistics(predicted, truth, result.get("dice", math.nan), int(seen.sum()))
     for k, title in enumerate(titles if len(titles) > 1 else []):
         one = slice(k, k + 1)
-        own = contents(predicted[one], truth[one], result.get(f"dice/{title}", math.nan), 1)
-        result |= {f"{name}/{title}": own[name] for name in APART}
+        own = mask_statistics(predicted[one], truth[one], result.get(f"dice/{title}", math.nan), 1)
+        result |= {f"{name}/{title}": own[name] for name in BY_EMPTINESS}
     return result if seen.any() else dict.fromkeys(result, math.nan)
 
 
-APART = ("nonempty_dice", "miss", "false_alarm")
-"""Scores of images with something in them apart from those of the others."""
+BY_EMPTINESS = ("nonempty_dice", "miss", "false_alarm")
+"""Scores that are defined for non-empty or for empty images only."""
 
 
-def contents(
+def mask_statistics(
     predicted: np.ndarray, truth: np.ndarray, dice: float, pixels: int
 ) -> dict[str, float]:
-    """What an image's masks hold.
+    """Compute scores that treat empty and non-empty images separately, and foreground shares.
 
     Args:
-        predicted, truth: bool K x H x W.
-        dice: the image's.
-        pixels: whose class is known.
+        predicted: bool K x H x W.
+        truth: bool K x H x W.
+        dice: Dice of the image.
+        pixels: number of pixels whose class is known.
 
     Returns:
-        `nonempty_dice`: Dice, and `miss`: 1 where nothing of the truth is found, else 0; both NaN
-        where there is nothing in the truth. `false_alarm`: 1 where something is predicted, else 0;
-        NaN where there is something in the truth. `truth_share` and `predicted_share`: of the
-        pixels, those of any class.
+        nonempty_dice: `dice`; NaN for an empty truth.
+        miss: 1 without a true positive pixel, else 0; NaN for an empty truth.
+        false_alarm: 1 if anything is predicted, else 0; NaN for a non-empty truth.
+        truth_share: share of the known pixels that is foreground, in [0, 1].
+        predicted_share: share of the known pixels that is predicted as foreground, in [0, 1].
     """
     full, any_truth, any_predicted = truth.any(), truth.any(0), predicted.any(0)
     return {
@@ -159,11 +207,14 @@ def contents(
 
 
 def by_subset(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> dict[str, dict[str, float]]:
-    """Mean scores of each named test set; nothing where there are none, or no pixel is known.
+    """Compute the mean scores of each named subset, such as one of several test sets.
 
     Args:
         rows: scores by image.
         pairs: the images.
+
+    Returns:
+        Mean scores by subset, without those in which the class of no pixel is known.
     """
     sets: dict[str, list[dict[str, float]]] = {}
     for pair in pairs:
@@ -178,36 +229,45 @@ def by_subset(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> dict[str,
 
 
 def require_all(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> None:
-    """See that each image has its scores: a mean over fewer would be of other images.
+    """Check that every image has scores, and nothing else.
+
+    Args:
+        rows: scores by image.
+        pairs: the images.
 
     Raises:
-        DataError: naming images without scores, or scores without an image.
+        DataError: images without scores, or scores without an image.
     """
     names = {pair.name for pair in pairs}
     if wrong := sorted(names ^ rows.keys())[:3]:
         raise DataError(
             f"{len(pairs)} images, but {len(rows)} scores (for example {', '.join(wrong)}). This "
-            "is a fault of autosam: report it, with the command."
+            "is a bug of autosam: please report it, with the command."
         )
 
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each score over the images that have it, see `score`; scores that none has are left
-    out.
+    """Average each score over the images for which it is not NaN.
+
+    Args:
+        rows: scores of each image, see `score`.
+
+    Returns:
+        Means by score, without those that are NaN for every image.
 
     Raises:
-        DataError: no image has a Dice, because no pixel's class is known.
+        DataError: Dice is NaN for every image, because the class of no pixel is known.
     """
     means = {name: mean_known([row.get(name, math.nan) for row in rows]) for name in rows[0]}
     if math.isnan(means.get("dice", 0.0)):
         raise DataError(
-            f"Of all {len(rows)} images no pixel's class is known (ignored values, no data): they "
-            "have no score. Look at --data.ignore and --data.nodata, or choose other images."
+            f"In all {len(rows)} images the class of no pixel is known (ignored values, no data), "
+            "so they have no score. Check --data.ignore and --data.nodata, or choose other images."
         )
     return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
 
 def mean_known(values: Sequence[float]) -> float:
-    """The mean of what is not NaN; NaN where all is."""
-    found = [value for value in values if not math.isnan(value)]
-    return float(np.mean(found)) if found else math.nan
+    """Average the values that are not NaN; NaN if there are none."""
+    finite = [value for value in values if not math.isnan(value)]
+    return float(np.mean(finite)) if finite else math.nan

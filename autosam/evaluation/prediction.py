@@ -1,4 +1,4 @@
-"""From a batch to masks: logits at each image's own size, then a threshold or the largest class."""
+"""Convert a batch to masks: logits at each image's own size, then a threshold or an arg-max."""
 
 from __future__ import annotations
 
@@ -18,27 +18,37 @@ from autosam.utils.device import half_precision
 
 @dataclass
 class BatchPrediction:
-    """What a segmenter predicts for a batch. Images are brought to their own size one at a time,
-    when asked for, because they may be large."""
+    """The prediction for a batch. Logits are resized to the size of an image on request, one image
+    at a time, because images may be large."""
 
     segmenter: SegmentationModel
     batch: Batch
     logits: Tensor
     """float32 B x K x m x m."""
     prompt: Prompt | None = None
-    """The P = B*K prompts that they were made by, where there is one for each class."""
+    """The P = B*K prompts, if there is one for each image and class."""
 
     def full_logits(self, i: int) -> Tensor:
-        """float32 K x H x W at the own size of image `i`."""
+        """Resize the logits of an image to its own size.
+
+        Args:
+            i: index of the image in the batch.
+
+        Returns:
+            float32 K x H x W.
+        """
         spec = self.segmenter.input_spec
         return restore(self.logits[i], self.batch.sizes[i], spec.image_size, spec.geometry)
 
     def masks(self, i: int, exclusive: bool) -> np.ndarray:
-        """bool K x H x W of image `i`, by the segmenter's own threshold and smallest area.
+        """Make the masks of an image by the segmenter's threshold and smallest area.
 
         Args:
-            i: number of the image in the batch.
+            i: index of the image in the batch.
             exclusive: see `predict_label`.
+
+        Returns:
+            bool K x H x W.
         """
         segmenter = self.segmenter
         return predict_label(
@@ -50,7 +60,7 @@ class BatchPrediction:
         )
 
     def valid(self, i: int) -> np.ndarray | None:
-        """bool H x W, where image `i` holds data; None: everywhere."""
+        """The pixels of image `i` that hold data, bool H x W; None for all."""
         return self.batch.valid[i] if self.batch.valid else None
 
 
@@ -63,6 +73,9 @@ def predict_batch(
         segmenter: in evaluation mode.
         batch: on the segmenter's device.
         bf16: whether to compute in bfloat16.
+
+    Returns:
+        Logits, and the learned prompt if there is one.
     """
     with half_precision(batch.generator_input.device, bf16):
         logits, prompt = segmenter.segment(batch)
@@ -76,19 +89,21 @@ def predict_label(
     min_area: float = 0.0,
     valid: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Logits at the image's own size -> masks.
+    """Convert logits to masks.
 
     Args:
-        logits: float K x H x W.
-        exclusive: arg-max with background, or each class against the threshold.
-        threshold: of the probability, 0..1; several exclusive classes have none.
-        min_area: share of the image that a class covers at least; of less it counts as not found.
-        valid: bool H x W, where the image holds data; elsewhere nothing is found.
+        logits: float K x H x W, at the image's own size.
+        exclusive: whether a pixel has at most one class. With several such classes the masks are
+            the arg-max over the classes and background; else each class is compared with the
+            threshold.
+        threshold: probability in (0, 1) above which a pixel is foreground.
+        min_area: share of the image in [0, 1); a class that covers less is removed.
+        valid: bool H x W, the pixels that hold data; all others become background. None for all.
 
     Returns:
         bool K x H x W; with exclusive classes at most one is True per pixel.
     """
-    if not exclusive or len(logits) == 1:  # one class wins against background's 0
+    if not exclusive or len(logits) == 1:  # one class: background has the logit 0
         masks = (logits > math.log(threshold / (1 - threshold))).cpu().numpy()
     else:
         best = with_background(logits[None])[0].argmax(0)
@@ -100,7 +115,15 @@ def predict_label(
 
 
 def without_specks(masks: np.ndarray, min_area: float) -> np.ndarray:
-    """bool K x H x W -> the same, classes that cover less than this share of the image removed."""
+    """Remove classes that cover less than a share of the image.
+
+    Args:
+        masks: bool K x H x W; changed in place.
+        min_area: share of the image in [0, 1).
+
+    Returns:
+        `masks`.
+    """
     if min_area:
         masks &= (masks.mean((1, 2)) >= min_area)[:, None, None]
     return masks

@@ -1,4 +1,4 @@
-"""What a rule on colours finds, as a contact sheet."""
+"""Draw the masks and prompts of a color prior as a contact sheet."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ from autosam.types import InputSpec
 from autosam.utils.io import make_folder, require_new
 
 SIDE = 320
+"""Side of a cell of the contact sheet, pixels."""
 
 
 def rough(config: RoughPreview) -> list[float]:
-    """Draw the sheet; returns the IoU of rough and true mask of each image.
+    """Draw the contact sheet and print the mean IoU.
+
+    Args:
+        config: the color prior, the data and the file to write.
+
+    Returns:
+        IoU of the color prior's mask and the true mask of each image.
 
     Raises:
-        ConfigError, DataError: the file exists; data that cannot be used.
+        ConfigError: the file exists, or a setting is invalid.
+        DataError: data that cannot be used.
     """
     require_config(config, RoughPreview, "rough")
     require_new("output", config.output, ".png")

@@ -1,4 +1,4 @@
-"""Scores of each image as CSV."""
+"""Read and write per-image scores as CSV."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import math
 from pathlib import Path
 
 Scores = dict[str, dict[str, float]]
-"""Scores by image, or means by split, and by name, see `autosam.evaluation.metrics.score`."""
+"""Scores by image (or mean scores by split), then by name, see `metrics.score`."""
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """Per-image scores as CSV: name and one column per metric; NaN (of a class that the image does
-    not hold) is an empty cell."""
+    """Write scores, one row for each image and one column for each score.
+
+    Args:
+        path: the CSV file.
+        scores: scores by image; NaN becomes an empty cell.
+    """
     names = list(next(iter(scores.values())))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -26,11 +30,17 @@ def _cell(value: float) -> str:
 
 
 def read_scores(path: Path) -> Scores:
-    """The inverse of `write_scores`.
+    """Read the scores that `write_scores` wrote.
+
+    Args:
+        path: the CSV file.
+
+    Returns:
+        Scores by image; empty cells are NaN.
 
     Raises:
-        ValueError: an image has two rows, or a value is no number.
-        KeyError: there is no column image.
+        ValueError: an image has two rows, or a value is not a number.
+        KeyError: the column "image" is missing.
     """
     found: Scores = {}
     with open(path, newline="", encoding="utf-8") as file:

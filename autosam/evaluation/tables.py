@@ -1,9 +1,11 @@
-"""Scores as tables on the terminal."""
+"""Print scores as tables, and reports on the data."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+
+from autosam.data.checks import Report
 
 COLUMNS = {
     "dice": ("Dice", 4),
@@ -13,33 +15,48 @@ COLUMNS = {
     "precision": ("precision", 4),
     "recall": ("recall", 4),
 }
-"""Title and digits of each metric: HD95 is the 95 % Hausdorff distance, NSD the normalised surface
-distance (see `autosam.evaluation.metrics`)."""
+"""Title and decimals of each metric: HD95 is the 95 % Hausdorff distance, NSD the normalised
+surface distance, see `autosam.evaluation.metrics`."""
 
 
-APART = {
+EMPTINESS_COLUMNS = {
     "nonempty_dice": ("Dice, not empty", ".4f"),
     "miss": ("missed", ".1%"),
     "false_alarm": ("false alarms", ".1%"),
 }
-"""Title and format of what is known of images with something in them (Dice, and the share of them
-in which nothing is found) and of those with nothing (the share in which something is predicted)."""
+"""Title and format of the scores of non-empty images (Dice, and the share without a true positive)
+and of empty ones (the share in which anything is predicted)."""
+
+
+def print_report(report: Report) -> None:
+    """Print how masks are read, if that was inferred, and warnings about the data.
+
+    Args:
+        report: the result of `check_pairs`.
+    """
+    if report.encoding.description:
+        print(f"masks: {report.encoding.description}")
+    for warning in report.warnings:
+        print(f"warning: {warning}")
 
 
 def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> None:
-    """A table of scores by split, one that tells images with nothing in them apart where there are
-    some, and lines of facts below."""
+    """Print a table of scores by split, a second one if there are empty images, and facts.
+
+    Args:
+        scores: mean scores by split; `metric/class` becomes a line for each class.
+        facts: lines below the tables, by title.
+    """
     console = Console(soft_wrap=True, markup=False, emoji=False)
     columns = {name: (title, f".{digits}f") for name, (title, digits) in COLUMNS.items()}
-    for shown in (columns, APART):
-        if shown is APART and not any("false_alarm" in row for row in scores.values()):
-            continue
+    has_empty = any("false_alarm" in row for row in scores.values())
+    for shown in (columns, EMPTINESS_COLUMNS) if has_empty else (columns,):
         table = Table("split")
         for title, _ in shown.values():
             table.add_column(title, justify="right")
         for split, row in scores.items():
-            classes = [name.removeprefix("dice") for name in row if name.startswith("dice")]
-            for end in classes:  # "" for the mean, then "/NAME" for each of several classes
+            endings = [name.removeprefix("dice") for name in row if name.startswith("dice")]
+            for end in endings:  # "" for the mean, then "/NAME" for each of several classes
                 cells = (
                     f"{row[name + end]:{form}}" if name + end in row else ""
                     for name, (_, form) in shown.items()
@@ -51,13 +68,18 @@ def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> 
 
 
 def print_zero_shot(table: dict[str, tuple[float, float]], facts: dict[str, str]) -> None:
-    """A table of IoU over objects and Dice over images by kind of prompt, and lines of facts."""
+    """Print mean IoU over objects and mean Dice over images by kind of prompt, and facts.
+
+    Args:
+        table: see `ZeroShot.table`.
+        facts: lines below the table, by title.
+    """
     lines = Table()
     lines.add_column("prompt from the true mask")
     lines.add_column("mean IoU of objects", justify="right")
     lines.add_column("mean Dice of images", justify="right")
-    for prompt, (of_objects, of_images) in table.items():
-        lines.add_row(prompt, f"{of_objects:.4f}", f"{of_images:.4f}")
+    for prompt, (mean_iou, mean_dice) in table.items():
+        lines.add_row(prompt, f"{mean_iou:.4f}", f"{mean_dice:.4f}")
     console = Console(soft_wrap=True, markup=False, emoji=False)
     console.print(lines)
     for name, value in facts.items():

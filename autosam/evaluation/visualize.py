@@ -1,4 +1,4 @@
-"""Images of what a segmenter does: outlines, overlays, the prompt made visible, sheets."""
+"""Draw overlays, prompts, heatmaps and contact sheets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ COLOURS = np.array(
     [(255, 214, 0), (0, 200, 255), (255, 80, 120), (120, 255, 90), (200, 120, 255), (255, 150, 40)],
     dtype=np.uint8,
 )
-"""RGB of the classes, in turn."""
+"""Default RGB of the classes; repeated if there are more classes."""
 
 
 def palette(data: DataConfig) -> np.ndarray:
-    """uint8 K x 3: the colours of the classes, given or in turn."""
+    """Take the colours of the classes from the settings, or `COLOURS` where none is set.
+
+    Args:
+        data: the classes.
+
+    Returns:
+        uint8 K x 3, RGB.
+    """
     colours = COLOURS[np.arange(data.num_classes) % len(COLOURS)]
     for k, entry in enumerate(data.classes or []):
         if entry.color:
@@ -35,8 +42,8 @@ def overlay(
     Args:
         image: uint8 H x W x 3.
         masks: bool K x H x W.
-        colours: uint8, RGB of the classes, in turn.
-        alpha: strength of the tint, 0..1.
+        colours: uint8 N x 3, RGB of the classes; repeated if K > N.
+        alpha: strength of the tint, in [0, 1].
 
     Returns:
         uint8 H x W x 3.
@@ -52,12 +59,12 @@ def overlay(
 
 
 def draw_prompts(image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, int]) -> np.ndarray:
-    """Draw boxes, and points (white on the object, black beside it), on an image.
+    """Draw boxes and points on an image; foreground points are white, background points black.
 
     Args:
         image: uint8 H x W x 3.
-        prompts: in pixels of SAM's square.
-        valid: rows and columns of the square that the image takes up.
+        prompts: in pixels of the SAM input.
+        valid: rows and columns of the SAM input without padding.
 
     Returns:
         uint8 H x W x 3.
@@ -66,20 +73,22 @@ def draw_prompts(image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, in
     scale = np.array([image.shape[1] / valid[1], image.shape[0] / valid[0]])
     size = max(2, round(max(image.shape[:2]) / 100))
 
-    def place(xy: np.ndarray) -> tuple[int, int]:
+    def to_image(xy: np.ndarray) -> tuple[int, int]:
         x, y = ((xy + 0.5) * scale - 0.5).round().astype(int)
         return int(x), int(y)
 
     if prompts.boxes is not None:
         for box in prompts.boxes.numpy():
             cv2.rectangle(
-                result, place(box[:2]), place(box[2:]), (255, 255, 255), max(1, size // 2)
+                result, to_image(box[:2]), to_image(box[2:]), (255, 255, 255), max(1, size // 2)
             )
     if prompts.points is not None and prompts.labels is not None:
         flat = zip(prompts.points.flatten(0, 1).numpy(), prompts.labels.flatten(), strict=True)
-        for xy, on in flat:
-            cv2.circle(result, place(xy), size + 1, (0, 0, 0) if on else (255, 255, 255), -1)
-            cv2.circle(result, place(xy), size, (255, 255, 255) if on else (0, 0, 0), -1)
+        for xy, is_foreground in flat:
+            colours = [(0, 0, 0), (255, 255, 255)]
+            border, fill = colours if is_foreground else colours[::-1]
+            cv2.circle(result, to_image(xy), size + 1, border, -1)
+            cv2.circle(result, to_image(xy), size, fill, -1)
     return result
 
 
@@ -89,19 +98,20 @@ def prompt_maps(
     baseline: Tensor | None = None,
     valid: tuple[float, float] = (1.0, 1.0),
 ) -> dict[str, Tensor]:
-    """What each map of P prompts highlights.
+    """Reduce each map of P prompts to one channel, see `main_component`.
+
+    Sparse tokens have no spatial layout. For prompts without a map that varies, the change that the
+    tokens make is drawn instead: the probability with them minus that without.
 
     Args:
         prompt: P prompts.
-        logits: float P x m x m that the decoder makes of them.
-        baseline: float P x m x m without prompt; needed where no map varies, as of sparse prompts:
-            tokens have no cells, so what they change is shown, the mask's probability with them
-            minus that without.
-        valid: the share of rows and columns that hold image; padding has no say.
+        logits: float P x m x m, decoded from the prompts.
+        baseline: float P x m x m, decoded without a prompt; needed for sparse tokens alone.
+        valid: share of the rows and of the columns without padding, in (0, 1].
 
     Returns:
-        By title (`32 x 32`, or `tokens`), coarse to fine: float P x n x n in [0, 1], 0 on padding;
-        0.5 is neutral for tokens.
+        By title ("32 x 32", or "tokens"), coarse to fine: float P x n x n in [0, 1], 0 on padding.
+        For tokens 0.5 means no change.
     """
     levels = [
         level
@@ -118,12 +128,13 @@ def prompt_maps(
 
 
 def main_component(level: Tensor, logits: Tensor, valid: tuple[float, float]) -> Tensor:
-    """The first principal component of a map over the cells of the image, the direction in which it
-    varies most, with the sign that goes with the predicted mask.
+    """Compute the first principal component of a map over the cells of the image, with the sign
+    that correlates with the predicted mask.
 
     Args:
         level: float P x C x n x n.
-        logits, valid: see `prompt_maps`.
+        logits: float P x m x m, see `prompt_maps`.
+        valid: share of the rows and of the columns without padding, in (0, 1].
 
     Returns:
         float P x n x n in [0, 1], 0 on padding.
@@ -144,13 +155,28 @@ def main_component(level: Tensor, logits: Tensor, valid: tuple[float, float]) ->
 
 
 def heatmap(values: np.ndarray) -> np.ndarray:
-    """float H x W in [0, 1] -> uint8 H x W x 3 RGB, dark blue to yellow."""
+    """Apply the viridis colour map, dark blue to yellow.
+
+    Args:
+        values: float H x W in [0, 1].
+
+    Returns:
+        uint8 H x W x 3, RGB.
+    """
     level = (values * 255).clip(0, 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
 def fit(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 H x W x 3 -> side x side x 3: scaled to fit, centred on dark grey."""
+    """Scale an image to fit a square, centred on dark grey.
+
+    Args:
+        image: uint8 H x W x 3.
+        side: side of the square, pixels.
+
+    Returns:
+        uint8 side x side x 3.
+    """
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -165,13 +191,16 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
 def image_grid(
     rows: list[list[np.ndarray]], titles: list[str], notes: list[str], side: int = 224
 ) -> np.ndarray:
-    """Images in a grid with a title per column and a note under each row's first image.
+    """Arrange images in a grid with a title above each column and a note in each row's first cell.
 
     Args:
-        rows: uint8 H x W x 3 images, one list per row.
-        titles: per column.
-        notes: per row.
-        side: of a cell, pixels.
+        rows: images uint8 H x W x 3, one list for each row.
+        titles: one for each column.
+        notes: one for each row.
+        side: side of a cell, pixels.
+
+    Returns:
+        uint8 H x W x 3.
     """
     gap, header = 6, 28
     height = header + len(rows) * (side + gap)
@@ -194,5 +223,13 @@ def image_grid(
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` positions spread evenly over 0..count-1."""
+    """Spread up to `wanted` indices evenly over 0 to count - 1.
+
+    Args:
+        count: number of items.
+        wanted: largest number of indices.
+
+    Returns:
+        Distinct indices in increasing order.
+    """
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()

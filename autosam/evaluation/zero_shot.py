@@ -1,4 +1,4 @@
-"""How well a SAM segments objects from prompts taken from their true masks, without training."""
+"""Scores of a pretrained SAM, prompted from the true mask of each object."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ from autosam.models.sam.interactive import Prompted, mask_logits
 from autosam.types import Batch, ImageEmbedding, InputSpec
 
 AT_ONCE = 1 << 24
-"""Pixels of the objects segmented together: each takes an image's worth of memory."""
+"""Largest number of mask pixels of the objects that are segmented together; bounds memory."""
 
 
 def filled_box(mask: np.ndarray) -> np.ndarray:
-    """The mask that knows nothing but the box: bool H x W."""
+    """Fill the bounding box of a mask, a baseline that needs no network.
+
+    Args:
+        mask: bool H x W, not empty.
+
+    Returns:
+        bool H x W.
+    """
     result = np.zeros(mask.shape, bool)
     x0, y0, x1, y1 = box_from_mask(mask, np.random.default_rng()).astype(int)
     result[y0 : y1 + 1, x0 : x1 + 1] = True
@@ -33,7 +40,14 @@ def filled_box(mask: np.ndarray) -> np.ndarray:
 
 
 def ellipse_in_box(mask: np.ndarray) -> np.ndarray:
-    """The ellipse that touches the box's sides: bool H x W."""
+    """Fill the ellipse inscribed in the bounding box of a mask, a second baseline.
+
+    Args:
+        mask: bool H x W, not empty.
+
+    Returns:
+        bool H x W.
+    """
     x0, y0, x1, y1 = box_from_mask(mask, np.random.default_rng()).astype(float)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     across = (2 * columns - x0 - x1) / (x1 - x0 + 1)
@@ -42,22 +56,28 @@ def ellipse_in_box(mask: np.ndarray) -> np.ndarray:
 
 
 def random_decoder(sam: Sam) -> Sam:
-    """The same SAM with a mask decoder of random weights: what an untrained one would score."""
+    """Copy a SAM with a randomly initialised mask decoder, a control for the pretrained one.
+
+    Args:
+        sam: a SAM; all modules but the mask decoder are shared with the copy.
+
+    Returns:
+        The copy; its weights are the same at every call.
+    """
     other = copy.copy(sam)
-    # The rest is shared: the image encoder may take gigabytes.
-    other._modules = dict(other._modules)
+    other._modules = dict(other._modules)  # shared modules: the image encoder may take gigabytes
     other.mask_decoder = copy.deepcopy(sam.mask_decoder)
 
-    def forget(module: nn.Module) -> None:
+    def reset(module: nn.Module) -> None:
         if hasattr(module, "reset_parameters"):
             cast(Any, module).reset_parameters()
-        else:  # SAM's own layer norm over channels
+        else:  # SAM's layer norm over channels
             for name, parameter in module.named_parameters(recurse=False):
                 nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        other.mask_decoder.apply(forget)
+        other.mask_decoder.apply(reset)
     return other
 
 
@@ -66,28 +86,28 @@ class ZeroShot:
 
     Args:
         sam: frozen, in evaluation mode.
-        seed: of the points.
+        seed: seed of the random points.
     """
 
     def __init__(self, sam: Sam, seed: int = 0) -> None:
         self.sam, self.untrained = sam, random_decoder(sam)
         self.seed = seed
         self.rows: list[dict[str, float | str | int]] = []
-        """One per object and kind of prompt: image, class, object, prompt, iou."""
+        """One row for each object and kind of prompt: image, class, object, prompt, iou."""
         self.dices: dict[str, list[float]] = {}
-        """Per kind of prompt, for each image and class with objects: Dice of all of them."""
+        """By kind of prompt: Dice of the union of the objects, for each image and class."""
 
     @torch.no_grad()
     def add(
         self, name: str, image: np.ndarray, masks: np.ndarray, device: torch.device | str
     ) -> None:
-        """Score the objects of one image, each with every kind of prompt.
+        """Score each object of one image with each kind of prompt.
 
         Args:
-            name: of the image.
+            name: name of the image.
             image: uint8 H x W x 3.
-            masks: bool K x H x W; each connected part of a class is an object.
-            device: where SAM is.
+            masks: bool K x H x W; each connected component of a class is an object.
+            device: device of SAM.
         """
         sam, spec = self.sam, self.sam.spec
         input_spec = InputSpec(spec.image_size, spec.image_size, 4 * sam.grid[0], spec.geometry)
@@ -102,16 +122,16 @@ class ZeroShot:
             union: dict[str, np.ndarray] = {}
             for start in range(0, len(numbers), count):
                 part = np.stack([parts == n for n in numbers[start : start + count]])
-                for prompt, found in self._segment(
+                for prompt, predicted in self._segment(
                     part, embedding, input_spec, rng, device
                 ).items():
-                    for i, (ours, mask) in enumerate(zip(found, part, strict=True)):
+                    for i, (one, mask) in enumerate(zip(predicted, part, strict=True)):
                         self.rows.append({"image": name, "class": k, "object": start + i,
-                                          "prompt": prompt, "iou": iou(ours, mask)})  # fmt: skip
+                                          "prompt": prompt, "iou": iou(one, mask)})  # fmt: skip
                     union.setdefault(prompt, np.zeros(truth.shape, bool))
-                    union[prompt] |= found.any(0)
-            for prompt, together in union.items():
-                self.dices.setdefault(prompt, []).append(dice(together, truth))
+                    union[prompt] |= predicted.any(0)
+            for prompt, predicted in union.items():
+                self.dices.setdefault(prompt, []).append(dice(predicted, truth))
 
     def _segment(
         self,
@@ -121,32 +141,33 @@ class ZeroShot:
         rng: np.random.Generator,
         device: torch.device | str,
     ) -> dict[str, np.ndarray]:
-        """bool P x H x W objects -> what is found of them, by kind of prompt: the same shape."""
+        """Segment objects, bool P x H x W: predictions of the same shape by kind of prompt."""
         count, (height, width) = len(masks), masks.shape[1:]
         content = content_size(height, width, input_spec.image_size, input_spec.geometry)
         scale = np.array([content[1] / width, content[0] / height], np.float32)
 
-        def to_square(xy: list[np.ndarray]) -> Tensor:
-            """Pixel centres of the image -> those of SAM's square: float P x N x 2."""
+        def to_sam_input(xy: list[np.ndarray]) -> Tensor:
+            """Convert pixel coordinates of the image to those of the SAM input: float P x N x 2."""
             return torch.from_numpy((np.stack(xy).reshape(count, -1, 2) + 0.5) * scale - 0.5)
 
-        squares = np.stack(
+        sam_masks = np.stack(
             [
                 pad(resize_label(m.astype(np.uint8), content), input_spec.image_size) > 0
                 for m in masks
             ]
         )
-        here = torch.zeros(count, dtype=torch.int64)
-        boxes = to_square([box_from_mask(m, rng) for m in masks]).flatten(1)
-        prompts = {"box": Prompted(squares, here, boxes=boxes)}
-        for kind, points in (("1 point", 1), ("3 points", 3)):
-            places = to_square([points_from_mask(m, rng, points) for m in masks])
-            labels = torch.ones(count, points, dtype=torch.int)
-            prompts[kind] = Prompted(squares, here, places, labels)
-        prompts["mask"] = Prompted(squares, here, low=mask_logits(squares, input_spec.mask_size))
-        place = (input_spec, (height, width), device)
-        result = {k: self._decode(self.sam, embedding, p, *place) for k, p in prompts.items()}
-        untrained = self._decode(self.untrained, embedding, prompts["box"], *place)
+        image_index = torch.zeros(count, dtype=torch.int64)
+        boxes = to_sam_input([box_from_mask(m, rng) for m in masks]).flatten(1)
+        prompts = {"box": Prompted(sam_masks, image_index, boxes=boxes)}
+        for kind, number in (("1 point", 1), ("3 points", 3)):
+            points = to_sam_input([points_from_mask(m, rng, number) for m in masks])
+            labels = torch.ones(count, number, dtype=torch.int)
+            prompts[kind] = Prompted(sam_masks, image_index, points, labels)
+        low = mask_logits(sam_masks, input_spec.mask_size)
+        prompts["mask"] = Prompted(sam_masks, image_index, low=low)
+        size = (input_spec, (height, width), device)
+        result = {k: self._decode(self.sam, embedding, p, *size) for k, p in prompts.items()}
+        untrained = self._decode(self.untrained, embedding, prompts["box"], *size)
         result["box, untrained decoder"] = untrained
         result["(the box, filled)"] = np.stack([filled_box(m) for m in masks])
         result["(the ellipse in the box)"] = np.stack([ellipse_in_box(m) for m in masks])
@@ -161,20 +182,24 @@ class ZeroShot:
         shape: tuple[int, int],
         device: torch.device | str,
     ) -> np.ndarray:
-        """-> bool P x H x W."""
+        """Decode prompts to masks at the image's own size, bool P x H x W."""
         logits, _ = sam.decode_mask(embedding, prompted.encode_prompt(sam, device))
         full = restore(logits[:, 0].float(), shape, input_spec.image_size, input_spec.geometry)
         return (full > 0).cpu().numpy()
 
     def table(self) -> dict[str, tuple[float, float]]:
-        """By kind of prompt: mean IoU over objects, mean Dice over images."""
+        """Average the scores.
+
+        Returns:
+            By kind of prompt: mean IoU over objects, mean Dice over images and classes.
+        """
         ious: dict[str, list[float]] = {}
         for row in self.rows:
             ious.setdefault(str(row["prompt"]), []).append(float(row["iou"]))
         return {k: (float(np.mean(v)), float(np.mean(self.dices[k]))) for k, v in ious.items()}
 
     def write(self, path: Path) -> None:
-        """The rows as CSV."""
+        """Write the rows as CSV."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(self.rows[0]))
             writer.writeheader()

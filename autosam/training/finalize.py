@@ -14,9 +14,9 @@ from autosam.config import RUNS, Config
 from autosam.data.images import write_png
 from autosam.data.pairs import SPLITS
 from autosam.errors import CheckpointError
-from autosam.evaluation.cautions import cautions, contents_of
-from autosam.evaluation.evaluator import calibrate, trust_in_words
+from autosam.evaluation.evaluator import calibrate, format_gates
 from autosam.evaluation.metrics import by_subset, mean_scores
+from autosam.evaluation.sanity import describe_images, sanity_warnings
 from autosam.evaluation.scores import Scores, write_scores
 from autosam.evaluation.tables import print_scores
 from autosam.models import checkpoint
@@ -146,12 +146,12 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
         if decision.min_area > 0:
             chosen += f"; masks of less than {decision.min_area:.2%} of the image count as none"
         facts["threshold"] = chosen
-    if trusted := trust_in_words(scores["test"]):
+    if trusted := format_gates(scores["test"]):
         facts["SAM's image embedding let through, coarse to fine"] = trusted
-    facts |= contents_of(test_rows, config.data.class_names)
+    facts |= describe_images(test_rows, config.data.class_names)
     print_scores(scores, facts)
-    for caution in cautions(test_rows, config.data.num_classes > 1):
-        log.warning("on test, %s", caution)
+    for message in sanity_warnings(test_rows, config.data.num_classes > 1):
+        log.warning("on test, %s", message)
     summary = {
         "epochs": trainer.epoch,
         "seconds": round(trainer.seconds, 1),

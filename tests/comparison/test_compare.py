@@ -25,7 +25,7 @@ from autosam.config import RUNS, Settings
 from autosam.config.commands import CompareConfig
 from autosam.data.layouts import load_splits
 from autosam.errors import ConfigError, Stopped
-from autosam.evaluation.cautions import cautions
+from autosam.evaluation.sanity import sanity_warnings
 from autosam.evaluation.scores import read_scores
 from autosam.evaluation.tables import COLUMNS
 from autosam.models.losses import SegmentationLoss
@@ -289,8 +289,8 @@ def test_many_runs_find_nothing_by_chance_alone() -> None:
     [
         ({"curves": [[0.1, 0.2, 0.3, 0.4]]}, "head had not come to its end .* rose by 0.100"),
         ({"curves": [[0.1, 0.2]]}, "head was trained for 2 epochs only"),
-        ({"curves": [[0.9] * 8], "trivial": {"a mask that covers every image": 0.95}},
-         r"head has learnt nothing \(Dice 0.\d+, where a mask that covers every image has 0.950\)"),
+        ({"curves": [[0.9] * 8], "trivial": {"a mask of the whole image": 0.95}},
+         r"head has learnt nothing \(Dice 0.\d+, where a mask of the whole image has 0.950\)"),
         ({"groups": 5}, "the test images are of 5 groups, and below 6 nothing can be told"),
     ],
 )  # fmt: skip
@@ -338,12 +338,12 @@ def test_warnings_are_of_the_means_that_the_table_shows() -> None:
         return {f"p{i}": {"dice": dice, **shares} for i in range(4)}
 
     half = Row(Variant("head"), [seed(0.4, 1.0), seed(0.8, 0.3)])
-    assert len(cautions(half.scores[0], False)) == 1
-    assert cautions(half.over_seeds(), False) == []
+    assert len(sanity_warnings(half.scores[0], False)) == 1
+    assert sanity_warnings(half.over_seeds(), False) == []
     low = Row(Variant("head"), [seed(0.35, 0.2), seed(0.25, 0.2)])
     assert low.metrics["dice"][0] == pytest.approx(0.3)
-    (said,) = cautions(low.over_seeds(), False)
-    assert re.fullmatch(r"its Dice of 0.300 is not above that of .* \(0.400\)", said)
+    (said,) = sanity_warnings(low.over_seeds(), False)
+    assert re.fullmatch(r"the Dice of 0.300 is not above that of .* \(0.400\)", said)
 
 
 def test_images_without_a_score_are_not_counted() -> None:

@@ -117,7 +117,7 @@ def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
     assert "<b>" not in text
     assert "sam-box, &lt;b&gt;" in text
     assert "<td>0.700 ± 0.000</td>" in text
-    # Of the head: Dice of the six images with something in them, and what is wrong with which.
+    # Of the head: Dice of the six non-empty images, and what is wrong with which.
     shown = "<td>0.592 ± 0.000</td><td>16.7% ± 0.0%</td><td>100.0% ± 0.0%</td>"
     assert shown in text
     # Of the one empty image: left empty by autosam and the oracle, not by the head.

@@ -156,7 +156,7 @@ def test_known_is_where_both_image_and_mask_are(tmp_path: Path) -> None:
 
 def test_scores_of_nothing_are_an_error_and_not_left_out() -> None:
     nothing = {"dice": float("nan"), "iou": float("nan")}
-    with pytest.raises(DataError, match="Of all 2 images no pixel's class is known"):
+    with pytest.raises(DataError, match="In all 2 images the class of no pixel is known"):
         mean_scores([nothing, nothing])
     assert mean_scores([nothing, {"dice": 0.5, "iou": 0.4}]) == {"dice": 0.5, "iou": 0.4}
     assert by_subset({}, []) == {}

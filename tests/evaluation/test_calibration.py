@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autosam.evaluation.calibration import FEWEST, THRESHOLDS, choose, smallest_area
+from autosam.evaluation.calibration import MIN_IMAGES, THRESHOLDS, choose, smallest_area
 
 COUNT = len(THRESHOLDS)
 MIDDLE = THRESHOLDS.index(0.5)
 
 
 def images(lost: float, silent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """36 images with something in them, best at 0.5 and worse by `lost` at 0.85, and 4 that are
+    """36 non-empty images, best at 0.5 and worse by `lost` at 0.85, and 4 that are
     empty, of which `silent` are left empty from 0.85 on: dice, area, empty."""
     rng = np.random.default_rng(0)
     fall = lost / 0.35 * np.abs(np.array(THRESHOLDS) - 0.5)
@@ -35,8 +35,8 @@ def test_false_alarms_count_as_much_as_what_they_cost() -> None:
 
 def test_a_threshold_is_moved_by_what_most_images_say_and_no_further() -> None:
     best = 1 - np.abs(np.array(THRESHOLDS) - 0.3)
-    dice = np.stack([best + 0.1 * i for i in range(FEWEST)])
-    area, empty = np.full(dice.shape, 0.1), np.zeros(FEWEST, bool)
+    dice = np.stack([best + 0.1 * i for i in range(MIN_IMAGES)])
+    area, empty = np.full(dice.shape, 0.1), np.zeros(MIN_IMAGES, bool)
     assert choose(dice, area, empty) == (0.3, 0.0)
     assert choose(dice[1:], area[1:], empty[1:]) == (0.5, 0.0)  # too few
     # One of them says otherwise: the mean is best at 0.3, by less than its error from 0.45 on.

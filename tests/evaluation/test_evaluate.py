@@ -13,7 +13,7 @@ import pytest
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.commands import EvaluateConfig
 from autosam.data.checks import check_pairs
-from autosam.evaluation.evaluate import find_part
+from autosam.evaluation.select_pairs import select_pairs
 
 
 def asked(**data: object) -> EvaluateConfig:
@@ -28,13 +28,13 @@ def root(tmp_path: Path) -> Path:
 def test_the_limit_holds_for_two_folders_and_for_the_training_data(root: Path) -> None:
     two = {"images": str(root / "images"), "masks": str(root / "masks")}
     for trained in (None, DataConfig(root="elsewhere")):
-        title, pairs, _ = find_part(asked(**two, limit=5), trained)
+        title, pairs, _ = select_pairs(asked(**two, limit=5), trained)
         assert len(pairs) == 5
         assert title == f"some of {root / 'images'}"
-        assert len(find_part(asked(**two), trained)[1]) == 12
+        assert len(select_pairs(asked(**two), trained)[1]) == 12
     own = DataConfig(root=str(root), test=0.5)
-    whole = find_part(asked(), own)[1]
-    some = find_part(asked(limit=2), own)[1]
+    whole = select_pairs(asked(), own)[1]
+    some = select_pairs(asked(limit=2), own)[1]
     assert len(whole) == 6
     assert len(some) == 2
     assert {pair.name for pair in some} < {pair.name for pair in whole}
@@ -49,11 +49,11 @@ def test_the_training_data_are_read_as_in_training(
         miniature.write(path, mask)
     own = DataConfig(root=str(root), values=2, ignore=255)
     for config in (asked(), asked(root=str(root)), asked(root=str(root), split_seed=4)):
-        _, pairs, data = find_part(config, own)
+        _, pairs, data = select_pairs(config, own)
         label = check_pairs(pairs, data).encoding.read(pairs[0].mask)
         assert label[:10, 0].tolist() == [1] * 9 + [255]
         assert not label[10:].any()
-    assert "--data.split_seed: not used; the training's own data keep" in capsys.readouterr().out
+    assert "--data.split_seed: not used; the training data keep" in capsys.readouterr().out
 
 
 def test_other_data_have_the_classes_of_the_training(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_other_data_have_the_classes_of_the_training(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     trained = DataConfig("coco", "x", classes=[ClassConfig("square"), ClassConfig("blob")])
     config = asked(layout="coco", images=str(tmp_path / "train2017"), annotations=str(file))
-    _, pairs, data = find_part(config, trained)
+    _, pairs, data = select_pairs(config, trained)
     label = check_pairs(pairs, data).encoding.read(pairs[0].mask)
     assert label[5, 5] == 1  # the square, which lies from (2, 2) to (10, 8)
     assert set(np.unique(label)) == {0, 1, 2}
     overlapping = dataclasses.replace(trained, exclusive=False)
-    assert find_part(config, overlapping)[1][0].mask.read().dtype == np.int32
+    assert select_pairs(config, overlapping)[1][0].mask.read().dtype == np.int32

@@ -11,7 +11,6 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 
 from autosam.data.labels import pack
-from autosam.evaluation.cautions import cautions, contents_of, trivial_dice
 from autosam.evaluation.metrics import (
     dice,
     hausdorff95,
@@ -23,6 +22,7 @@ from autosam.evaluation.metrics import (
     surface_dice,
 )
 from autosam.evaluation.prediction import predict_label
+from autosam.evaluation.sanity import describe_images, sanity_warnings, trivial_dice
 from autosam.evaluation.scores import read_scores, write_scores
 
 
@@ -196,21 +196,21 @@ def rows_of(pairs: list[tuple[float, float, float]]) -> dict[str, dict[str, floa
 
 def test_what_means_hide_is_said() -> None:
     # Recall 1.00, precision 0.40: everything is marked.
-    everything = cautions(rows_of([(0.4, 1.0, 0.571), (0.5, 0.99, 0.667)]), False)
-    assert everything[0].startswith("it marks nearly everything: 100% of all pixels, where 45%")
-    nothing = cautions(rows_of([(0.4, 0.0, 0.0), (0.2, 0.1, 0.0), (0.0, 0.0, 1.0)]), False)
-    assert nothing == ["it finds nothing in 100% of the images that hold something"]
-    # Dice 0.5 where a mask that covers every image has 2 * 0.4 / 1.4.
-    poor = cautions(rows_of([(0.4, 0.3, 0.5), (0.4, 0.5, 0.5)]), False)
-    assert poor == ["its Dice of 0.500 is not above that of a mask that covers every image (0.571)"]
-    mostly_empty = cautions(rows_of([(0.1, 0.1, 0.9), *[(0.0, 0.1, 0.0)] * 3]), False)
-    assert mostly_empty == ["its Dice of 0.225 is not above that of no mask at all (0.750)"]
-    assert cautions(rows_of([(0.4, 0.4, 0.9), (0.3, 0.3, 0.8)]), False) == []
+    everything = sanity_warnings(rows_of([(0.4, 1.0, 0.571), (0.5, 0.99, 0.667)]), False)
+    assert everything[0].startswith("100% of all pixels are predicted as foreground, while 45%")
+    nothing = sanity_warnings(rows_of([(0.4, 0.0, 0.0), (0.2, 0.1, 0.0), (0.0, 0.0, 1.0)]), False)
+    assert nothing == ["nothing is found in 100% of the images with foreground"]
+    # Dice 0.5 where a mask of the whole image has 2 * 0.4 / 1.4.
+    poor = sanity_warnings(rows_of([(0.4, 0.3, 0.5), (0.4, 0.5, 0.5)]), False)
+    assert poor == ["the Dice of 0.500 is not above that of a mask of the whole image (0.571)"]
+    mostly_empty = sanity_warnings(rows_of([(0.1, 0.1, 0.9), *[(0.0, 0.1, 0.0)] * 3]), False)
+    assert mostly_empty == ["the Dice of 0.225 is not above that of an empty mask (0.750)"]
+    assert sanity_warnings(rows_of([(0.4, 0.4, 0.9), (0.3, 0.3, 0.8)]), False) == []
     # Objects that do fill the images, and scores of earlier versions.
-    assert cautions(rows_of([(0.97, 0.98, 0.99)]), False) == []
-    assert cautions({"a": {"dice": 0.1}}, False) == []
+    assert sanity_warnings(rows_of([(0.97, 0.98, 0.99)]), False) == []
+    assert sanity_warnings({"a": {"dice": 0.1}}, False) == []
     assert trivial_dice(rows_of([(0.4, 1.0, 0.5), (0.0, 0.0, 1.0)])) == pytest.approx(
-        {"a mask that covers every image": (0.8 / 1.4 + 0) / 2, "no mask at all": 0.5}
+        {"a mask of the whole image": (0.8 / 1.4 + 0) / 2, "an empty mask": 0.5}
     )
 
 
@@ -218,10 +218,10 @@ def test_which_images_hold_what_is_said() -> None:
     nan = math.nan
     rows = {"a": {"miss": 0.0, "false_alarm": nan, "dice/one": 1.0, "dice/two": nan},
             "b": {"miss": nan, "false_alarm": 1.0, "dice/one": 0.0, "dice/two": nan}}  # fmt: skip
-    facts = contents_of(rows, ["one", "two"])
-    assert facts["images scored"] == "1 with something in them, 1 with nothing"
+    facts = describe_images(rows, ["one", "two"])
+    assert facts["images scored"] == "1 with foreground, 1 empty"
     assert "one 2, two 0 of 2" in facts["means by class"]
-    assert contents_of({"a": rows["a"]}, ["one"]) == {}
+    assert describe_images({"a": rows["a"]}, ["one"]) == {}
 
 
 def test_scores_without_a_value_are_empty_cells(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_images_added_after_the_training_do_not_make_test_images_of_those_traine
     # The same images elsewhere, all of them or the split that another seed draws.
     evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "moved")), split="all"))
     assert "of 12 images" in (said := capsys.readouterr().out)
-    assert "If they are the same images, the scores say nothing of new ones" in said
+    assert "If they are the same images, the scores do not show how well" in said
     draw(tmp_path / "new", 6, 40)
     evaluate(dataclasses.replace(own, data=DataConfig(root=str(tmp_path / "new")), split="all"))
     assert "If they are the same" not in capsys.readouterr().out

@@ -12,7 +12,7 @@ from helpers import make_batch, tiny_config
 
 from autosam.config import RUNS, LearnedPrompt, LossConfig
 from autosam.errors import ConfigError
-from autosam.evaluation.evaluator import evaluate, trust
+from autosam.evaluation.evaluator import evaluate, gate_means
 from autosam.evaluation.explain import explain
 from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
@@ -223,9 +223,9 @@ def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
     gate[:, :, 6:] = 1  # padding
     gate[0, :, :3] = 1  # half of the cells, of the first class of the first image
     gate[2:, :, :6] = 0.5
-    found = trust(replace(prompt, gates=(gate,)), batch, segmenter.input_spec.image_size)
+    found = gate_means(replace(prompt, gates=(gate,)), batch, segmenter.input_spec.image_size)
     assert found == [{"trust": pytest.approx(0.25)}, {"trust": pytest.approx(0.5)}]
-    assert trust(replace(prompt, gates=()), batch, 64) == [{}, {}]
+    assert gate_means(replace(prompt, gates=()), batch, 64) == [{}, {}]
 
 
 def test_a_look_without_sam_is_what_the_surrogate_decoder_says(tiny_file: Path) -> None:

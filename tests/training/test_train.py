@@ -390,9 +390,9 @@ def test_images_with_nothing_in_them_are_scored_apart(
     assert saved["dice"] == pytest.approx((1 - alarm + sum(full)) / 3, abs=1e-5)
     said = capsys.readouterr().out
     assert "false alarms" in said
-    assert "images scored: 2 with something in them, 1 with nothing" in said
+    assert "images scored: 2 with foreground, 1 empty" in said
     assert evaluate(EvaluateConfig(str(tmp_path / "r"))) == pytest.approx(result.test)
-    assert "images scored: 2 with something in them, 1 with nothing" in capsys.readouterr().out
+    assert "images scored: 2 with foreground, 1 empty" in capsys.readouterr().out
 
 
 def test_a_run_that_marks_everything_is_warned_of(
@@ -402,9 +402,9 @@ def test_a_run_that_marks_everything_is_warned_of(
     monkeypatch.setattr(PlainHead, "forward", lambda self, *args: 5 + 0 * original(self, *args))
     run(tiny_file, folders, tmp_path / "r", "--run=head", "--train.epochs=1")
     log = (tmp_path / "r/log.txt").read_text()
-    assert "on test, it marks nearly everything: 100% of all pixels" in log
+    assert "on test, 100% of all pixels are predicted as foreground" in log
     evaluate(EvaluateConfig(str(tmp_path / "r")))
-    assert "warning: it marks nearly everything" in capfd.readouterr().out
+    assert "warning: 100% of all pixels are predicted as foreground" in capfd.readouterr().out
 
 
 original = PlainHead.forward
