@@ -103,7 +103,7 @@ class ResultsTable:
     def lines(self) -> Iterator[Line]:
         """The rows as text; a row of several classes is followed by a line for each of them."""
         for row in self.rows:
-            endings = [name.removeprefix("dice") for name in row.metrics if name.startswith("dice")]
+            endings = [name[4:] for name in row.metrics if name.partition("/")[0] == "dice"]
             for ending in endings:  # "" for the mean, then "/CLASS"
                 costs = [""] * 7 if ending else _costs(row)
                 label = row.title + ending.replace("/", ": ")

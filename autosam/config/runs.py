@@ -12,7 +12,8 @@ class Composition:
 
     prompter: Literal["learned", "none", "box", "points", "rough", "grid"]
     decoder: Literal["sam", "head"]
-    trainable: tuple[Literal["prompter", "decoder"], ...]
+    trainable: tuple[str, ...]
+    """Keys of `PARTS` in autosam/models/build.py."""
 
     @property
     def learns(self) -> bool:

@@ -142,7 +142,7 @@ class RoughConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the loss parts, all taken inside the valid region."""
+    """Weights of the terms of the loss, all taken inside the valid region."""
 
     bce: float = setting(1.0, min=0, max=1_000_000)
     """Cross entropy: binary for one class or independent ones, softmax for exclusive ones."""
@@ -266,7 +266,7 @@ class Config(Settings):
         autosam train --config kvasir --data.root Kvasir-SEG --epochs 20 --sam vit_b
     """
 
-    run: str = setting("autosam", choices=tuple(RUNS), common=True)
+    run: str = setting("autosam", choices=RUNS, common=True)
     """Which composition to train. autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder
     trained, no prompt. hybrid: both train. head: the same backbone with a plain head and no SAM.
     decoder-box, decoder-points: the mask decoder trained with prompts from the true masks.

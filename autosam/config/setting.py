@@ -72,14 +72,16 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@once
+_types_of = once(typing.get_type_hints)
+
+
 def hints_of(kind: type) -> dict[str, Any]:
-    """The types of the fields of a dataclass; choices are a `Literal`."""
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if choices := field.metadata.get("choices"):
-            hints[field.name] = typing.Literal[choices]
-    return hints
+    """The types of the fields of a dataclass; choices are a `Literal`, of a table those that it
+    has now."""
+    choices = {
+        f.name: f.metadata["choices"] for f in dataclasses.fields(kind) if "choices" in f.metadata
+    }
+    return _types_of(kind) | {name: typing.Literal[tuple(c)] for name, c in choices.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +90,12 @@ class Setting:
 
     Attributes:
         key: its name with its section: `train.lr`.
-        hint: its type.
         default: its default, None where a section or list is made by a function.
         facts: see `setting`.
         owner: the dataclass that has the field.
     """
 
     key: str
-    hint: Any
     default: Any
     facts: typing.Mapping[str, Any]
     owner: type
@@ -104,6 +104,11 @@ class Setting:
     def name(self) -> str:
         """Its name without the section."""
         return self.key.rpartition(".")[2]
+
+    @property
+    def hint(self) -> Any:
+        """Its type, see `hints_of`."""
+        return hints_of(self.owner)[self.name]
 
     @property
     def first_key(self) -> str:
@@ -144,7 +149,7 @@ def _walk(kind: type, section: str) -> Iterator[Setting]:
             yield from _walk(hint, f"{key}.")
         else:
             default = None if field.default is dataclasses.MISSING else field.default
-            yield Setting(key, hint, default, field.metadata, kind)
+            yield Setting(key, default, field.metadata, kind)
 
 
 @once

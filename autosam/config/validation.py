@@ -18,8 +18,9 @@ def check_settings(config: Config) -> None:
     check_choices(config)
     check_ranges(config)
     check_data(config.data)
-    if not any((config.loss.bce, config.loss.mse, config.loss.focal, config.loss.dice)):
-        raise ConfigError("--loss.bce, --loss.mse, --loss.focal, --loss.dice: one must be above 0.")
+    weights = {f"--loss.{k}": v for k, v in vars(config.loss).items() if not isinstance(v, str)}
+    if not any(weights.values()):
+        raise ConfigError(f"{', '.join(weights)}: one must be above 0.")
     if RUNS[config.run].uses_color_prior and config.data.num_classes > 1:
         raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
     if config.embedding != "real" and not RUNS[config.run].uses_sam:

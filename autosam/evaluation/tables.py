@@ -55,7 +55,7 @@ def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> 
         for title, _ in shown.values():
             table.add_column(title, justify="right")
         for split, row in scores.items():
-            endings = [name.removeprefix("dice") for name in row if name.startswith("dice")]
+            endings = [name[4:] for name in row if name.partition("/")[0] == "dice"]
             for end in endings:  # "" for the mean, then "/NAME" for each of several classes
                 cells = (
                     f"{row[name + end]:{form}}" if name + end in row else ""

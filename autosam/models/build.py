@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -56,16 +58,25 @@ def build_segmenter(
         assert isinstance(prompter, PromptGenerator)
         assert surrogate is not None
         return SurrogateSegmenter(sam, prompter, surrogate, model.input_size)
-    trainable: list[nn.Module] = []
-    if "prompter" in composition.trainable:
-        trainable += [prompter] if surrogate is None else [prompter, surrogate]
-    if "decoder" in composition.trainable:
-        trainable.append(sam.mask_decoder)
-        if isinstance(prompter, ClassTokens):
-            trainable.append(prompter)
+    trainable = [module for part in composition.trainable for module in PARTS[part](sam, prompter)]
+    if surrogate is not None:
+        trainable.append(surrogate)
     kind = MinMaxSegmenter if config.paper.min_max_logits else Segmenter
     encoding = Encoding(config.train.precision != "no", config.embedding == "blank")
     return kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
+
+
+def mask_decoder(sam: Sam, prompter: Prompter) -> list[nn.Module]:
+    """SAM's mask decoder, and the tokens that tell it classes apart."""
+    return [sam.mask_decoder, *([prompter] if isinstance(prompter, ClassTokens) else [])]
+
+
+PARTS: dict[str, Callable[[Sam, Prompter], list[nn.Module]]] = {
+    "prompter": lambda sam, prompter: [prompter],
+    "decoder": mask_decoder,
+}
+"""The parts that a run may train (`Composition.trainable`): their modules, out of SAM and the
+prompter. They are trained, stored in the checkpoint and resumed; everything else is frozen."""
 
 
 def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None) -> Prompter:

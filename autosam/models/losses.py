@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from monai.losses import FocalLoss
 from torch import Tensor
@@ -25,8 +27,49 @@ def probabilities(logits: Tensor, exclusive: bool) -> Tensor:
     return logits.sigmoid()
 
 
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, exclusive: bool) -> Tensor:
+    """Softmax cross entropy with the background as a class, or binary for each class."""
+    if not exclusive:
+        each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return _mean(each, weights)
+    shares = torch.cat([1 - targets.sum(1, keepdim=True), targets], dim=1)
+    each = -(shares * with_background(logits).log_softmax(dim=1)).sum(1, keepdim=True)
+    return _mean(each, weights)
+
+
+def squared_error(logits: Tensor, targets: Tensor, weights: Tensor, exclusive: bool) -> Tensor:
+    """Mean squared error of the probabilities."""
+    return _mean((probabilities(logits, exclusive) - targets) ** 2, weights)
+
+
+def focal(logits: Tensor, targets: Tensor, weights: Tensor, exclusive: bool) -> Tensor:
+    """Focal loss (Lin et al. 2017, arXiv 1708.02002) with gamma 2 on each class."""
+    return _mean(FocalLoss(gamma=2.0, reduction="none")(logits, targets), weights)
+
+
+def soft_dice(logits: Tensor, targets: Tensor, weights: Tensor, exclusive: bool) -> Tensor:
+    """Soft Dice loss over weighted cells, a mean over images and classes. (MONAI's MaskedDiceLoss
+    would square the weights in the numerator alone.)"""
+    found = probabilities(logits, exclusive)
+    both = (weights * found * targets).sum((2, 3))
+    each = (weights * (found + targets)).sum((2, 3))
+    # + 1: an empty mask still pulls at a prediction that should be empty
+    return (1 - (2 * both + 1) / (each + 1)).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, bool], Tensor]] = {
+    "bce": cross_entropy,
+    "mse": squared_error,
+    "focal": focal,
+    "dice": soft_dice,
+}
+"""The loss terms. Each takes logits float B x K x m x m, targets of the same shape in [0, 1],
+weights float B x 1 x m x m (what each cell counts), and whether a pixel has one class only; it
+returns a scalar. The weight of each is the field of its name in `LossConfig`."""
+
+
 class SegmentationLoss(torch.nn.Module):
-    """Cross entropy, squared error, focal and Dice, weighted and summed.
+    """The weighted sum of `LOSSES`.
 
     Args:
         config: the weights.
@@ -38,10 +81,10 @@ class SegmentationLoss(torch.nn.Module):
 
     def __init__(self, config: LossConfig, exclusive: bool = True) -> None:
         super().__init__()
-        if not (config.bce or config.mse or config.focal or config.dice):
-            raise ValueError("loss: all of bce, mse, focal and dice are 0")
-        self.config, self.exclusive = config, exclusive
-        self._focal = FocalLoss(gamma=2.0, reduction="none")
+        self.weights = {name: getattr(config, name) for name in LOSSES if getattr(config, name)}
+        if not self.weights:
+            raise ValueError(f"loss: all of {', '.join(LOSSES)} are 0")
+        self.exclusive = exclusive
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """
@@ -51,40 +94,18 @@ class SegmentationLoss(torch.nn.Module):
             weights: float B x 1 x m' x m' in [0, 1]: what each cell counts, 0 on padding.
 
         Returns:
-            Each part that has a weight (unweighted), and `loss`, their weighted sum; scalars.
+            Each term that has a weight (unweighted), and `loss`, their weighted sum; scalars.
         """
         logits = logits.float()
         if logits.shape[-2:] != targets.shape[-2:]:
             logits = F.interpolate(logits, targets.shape[-2:], mode="bilinear")
-        parts: dict[str, Tensor] = {}
-        if self.config.bce:
-            parts["bce"] = _mean(self._cross_entropy(logits, targets), weights)
-        if self.config.mse:
-            error = (probabilities(logits, self.exclusive) - targets) ** 2
-            parts["mse"] = _mean(error, weights)
-        if self.config.focal:
-            parts["focal"] = _mean(self._focal(logits, targets), weights)
-        if self.config.dice:
-            parts["dice"] = _dice(probabilities(logits, self.exclusive), targets, weights)
-        total = sum(getattr(self.config, name) * value for name, value in parts.items())
+        parts = {
+            name: LOSSES[name](logits, targets, weights, self.exclusive) for name in self.weights
+        }
+        total = sum(self.weights[name] * value for name, value in parts.items())
         return parts | {"loss": torch.as_tensor(total)}
-
-    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if not self.exclusive:
-            return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        shares = torch.cat([1 - targets.sum(1, keepdim=True), targets], dim=1)
-        return -(shares * with_background(logits).log_softmax(dim=1)).sum(1, keepdim=True)
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """Mean over the cells by their weights, whatever the number of channels; 0 without any."""
     return (values * weights).sum() / (weights.sum() * values.shape[1]).clamp(min=1e-6)
-
-
-def _dice(found: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Soft Dice loss over weighted cells, a mean over images and classes. (MONAI's MaskedDiceLoss
-    would square the weights in the numerator alone.)"""
-    both = (weights * found * targets).sum((2, 3))
-    each = (weights * (found + targets)).sum((2, 3))
-    # + 1: an empty mask still pulls at a prediction that should be empty
-    return (1 - (2 * both + 1) / (each + 1)).mean()

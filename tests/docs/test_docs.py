@@ -4,11 +4,14 @@ somewhere."""
 from __future__ import annotations
 
 import ast
+import csv
 import errno
 import importlib
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,10 +31,12 @@ from autosam import errors
 from autosam.config import RUNS, Config, DataConfig
 from autosam.config.cli import run_command
 from autosam.data.layouts import LAYOUTS, load_splits
+from autosam.evaluation.metrics import METRICS
+from autosam.evaluation.tables import COLUMNS
 from autosam.inference.formats import FORMATS
 from autosam.models import checkpoint
 from autosam.models.backbones.timm import Backbone
-from autosam.models.build import build_segmenter
+from autosam.models.build import PARTS, build_segmenter
 from autosam.models.sam import SAMS, load_sam
 from autosam.train import train
 
@@ -46,17 +51,24 @@ def read(name: str) -> str:
 # ---- docs/extending.md ---------------------------------------------------------------------------
 
 
+def snippets() -> list[tuple[str, str]]:
+    """Title and code of each piece of Python of docs/extending.md."""
+    return re.findall(r'```python title="([^"]+)"\n(.*?)```', read("extending.md"), re.S)
+
+
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the Python files of docs/extending.md, as they stand there."""
     folder = tmp_path / "examples"
     folder.mkdir()
-    for name, code in re.findall(r'```python title="(\S+)"\n(.*?)```', read("extending.md"), re.S):
-        (folder / name).write_text(code, encoding="utf-8")
+    for name, code in snippets():
+        if "/" not in name:
+            (folder / name).write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
-    tables = (dict(SAMS), dict(LAYOUTS), dict(FORMATS))
+    known = (SAMS, LAYOUTS, FORMATS, METRICS, COLUMNS, PARTS, RUNS)
+    tables = [dict(table) for table in known]  # type: ignore[call-overload]
     yield folder
-    for table, before in zip((SAMS, LAYOUTS, FORMATS), tables, strict=True):
+    for table, before in zip(known, tables, strict=True):
         table.clear()
         table.update(before)  # type: ignore[arg-type]
     for file in folder.iterdir():
@@ -171,6 +183,80 @@ def test_an_output_format(
     with np.load(out / "img09.npz") as written:
         assert np.array_equal(written["probabilities"], found.probabilities)
         assert written["classes"].tolist() == ["1"]
+
+
+def test_a_metric(
+    example: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    data, run, out = draw_folders(tmp_path / "data"), tmp_path / "run", tmp_path / "images.csv"
+    train(tiny_config(tiny_file, f"--data.root={data}", "--train.epochs=1", f"--output={run}"))
+    module = importlib.import_module("area_error")
+    [words] = lines_of("area_error.py")
+    command(module, monkeypatch, *put(words, RUN=run), f"--output={out}")
+    assert "area" in capsys.readouterr().out.split("scoring")[-1]
+    predictor = autosam.load(run)
+    with open(out, newline="") as file:
+        rows = {row["image"]: float(row["area_error"]) for row in csv.DictReader(file)}
+    assert len(rows) == 3
+    for name, value in rows.items():
+        truth = np.asarray(Image.open(data / "test" / "masks" / f"{name}.png")) > 0
+        found = predictor(data / "test" / "images" / f"{name}.png").masks[0]
+        assert value == pytest.approx(abs(found.sum() / truth.sum() - 1), abs=1e-6)
+
+
+def test_a_set_of_trainable_parts(
+    example: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = draw_folders(tmp_path / "data"), tmp_path / "run"
+    module = importlib.import_module("token_tuning")
+    one, both = lines_of("token_tuning.py")
+    tiny = ["--sam=tiny", f"--sam_checkpoint={tiny_file}", "--model.backbone=test_efficientnet",
+            "--model.backbone_weights=none"]  # fmt: skip
+    command(module, monkeypatch, *put(one, DIR=data), *tiny, *small_flags(run))
+    after = checkpoint.load(run).segmenter
+    assert after.sam is not None
+    before = load_sam("tiny", str(tiny_file)).state_dict()
+    changed = {k for k, v in after.sam.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"mask_decoder.mask_tokens.weight"}
+    stored = checkpoint.read_trained(run / checkpoint.BEST)
+    assert {key for key in stored if key.startswith("sam.")} == {f"sam.{name}" for name in changed}
+    assert yaml.safe_load((run / "scores.yaml").read_text())["test"]["dice"] > 0.5
+
+    table = tmp_path / "compare"
+    command(module, monkeypatch, *put(both, DIR=data), *tiny, *small_flags(table),
+            "--train.epochs=1", "--prompts=", "--attribution=false")  # fmt: skip
+    assert "autosam-tokens" in (table / "table.md").read_text()
+
+
+def test_a_loss_term(tmp_path: Path) -> None:
+    """A copy of the package, changed as the page says."""
+    data, copy = draw_folders(tmp_path / "data"), tmp_path / "copy"
+    shutil.copytree(ROOT / "autosam", copy / "autosam", ignore=shutil.ignore_patterns("*.pyc"))
+    (losses, function), (schema, field) = [pair for pair in snippets() if "/" in pair[0]]
+    file = copy / losses.split(",")[0]
+    file.write_text(file.read_text() + "\n\n" + function)
+    file = copy / schema.split(",")[0]
+    head, rest = re.split(r"(?<=class LossConfig:\n)", file.read_text())
+    doc, fields = rest.split("\n\n", 1)
+    file.write_text(head + doc + "\n\n" + field + fields)
+    flags = ["--run=head", "--model.backbone=test_efficientnet", "--model.backbone_weights=none"]
+    [line] = re.findall(r"^autosam train .*tversky.*$", read("extending.md"), re.M)
+    done = subprocess.run(
+        [sys.executable, "-m", "autosam", *put(shlex.split(line)[1:], DIR=data), *flags,
+         *small_flags(tmp_path / "run"), "--loss.bce=0"], cwd=copy, capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONPATH": str(copy)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(row) for row in lines]
+    assert all(0 < row["train/tversky"] == row["train/loss"] < 1 for row in rows)
+    assert rows[-1]["train/tversky"] < rows[0]["train/tversky"]
+    help_text = subprocess.run(
+        [sys.executable, "-m", "autosam", "train", "--help-all"], cwd=copy, capture_output=True,
+        text=True, check=True, env={**os.environ, "PYTHONPATH": str(copy)},
+    ).stdout  # fmt: skip
+    assert "Tversky loss." in help_text
 
 
 def cases(root: Path) -> Path:
