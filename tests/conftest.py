@@ -92,7 +92,7 @@ def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are sought in an empty folder and downloaded from a closed port of this machine."""
     monkeypatch.setenv("AUTOSAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("AUTOSAM_MIRROR", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
 
 
 @pytest.fixture(autouse=True)

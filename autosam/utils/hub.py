@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+)
 
 TIMEOUT = 5.0
 """Seconds to wait for the hub's first answer."""
@@ -45,10 +50,20 @@ def asked_once(
         trouble = ""
     except EntryNotFoundError:  # the repository is there
         trouble = ""
+    except OfflineModeIsEnabled:
+        trouble = "HF_HUB_OFFLINE is set, so the hub is not asked"
+    except GatedRepoError as error:
+        trouble = (
+            f"HTTP {error.response.status_code}: the hub gives {name} only to accounts that "
+            "accepted its terms: accept them on its page, then set HF_TOKEN"
+        )
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        missing = "the hub has none of that name that may be read"
-        trouble = missing if status in (401, 403, 404) else f"the hub answers HTTP {status}"
+        trouble = f"the hub answers HTTP {status}"
+        if status in (401, 403, 404):
+            trouble = "the hub has none of that name that may be read"
+        if status in (401, 403):
+            trouble += f" (HTTP {status}: a private one needs HF_TOKEN)"
     except Exception as error:  # of several libraries for networks, and names that cannot be
         reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         trouble = f"the hub cannot be reached: {reason}"

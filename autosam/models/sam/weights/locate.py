@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote, urlsplit
@@ -19,6 +19,7 @@ from autosam.errors import CheckpointError
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.registry import SAMS
 from autosam.models.sam.weights.download import download, note_of, transfer_error
+from autosam.models.sam.weights.hub import cached_by_hub, download_from_hub, hub_file
 from autosam.models.sam.weights.identify import convert, guess, skeleton
 from autosam.models.state_dict import (
     file_hash,
@@ -41,9 +42,12 @@ def known(name: str) -> SamSpec:
 
 
 def address(spec: SamSpec) -> str:
-    """Where the file is downloaded from: under $AUTOSAM_MIRROR if that is set."""
-    mirror = os.environ.get("AUTOSAM_MIRROR")
-    return f"{mirror.rstrip('/')}/{quote(spec.file)}" if mirror else spec.source
+    """Where the file is downloaded from: under $AUTOSAM_MIRROR if that is set; what lies on the
+    Hugging Face hub, under $HF_ENDPOINT if that is set."""
+    if mirror := os.environ.get("AUTOSAM_MIRROR"):
+        return f"{mirror.rstrip('/')}/{quote(spec.file)}"
+    file = hub_file(spec.source)
+    return file.address if file else spec.source
 
 
 def shipped(name: str) -> bool:
@@ -67,8 +71,9 @@ def find(name: str) -> Path | None:
 def fetch(name: str) -> Path:
     """The SAM's weights file, downloaded into the cache folder unless it is there already.
 
-    An interrupted download is continued by the next call. Of several processes one downloads and
-    the others wait for it.
+    Files on the Hugging Face hub are fetched by `huggingface_hub`, or copied from its cache. Any
+    other download that was interrupted is continued by the next call. Of several processes one
+    downloads and the others wait for it.
 
     Raises:
         ConfigError: no SAM of that name, or it needs a package that is not installed.
@@ -89,18 +94,26 @@ def fetch(name: str) -> Path:
             f"({source or 'none'}): {ways}"
         )
     skeleton(spec)  # may need a missing package: fail before the download
+    file = None if os.environ.get("AUTOSAM_MIRROR") else hub_file(spec.source)
+    if file and (copy := cached_by_hub(file)):
+        with suppress(CheckpointError):  # damaged there: downloaded again
+            return add(name, copy)
     final = cache_folder() / spec.file
-    part = sibling(final, ".part")
+    part, folder = sibling(final, ".part"), sibling(final, ".hub")
     with _locked(final):
         if found := find(name):  # another process was faster
             return found
         try:
-            download(source, part, f"{name}: {spec.file}")
+            if file:
+                os.replace(download_from_hub(file, folder), part)
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                download(source, part, f"{name}: {spec.file}")
         except URLError as error:
+            again = "Run the same again" + ("" if file else " to go on where it stopped")
             raise CheckpointError(
                 f"--sam {name} needs its weights file {spec.file}, and downloading it from "
-                f"{source} failed: {transfer_error(error)}. Run the same again to go on where it "
-                f"stopped, or {ways}"
+                f"{source} failed: {transfer_error(error)}. {again}, or {ways}"
             ) from None
         except OSError as error:
             raise _unwritable(error) from None
@@ -110,7 +123,7 @@ def fetch(name: str) -> Path:
             _forget(part)
             raise CheckpointError(
                 f"--sam {name}: what came from {source} is not its weights file and was deleted. "
-                f"{error}\nTry another AUTOSAM_MIRROR, or {ways}"
+                f"{error}\nTry another {'HF_ENDPOINT' if file else 'AUTOSAM_MIRROR'}, or {ways}"
             ) from None
         _store(part, final, digest)
     return final
