@@ -164,7 +164,7 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def coco(root: Path, count: int = 8) -> Path:
-    """annotations/instances_train2017.json and train2017/: a polygon and a run-length code on each
+    """annotations/instances_train2017.json and train2017/: a polygon and an RLE on each
     image, of two categories; the last image has none."""
     images, annotations = [], []
     for i in range(count):

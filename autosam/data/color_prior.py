@@ -74,7 +74,7 @@ def _index(image: Pixels, rough: RoughConfig) -> np.ndarray:
         absent = np.asarray(missing[..., [band - 1 for band in rough.bands]].any(2))
         first[absent] = second[absent] = 0
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise DataError(f"{image}: holds NaN or infinite pixels. Repair or remove it.")
+        raise DataError(f"{image}: holds NaN or infinite pixels. Fix or remove it.")
     total = first + second
     index = np.divide(first - second, total, out=np.zeros_like(total), where=total != 0)
     level = 0.0 if rough.threshold is None else rough.threshold

@@ -1,4 +1,4 @@
-"""Reading images and masks from files, whatever their bit depth, channels or orientation."""
+"""Read images and masks from files of any bit depth, number of channels or orientation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.data.readers.stretch import (
     LIMIT_SIDE,
     Window,
-    finish,
-    limits_of,
-    sampled,
+    percentile_window,
     stretch,
+    subsample,
+    to_rgb,
 )
 from autosam.data.readers.tiff import MAGIC, TiffImage
 from autosam.errors import DataError
@@ -29,17 +29,17 @@ __all__ = ["MAX_PIXELS", "StoredMask", "Window", "stretch"]
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 BLOCK = 2**24
-"""Pixels that are read at a time to look at a whole image."""
+"""Pixels read at a time when the percentiles of an image are computed."""
 
 
 def require_file(path: Path) -> None:
     """
     Raises:
-        DataError: missing; or a folder or a pipe, which may never end.
+        DataError: missing, or not a regular file.
     """
     if not path.is_file():
-        what = "it is a folder, a pipe or the like" if path.exists() else "no such file"
-        raise DataError(f"{path}: cannot be read: {what}. Replace it, or remove its name.")
+        what = "not a regular file" if path.exists() else "no such file"
+        raise DataError(f"{path}: cannot be read: {what}. Replace or remove it.")
 
 
 def open_raster(
@@ -48,22 +48,22 @@ def open_raster(
     bands: tuple[int, int, int] | None = None,
     limit: bool = True,
 ) -> Raster:
-    """An image file, by its content.
+    """Open an image file, with the reader chosen by its content.
 
     Args:
         source: the file, or its content.
         name: for messages.
-        bands: of a TIFF, the bands (from 1) that stand for red, green and blue.
-        limit: whether TIFFs beyond `MAX_PIXELS` are refused; others always are.
+        bands: TIFF: the bands (from 1) to use as red, green and blue.
+        limit: whether TIFFs larger than `MAX_PIXELS` are refused; other formats always are.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read, or `bands` is given and it is not a TIFF.
     """
     if _is_tiff(source, name):
         return TiffImage(source, name, bands, limit)
     if bands is not None:
         raise DataError(
-            f"{name}: cannot be read as a TIFF (it begins otherwise). --data.bands and "
+            f"{name}: cannot be read as a TIFF (another format). --data.bands and "
             "--rough.method index are for TIFFs."
         )
     return PlainImage(source, name)
@@ -83,10 +83,10 @@ def _is_tiff(source: Path | bytes, name: str) -> bool:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """H, W of an image file, or W, H where it is stored turned; its pixels are not read.
+    """H, W of an image file, without decoding it. The orientation is applied to TIFFs only.
 
     Raises:
-        DataError: it is none.
+        DataError: not an image.
     """
     if not _is_tiff(path, str(path)):
         return plain_size(path, str(path))
@@ -95,17 +95,17 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 class ImageReader:
-    """An opened image, to be read in pieces or as a whole: the pixels are the same.
+    """An opened image, read by region or as a whole, with the same pixel values.
 
-    Images of more than 8 bits are stretched linearly from their own 0.1 to 99.9 percentile (of at
-    most 2 x `LIMIT_SIDE` rows and columns, evenly taken) to 0..255.
+    Images of more than 8 bits are stretched linearly from their 0.1 to 99.9 percentiles (of at most
+    2 x `LIMIT_SIDE` evenly spaced rows and columns) to 0..255.
 
     Args:
         raster: the image.
         name: for messages.
-        bands: whether bands were chosen, of which 8-bit ones may be stretched too.
-        window: stretch from here instead.
-        nodata: stored value of pixels without data.
+        bands: whether bands were selected; `window` then applies to 8-bit values, too.
+        window: values that map to 0 and 255, in place of the percentiles.
+        nodata: stored value of pixels without data, in addition to the file's own.
     """
 
     def __init__(
@@ -121,8 +121,21 @@ class ImageReader:
         self.bands, self.window, self._limits = bands, window, window
 
     def part(self, y: int, x: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """A piece: uint8 height x width x 3 RGB, and where it holds data, bool height x width
-        (None: everywhere). Where it holds none, RGB is 0."""
+        """Read a region.
+
+        Args:
+            y: first row.
+            x: first column.
+            height: number of rows.
+            width: number of columns.
+
+        Returns:
+            uint8 height x width x 3 RGB, 0 where the image holds no data; and where it holds data,
+            bool height x width (None: everywhere).
+
+        Raises:
+            DataError: damaged, or a window for an 8-bit image.
+        """
         region = (y, x, height, width)
         values, missing = self.raster.colors(region, self.nodata)
         deep = values.dtype != np.uint8
@@ -133,24 +146,24 @@ class ImageReader:
         if deep and self._limits is None:
             whole = (values, missing) if region == (0, 0, *self.shape) else None
             self._limits = self._find_limits(whole)
-        return finish(values, missing, self.name, self._limits)
+        return to_rgb(values, missing, self.name, self._limits)
 
     def _find_limits(self, whole: tuple[np.ndarray, np.ndarray | None] | None) -> Window:
         height, width = self.shape
         down = max(1, height // LIMIT_SIDE)
         rows = max(1, BLOCK // max(1, width * down)) * down
-        some, holes = [], []
+        samples, masks = [], []
         for y in range(0, height, height if whole else rows):
             values, missing = whole or self.raster.colors(
                 (y, 0, min(rows, height - y), width), self.nodata
             )
-            some.append(sampled(values, self.shape))
-            holes.append(None if missing is None else sampled(missing, self.shape))
-        missing = None if holes[0] is None else np.concatenate(cast(list, holes))
-        return limits_of(np.concatenate(some), missing, self.name)
+            samples.append(subsample(values, self.shape))
+            masks.append(None if missing is None else subsample(missing, self.shape))
+        missing = None if masks[0] is None else np.concatenate(cast(list, masks))
+        return percentile_window(np.concatenate(samples), missing, self.name)
 
     def whole(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """All of it, see `part`."""
+        """Read the whole image, see `part`."""
         return self.part(0, 0, *self.shape)
 
     def close(self) -> None:
@@ -162,16 +175,18 @@ class ImageReader:
 def read_image(
     path: Path, bands: tuple[int, int, int] | None = None, window: Window | None = None
 ) -> np.ndarray:
-    """Read an image: uint8 H x W x 3 RGB.
+    """Read an image.
 
-    Grey becomes RGB, transparency is dropped, orientation is applied. Images of more than 8 bits
-    are stretched, because 12-bit data in a 16-bit file would come out nearly black otherwise; see
-    `ImageReader`.
+    Grey becomes RGB, alpha is dropped, orientation is applied. Images of more than 8 bits are
+    stretched (12-bit data in a 16-bit file would be nearly black otherwise), see `ImageReader`.
 
     Args:
         path: the file.
-        bands: of a TIFF, the bands (from 1) to take for red, green and blue.
-        window: stretch from here instead.
+        bands: TIFF: the bands (from 1) to use as red, green and blue.
+        window: values that map to 0 and 255; None: the 0.1 and 99.9 percentiles.
+
+    Returns:
+        uint8 H x W x 3 RGB.
 
     Raises:
         DataError: the file is missing, unreadable, truncated or too large.
@@ -180,13 +195,18 @@ def read_image(
 
 
 def read_bands(path: Path, nodata: float | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """All bands of a TIFF as stored, and where they hold no data.
+    """Read all bands of a TIFF as stored.
+
+    Args:
+        path: the file.
+        nodata: stored value of pixels without data, in addition to the file's own.
 
     Returns:
-        H x W x C of any number type, and bool H x W x C, or None where nothing names such values.
+        H x W x C of any dtype, and where they hold no data, bool H x W x C (None: nothing marks
+        such pixels).
 
     Raises:
-        DataError: not a TIFF, unreadable, too large, or a stack of pages.
+        DataError: not a TIFF, unreadable, or too large.
     """
     raster = open_raster(path, str(path), (1, 1, 1))
     assert isinstance(raster, TiffImage)
@@ -197,14 +217,14 @@ def read_bands(path: Path, nodata: float | None = None) -> tuple[np.ndarray, np.
 
 
 def read_mask_file(source: Path | bytes, name: str | None = None) -> StoredMask:
-    """A mask file as it is stored: see `StoredMask`; what its values mean is decided elsewhere.
+    """Read a mask file as stored, see `StoredMask`. `autosam.data.infer_encoding` interprets it.
 
     Args:
         source: the file, or its content.
-        name: for messages; unset: the path.
+        name: for messages; None: the path.
 
     Raises:
-        DataError: the file is unreadable, or in colours that no mask has (CMYK, CIELab).
+        DataError: the file is unreadable, or in a colour space that no mask has (CMYK, CIELab).
     """
     raster = open_raster(source, name or str(source))
     try:
@@ -215,14 +235,14 @@ def read_mask_file(source: Path | bytes, name: str | None = None) -> StoredMask:
 
 
 def read_mask(path: Path, grey: bool = False) -> np.ndarray:
-    """Read a mask's values as they are stored: uint8 or uint16 H x W.
-
-    Palette images give their indices. Colour images are accepted if their channels are equal, or
-    turned to grey.
+    """Read the stored values of a mask. Palette images give their indices.
 
     Args:
         path: the file.
-        grey: whether colours are turned to grey.
+        grey: convert colours to grey. Otherwise the channels must be equal.
+
+    Returns:
+        uint8 or uint16 H x W.
 
     Raises:
         DataError: the file is unreadable, or holds colours.
@@ -232,7 +252,7 @@ def read_mask(path: Path, grey: bool = False) -> np.ndarray:
 
 
 def grey_of(stored: StoredMask, name: Path | str) -> np.ndarray:
-    """The colours of a mask as grey, uint8 or uint16 H x W; `name` is for messages."""
+    """Convert a mask's colours to grey, uint8 or uint16 H x W. `name` is for messages."""
     values = stored.values if stored.palette is None else stored.palette[stored.values]
     if values.ndim == 3 and values.dtype == np.uint8:
         return np.asarray(Image.fromarray(values).convert("L"))
@@ -240,10 +260,10 @@ def grey_of(stored: StoredMask, name: Path | str) -> np.ndarray:
 
 
 def values_of(stored: StoredMask, name: Path | str) -> np.ndarray:
-    """A decoded mask -> its values, uint8 or uint16 H x W; `name` is for messages.
+    """The values of a mask, uint8 or uint16 H x W. `name` is for messages.
 
     Raises:
-        DataError: colours, or numbers that are no classes.
+        DataError: colours, or values that are not whole numbers from 0 to 65535.
     """
     values = stored.values
     if values.ndim == 3:
@@ -261,33 +281,41 @@ def values_of(stored: StoredMask, name: Path | str) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 or uint16 H x W (grey), or uint8 H x W x 3 (RGB), as PNG.
+    """Write a PNG file.
+
+    Args:
+        path: the file.
+        pixels: uint8 or uint16 H x W (grey), or uint8 H x W x 3 (RGB).
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     write_atomically(path, lambda to: Image.fromarray(pixels).save(to, "PNG"), lasting=False)
 
 
-def _rules(content: bytes) -> str:
-    """A word for files that are read otherwise than when embeddings of them may have been kept:
-    TIFF, and PNG of 16 bits."""
+def _reader_version(content: bytes) -> str:
+    """A version suffix for formats whose pixel values changed since embeddings were first cached:
+    TIFF and 16-bit PNG."""
     deep = content[1:4] == b"PNG" and content[24:25] == b"\x10"
     return " read 2" if deep or content[:4] in MAGIC else ""
 
 
 def digest(path: Path, how: str = "") -> str:
-    """Hash of a file and of how it is read.
+    """SHA-256 of a file's content and of the settings it is read with.
+
+    Args:
+        path: the file.
+        how: the settings.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     require_file(path)
     try:
         content = path.read_bytes()
         if content[:4] in MAGIC and (value := sidecar_nodata(path)) is not None:
             how += f" nodata {value}"
-        return hashlib.sha256(content + (how + _rules(content)).encode()).hexdigest()
+        return hashlib.sha256(content + (how + _reader_version(content)).encode()).hexdigest()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Replace or remove it."
@@ -296,16 +324,16 @@ def digest(path: Path, how: str = "") -> str:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image in a file of its own, see `read_image`."""
+    """An image file, see `read_image`; implements `Pixels`."""
 
     path: Path
     bands: tuple[int, int, int] | None = None
     window: Window | None = None
     nodata: float | None = None
-    """Stored value of pixels without data, besides what the file says itself."""
+    """Stored value of pixels without data, in addition to the file's own."""
 
     def open(self, limit: bool = True) -> ImageReader:
-        """Open it, to read pieces of it; TIFFs beyond the limit are refused with `limit` alone."""
+        """Open the file to read regions. `limit`: refuse TIFFs larger than `MAX_PIXELS`."""
         raster = open_raster(self.path, str(self.path), self.bands, limit)
         return ImageReader(raster, str(self.path), self.bands is not None, self.window, self.nodata)
 
@@ -322,7 +350,7 @@ class ImageFile:
         return self.read_valid()[0]
 
     def digest(self) -> str:
-        """Hash of the file, of the settings, and of how this kind of file is read."""
+        """Hash of the file, the settings, and the version of its reader."""
         with_nodata = f" {self.nodata}" if self.nodata is not None else ""
         settings = self.bands or self.window or with_nodata
         how = f"{self.bands} {self.window}{with_nodata}" if settings else ""
@@ -334,7 +362,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask in a file of its own, see `read_mask`."""
+    """A mask file, see `read_mask`; implements `Pixels`."""
 
     path: Path
 

@@ -100,7 +100,7 @@ def compute_mask_stats(mask: Pixels, config: DataConfig) -> tuple[list[MaskStats
         colors=colors,
         border=float(border),
         missing=None if valid.all() else stored.nodata,
-        inverted=stored.white_0,
+        inverted=stored.min_is_white,
     )
     return [stats], valid if config.ignore is None else valid & (values != config.ignore)
 

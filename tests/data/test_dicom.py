@@ -129,7 +129,7 @@ SCOUT = {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1], "ImagePositionPatient":
      r"5\.00 mm between \d\.dcm and extra\.dcm, 2\.50 mm elsewhere: slices are missing"),
     ({**PLACED, "ImagePositionPatient": [-12.5, 20, 13.1]}, r"mm elsewhere: slices are missing"),
     ({**PLACED, "ImagePositionPatient": [-12.5, 21.5, 22]}, r"shifted by up to 1\.50 mm.*tilt"),
-    ({**PLACED}, r"extra\.dcm does not say where it lies \(ImagePositionPatient"),
+    ({**PLACED}, r"extra\.dcm has no position \(ImagePositionPatient"),
     ({**PLACED, "ImagePositionPatient": [-12.5, 20, 22], "PhotometricInterpretation":
       "MONOCHROME1"}, r"MONOCHROME1, but \d\.dcm|of the same series"),
 ])  # fmt: skip
@@ -174,7 +174,7 @@ def test_many_frames_in_one_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="frame 3 and frame 4 lie at one position"):
         shape_of(twice)
     bare = save(make(volume(), **PLACED, ImagePositionPatient=[0, 0, 0]), tmp_path / "bare.dcm")
-    with pytest.raises(DataError, match="frame 1 does not say where it lies"):
+    with pytest.raises(DataError, match="frame 1 has no position"):
         shape_of(bare)
     assert find_sources(str(bare), False, tmp_path / "out")[0].kind == "video"
     frames = list(frames_of(bare, (0, 6000)))
@@ -295,7 +295,7 @@ def test_compressed_by_the_codecs_of_cameras(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"High-Throughput.*pip install pylibjpeg"):
         read_values_of(save(encapsulated(grey, HTJ2KLossless, [b"12"]), tmp_path / "h.dcm"))
     film = encapsulated(np.stack([grey] * 2), MPEG4HP41, [b"12"])
-    with pytest.raises(DataError, match=r"cannot be read as DICOM.*a film: save it as \.mp4"):
+    with pytest.raises(DataError, match=r"cannot be read as DICOM.*a video: save it as \.mp4"):
         read_values_of(save(film, tmp_path / "film.dcm"))
 
 

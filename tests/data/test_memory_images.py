@@ -61,7 +61,7 @@ def test_what_is_masked_out_holds_no_data() -> None:
     (RGB.transpose(2, 0, 1), r"\(3, 6, 9\); expected .* np.moveaxis\(image, 0, 2\)"),
     (torch.zeros(4, 4).to_sparse(), r"sparse tensor.*to_dense\(\)"),
     (torch.zeros(3, 4, 4, device="meta"), "without values"),
-    (Image.new("RGB", (0, 5)), "0 x 5 pixels; expected some"),
+    (Image.new("RGB", (0, 5)), "0 x 5 pixels; expected at least one"),
 ])  # fmt: skip
 def test_what_is_no_image(values: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):

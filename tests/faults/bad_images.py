@@ -188,7 +188,7 @@ def tiff_of_a_kind_that_is_not_read(rng: Random, folder: Path, good: Good) -> Ba
     return met(rng, good, path)
 
 
-@cause("image", DataError, r"holds NaN or infinite pixels\. Repair or remove it")
+@cause("image", DataError, r"holds NaN or infinite pixels\. Fix or remove it")
 def pixels_that_are_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     path = replaced(good, folder, rng, ".tif")
     values = noise(rng, *SIZE).astype(np.float32)

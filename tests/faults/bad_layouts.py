@@ -322,7 +322,7 @@ def a_mask_of_other_numbers(rng: Random, folder: Path, good: Good) -> Bad:
 @cause(
     "volumes",
     DataError,
-    r"holds NaN or infinite pixels\. Repair or remove it|no pixel holds data\. Remove it",
+    r"holds NaN or infinite pixels\. Fix or remove it|no pixel holds data\. Remove it",
 )
 def a_volume_that_is_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     values = np.ones((56, 40, 3), np.float32)

@@ -291,7 +291,7 @@ def outlines_in_shares_of_the_image(rng: Random, folder: Path, good: Good) -> Ba
     return described(rng, good, folder, change)
 
 
-@cause("coco", DataError, r"annotation \d+: expected polygons .*or a run-length code")
+@cause("coco", DataError, r"annotation \d+: expected polygons .*or a run-length encoding")
 def an_outline_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     value = rng.choice([[[1, 2, 3]], [["a", "b"]], [1, 2, 3, 4], "text", [[1, 2, [3], 4]],
                         [[True, None] * 4], [[float("nan"), 1] * 4]])  # fmt: skip
@@ -321,13 +321,13 @@ def run_lengths_of_another_sum(rng: Random, folder: Path, good: Good) -> Bad:
     return described(rng, good, folder, lambda c: code(rng, c).update(counts=counts))
 
 
-@cause("coco", DataError, r"annotation \d+: run-length code of size .*image is 40 x 56.*expected")
+@cause("coco", DataError, r"annotation \d+: run-length encoding of size .*is 40 x 56.*expected")
 def run_lengths_of_another_size(rng: Random, folder: Path, good: Good) -> Bad:
     size = rng.choice([[56, 40], [40], [0, 0], [40, 56, 1], 40, None, "4056"])
     return described(rng, good, folder, lambda c: code(rng, c).update(size=size))
 
 
-@cause("coco", DataError, r"annotation \d+: (a run-length code|run lengths must).*Fix")
+@cause("coco", DataError, r"annotation \d+: (a run-length encoding|run lengths must).*Fix")
 def run_lengths_that_are_garbage(rng: Random, folder: Path, good: Good) -> Bad:
     letters = "".join(chr(rng.randrange(48, 112)) for _ in range(rng.randrange(1, 90)))
     counts = rng.choice([letters, "\u20ac", "o" * 500, "", 5, None])

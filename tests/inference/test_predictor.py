@@ -356,11 +356,11 @@ def test_a_name_on_the_hub(trained: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.full((4, 4, 3), 255.0), r"fractions from 255 to 255; expected 0 to 1, or uint8"),
-        (np.full((4, 4, 3), np.nan), r"fractions from nan to nan; expected 0 to 1"),
+        (np.full((4, 4, 3), 255.0), r"floats from 255 to 255; expected 0 to 1, or uint8"),
+        (np.full((4, 4, 3), np.nan), r"floats from nan to nan; expected 0 to 1"),
         (np.zeros((4, 4, 3), np.int64), r"an array of int64; expected uint8, uint16"),
         (np.zeros((4, 4, 3), bool), r"an array of bool; expected uint8, uint16"),
-        (np.zeros((2, 4, 4, 3), np.uint8), r"several images\? Give a list of them"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"several images\? Pass a list"),
         (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\); expected H x W or H x W x 3"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
@@ -382,11 +382,11 @@ def test_arrays_of_every_kind() -> None:
     assert np.array_equal(found[..., 0], (deep / 3300 * 255).round())
     assert found.shape == (3, 4, 3)
     assert MemoryImage(grey).digest() != MemoryImage(grey + 1).digest()
-    with pytest.raises(DataError, match="is in memory; what reads bands needs a TIFF file"):
+    with pytest.raises(DataError, match="is in memory, but reading bands needs a TIFF file"):
         _ = MemoryImage(grey).path
 
 
-def test_fractions_and_tensors_are_the_same_image() -> None:
+def test_floats_and_tensors_are_the_same_image() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     tensor = torch.from_numpy(rgb).permute(2, 0, 1)
     for kind in (np.float16, np.float32, np.float64):

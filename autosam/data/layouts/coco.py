@@ -43,7 +43,7 @@ class Outlines:
     shape: tuple[int, int]
     """H, W."""
     objects: tuple[tuple[int, int, Any], ...] = field(repr=False)
-    """(annotation's id, class 1..K, polygons or run-length code)."""
+    """(annotation's id, class 1..K, polygons or run-length encoding)."""
     overlapping: int = 0
     """K where classes may overlap."""
 

@@ -1,4 +1,4 @@
-"""How large the image in a compressed strip or tile is, before it is decoded."""
+"""Read the image size of a compressed strip or tile before it is decoded."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ import struct
 from PIL import Image
 
 JPEG = (7, 33007, 34892)
-"""Compressions of a TIFF whose data say their size themselves, by format."""
+"""TIFF compressions by format, of which each strip or tile stores its own size."""
 WAVELET = (33005, 34712)
 WEBP, PNG, LERC = 50001, 34933, 34887
 PLAIN = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
-"""Compressions whose data are cut at the size that the TIFF names: none, CCITT, LZW, Deflate,
+"""TIFF compressions whose decoder stops at the size in the TIFF's tags: none, CCITT, LZW, Deflate,
 PackBits, LZMA, Zstandard."""
 READ = (*PLAIN, *JPEG, *WAVELET, WEBP, PNG, LERC)
 FORMATS = dict.fromkeys(WAVELET, "JPEG2000") | {WEBP: "WEBP", PNG: "PNG"}
 
 
 def pixels_in(data: bytes, compression: int) -> int | None:
-    """Pixels in a strip or tile, as its own header says; None where it has none.
+    """Number of pixels of a strip or tile by its own header; None if its format has no header.
+
+    Args:
+        data: the compressed bytes.
+        compression: number of the TIFF compression.
 
     Raises:
-        Exception: damaged data, many kinds.
+        Exception: damaged data; several types.
     """
     if compression in JPEG:
         return _jpeg(data)
@@ -35,7 +39,7 @@ def pixels_in(data: bytes, compression: int) -> int | None:
 
 
 def _jpeg(data: bytes) -> int:
-    """Of the frame header (SOF)."""
+    """From the frame header (SOF)."""
     at = data.find(b"\xff\xd8") + 2
     while at + 9 <= len(data):
         if data[at] != 0xFF:

@@ -1,4 +1,4 @@
-"""DICOM files: what their headers say of the images in them, and the values of those."""
+"""Read headers and pixel values of DICOM files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window, digest
-from autosam.data.readers.dicom_values import highest_color, padding_of, used_bits
+from autosam.data.readers.dicom_values import max_palette_value, padding_mask, used_bits
 from autosam.data.readers.raster import equals
-from autosam.data.readers.stretch import finish, limits_of
+from autosam.data.readers.stretch import percentile_window, to_rgb
 from autosam.errors import DataError
 from autosam.utils.io import list_folder
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 OTHERS = {*EXTENSIONS, ".nii", ".gz", ".csv", ".json", ".txt", ".xml"}
-"""Files with these endings are not looked into."""
+"""Extensions of files that are not tested for DICOM content."""
 TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient",
@@ -37,48 +37,48 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a DICOM file, and where it lies."""
+    """One image of a DICOM file and its position."""
 
     path: Path
     index: int
-    """Its number in the file, from 0."""
+    """Index in the file, from 0."""
     slope: float
     intercept: float
-    """Stored values times `slope` plus `intercept` are what they mean (Hounsfield units of CT)."""
+    """Rescaled value = stored value * `slope` + `intercept` (CT: Hounsfield units)."""
     position: tuple[float, ...]
-    """x, y, z of the first pixel's centre, millimetres in DICOM's frame; empty: not known."""
+    """x, y, z of the first pixel's centre, in mm, in DICOM patient coordinates; empty: unknown."""
     orientation: tuple[float, ...]
-    """Directions of increasing column and of increasing row, three numbers each; empty: unknown."""
+    """Unit vectors along increasing column and row, 6 numbers; empty: unknown."""
     spacing: tuple[float, ...]
-    """Millimetres from row to row and from column to column; empty: unknown."""
+    """Distance between rows and between columns, in mm; empty: unknown."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a DICOM file says about its images, whose values are not read."""
+    """Header of a DICOM file, read without pixel values."""
 
     path: Path
     series: str
     """SeriesInstanceUID."""
     title: str
-    """The series as messages call it."""
+    """Name of the series in messages."""
     size: tuple[int, int]
     """H, W."""
     photometric: str
     thickness: float
-    """Millimetres along the normal of a slice that is alone (SpacingBetweenSlices, else 1)."""
+    """Thickness of a single slice in mm (SpacingBetweenSlices, else 1)."""
     rate: float
     """Frames per second."""
     frames: tuple[Frame, ...]
 
     @property
     def is_placed(self) -> bool:
-        """Whether it is known where its frames lie."""
+        """Whether all frames have a position."""
         return all(frame.position for frame in self.frames)
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its ending or, where that says nothing, by its content."""
+    """Whether a file is DICOM, by its extension or else by its content."""
     suffix = path.suffix.lower()
     if suffix in OTHERS or path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
@@ -96,12 +96,12 @@ def _has_preamble(path: Path) -> bool:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The DICOM files that lie directly in a folder."""
+    """The DICOM files directly in a folder."""
     return [path for path in list_folder(folder) if is_dicom(path)]
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
-    """The sentence for a file that pydicom cannot read, or whose compression it cannot undo."""
+    """The error for a file that pydicom cannot read or decompress."""
     text = str(error)
     hint = "Replace or remove it."
     if isinstance(error, ImportError):
@@ -111,15 +111,15 @@ def unreadable(path: Path, error: Exception) -> DataError:
         text = text.split("because")[0].strip()
         hint = f"pip install {packages}, or save it uncompressed."
     elif "Unable to decode" in text and re.search("MPEG|HEVC", text):
-        hint = "Its frames are a film: save it as .mp4, or uncompressed."
+        hint = "Its frames are a video: save it as .mp4, or uncompressed."
     return DataError(f"{path}: cannot be read as DICOM ({text[:160]}). {hint}")
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of a DICOM file; None: it holds no image (a report, a plan, a directory).
+    """Read the header of a DICOM file; None if it holds no image (a report, a plan, a directory).
 
     Raises:
-        DataError: no DICOM file, or damaged.
+        DataError: not a DICOM file, or damaged.
     """
     try:
         import pydicom
@@ -133,7 +133,7 @@ def read_header(path: Path) -> Header | None:
         return _header(path, data) if "Rows" in data and "Columns" in data else None
     except DataError:
         raise
-    except Exception as error:  # of pydicom, many kinds
+    except Exception as error:  # several types from pydicom
         raise unreadable(path, error) from None
 
 
@@ -141,14 +141,14 @@ def _header(path: Path, data: Any) -> Header:
     count = int(data.get("NumberOfFrames") or 1)
     if (whole := int(data.get("TotalPixelMatrixColumns") or 0)) > int(data.Columns):
         raise DataError(
-            f"{path}: holds tiles of an image {whole} pixels wide (a slide), and not the image. "
+            f"{path}: holds tiles of an image {whole} pixels wide (a slide), not one image. "
             "Convert it to a TIFF, for example by wsidicomizer or bfconvert."
         )
     shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
     each = data.get("PerFrameFunctionalGroupsSequence") or []
     if each and len(each) != count:
         raise DataError(
-            f"{path}: says where {len(each)} frames lie, but holds {count}. Replace or remove it."
+            f"{path}: has {count} frames but positions of {len(each)}. Replace or remove it."
         )
     top = data if count == 1 and not each else {}
 
@@ -170,8 +170,8 @@ def _header(path: Path, data: Any) -> Header:
     for i in range(count):
         slope, intercept = number(i, scale, "RescaleSlope"), number(i, scale, "RescaleIntercept")
         if slope is not None and float(slope) == 0:
-            raise DataError(f"{path}: its RescaleSlope is 0, which makes all pixels alike. Write "
-                            "it again with the slope that it had.")  # fmt: skip
+            raise DataError(f"{path}: its RescaleSlope is 0, so all pixels are equal. Write it "
+                            "again with its original slope.")  # fmt: skip
         frames.append(Frame(
             path, i,
             1.0 if slope is None else float(slope),
@@ -197,10 +197,10 @@ def _header(path: Path, data: Any) -> Header:
 
 
 def read_headers(path: Path) -> list[Header]:
-    """Of a file, or of the files in a folder that hold images.
+    """Read the headers of a file, or of all files in a folder that hold images.
 
     Raises:
-        DataError: there is none, or one is unreadable.
+        DataError: no file holds an image, or one is unreadable.
     """
     files = files_of(path) if path.is_dir() else [path]
     headers = [header for header in map(read_header, files) if header is not None]
@@ -211,14 +211,15 @@ def read_headers(path: Path) -> list[Header]:
 
 
 def read_values(frame: Frame) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """The values of one frame.
+    """Read the values of one frame.
 
     Returns:
-        H x W of the numbers that the values mean, or uint8 H x W x 3 RGB; where padding lies, bool
-        H x W, or None; and the photometric interpretation.
+        values: rescaled values H x W, or uint8 H x W x 3 RGB.
+        padding: bool H x W, or None.
+        photometric: the photometric interpretation.
 
     Raises:
-        DataError: damaged, too large, or compressed in a way that no installed package undoes.
+        DataError: damaged, too large, or a compression that no installed package supports.
     """
     try:
         from pydicom.pixels import apply_color_lut, apply_modality_lut
@@ -227,8 +228,8 @@ def read_values(frame: Frame) -> tuple[np.ndarray, np.ndarray | None, str]:
         meaning = str(data.PhotometricInterpretation)
         if meaning == "PALETTE COLOR":
             colours = apply_color_lut(used_bits(stored, data), data)
-            # Entries of 16 bits, of which some programs write the lower 8 alone.
-            deep = colours.dtype.itemsize > 1 and highest_color(data) > 255
+            # Entries have 16 bits; some programs write only the lower 8.
+            deep = colours.dtype.itemsize > 1 and max_palette_value(data) > 255
             return (colours >> 8 if deep else colours).astype(np.uint8), None, "RGB"
         if stored.ndim == 3:
             if stored.dtype != np.uint8 or meaning not in ("RGB", "YBR_FULL", "YBR_FULL_422",
@@ -239,7 +240,7 @@ def read_values(frame: Frame) -> tuple[np.ndarray, np.ndarray | None, str]:
         if meaning not in GREY:
             raise DataError(f"{frame.path}: {meaning} pixels; expected grey or RGB. Convert it.")
         stored = used_bits(stored, data)
-        padded = padding_of(stored, data)
+        padded = padding_mask(stored, data)
         if data.get("ModalityLUTSequence"):
             return np.asarray(apply_modality_lut(stored, data)), padded, meaning
         if frame.slope == 1 and frame.intercept == 0:
@@ -253,12 +254,12 @@ def read_values(frame: Frame) -> tuple[np.ndarray, np.ndarray | None, str]:
         return stored * frame.slope + frame.intercept, padded, meaning
     except DataError:
         raise
-    except Exception as error:  # of pydicom and of what it unpacks with, many kinds
+    except Exception as error:  # several types, from pydicom and its codecs
         raise unreadable(frame.path, error) from None
 
 
 def _stored(frame: Frame) -> tuple[np.ndarray, Any]:
-    """The values as stored (YBR as RGB), and the tags that say what they mean."""
+    """Read stored values (YBR converted to RGB), and the tags in `PIXEL_TAGS`."""
     import pydicom
     from pydicom.pixels import pixel_array
 
@@ -278,33 +279,44 @@ def _stored(frame: Frame) -> tuple[np.ndarray, Any]:
     return pixel_array(data, index=frame.index), data
 
 
-def as_image(
+def to_image(
     values: np.ndarray, missing: np.ndarray | None, inverted: bool, window: Window | None, name: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values of `read_values` as an image, uint8 H x W x 3 RGB, and where it holds data, bool H x W
-    (None: everywhere). Grey ones are stretched, unless they have 8 bits and there is no window;
-    MONOCHROME1 is inverted.
+    """Convert values of `read_values` to an image.
+
+    Grey values are stretched, except those of 8 bits without a window.
+
+    Args:
+        values: H x W, or uint8 H x W x 3 RGB.
+        missing: bool H x W, pixels without data; None: none.
+        inverted: whether the lowest value is white (MONOCHROME1).
+        window: values that map to black and white; None: the 0.1 and 99.9 percentiles.
+        name: for messages.
+
+    Returns:
+        uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere).
 
     Raises:
-        DataError: a window for colours; values that are not finite.
+        DataError: a window for a colour image, or values that are not finite.
     """
     if values.ndim == 3:
         if window is not None:
             raise DataError(f"{name}: --data.window is for grey values. Leave it out.")
         return values, None
-    grey, holes = values[..., None], None if missing is None else missing[..., None]
+    grey = values[..., None]
+    missing = None if missing is None else missing[..., None]
     if window is None and values.dtype != np.uint8:
-        window = limits_of(grey, holes, name)
-    rgb, valid = finish(grey, holes, name, window)
+        window = percentile_window(grey, missing, name)
+    rgb, valid = to_rgb(grey, missing, name, window)
     if inverted:
         rgb = 255 - rgb if valid is None else np.where(valid[..., None], 255 - rgb, 0)
     return rgb.astype(np.uint8), valid
 
 
-def without_data(
+def missing_pixels(
     values: np.ndarray, padded: np.ndarray | None, nodata: float | None = None
 ) -> np.ndarray | None:
-    """bool of the same shape: padding, NaN and what `--data.nodata` names; None: there is none."""
+    """Where values are padding, NaN or `nodata`: bool of the same shape; None: nowhere."""
     missing = np.zeros(values.shape, bool) if padded is None else padded
     if nodata is not None:
         missing = missing | equals(values, nodata)
@@ -313,19 +325,19 @@ def without_data(
     return missing if missing.any() else None
 
 
-def joint_limits(images: Iterable[tuple[np.ndarray, np.ndarray | None]], name: str) -> Window:
-    """The 0.1 and 99.9 percentile of several grey images, where they hold data.
+def shared_window(images: Iterable[tuple[np.ndarray, np.ndarray | None]], name: str) -> Window:
+    """The 0.1 and 99.9 percentiles of several grey images together, where they hold data.
 
     Raises:
-        DataError: see `limits_of`.
+        DataError: see `percentile_window`.
     """
     known = [values.ravel() if missing is None else values[~missing] for values, missing in images]
-    return limits_of(np.concatenate(known), None, name)
+    return percentile_window(np.concatenate(known), None, name)
 
 
 @dataclass(frozen=True)
 class DicomImage:
-    """A DICOM file that holds one image, as `Pixels`."""
+    """A DICOM file with a single image; implements `Pixels`."""
 
     path: Path
     window: Window | None = None
@@ -337,11 +349,11 @@ class DicomImage:
         if len(header.frames) > 1:
             raise DataError(
                 f"{self.path}: holds {len(header.frames)} frames; expected one image. "
-                "`predict --input FILE` goes through them."
+                "`predict --input FILE` segments each frame."
             )
         values, padded, meaning = read_values(header.frames[0])
-        missing = without_data(values, padded, self.nodata) if values.ndim == 2 else None
-        return as_image(values, missing, meaning == "MONOCHROME1", self.window, str(self.path))
+        missing = missing_pixels(values, padded, self.nodata) if values.ndim == 2 else None
+        return to_image(values, missing, meaning == "MONOCHROME1", self.window, str(self.path))
 
     def read(self) -> np.ndarray:
         """uint8 H x W x 3 RGB."""
@@ -364,8 +376,14 @@ def _one(path: Path) -> Header:
 
 
 def frames_of(path: Path, window: Window | None) -> Iterator[np.ndarray]:
-    """The frames of a file in the order in which they are stored, uint8 H x W x 3 RGB; grey ones
-    of more than 8 bits are stretched alike.
+    """Read the frames of a file in stored order. Grey frames of more than 8 bits share one window.
+
+    Args:
+        path: the file.
+        window: values that map to black and white; None: percentiles of up to 16 frames.
+
+    Yields:
+        uint8 H x W x 3 RGB.
 
     Raises:
         DataError: see `read_values`.
@@ -375,12 +393,12 @@ def frames_of(path: Path, window: Window | None) -> Iterator[np.ndarray]:
         values, _, _ = read_values(frames[0])
         if values.ndim == 2 and values.dtype != np.uint8:
             some = (read_values(frame)[:2] for frame in frames[:: max(1, len(frames) // 16)])
-            window = joint_limits(some, str(path))
+            window = shared_window(some, str(path))
     for frame in frames:
         values, padded, meaning = read_values(frame)
-        yield as_image(values, padded, meaning == "MONOCHROME1", window, str(path))[0]
+        yield to_image(values, padded, meaning == "MONOCHROME1", window, str(path))[0]
 
 
 def rate_of(path: Path) -> float:
-    """Frames per second; 0 where the file does not say."""
+    """Frames per second; 0 if the file does not define it."""
     return _one(path).rate

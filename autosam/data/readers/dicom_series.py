@@ -1,7 +1,7 @@
-"""Which DICOM files and frames make up a volume, in which order, and where it lies.
+"""Assemble DICOM files and frames into a volume.
 
-A volume is one series of parallel, evenly spaced slices, ordered by their position in space; the
-numbers that files carry are not looked at. Whatever does not fit is refused.
+A volume is one series of parallel, evenly spaced slices, ordered by position in space; instance
+numbers are ignored. Any other series is an error.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from autosam.errors import DataError
 
 @dataclass(frozen=True)
 class Series:
-    """A volume of DICOM slices, in the order in which they lie along their normal."""
+    """A volume of DICOM slices, in order along their normal."""
 
     frames: tuple[Frame, ...]
     size: tuple[int, int]
-    """H, W of each."""
+    """H, W of each slice."""
     affine: np.ndarray
-    """4 x 4, from (column, row, slice) to millimetres in NIfTI's frame."""
+    """4 x 4, from (column, row, slice) to mm in NIfTI coordinates (RAS)."""
     inverted: bool
-    """MONOCHROME1: the lowest value is white."""
+    """Whether the lowest value is white (MONOCHROME1)."""
 
 
 def read_series(path: Path) -> Series:
-    """The one volume that a file, or the files in a folder, hold.
+    """Read the series in a file or in the files of a folder.
 
     Raises:
-        DataError: unreadable, several series, colour, or slices that make up no even grid; the
-            message names the files.
+        DataError: unreadable, several series, colour, or slices that do not form a regular grid.
     """
     headers = read_headers(path)
     titles: dict[str, list[Header]] = {}
@@ -52,8 +51,8 @@ def read_series(path: Path) -> Series:
     for header in headers:
         if header.photometric not in GREY:
             raise DataError(
-                f"{header.path}: {header.photometric} pixels; a volume is grey. Its frames can be "
-                "segmented one by one (`predict --input FILE`), or saved as images."
+                f"{header.path}: {header.photometric} pixels; a volume is grey. Segment its frames "
+                "one by one (`predict --input FILE`), or save them as images."
             )
         if (header.size, header.photometric) != (first.size, first.photometric):
             raise DataError(
@@ -71,14 +70,15 @@ def place(frames: list[Frame], thickness: float, path: Path) -> tuple[list[int],
 
     Args:
         frames: of one series.
-        thickness: millimetres along the normal, where there is one frame alone.
-        path: what messages name.
+        thickness: slice thickness in mm, used for a single frame.
+        path: for messages.
 
     Returns:
-        The order, and the affine 4 x 4 from (column, row, slice) to NIfTI's millimetres.
+        Indices of the frames in order, and the affine 4 x 4 from (column, row, slice) to mm in
+        NIfTI coordinates (RAS).
 
     Raises:
-        DataError: they are no evenly spaced stack of parallel slices.
+        DataError: the frames are not an evenly spaced stack of parallel slices.
     """
 
     def name(i: int) -> str:
@@ -89,9 +89,9 @@ def place(frames: list[Frame], thickness: float, path: Path) -> tuple[list[int],
     for i, frame in enumerate(frames):
         if not (frame.position and frame.orientation and frame.spacing):
             raise DataError(
-                f"{path}: {name(i)} does not say where it lies (ImagePositionPatient, "
-                "ImageOrientationPatient, PixelSpacing): no volume can be made of it. Remove it, "
-                "or save the images as files of their own."
+                f"{path}: {name(i)} has no position (ImagePositionPatient, "
+                "ImageOrientationPatient, PixelSpacing), so it cannot be part of a volume. Remove "
+                "it, or save the images as single files."
             )
     orientations = np.array([frame.orientation for frame in frames])
     spacings = np.array([frame.spacing for frame in frames])
@@ -108,8 +108,8 @@ def place(frames: list[Frame], thickness: float, path: Path) -> tuple[list[int],
     if not np.allclose(lengths, 1, atol=1e-2) or abs(across @ down) > 1e-2 or min(spacings[0]) <= 0:
         raise DataError(
             f"{path}: {name(0)} has ImageOrientationPatient {frames[0].orientation} and "
-            f"PixelSpacing {frames[0].spacing}; expected two directions at right angles and "
-            "lengths above 0. Write it again."
+            f"PixelSpacing {frames[0].spacing}; expected two perpendicular unit vectors and "
+            "positive spacings. Write it again."
         )
     normal = np.cross(across, down)
     positions = np.array([frame.position for frame in frames])
@@ -120,7 +120,7 @@ def place(frames: list[Frame], thickness: float, path: Path) -> tuple[list[int],
     if (shift := np.abs(aside).max()) > 0.05 + 0.01 * (along[-1] - along[0]):
         raise DataError(
             f"{path}: slices are shifted by up to {shift:.2f} mm within their planes (a gantry "
-            "tilt): no straight volume. Resample it first, for example by dcm2niix."
+            "tilt), so they are no rectangular volume. Resample it, for example with dcm2niix."
         )
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = across * spacings[0][1], down * spacings[0][0]
@@ -129,12 +129,12 @@ def place(frames: list[Frame], thickness: float, path: Path) -> tuple[list[int],
 
 
 def _step(along: np.ndarray, names: list[str], path: Path) -> float:
-    """Millimetres from slice to slice.
+    """Distance between slices in mm.
 
     Args:
-        along: positions along the normal, ascending.
+        along: positions along the normal in mm, ascending.
         names: of the slices, in the same order.
-        path: what messages name.
+        path: for messages.
 
     Raises:
         DataError: two slices at one position, or uneven gaps.

@@ -1,4 +1,4 @@
-"""What DICOM's stored values mean by the tags beside them: bits, palettes, padding."""
+"""Interpret stored DICOM values by their tags: bits, palettes, padding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import numpy as np
 
 
 def used_bits(stored: np.ndarray, data: Any) -> np.ndarray:
-    """Values without what lies in the bits beside them (overlays of old files)."""
+    """Values without the unused bits around them, where old files store overlays.
+
+    Args:
+        stored: H x W.
+        data: the `pydicom.Dataset`.
+    """
     if stored.dtype.kind == "f":
         return stored
     allocated, used = int(data.BitsAllocated), int(data.BitsStored)
@@ -18,21 +23,21 @@ def used_bits(stored: np.ndarray, data: Any) -> np.ndarray:
     return (stored << (allocated - 1 - high)) >> (allocated - used)
 
 
-def highest_color(data: Any) -> int:
-    """Of the values in a palette; without them (they come in segments) the highest there is."""
+def max_palette_value(data: Any) -> int:
+    """The largest value in the palette; 65535 if the palette is segmented."""
     names = [f"{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")]
     tables = [np.frombuffer(data[name].value, "<u2") for name in names if data.get(name)]
     return max((int(table.max()) for table in tables), default=2**16 - 1)
 
 
-def padding_of(stored: np.ndarray, data: Any) -> np.ndarray | None:
-    """bool H x W: pixels outside of what was imaged; None: there are none."""
+def padding_mask(stored: np.ndarray, data: Any) -> np.ndarray | None:
+    """Where pixels are padding (outside of the scanned area), bool H x W; None: nowhere."""
     value = data.get("PixelPaddingValue")
     if value is None:
         return None
     other = data.get("PixelPaddingRangeLimit")
     ends = [value, value if other is None else other]
-    if stored.dtype.kind == "i":  # often written without its sign
+    if stored.dtype.kind == "i":  # the padding value is often written unsigned
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]
     padded = (stored >= min(ends)) & (stored <= max(ends))
     return padded if padded.any() else None

@@ -1,4 +1,4 @@
-"""Image files of any kind."""
+"""Open an image file of any supported format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autosam.data.readers.dicom import DicomImage, is_dicom
 
 
 def image_file(path: Path, config: DataConfig) -> Pixels:
-    """An image, read as the settings say: DICOM, or what `read_image` reads."""
+    """An image file with the reading settings applied: DICOM, or any format of `read_image`."""
     if is_dicom(path):
         return DicomImage(path, config.window, config.nodata)
     return ImageFile(path, config.bands, config.window, config.nodata)

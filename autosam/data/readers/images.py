@@ -1,4 +1,4 @@
-"""PNG, JPEG, WebP and BMP, by content: Pillow, and libpng for PNG of 16 bits."""
+"""Read PNG, JPEG, WebP and BMP with Pillow, and 16-bit PNG with imagecodecs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from autosam.data.readers.raster import (
     Region,
     StoredMask,
     equals,
-    orientation_of,
+    orient,
+    orientation_steps,
     refuse_large,
-    upright,
 )
 from autosam.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-"""Pillow knows others, of which one (EPS) is a program that it has run."""
+"""The formats that Pillow may open. Others are excluded: for EPS, for one, it runs a program."""
 ORIENTATION = 0x0112
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is an error, not Pillow's warning
@@ -34,7 +34,7 @@ class PlainImage:
         name: for messages.
 
     Raises:
-        DataError: of another format, damaged, too large, or animated.
+        DataError: another format, damaged, too large, or animated.
     """
 
     def __init__(self, source: Path | bytes, name: str) -> None:
@@ -50,17 +50,20 @@ class PlainImage:
 
     @classmethod
     def of(cls, image: Image.Image, name: str) -> PlainImage:
-        """An image that Pillow has opened already.
+        """From a PIL image.
 
         Raises:
-            DataError: it holds no pixel, or cannot be decoded: damaged, or its file is closed.
+            DataError: the image has no pixels, or cannot be decoded (damaged, or its file is
+                closed).
         """
         self = cls.__new__(cls)
         self.name = name
         if 0 in image.size:
-            raise DataError(f"{name}: {image.width} x {image.height} pixels; expected some.")
+            raise DataError(
+                f"{name}: {image.width} x {image.height} pixels; expected at least one."
+            )
         try:
-            image.load()  # before its orientation is asked for: Pillow turns a TIFF, and says so
+            image.load()  # before getexif: for TIFF, load() applies the orientation and resets it
             self._decode(image, b"")
         except Exception as error:  # see `__init__`
             raise _unreadable(name, error) from None
@@ -74,8 +77,8 @@ class PlainImage:
         lossless = image.format == "WEBP" and b"VP8L" in content[:64]
         self.lossy = image.format in ("JPEG", "MPO", "WEBP") and not lossless
         bits, kind = (content[24], content[25]) if image.format == "PNG" and content else (8, 0)
-        image.load()  # which finds damage that libpng only warns of, and turns TIFFs itself
-        steps = orientation_of(image.getexif().get(ORIENTATION))
+        image.load()  # detects damage that libpng only warns of; orients TIFFs
+        steps = orientation_steps(image.getexif().get(ORIENTATION))
         if bits == 16:
             values = imagecodecs.png_decode(content)
             values = values[..., None] if values.ndim == 2 else values
@@ -100,14 +103,14 @@ class PlainImage:
                     alpha = np.asarray(image.convert("RGBA"))[..., 3]
                 if image.mode in ("La", "RGBa"):
                     image = image.convert(image.mode.upper())
-                if image.mode in ("HSV", "YCbCr", "LAB", "RGBX"):  # of images in memory alone
+                if image.mode in ("HSV", "YCbCr", "LAB", "RGBX"):  # only PIL images in memory
                     image = image.convert("RGB")
                 values = np.asarray(image)
                 values = values[..., None] if values.ndim == 2 else values
                 if image.mode in ("LA", "RGBA"):
                     values, alpha = values[..., :-1], values[..., -1]
-        self.values = upright(values, steps)
-        self.alpha = None if alpha is None else upright(alpha, steps)
+        self.values = orient(values, steps)
+        self.alpha = None if alpha is None else orient(alpha, steps)
 
     def colors(self, region: Region, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
         y, x, height, width = region
@@ -128,14 +131,14 @@ class PlainImage:
         return values, missing
 
     def _stored(self, values: np.ndarray) -> np.ndarray:
-        """Grey of fewer than 8 bits as the file holds it, where Pillow has scaled it to 8."""
+        """Undo Pillow's scaling of grey values of fewer than 8 bits."""
         return values if self.grey_bits == 8 else values // (255 // (2**self.grey_bits - 1))
 
     def mask(self) -> StoredMask:
         if self.mode == "CMYK":
             raise DataError(f"{self.name}: mode CMYK is not a mask; save it as 8-bit grey.")
         values = self.values
-        if self.palette is None and self.grey_bits > 1:  # one bit is 0 and 255
+        if self.palette is None and self.grey_bits > 1:  # one bit stays 0 and 255
             values = self._stored(values)
         if values.shape[2] == 1 or (values == values[..., :1]).all():
             values = values[..., 0]
@@ -143,7 +146,7 @@ class PlainImage:
 
 
 def plain_size(path: Path, name: str) -> tuple[int, int]:
-    """H, W, as stored, of an image that is not decoded.
+    """H, W as stored, without decoding the image.
 
     Raises:
         DataError: see `PlainImage`.
@@ -158,23 +161,23 @@ def plain_size(path: Path, name: str) -> tuple[int, int]:
 
 
 def read_orientation(path: Path) -> int:
-    """The orientation 1 to 8 that a file (TIFF too) says of itself, 1 where it says none; pixels
-    are not read."""
+    """The orientation tag of an image file (TIFF included), 1 to 8; 1 without a tag. Pixels are not
+    decoded."""
     try:
         with Image.open(path, formats=(*FORMATS, "TIFF")) as image:
             unread = image.format == "PNG" and "exif" not in image.info  # getexif would decode it
             value = 1 if unread else image.getexif().get(ORIENTATION, 1)
-    except Exception:  # of Pillow, many kinds; whoever reads the pixels tells
+    except Exception:  # several types from Pillow; reading the pixels reports it
         return 1
     return value if value in range(1, 9) else 1
 
 
 def _opened(content: bytes, name: str) -> Image.Image:
-    """Its header is read, its pixels are not."""
+    """Open an image without decoding its pixels."""
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     refuse_large(name, image.width, image.height)
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a photo with its preview or second eye
+    if frames > 1 and image.format != "MPO":  # MPO: a photo with a preview or a stereo pair
         raise DataError(
             f"{name}: an animation of {frames} frames; expected one image. Save each frame as a "
             "file."
@@ -184,7 +187,7 @@ def _opened(content: bytes, name: str) -> Image.Image:
 
 def _unreadable(name: str, error: Exception) -> DataError:
     unknown = isinstance(error, UnidentifiedImageError)
-    what = "it is no PNG, JPEG, WebP, BMP or TIFF" if unknown else str(error)[:120]
+    what = "not a PNG, JPEG, WebP, BMP or TIFF" if unknown else str(error)[:120]
     return DataError(
         f"{name}: cannot be read as an image ({what}). The file may be truncated or of another "
         "kind; replace or remove it."
@@ -192,6 +195,6 @@ def _unreadable(name: str, error: Exception) -> DataError:
 
 
 def _palette(image: Image.Image) -> np.ndarray:
-    """uint8 256 x 3; entries that the file lacks are black."""
+    """uint8 256 x 3; missing entries are black."""
     colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     return np.pad(colors, ((0, 256 - len(colors)), (0, 0)))

@@ -1,4 +1,4 @@
-"""An image that is in memory already, read as one from a file is."""
+"""Images in memory: arrays, PIL images and tensors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from PIL import Image
 from autosam.data.images import ImageReader, Window
 from autosam.data.readers.images import PlainImage
 from autosam.data.readers.raster import equals
-from autosam.data.readers.stretch import finish, limits_of
+from autosam.data.readers.stretch import percentile_window, to_rgb
 from autosam.errors import DataError
 
 
 def array_of(image: np.ndarray | Image.Image | torch.Tensor) -> np.ndarray | Image.Image:
-    """What `MemoryImage` takes, of a tensor: H x W, or C x H x W as torch has it, C 1, 3 or 4.
+    """Convert a tensor to an array for `MemoryImage`; other images stay as they are.
+
+    Args:
+        image: a tensor H x W or C x H x W, C 1, 3 or 4; an array or a PIL image.
 
     Raises:
-        DataError: a tensor of another shape, or of which either axis could be the colors.
+        DataError: a tensor of another shape, or one whose channel axis is ambiguous.
     """
     if not isinstance(image, torch.Tensor):
         return image
     shape = tuple(image.shape)
     if image.layout != torch.strided or image.is_meta:
-        raise DataError("a sparse tensor, or one without values: give image.to_dense().")
+        raise DataError("a sparse tensor, or one without values: pass image.to_dense().")
     values = image.detach().cpu()
     if values.dtype == torch.bfloat16:
         values = values.float()
@@ -36,8 +39,8 @@ def array_of(image: np.ndarray | Image.Image | torch.Tensor) -> np.ndarray | Ima
     first = values.ndim == 3 and shape[0] in (1, 3, 4)
     if not first or shape[2] in (1, 3, 4):
         raise DataError(
-            f"a tensor of shape {shape}: expected H x W or C x H x W with C 1, 3 or 4. Of "
-            "H x W x C give image.numpy(), of several images a list of them."
+            f"a tensor of shape {shape}: expected H x W or C x H x W with C 1, 3 or 4. "
+            "For H x W x C pass image.numpy(), for several images a list."
         )
     return values.permute(1, 2, 0).numpy()
 
@@ -47,17 +50,17 @@ class MemoryImage:
     """An array or a PIL image as `Pixels`."""
 
     values: np.ndarray | Image.Image
-    """Array: uint8, uint16 or fractions from 0 to 1; H x W (grey), or H x W x C with C 1 (grey), 2
-    (grey and transparency), 3 (RGB) or 4 (RGB and transparency)."""
+    """A PIL image; or an array, uint8, uint16 or float from 0 to 1: H x W (grey), or H x W x C with
+    C 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha)."""
     name: str = "the image"
     window: Window | None = None
     nodata: float | None = None
     """Value of pixels without data."""
     valid: np.ndarray | None = None
-    """bool H x W: where an array holds data, if that is known otherwise."""
+    """bool H x W: where an array holds data; None: everywhere."""
 
     def __post_init__(self) -> None:
-        """Arrays of numpy's subclasses become plain ones; what is masked out holds no data."""
+        """Convert subclasses of `np.ndarray` to plain arrays; masked pixels hold no data."""
         if not isinstance(self.values, np.ndarray):
             return
         given, values = self.values, np.asarray(self.values)
@@ -71,13 +74,16 @@ class MemoryImage:
 
     @property
     def path(self) -> Path:
-        raise DataError(f"{self.name}: is in memory; what reads bands needs a TIFF file.")
+        raise DataError(f"{self.name}: is in memory, but reading bands needs a TIFF file.")
 
     def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere).
+        """Read the image.
+
+        Returns:
+            uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere).
 
         Raises:
-            DataError: not an image, or of another number type.
+            DataError: a shape or dtype that is not supported, or floats outside 0 to 1.
         """
         if isinstance(self.values, Image.Image):
             raster = PlainImage.of(self.values, self.name)
@@ -89,8 +95,8 @@ class MemoryImage:
             missing = hidden if missing is None else missing | hidden
         limits = self.window
         if limits is None and colors.dtype != np.uint8:
-            limits = limits_of(colors, missing, self.name)
-        return finish(colors, missing, self.name, limits)
+            limits = percentile_window(colors, missing, self.name)
+        return to_rgb(colors, missing, self.name, limits)
 
     def read(self) -> np.ndarray:
         """uint8 H x W x 3 RGB, see `autosam.data.images.read_image`.
@@ -104,36 +110,37 @@ class MemoryImage:
         """H x W x C, C 1 or 3."""
         if values.ndim == 4:
             raise DataError(
-                f"{self.name}: an array of shape {values.shape}: several images? Give a list of "
-                "them: list(images)."
+                f"{self.name}: an array of shape {values.shape}: several images? Pass a list: "
+                "list(images)."
             )
         if values.ndim == 2:
             values = values[..., None]
         if values.ndim != 3 or values.shape[2] not in (1, 2, 3, 4) or 0 in values.shape:
-            turned = values.ndim == 3 and values.shape[0] in (1, 3, 4) and 0 not in values.shape
+            hint = ""
+            if values.ndim == 3 and values.shape[0] in (1, 3, 4) and 0 not in values.shape:
+                hint = " For C x H x W: np.moveaxis(image, 0, 2)."
             raise DataError(
-                f"{self.name}: an array of shape {values.shape}; expected H x W or H x W x 3."
-                + " Of C x H x W: np.moveaxis(image, 0, 2)." * turned
+                f"{self.name}: an array of shape {values.shape}; expected H x W or H x W x 3.{hint}"
             )
         colors = values[..., :1] if values.shape[2] < 3 else values[..., :3]
-        return colors if colors.dtype in (np.uint8, np.uint16) else self._fractions(colors)
+        return colors if colors.dtype in (np.uint8, np.uint16) else self._from_floats(colors)
 
-    def _fractions(self, colors: np.ndarray) -> np.ndarray:
-        """Numbers of another type: from 0 to 1 as uint8; with a window as they are."""
+    def _from_floats(self, colors: np.ndarray) -> np.ndarray:
+        """Convert floats from 0 to 1 to uint8; with a window to float32, unscaled."""
         if colors.dtype.kind != "f":
             raise DataError(
-                f"{self.name}: an array of {colors.dtype}; expected uint8, uint16, or fractions "
-                "from 0 to 1. Of whole numbers from 0 to 255: image.astype(np.uint8)."
+                f"{self.name}: an array of {colors.dtype}; expected uint8, uint16, or floats from "
+                "0 to 1. For integers from 0 to 255: image.astype(np.uint8)."
             )
         if self.window is not None:
             return colors.astype(np.float32)
         if self.valid is not None and self.valid.any():
             colors = np.where(self.valid[..., None], colors, colors[self.valid].min())
         least, most = float(colors.min()), float(colors.max())
-        if not (least >= 0 and most <= 1):  # NaN is neither
+        if not (least >= 0 and most <= 1):  # also true for NaN
             raise DataError(
-                f"{self.name}: fractions from {least:g} to {most:g}; expected 0 to 1, or uint8 "
-                "from 0 to 255. Give the image before it is normalized."
+                f"{self.name}: floats from {least:g} to {most:g}; expected 0 to 1, or uint8 from 0 "
+                "to 255. Pass the image before it is normalized."
             )
         return (colors.astype(np.float64) * 255).round().astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Outlines and run-length codes as masks."""
+"""Rasterize polygons and run-length encodings (RLE)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import numpy as np
 from autosam.errors import DataError
 
 FAR = 10
-"""Outlines may lead so many times the image's longer side outside."""
+"""Limit of coordinates, as a multiple of the image's longer side."""
 
 
 def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
-    """Fill polygons, or decode a run-length code.
+    """Fill polygons, or decode a run-length encoding.
 
     Args:
-        shape: as in COCO: a list of polygons [x0, y0, x1, y1, ...] whose union is meant, or
-            {"size": [h, w], "counts": list or compressed text}. x and y are measured from the
-            image's corner, so that the first pixel covers 0..1.
-        height, width: of the image.
-        where: what a message should name.
+        shape: a COCO segmentation: a list of polygons [x0, y0, x1, y1, ...], of which the union is
+            taken, or {"size": [h, w], "counts": list or compressed text}. x and y are in pixels
+            from the image's corner, so the first pixel covers 0..1.
+        height: H of the image.
+        width: W of the image.
+        where: file and annotation, for messages.
 
     Returns:
         bool H x W.
 
     Raises:
-        DataError: not such a shape.
+        DataError: not a COCO segmentation, coordinates far outside, or pycocotools is missing.
     """
     if isinstance(shape, dict):
         return _unroll(shape, height, width, where)
@@ -34,18 +35,18 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
         from pycocotools import mask as coco
     except ImportError:
         raise DataError(
-            f"{where}: outlines are drawn by pycocotools: pip install 'autosam[data]'"
+            f"{where}: polygons need pycocotools: pip install 'autosam[data]'"
         ) from None
     if not _is_polygons(shape):
         raise DataError(
-            f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length code. Fix or "
+            f"{where}: expected polygons [[x0, y0, x1, y1, ...]] or a run-length encoding. Fix or "
             "remove it."
         )
-    # pycocotools counts every step along an edge: of one far outside it would end the process.
+    # pycocotools walks along every edge: one that leads far outside would crash the process.
     far = FAR * max(height, width)
     if any(not -far <= value <= far for polygon in shape for value in polygon):
         raise DataError(
-            f"{where}: an outline leads far outside of the image of {width} x {height} pixels. "
+            f"{where}: a polygon leads far outside of the image of {width} x {height} pixels. "
             "Fix or remove it."
         )
     drawn = [[float(value) for value in polygon] for polygon in shape if len(polygon) >= 6]
@@ -55,9 +56,11 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
 
 
 def encloses(polygon: Any, height: int, width: int) -> bool:
-    """Whether an outline as in `rasterize` covers any pixel of an image; True where it is damaged
-    or leads far outside, which `rasterize` refuses. Those of some size in the image are not
-    drawn to find out."""
+    """Whether a polygon covers any pixel of an image.
+
+    True for a damaged polygon or one that leads far outside, which `rasterize` refuses. A polygon
+    of sufficient area inside the image is not rasterized.
+    """
     if not _is_polygons([polygon]):
         return True
     if len(polygon) < 6:
@@ -76,18 +79,20 @@ def encloses(polygon: Any, height: int, width: int) -> bool:
 
 
 def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.ndarray:
-    """A run-length code -> bool H x W. Not by pycocotools, which writes beyond its memory where a
-    code is damaged."""
+    """Decode a run-length encoding to bool H x W. pycocotools is not used, because it writes out of
+    bounds if the encoding is damaged."""
     if code.get("size") != [height, width]:
         raise DataError(
-            f"{where}: run-length code of size {code.get('size')}, but the image is {height} x "
+            f"{where}: run-length encoding of size {code.get('size')}, but the image is {height} x "
             f"{width}: [{height}, {width}] was expected. Fix or remove it."
         )
     counts = code.get("counts")
     if isinstance(counts, str | bytes):
         counts = _unpack(counts)
     if not isinstance(counts, list):
-        raise DataError(f"{where}: a run-length code whose counts are damaged. Fix or remove it.")
+        raise DataError(
+            f"{where}: a run-length encoding whose counts are damaged. Fix or remove it."
+        )
     whole = all(isinstance(n, int) and n >= 0 for n in counts)
     if not whole or sum(counts) != height * width:
         raise DataError(
@@ -99,8 +104,8 @@ def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.nda
 
 
 def _unpack(text: str | bytes) -> list[int] | None:
-    """COCO's compressed run lengths: five bits a letter, from the third on as differences from the
-    last but one; None where that is not what it is."""
+    """Decompress COCO's run lengths: five bits per character; from the third number on, the
+    difference to the last but one. None if damaged."""
     codes = text.encode() if isinstance(text, str) else text
     counts: list[int] = []
     number = bits = 0
@@ -110,7 +115,7 @@ def _unpack(text: str | bytes) -> list[int] | None:
             return None
         number |= (value & 31) << bits
         bits += 5
-        if value & 32:  # goes on in the next letter
+        if value & 32:  # continues in the next character
             continue
         if value & 16:  # negative
             number -= 1 << bits

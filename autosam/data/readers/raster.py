@@ -1,4 +1,4 @@
-"""What a decoded image file is, whatever its format."""
+"""Types and helpers shared by the readers of image files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from autosam.errors import DataError
 
 MAX_PIXELS = 300_000_000
-"""Larger images are refused before they are decoded."""
+"""Limit of H x W. Larger images are refused before they are decoded."""
 MAX_VALUES = 10 * MAX_PIXELS
-"""The same for all bands together."""
+"""Limit of H x W x bands."""
 
 Region = tuple[int, int, int, int]
 """First row, first column, rows, columns."""
@@ -21,55 +21,54 @@ Region = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class StoredMask:
-    """A mask file as it is stored, upright, before anyone decides what its values mean."""
+    """A mask file as stored, with its orientation applied. Its encoding is inferred elsewhere."""
 
     values: np.ndarray
-    """Numbers as stored: H x W; or H x W x 3 where it holds colours that are not all grey. Of a
-    palette image the indices; of one bit 0 and 255; grey of 2 or 4 bits is not scaled."""
+    """Stored values: H x W, or H x W x 3 if some pixel is not grey. Palette images: the indices.
+    One bit: 0 and 255. Grey of 2 or 4 bits is not scaled."""
     palette: np.ndarray | None = None
-    """uint8 N x 3: the colour of each index, for palette images."""
+    """uint8 N x 3: RGB of each index, for palette images."""
     alpha: np.ndarray | None = None
-    """H x W: opacity, 0 transparent, where the file holds it (of a palette image from its
-    transparent entries)."""
+    """H x W: opacity, 0 transparent; palette images: of transparent indices. None: none."""
     missing: np.ndarray | None = None
-    """bool H x W: pixels that the file itself says hold no data (a TIFF's nodata value other than
+    """bool H x W: pixels that the file declares as without data (a TIFF's nodata value other than
     0, NaN, or its mask page); None: none."""
     lossy: bool = False
-    """Whether values may have changed when it was saved, as in JPEG."""
+    """Whether the file has lossy compression (JPEG)."""
     nodata: float = math.nan
-    """The value that the file says is `missing`; NaN where another sign says so."""
-    white_0: bool = False
-    """Whether the file says that white is zero; `values` are inverted already."""
+    """The file's nodata value; NaN if `missing` has another origin."""
+    min_is_white: bool = False
+    """Whether the file stores white as zero (MinIsWhite). `values` are inverted already."""
 
 
 class Raster(Protocol):
-    """An opened image file: its colours in pieces, or the mask in it."""
+    """An opened image file, read by region as an image or as a whole as a mask."""
 
     shape: tuple[int, int]
-    """H, W, upright."""
+    """H, W, with the orientation applied."""
 
     def colors(self, region: Region, nodata: float | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """A piece of the image.
+        """Read a region of the image.
 
         Args:
-            region: the piece, in upright pixels.
-            nodata: stored value of pixels without data, besides what the file says itself.
+            region: in pixels of the image with its orientation applied.
+            nodata: stored value of pixels without data, in addition to the file's own.
 
         Returns:
-            h x w x C colours, C 1 (grey) or 3 (RGB): uint8 as shown, any other number type to be
-            stretched; and where they are missing, bool h x w x C, or None where no file or setting
-            names such values.
+            values: h x w x C, C 1 (grey) or 3 (RGB): uint8, or another type that is to be
+                stretched.
+            missing: bool h x w x C; None if neither file nor `nodata` marks pixels as missing.
         """
 
     def mask(self) -> StoredMask:
-        """The whole image as a mask."""
+        """Read the whole image as a mask."""
 
 
 def refuse_large(name: str, width: int, height: int, bands: int = 1) -> None:
-    """Before anything is decoded: a small file may hold a large image.
+    """Refuse a large image before it is decoded: a small file may hold one.
 
     Raises:
-        DataError: it is larger than the limit.
+        DataError: the image is larger than `MAX_PIXELS` or `MAX_VALUES`.
     """
     if width * height > MAX_PIXELS or width * height * bands > MAX_VALUES:
         of, values = "", ""
@@ -81,16 +80,22 @@ def refuse_large(name: str, width: int, height: int, bands: int = 1) -> None:
         )
 
 
-def orientation_of(value: object) -> tuple[bool, bool, bool]:
-    """EXIF or TIFF orientation, 1 to 8 (anything else counts as 1) -> whether rows and columns
-    change places, and whether rows and then columns are reversed after that."""
+def orientation_steps(value: object) -> tuple[bool, bool, bool]:
+    """Steps that apply an EXIF or TIFF orientation.
+
+    Args:
+        value: 1 to 8; anything else counts as 1.
+
+    Returns:
+        Whether to swap rows and columns, then to reverse the rows, then to reverse the columns.
+    """
     table = {2: "x", 3: "yx", 4: "y", 5: "t", 6: "tx", 7: "tyx", 8: "ty"}
     steps = table.get(value, "") if isinstance(value, int) else ""
     return "t" in steps, "y" in steps, "x" in steps
 
 
-def upright(array: np.ndarray, steps: tuple[bool, bool, bool]) -> np.ndarray:
-    """H x W x ... turned as `orientation_of` says."""
+def orient(array: np.ndarray, steps: tuple[bool, bool, bool]) -> np.ndarray:
+    """Apply the steps of `orientation_steps` to an array H x W x ..."""
     swap, flip_y, flip_x = steps
     if swap:
         array = np.swapaxes(array, 0, 1)
@@ -98,12 +103,12 @@ def upright(array: np.ndarray, steps: tuple[bool, bool, bool]) -> np.ndarray:
 
 
 def stored_region(region: Region, shape: tuple[int, int], steps: tuple[bool, bool, bool]) -> Region:
-    """Where an upright piece lies in the image as stored.
+    """The region of the stored image that becomes a region of the oriented image.
 
     Args:
-        region: the piece, in upright pixels.
-        shape: H, W, upright.
-        steps: see `orientation_of`.
+        region: in pixels of the oriented image.
+        shape: H, W of the oriented image.
+        steps: see `orientation_steps`.
     """
     (y, x, height, width), (swap, flip_y, flip_x) = region, steps
     y = shape[0] - y - height if flip_y else y
@@ -112,7 +117,7 @@ def stored_region(region: Region, shape: tuple[int, int], steps: tuple[bool, boo
 
 
 def equals(values: np.ndarray, nodata: float) -> np.ndarray:
-    """bool: where stored numbers are the nodata value, as their own number type holds it."""
+    """Where values equal the nodata value, rounded to their dtype; bool of the same shape."""
     if values.dtype.kind == "f":
         same = np.isnan(values) if np.isnan(nodata) else values == values.dtype.type(nodata)
     else:

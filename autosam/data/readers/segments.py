@@ -1,4 +1,4 @@
-"""Pieces of a TIFF's page: only the strips or tiles that they touch are decoded."""
+"""Read a region of a TIFF page; only the strips or tiles that overlap it are decoded."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from autosam.data.readers.raster import MAX_VALUES, Region
 
 
 def read_stored(page: Any, region: Region) -> np.ndarray:
-    """A piece of a page as stored, not turned.
+    """Read a region of a page as stored, without its orientation.
 
     Args:
         page: a `tifffile.TiffPage`.
-        region: the piece.
+        region: in stored pixels.
 
     Returns:
-        h x w x samples; planes that are stored apart come together.
+        h x w x samples, with separate planes joined.
 
     Raises:
-        Exception: of tifffile and its codecs, many kinds.
+        Exception: damaged data; several types, from tifffile and its codecs.
     """
     y, x, height, width = region
     planes, _, rows, columns, samples = page.shaped
@@ -34,7 +34,9 @@ def read_stored(page: Any, region: Region) -> np.ndarray:
     for index in _touched(page, region):
         data = _data(page, index)
         inside = None
-        if data is not None and page.jpegheader is None:  # with one, it is cut at the tile's size
+        if (
+            data is not None and page.jpegheader is None
+        ):  # with one, decoding stops at the tile's size
             inside = pixels_in(data, page.compression)
         if inside is not None and inside > 4 * _area(page):
             raise ValueError("a strip or tile that holds a larger image")
@@ -67,7 +69,7 @@ def _area(page: Any) -> int:
 
 
 def _touched(page: Any, region: Region) -> list[int]:
-    """Numbers of the strips or tiles that hold a part of the region."""
+    """Indices of the strips or tiles that overlap the region."""
     y, x, height, width = region
     planes, _, rows, columns, samples = page.shaped
     high, wide = _size(page)
@@ -83,7 +85,7 @@ def _touched(page: Any, region: Region) -> list[int]:
 
 
 def _data(page: Any, index: int) -> bytes | None:
-    """The bytes of a strip or tile; None for one that a sparse file leaves out."""
+    """The bytes of a strip or tile; None if a sparse file omits it."""
     if index >= len(page.dataoffsets):
         raise ValueError("strips or tiles are missing")
     offset, count = page.dataoffsets[index], page.databytecounts[index]

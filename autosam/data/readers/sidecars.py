@@ -1,4 +1,4 @@
-"""What GDAL keeps beside a raster instead of in it: pixels without data."""
+"""Sidecar files of GDAL that mark pixels without data."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from autosam.utils.io import read_text
 
 
 def sidecar_nodata(path: Path) -> float | None:
-    """The stored value of pixels without data that `NAME.tif.aux.xml` names; None: it names none.
+    """The nodata value in `NAME.tif.aux.xml`; None without.
+
+    Args:
+        path: the TIFF.
 
     Raises:
-        DataError: bands with different values; or a mask in a file of its own, `NAME.tif.msk`.
+        DataError: the bands have different values, or there is a mask file `NAME.tif.msk`.
     """
     mask, notes = Path(f"{path}.msk"), Path(f"{path}.aux.xml")
     if mask.exists():
         raise DataError(
-            f"{path}: which pixels hold data is said in {mask.name} beside it, which is not read. "
-            "Write it into the file (gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES), or "
-            "remove it."
+            f"{path}: {mask.name} beside it marks pixels without data, but is not read. Write "
+            "the mask into the TIFF (gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES), "
+            "or remove it."
         )
     if not notes.is_file():
         return None
@@ -31,7 +34,7 @@ def sidecar_nodata(path: Path) -> float | None:
         values = set()
     if len(values) != len(set(texts)) or len(values) > 1:
         raise DataError(
-            f"{notes}: its values of pixels without data are {', '.join(texts)}; expected one "
-            "number. Write one into the file, or remove it and set --data.nodata."
+            f"{notes}: its nodata values are {', '.join(texts)}; expected one number. Write one "
+            "into the file, or remove it and set --data.nodata."
         )
     return values.pop() if values else None

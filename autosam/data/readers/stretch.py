@@ -1,4 +1,5 @@
-"""Numbers of more than 8 bits to the 8 bits of a screen, and pixels without data to black."""
+"""Convert values of more than 8 bits to 8 bits by a linear stretch, and pixels without data to
+black."""
 
 from __future__ import annotations
 
@@ -9,22 +10,27 @@ import numpy as np
 from autosam.errors import DataError
 
 Window = tuple[float, float]
-"""Stored values that become 0 and 255; what lies outside is cut."""
+"""Stored values that map to 0 and 255; values outside are clipped."""
 LIMIT_SIDE = 1024
-"""From twice as many rows or columns on, some are left out where percentiles are taken."""
+"""Percentiles use every n-th row and column of images with at least twice as many."""
 FILLS = (-9999.0, -99999.0, -32768.0, -32767.0, 1e20, -1e30, 9.96921e36, 3.4028235e38,
          -3.4028235e38, -1.7976931348623157e308)  # fmt: skip
-"""What programs write where there are no data."""
+"""Usual fill values for pixels without data."""
 
 
-def sampled(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Every n-th row and column of a piece that begins at such a row, of an image H x W."""
+def subsample(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Every n-th row and column of a region, see `LIMIT_SIDE`.
+
+    Args:
+        values: h x w x ..., from a row that is a multiple of n.
+        shape: H, W of the image.
+    """
     down, across = (max(1, side // LIMIT_SIDE) for side in shape)
     return values[::down, ::across]
 
 
-def limits_of(values: np.ndarray, missing: np.ndarray | None, name: Path | str) -> Window:
-    """The 0.1 and the 99.9 percentile of the values that are not missing.
+def percentile_window(values: np.ndarray, missing: np.ndarray | None, name: Path | str) -> Window:
+    """The 0.1 and 99.9 percentiles of the values that are not missing.
 
     Args:
         values: numbers of any type and shape.
@@ -32,17 +38,17 @@ def limits_of(values: np.ndarray, missing: np.ndarray | None, name: Path | str) 
         name: for messages.
 
     Raises:
-        DataError: infinite values, nothing but missing ones, or values that look like fillings.
+        DataError: NaN or infinite values, only missing values, or an undeclared fill value.
     """
     known = values.ravel() if missing is None else values[~missing]
     require_finite(known, name)
     if not known.size:
         raise DataError(f"{name}: no pixel holds data. Remove it.")
-    if fill := _filling(known):
+    if fill := _fill_value(known):
         value, count = fill
         raise DataError(
-            f"{name}: {count} values are {value:g}, far from all others, as programs write where "
-            f"there are no data. Set --data.nodata {value:g}; if they are data, set --data.window."
+            f"{name}: {count} values are {value:g}, far from all others: probably a fill value for "
+            f"pixels without data. Set --data.nodata {value:g}; if they are data, --data.window."
         )
     low, high = np.percentile(known, (0.1, 99.9))
     return float(low), float(high)
@@ -51,21 +57,21 @@ def limits_of(values: np.ndarray, missing: np.ndarray | None, name: Path | str) 
 def require_finite(known: np.ndarray, name: Path | str) -> None:
     """
     Raises:
-        DataError: NaN or infinite values.
+        DataError: a value is NaN or infinite.
     """
     if known.dtype.kind == "f" and not np.isfinite(known).all():
-        raise DataError(f"{name}: holds NaN or infinite pixels. Repair or remove it.")
+        raise DataError(f"{name}: holds NaN or infinite pixels. Fix or remove it.")
 
 
-def _filling(known: np.ndarray) -> tuple[float, int] | None:
-    """A value that is likely to mean "no data", and how often it is there."""
+def _fill_value(known: np.ndarray) -> tuple[float, int] | None:
+    """A value that probably marks pixels without data, and how often it occurs; None without."""
     low, high = known.min(), known.max()
     if known.dtype == np.uint16:
         if high < 65535:
             return None
         rest = known[known < 65535]
         count = known.size - rest.size
-        few = count <= known.size / 1000 or not rest.size  # saturated spots, or all of it
+        few = count <= known.size / 1000 or not rest.size  # saturated pixels, or all of them
         return None if few or rest.max() >= 32768 or rest.max() == 0 else (65535.0, count)
     if known.dtype.kind == "u":
         return None
@@ -88,37 +94,42 @@ def stretch(
     window: Window | None = None,
     missing: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Any numbers -> uint8, linearly from a window; without one, from the 0.1 to the 99.9
-    percentile. Missing ones become 0.
+    """Convert values linearly to uint8.
+
+    Args:
+        values: numbers of any type and shape.
+        name: for messages.
+        window: values that map to 0 and 255; None: the 0.1 and 99.9 percentiles.
+        missing: bool of the same shape, or None. Missing values become 0.
 
     Raises:
-        DataError: see `limits_of`.
+        DataError: see `percentile_window`.
     """
     if missing is None:
         require_finite(values, name)
     else:
         require_finite(values[~missing], name)
-    low, high = window or limits_of(values, missing, name)
+    low, high = window or percentile_window(values, missing, name)
     numbers = values.astype(np.float64)
     if missing is not None:
         numbers = np.where(missing, low, numbers)
     return np.clip((numbers - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
 
 
-def finish(
+def to_rgb(
     values: np.ndarray, missing: np.ndarray | None, name: Path | str, window: Window | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours of an image, or of a piece, as they are shown.
+    """Convert an image or a region of it to RGB.
 
     Args:
-        values: h x w x C, C 1 or 3: uint8, or numbers to stretch.
+        values: h x w x C, C 1 or 3: uint8, or other numbers to stretch.
         missing: bool h x w x C, or None.
         name: for messages.
-        window: where to stretch from; None: uint8 as they are.
+        window: see `stretch`; None: values are uint8 and stay as they are.
 
     Returns:
-        uint8 h x w x 3 RGB, and where there are data, bool h x w (None: everywhere). A pixel holds
-        data if any of its colours does.
+        uint8 h x w x 3 RGB, and where the image holds data, bool h x w (None: everywhere). A pixel
+        holds data if any of its channels does.
     """
     if window is not None:
         values = stretch(values, name, window, missing)

@@ -1,7 +1,7 @@
-"""TIFF of every kind, whole or in pieces, through tifffile.
+"""Read TIFFs, as a whole or by region, with tifffile.
 
-Everything that a TIFF's tags say about its pixels is applied here and nowhere else: which of its
-pages is the image, orientation, planes, white is zero, palette, inks, CIELab, opacity, nodata.
+All tags are applied here: page selection, orientation, planar configuration, MinIsWhite, palette,
+inks, CIELab, alpha channel, nodata.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from autosam.data.readers.raster import (
     Region,
     StoredMask,
     equals,
-    orientation_of,
+    orient,
+    orientation_steps,
     refuse_large,
     stored_region,
-    upright,
 )
 from autosam.data.readers.segments import read_stored
 from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.errors import DataError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How TIFF and BigTIFF begin."""
-GREY_WHITE_0, GREY, RGB, PALETTE, INKS, YCBCR, LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9
-"""Photometric interpretations that are read."""
-COLORS = {GREY_WHITE_0: 1, GREY: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3, LAB: 3, ICC_LAB: 3}
-"""How many samples of a pixel are colours; others are opacity and the like."""
+"""First bytes of TIFF and BigTIFF files."""
+MIN_IS_WHITE, GREY, RGB, PALETTE, INKS, YCBCR, LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9
+"""Supported photometric interpretations."""
+COLORS = {MIN_IS_WHITE: 1, GREY: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3, LAB: 3, ICC_LAB: 3}
+"""Number of colour samples per pixel; further samples are alpha or other data."""
 LOSSY = (6, 7, 34892)
-"""Compressions: JPEG, old and new, and lossy DNG."""
+"""Lossy compressions: JPEG, old and new, and DNG."""
 OPACITY = (1, 2)
-"""Kinds of extra samples that are opacity; colours are multiplied with the first kind."""
-WIDE = ("svs", "scn", "bif", "ndpi", "philips", "qpi", "avs")
+"""ExtraSamples values for alpha: premultiplied and straight."""
+SLIDES = ("svs", "scn", "bif", "ndpi", "philips", "qpi", "avs")
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised here
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors are raised by this module
 
 
 class TiffImage:
-    """The one image of a TIFF; see `Raster`. Close it, or use it in a `with`.
+    """The single image of a TIFF; see `Raster`. Close it, or use it as a context manager.
 
     Args:
         source: the file, or its content.
         name: for messages.
-        bands: bands, from 1, that stand for red, green and blue: the pages of a stack count too.
-        limit: whether images beyond the limits are refused.
+        bands: numbers, from 1, of the bands (or pages of a stack) to use as red, green and blue.
+        limit: whether to refuse images larger than `MAX_PIXELS`.
 
     Raises:
-        DataError: not a TIFF, damaged, too large, of several images, or of a kind that is not read.
+        DataError: not a TIFF, damaged, too large, several images, or an unsupported variant.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class TiffImage:
             )
             try:
                 self.pages, self.mask_page = _image_pages(self.file, name, bands is not None)
-                self._look(limit)
+                self._read_tags(limit)
             except BaseException:
                 self.file.close()
                 raise
         except DataError:
             raise
-        except Exception as error:  # of tifffile and of what it unpacks with, many kinds
+        except Exception as error:  # several types, from tifffile and its codecs
             raise self._unreadable(error) from None
 
-    def _look(self, limit: bool) -> None:
+    def _read_tags(self, limit: bool) -> None:
         page = self.pages[0]
         shaped = page.shaped
         if not all(isinstance(side, int) for side in shaped):
-            raise ValueError("sizes that are no numbers")
+            raise ValueError("sizes that are not numbers")
         height, width = shaped[2], shaped[3]
         self.samples = shaped[0] * shaped[4] * len(self.pages)
         if limit:
@@ -95,13 +95,15 @@ class TiffImage:
         if shaped[1] != 1:
             raise self._refusal(f"{shaped[1]} layers in depth", "Save each as a file")
         if page.dtype is None or page.dtype.kind not in "uifb":
-            raise self._refusal(f"pixels of type {page.dtype}", "Save it as whole or real numbers")
+            raise self._refusal(f"pixels of type {page.dtype}", "Save it as integers or floats")
         if 0 in shaped:
             raise ValueError("no pixels")
-        self.steps = orientation_of(getattr(page.tags.get(274), "value", 1))
+        self.steps = orientation_steps(getattr(page.tags.get(274), "value", 1))
         self.shape = (width, height) if self.steps[0] else (height, width)
         if isinstance(page.bitspersample, tuple):
-            raise self._refusal(f"{page.bitspersample} bits", "Save it with as many bits each")
+            raise self._refusal(
+                f"{page.bitspersample} bits", "Save it with the same number of bits for each"
+            )
         self.bits = int(page.bitspersample)
         self.photometric = int(page.photometric)
         if self.photometric not in COLORS:
@@ -140,7 +142,7 @@ class TiffImage:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Of damaged data and tags: many kinds become one."""
+        """Convert errors of damaged data and tags to `DataError`."""
         try:
             yield
         except DataError:
@@ -149,24 +151,33 @@ class TiffImage:
             raise self._unreadable(error) from None
 
     def stored(self, region: Region) -> np.ndarray:
-        """Numbers as stored, h x w x samples, upright."""
+        """Read stored values, h x w x samples, with the orientation applied."""
         where = stored_region(region, self.shape, self.steps)
         with self._errors():
             parts = [read_stored(page, where) for page in self.pages]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-        return upright(values, self.steps)
+        return orient(values, self.steps)
 
     def missing(
         self, values: np.ndarray, region: Region, nodata: float | None
     ) -> np.ndarray | None:
-        """bool h x w x samples: where stored numbers are none; None where nothing says so."""
+        """Where stored values are no data.
+
+        Args:
+            values: h x w x samples, as stored.
+            region: their region.
+            nodata: stored value of pixels without data, in addition to the file's own.
+
+        Returns:
+            bool h x w x samples; None if nothing marks pixels as missing.
+        """
         found = [equals(values, value) for value in (self.nodata, nodata) if value is not None]
         if values.dtype.kind == "f":
             found.append(np.isnan(values))
         if self.mask_page is not None:
             where = stored_region(region, self.shape, self.steps)
             with self._errors():
-                hidden = upright(read_stored(self.mask_page, where), self.steps) == 0
+                hidden = orient(read_stored(self.mask_page, where), self.steps) == 0
             found.append(np.broadcast_to(hidden[..., :1], values.shape))
         return np.logical_or.reduce(found) if found else None
 
@@ -186,10 +197,10 @@ class TiffImage:
                 f"{self.name}: has {total} bands, and nothing says which are red, green and blue. "
                 f"Set --data.bands, for example [1,{min(2, total)},{min(3, total)}]."
             )
-        shown = self._shown(values[..., :count])
-        if 1 in extra and self.photometric in (GREY, GREY_WHITE_0, RGB):
+        shown = self._to_display(values[..., :count])
+        if 1 in extra and self.photometric in (GREY, MIN_IS_WHITE, RGB):
             alpha = values[..., total - len(extra) + extra.index(1)]
-            shown = colors.straight(shown, self._full(alpha), self._top(shown))
+            shown = colors.unpremultiply(shown, self._full(alpha), self._top(shown))
         if missing is not None:
             missing = missing[..., :count]
             if missing.shape[2] != shown.shape[2]:
@@ -197,15 +208,15 @@ class TiffImage:
         return shown, missing
 
     def _count(self) -> int:
-        """How many samples of a pixel are its colours, the first ones; 0: nothing says so."""
+        """Number of colour samples, which come first; 0 if the tags do not define it."""
         count = COLORS[self.photometric]
-        if self.photometric in (GREY, GREY_WHITE_0):
+        if self.photometric in (GREY, MIN_IS_WHITE):
             extra = [int(kind) for kind in self.pages[0].extrasamples]
             opaque = [i for i, kind in enumerate(extra) if kind in OPACITY]
             plain = self.samples - len(opaque)
             last = opaque == list(range(len(extra) - len(opaque), len(extra)))
             if plain == 3 and last and self.photometric == GREY:
-                return 3  # how GDAL writes colours of more than 8 bits
+                return 3  # as GDAL writes RGB of more than 8 bits
             return 1 if plain == 1 and last else 0
         return count if self.samples >= count else 0
 
@@ -215,15 +226,15 @@ class TiffImage:
         return 255.0 if self.bits <= 8 else float(2**self.bits - 1)
 
     def _full(self, values: np.ndarray) -> np.ndarray:
-        """Numbers of fewer than 8 bits over the range of 8."""
-        return colors.to_bits(values, self.bits) if self.bits < 8 else values
+        """Scale values of fewer than 8 bits to 8."""
+        return colors.scale_to_8_bits(values, self.bits) if self.bits < 8 else values
 
-    def _shown(self, values: np.ndarray) -> np.ndarray:
-        """Stored colours h x w x C -> 1 or 3 channels that are light."""
+    def _to_display(self, values: np.ndarray) -> np.ndarray:
+        """Convert stored colours h x w x C to grey or RGB, h x w x 1 or 3."""
         if self.photometric == PALETTE:
             return self.palette[np.minimum(values[..., 0], len(self.palette) - 1)]
-        if self.photometric in (GREY, GREY_WHITE_0, RGB):
-            if self.photometric == GREY_WHITE_0:
+        if self.photometric in (GREY, MIN_IS_WHITE, RGB):
+            if self.photometric == MIN_IS_WHITE:
                 values = colors.invert(values, self.bits)
             return self._full(values)
         if values.dtype not in (np.uint8, np.uint16) or self.bits not in (8, 16):
@@ -254,12 +265,20 @@ class TiffImage:
     def all_bands(
         self, values: np.ndarray, missing: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Bands by number: samples as stored, but light where the photometric interpretation makes
-        them something else (palette, YCbCr, CIELab: red, green, blue; white is zero: inverted)."""
+        """The samples as bands. Palette, YCbCr and CIELab are converted to red, green and blue;
+        MinIsWhite is inverted.
+
+        Args:
+            values: h x w x samples, as stored.
+            missing: bool of the same shape, or None.
+
+        Returns:
+            h x w x bands, and bool h x w x bands, or None.
+        """
         if self.photometric in (GREY, RGB, INKS):
             return self._full(values), missing
         count = COLORS[self.photometric]
-        shown, rest = self._shown(values[..., :count]), self._full(values[..., count:])
+        shown, rest = self._to_display(values[..., :count]), self._full(values[..., count:])
         if missing is not None:
             first = missing[..., :count]
             if shown.shape[2] != count:
@@ -272,7 +291,7 @@ class TiffImage:
         """uint8 N x 3."""
         table = self.pages[0].colormap
         if table is None:
-            raise self._refusal("a palette that is missing", "Save it as RGB")
+            raise self._refusal("a missing palette", "Save it as RGB")
         if table.dtype == np.uint8 or table.max(initial=0) < 256:
             return np.ascontiguousarray(table.T.astype(np.uint8))
         return np.ascontiguousarray((table >> 8).T.astype(np.uint8))
@@ -284,13 +303,13 @@ class TiffImage:
     def _mask(self) -> StoredMask:
         region = (0, 0, *self.shape)
         stored = self.stored(region)
-        kept = self.nodata
-        if kept == 0:  # in a mask it is the background
+        declared = self.nodata
+        if declared == 0:  # in a mask, 0 is the background
             self.nodata = None
         missing = self.missing(stored, region, None)
-        self.nodata = kept
+        self.nodata = declared
         extra = [int(kind) for kind in self.pages[0].extrasamples]
-        if self.photometric not in (GREY_WHITE_0, GREY, RGB, PALETTE):
+        if self.photometric not in (MIN_IS_WHITE, GREY, RGB, PALETTE):
             raise DataError(
                 f"{self.name}: a TIFF in {self.pages[0].photometric.name} is not a mask; save it "
                 "as 8-bit grey."
@@ -301,14 +320,14 @@ class TiffImage:
                 f"{self.name}: {self.samples} bands are not a mask; save it as 8-bit grey."
             )
         values = stored[..., :count]
-        if self.photometric == GREY_WHITE_0:
+        if self.photometric == MIN_IS_WHITE:
             values = colors.invert(values, self.bits)
         if self.bits == 1:
             values = values.astype(np.uint8) * 255
         first = stored.shape[2] - len(extra)
         opaque = [first + i for i, kind in enumerate(extra) if kind in OPACITY]
         if self.photometric == RGB and not opaque and stored.shape[2] == 4:
-            opaque = [3]  # as several programs write it, without saying so
+            opaque = [3]  # several programs omit the ExtraSamples tag
         alpha = stored[..., opaque[0]] if opaque else None
         if count == 1 or (values == values[..., :1]).all():
             values = values[..., 0]
@@ -317,13 +336,13 @@ class TiffImage:
             hidden = np.asarray(missing[..., :count].all(2))
         palette = self.palette if self.photometric == PALETTE else None
         lossy = int(self.pages[0].compression) in LOSSY
-        nodata = kept or math.nan
-        white_0 = self.photometric == GREY_WHITE_0
-        return StoredMask(values, palette, alpha, hidden, lossy, nodata, white_0)
+        nodata = declared or math.nan
+        min_is_white = self.photometric == MIN_IS_WHITE
+        return StoredMask(values, palette, alpha, hidden, lossy, nodata, min_is_white)
 
 
 def _nodata(page: Any) -> float | None:
-    """GDAL's tag."""
+    """The nodata value in GDAL's tag."""
     text = getattr(page.tags.get(42113), "value", None)
     if text is None:
         return None
@@ -334,19 +353,27 @@ def _nodata(page: Any) -> float | None:
 
 
 def _image_pages(file: Any, name: str, stack: bool) -> tuple[list[Any], Any]:
-    """The pages of the one image, and the page of its mask, if any.
+    """Find the pages of the image, and the page of its mask, if any.
 
-    Reduced images (pyramids, thumbnails) and masks are no images of their own.
+    Reduced images (pyramids, thumbnails) and masks do not count as images.
+
+    Args:
+        file: a `tifffile.TiffFile`.
+        name: for messages.
+        stack: whether several pages of one band each are the bands of one image.
+
+    Raises:
+        DataError: several images, or none.
     """
     pages = list(file.pages)
     first = pages[0]
-    if any(getattr(file, f"is_{kind}", False) for kind in WIDE):
+    if any(getattr(file, f"is_{kind}", False) for kind in SLIDES):
         return [file.series[0].levels[0].pages[0].aspage()], None
     full = [page for page in pages if not page.subfiletype & 0b101 and _old_type(page) != 2]
     if not full and first.tags.get(330) is not None:
         raise DataError(
-            f"{name}: only a thumbnail and images below it, as in raw files of cameras, which are "
-            "not read. Save it as RGB."
+            f"{name}: a thumbnail with subimages, as in raw files of cameras, which are not read. "
+            "Save it as RGB."
         )
     full = [page.aspage() for page in full or [first]]
     first = full[0]
@@ -380,7 +407,7 @@ def _old_type(page: Any) -> int:
 
 
 def _planes(file: Any, pages: int) -> int:
-    """Images in the file, of which some formats keep several on one page."""
+    """Number of images in the file; some formats store several on one page."""
     first = file.pages[0]
     if pages != 1:
         return pages

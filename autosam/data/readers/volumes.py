@@ -1,7 +1,7 @@
-"""Volumes, NIfTI and DICOM: slices as images, and masks written back as volumes.
+"""Read slices of volumes (NIfTI, DICOM) as images, and write masks as volumes.
 
-An uncompressed .nii, and DICOM along its third axis, are read slice by slice; others are read
-completely, and the last few of them are kept in memory.
+An uncompressed .nii, and DICOM along its third axis, are read slice by slice. Others are read as a
+whole, and each process caches the last few.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from autosam.errors import DataError
 from autosam.utils.io import is_hidden
 
 T = TypeVar("T")
-KEPT = 4
-"""Volumes held in memory by each process that reads."""
+CACHED_VOLUMES = 4
+"""Volumes that each process keeps in memory."""
 SUFFIXES = (".nii.gz", ".nii")
 Values = tuple[np.ndarray, np.ndarray | None]
-"""Values, and where padding lies (bool), if there is any."""
+"""Values, and where they are padding, bool of the same shape (None: nowhere)."""
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file's name is that of a NIfTI volume."""
+    """Whether a path is a NIfTI file, by its extension."""
     return path.name.lower().endswith(SUFFIXES) and path.is_file() and not is_hidden(path)
 
 
@@ -40,17 +40,17 @@ def is_volume(path: Path) -> bool:
     return bool(dicom.files_of(path)) if path.is_dir() else is_nifti(path) or is_dicom(path)
 
 
-def cached(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Cache what a function returns for the last `most` files, as long as they do not change."""
+def cache_by_mtime(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Cache results for the last `most` files, until their modification time changes."""
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         @functools.lru_cache(maxsize=most)
-        def remembered(path: Path, changed: int, *rest: Any) -> T:
+        def cached(path: Path, modified: int, *rest: Any) -> T:
             return function(path, *rest)
 
         def call(path: Path, *rest: Any) -> T:
             try:
-                return remembered(path, path.stat().st_mtime_ns, *rest)
+                return cached(path, path.stat().st_mtime_ns, *rest)
             except FileNotFoundError:
                 raise DataError(f"{path}: no such file. Fix the path.") from None
 
@@ -59,38 +59,38 @@ def cached(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return decorate
 
 
-@cached(64)
+@cache_by_mtime(64)
 def _open(path: Path) -> Any:
-    """A NIfTI image; only its header is read."""
+    """Open a NIfTI image; only its header is read."""
     try:
         import nibabel
 
         image: Any = nibabel.load(path)
-    except Exception as error:  # nibabel's own errors descend from Exception alone
+    except Exception as error:  # nibabel's errors have no common base class
         raise _unreadable(path, error) from None
     header = image.header
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         raise DataError(
-            f"{path}: holds no orientation (sform and qform codes are 0), so it is unknown which "
-            "axis is which. Write it again with its affine."
+            f"{path}: holds no orientation (sform and qform codes are 0), so its axes are "
+            "undefined. Write it again with its affine."
         )
     affine = np.asarray(image.affine)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise DataError(
-            f"{path}: its affine is not finite or flat, so its voxels have no place. "
+            f"{path}: its affine is not finite or singular, so its voxels have no position. "
             "Write it again with its affine."
         )
     if image.get_data_dtype().kind not in "biuf":
         raise DataError(
             f"{path}: values of type {image.get_data_dtype()}; expected numbers. Write it again as "
-            "such."
+            "numbers."
         )
     return image
 
 
-@cached(64)
+@cache_by_mtime(64)
 def _series(path: Path) -> Series:
-    """A DICOM volume; only its headers are read."""
+    """Read the headers of a DICOM volume."""
     return read_series(path)
 
 
@@ -102,15 +102,15 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def affine_of(path: Path) -> np.ndarray:
-    """4 x 4, from indices to millimetres in NIfTI's frame."""
+    """4 x 4, from indices to mm in NIfTI coordinates (RAS)."""
     return _open(path).affine if is_nifti(path) else _series(path).affine
 
 
 def shape_of(path: Path) -> tuple[int, int, int]:
-    """Sizes along the three axes (DICOM: columns, rows, slices).
+    """Size along each of the three axes (DICOM: columns, rows, slices).
 
     Raises:
-        DataError: not a volume, or not of three axes.
+        DataError: not a volume, or not three axes.
     """
     if not is_nifti(path):
         series = _series(path)
@@ -126,13 +126,13 @@ def shape_of(path: Path) -> tuple[int, int, int]:
 
 
 def is_inverted(path: Path) -> bool:
-    """Whether the lowest value of a volume is white."""
+    """Whether the lowest value of a volume is white (MONOCHROME1)."""
     return not is_nifti(path) and _series(path).inverted
 
 
-@cached(KEPT)
+@cache_by_mtime(CACHED_VOLUMES)
 def _array(path: Path) -> Values:
-    """A volume in its own axes."""
+    """Read a whole volume, in stored axes."""
     if is_nifti(path):
         return np.asanyarray(_open(path).dataobj), None
     slices = [dicom.read_values(frame)[:2] for frame in _series(path).frames]
@@ -141,15 +141,24 @@ def _array(path: Path) -> Values:
         values = values.astype(np.float32)
     if all(padded is None for _, padded in slices):
         return values, None
-    nowhere = np.zeros(slices[0][0].shape, bool)
-    return values, np.stack([(nowhere if pad is None else pad).T for _, pad in slices], 2)
+    none = np.zeros(slices[0][0].shape, bool)
+    return values, np.stack([(none if padded is None else padded).T for _, padded in slices], 2)
 
 
 def read_slice(path: Path, axis: int, index: int) -> Values:
-    """One slice, rows along the later of the two axes left: H x W.
+    """Read one slice.
+
+    Args:
+        path: the volume.
+        axis: 0 to 2, the axis that is cut.
+        index: position along the axis.
+
+    Returns:
+        Values H x W, with rows along the later of the two remaining axes, and padding, see
+        `Values`.
 
     Raises:
-        DataError: unreadable, or larger than the limit on images.
+        DataError: unreadable, or larger than `MAX_PIXELS`.
     """
     shape = shape_of(path)
     height, width = [size for i, size in enumerate(shape) if i != axis][::-1]
@@ -168,36 +177,36 @@ def read_slice(path: Path, axis: int, index: int) -> Values:
         return values, None if padded is None else padded[place].T
     except DataError:
         raise
-    except Exception as error:  # of nibabel and of what it unpacks with, many kinds
+    except Exception as error:  # several types, from nibabel and its codecs
         raise _unreadable(path, error) from None
 
 
-@cached(1024)
+@cache_by_mtime(1024)
 def window_of(path: Path, nodata: float | None = None) -> Window:
-    """The 0.1 and 99.9 percentile of a volume (of every fourth voxel along each axis, where it
-    holds data): all of its slices are stretched alike.
+    """The 0.1 and 99.9 percentiles of a volume, the window of all its slices. Computed from every
+    fourth voxel along each axis that holds data.
 
     Raises:
-        DataError: see `autosam.data.readers.stretch.limits_of`.
+        DataError: see `autosam.data.readers.stretch.percentile_window`.
     """
-    depth, some = shape_of(path)[2], []
+    depth, samples = shape_of(path)[2], []
     if is_nifti(path):
         try:
             sample = np.asarray(_open(path).dataobj[::4, ::4, ::4])
         except Exception as error:  # see `read_slice`
             raise _unreadable(path, error) from None
-        some.append((sample, dicom.without_data(sample, None, nodata)))
+        samples.append((sample, dicom.missing_pixels(sample, None, nodata)))
     else:
         for index in range(0, depth, 4):
             values, padded = read_slice(path, 2, index)
-            missing = dicom.without_data(values, padded, nodata)
-            some.append((values[::4, ::4], None if missing is None else missing[::4, ::4]))
-    return dicom.joint_limits(some, str(path))
+            missing = dicom.missing_pixels(values, padded, nodata)
+            samples.append((values[::4, ::4], None if missing is None else missing[::4, ::4]))
+    return dicom.shared_window(samples, str(path))
 
 
 @dataclass(frozen=True)
 class Slice:
-    """An image, or with `mask` a mask, out of a volume."""
+    """A slice of a volume as an image, or with `mask` as a mask; implements `Pixels`."""
 
     path: Path
     axis: int
@@ -205,24 +214,28 @@ class Slice:
     mask: bool = False
     window: Window | None = None
     nodata: float | None = None
-    """Stored value of voxels without data, besides padding and NaN."""
+    """Value of voxels without data, in addition to padding and NaN."""
 
     def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of an image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None:
+        """Read an image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None:
         everywhere)."""
         values, padded = read_slice(self.path, self.axis, self.index)
-        missing = dicom.without_data(values, padded, self.nodata)
+        missing = dicom.missing_pixels(values, padded, self.nodata)
         window = self.window or window_of(self.path, self.nodata)
-        return dicom.as_image(values, missing, is_inverted(self.path), window, str(self))
+        return dicom.to_image(values, missing, is_inverted(self.path), window, str(self))
 
     def read(self) -> np.ndarray:
-        """An image, uint8 H x W x 3 RGB; or a mask's values, uint8 or uint16 H x W."""
+        """Read an image, uint8 H x W x 3 RGB; or the values of a mask, uint8 or uint16 H x W.
+
+        Raises:
+            DataError: unreadable, or mask values that are not whole numbers from 0 to 65535.
+        """
         if not self.mask:
             return self.read_valid()[0]
         values, _ = read_slice(self.path, self.axis, self.index)
         if not (values.min() >= 0 and values.max() < 2**16 and not (values % 1).any()):
             raise DataError(
-                f"{self}: mask values must be whole numbers from 0 to 65535. Save it as such."
+                f"{self}: mask values must be whole numbers from 0 to 65535. Save them so."
             )
         return values.astype(np.uint16 if values.max() > 255 else np.uint8)
 
@@ -234,7 +247,7 @@ class Slice:
         return f"{self.path} slice {self.index}"
 
 
-@cached(1024)
+@cache_by_mtime(1024)
 def _digest(path: Path) -> str:
     files = dicom.files_of(path) if path.is_dir() else [path]
     return "".join(map(digest, files))
@@ -249,18 +262,18 @@ def name_of(path: Path) -> str:
 
 
 def stack(slices: list[np.ndarray], axis: int) -> np.ndarray:
-    """The inverse of cutting: H x W slices along an axis -> a volume in its own axes."""
+    """Stack H x W slices along an axis to a volume in stored axes."""
     return np.stack([one.T for one in slices], axis)
 
 
 def write_volume(path: Path, label: np.ndarray, like: Path) -> None:
-    """Write a label as NIfTI, in the geometry of the volume it was made from: both of NIfTI's
-    transforms with their codes, and single axes beyond the third.
+    """Write a label as NIfTI with the geometry of a volume: sform and qform with their codes, and
+    axes of size 1 beyond the third.
 
     Args:
         path: .nii.gz or .nii.
-        label: uint8 or uint16, of the volume's own shape.
-        like: that volume.
+        label: uint8 or uint16, of the shape of the volume.
+        like: the volume.
     """
     import nibabel
 
