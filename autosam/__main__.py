@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import signal
 import sys
 
 from autosam import COMMANDS, __version__
+from autosam.utils.suggest import suggest
 
 
 def main() -> None:
@@ -20,8 +20,7 @@ def main() -> None:
         sys.exit(0)
     if command not in COMMANDS:
         if command:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = suggest(command, list(COMMANDS))
             print(f"error: autosam {command}: unknown command.{hint}", file=sys.stderr)
         print(usage(), file=sys.stderr)
         sys.exit(2)

@@ -16,7 +16,6 @@ from rich.table import Table
 from autosam.benchmark.cases import PARTS, SIDES, cases_of, measure
 from autosam.benchmark.profiler import in_own_process
 from autosam.config.commands import BenchConfig
-from autosam.config.values import require_config
 from autosam.errors import ConfigError
 from autosam.models.sam.weights.locate import known
 from autosam.utils import provenance
@@ -29,7 +28,6 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a SAM or case that does not exist, or a number that makes no sense.
     """
-    require_config(config, BenchConfig, "bench")
     known(config.sam)
     cases = {case.name: case for case in cases_of(config)}
     if unknown := set(config.cases) - cases.keys():

@@ -8,8 +8,9 @@ import types
 from typing import Any, TypeVar
 
 from autosam.config.setting import names_of, sections_of
-from autosam.config.values import near, require_config
+from autosam.config.values import require_config
 from autosam.errors import ConfigError
+from autosam.utils.suggest import suggest_key
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def with_settings(kind: type[T], config: T | None, settings: dict[str, Any], nam
     if unknown := [given for given in settings if given not in known]:
         raise ConfigError(
             "\n".join(
-                f"{name}({one}=...): unknown setting.{near(one, [*known])}" for one in unknown
+                f"{name}({one}=...): unknown setting.{suggest_key(one, known)}" for one in unknown
             )
         )
     changes: dict[str, dict[str, Any]] = {}

@@ -14,12 +14,13 @@ from typing import Any, NoReturn, TypeVar, get_args
 
 from autosam.config.sams import require_sam_early
 from autosam.config.setting import Setting, names_of, sections_of, settings_of, value_at
-from autosam.config.values import convert, near, range_mistakes, read_structure
+from autosam.config.values import convert, range_mistakes, read_structure
 from autosam.config.yaml import read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.utils.launcher import check_alone, check_launcher
 from autosam.utils.paths import require_path
 from autosam.utils.signals import ending_in_time, leave_now
+from autosam.utils.suggest import suggest, suggest_key
 
 T = TypeVar("T")
 FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
@@ -63,7 +64,7 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
         one = settings_of(kind).get(key)
         if one is None and key not in ("config", *sections_of(kind)):
             known = [f"--{known}" for known in names_of(kind)]
-            mistakes.append(f"{flag}: unknown setting.{near(flag, known)}")
+            mistakes.append(f"{flag}: unknown setting.{suggest_key(flag, known)}")
             if not equals and words and not words[0].startswith("--"):
                 del words[0]
             continue
@@ -140,7 +141,7 @@ def _read(
             else:
                 mistakes.append(f"{where}{path} holds {value!r:.60}, expected `key: value` lines.")
         elif one is None or "." in str(name) or one.section != section.rstrip("."):
-            mistakes.append(f"{where}{path}: unknown key.{near(path, [*settings_of(kind)])}")
+            mistakes.append(f"{where}{path}: unknown key.{suggest_key(path, settings_of(kind))}")
         else:
             try:
                 found[key] = _read_one(one, value)
@@ -298,7 +299,7 @@ class Words(argparse.ArgumentParser):
 def unknown_action(command: str, action: str, actions: Sequence[str]) -> str:
     """The message for an action that a command does not have."""
     choices = ", ".join(actions)
-    return f"{command} {action}: unknown action. Choose one of {choices}.{near(action, actions)}"
+    return f"{command} {action}: unknown action. Choose one of {choices}.{suggest(action, actions)}"
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

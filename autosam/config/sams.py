@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from autosam.config.values import near
 from autosam.errors import ConfigError
+from autosam.utils.suggest import suggest
 
 SAM_NAMES = (
     "lite",
@@ -40,7 +40,7 @@ def require_sam(name: str, names: Iterable[str] = SAM_NAMES) -> None:
     names = list(names)
     if name not in names:
         choices = ", ".join(names)
-        raise ConfigError(f"--sam {name}: unknown. Choose one of {choices}.{near(name, names)}")
+        raise ConfigError(f"--sam {name}: unknown. Choose one of {choices}.{suggest(name, names)}")
 
 
 def require_sam_early(name: str | None) -> None:

@@ -4,17 +4,16 @@ choices and range."""
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import re
 import types
 import typing
-from collections.abc import Sequence
 from typing import Any
 
 from autosam.config.setting import hints_of, is_section, settings_of, value_at
 from autosam.errors import ConfigError
+from autosam.utils.suggest import suggest
 
 KINDS: dict[Any, tuple[Any, str]] = {
     str: (str, "text"),
@@ -60,7 +59,7 @@ def convert(value: Any, hint: Any) -> Any:
         return float(value) if hint is float else value
     some = [argument for argument in arguments or [hint] if argument is not type(None)]
     wanted = " or ".join(map(_words, some)) if type(None) in arguments else _words(hint)
-    raise ValueError(f"expected {wanted}{_nearest(value, hint) or '.'}")
+    raise ValueError(f"expected {wanted}.{_nearest(value, hint)}")
 
 
 def _convert_entry(value: Any, kind: type) -> Any:
@@ -157,12 +156,10 @@ def _words(hint: Any) -> str:
 
 
 def _nearest(value: Any, hint: Any) -> str:
-    """ ". Did you mean X?" for the nearest choice, or nothing."""
-    choices = [str(c) for c in typing.get_args(hint)]
+    """ " Did you mean X?" for the nearest choice, or nothing."""
     if typing.get_origin(hint) is not typing.Literal:
         return ""
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    return f". Did you mean {near[0]}?" if near else ""
+    return suggest(str(value), map(str, typing.get_args(hint)))
 
 
 def check_choices(config: Any, section: str = "") -> None:
@@ -191,7 +188,7 @@ def check_choices(config: Any, section: str = "") -> None:
             continue
         if typing.get_origin(hint) is typing.Literal and not _is_a(value, hint):
             near = _nearest(value, hint)
-            raise ConfigError(f"--{key} {value}: expected {_words(hint)}{near or '.'}")
+            raise ConfigError(f"--{key} {value}: expected {_words(hint)}.{near}")
         if not _is_a(value, hint):
             raise ConfigError(f"{key}: {value!r:.60}; expected {_words(hint)}.")
         for i, entry in enumerate(value if isinstance(value, list) else []):
@@ -244,13 +241,6 @@ def _range_words(least: float, most: float) -> str:
     if most == math.inf:
         return f"at least {least:.10g}"
     return f"{least:.10g} to {most:.10g}"
-
-
-def near(name: str, known: Sequence[str] | set[str]) -> str:
-    """ " Did you mean X?" for the nearest known name, or nothing."""
-    tails = {k.rsplit(".", 1)[-1]: k for k in known} | {k: k for k in known}
-    found = difflib.get_close_matches(name, list(tails), n=1, cutoff=0.5)
-    return f" Did you mean {tails[found[0]]}?" if found else ""
 
 
 def require_config(config: Any, kind: type, name: str) -> None:

@@ -13,9 +13,10 @@ import yaml
 
 from autosam.config.schema import Config
 from autosam.config.setting import names_of, sections_of
-from autosam.config.values import as_written, near
+from autosam.config.values import as_written
 from autosam.errors import ConfigError
 from autosam.utils.assets import asset_folder
+from autosam.utils.suggest import suggest_key
 
 log = logging.getLogger("autosam")
 MOST = 10_000
@@ -50,7 +51,9 @@ def read_config(name: str, kind: type) -> dict[str, Any]:
     own, known = _top_names(kind), _top_names(kind) | _top_names(Config)
     if unknown := [key for key in content if key not in known]:
         raise ConfigError(
-            "\n".join(f"{path}: unknown key {key!r}.{near(str(key), known)}" for key in unknown)
+            "\n".join(
+                f"{path}: unknown key {key!r}.{suggest_key(str(key), known)}" for key in unknown
+            )
         )
     used = {key: value for key, value in content.items() if key in own}
     if content and not used and "data" not in own:

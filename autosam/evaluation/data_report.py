@@ -14,7 +14,6 @@ from rich.table import Table
 
 from autosam.config import DataConfig
 from autosam.config.commands import CheckConfig
-from autosam.config.values import require_config
 from autosam.data.images import write_png
 from autosam.data.inspection import Inspection, inspect_data
 from autosam.data.labels import class_masks
@@ -42,7 +41,6 @@ def check(config: CheckConfig) -> Inspection:
     Raises:
         ConfigError: invalid settings, or output files that exist.
     """
-    require_config(config, CheckConfig, "check")
     spec = known(config.sam)
     if config.output:
         require_new("output", config.output, ".png")

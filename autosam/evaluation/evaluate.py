@@ -9,7 +9,6 @@ from rich.progress import track
 
 from autosam.config.commands import EvaluateConfig
 from autosam.config.validation import check_data
-from autosam.config.values import require_config
 from autosam.data.checks import check_pairs
 from autosam.data.dataset import PairDataset, Prompting
 from autosam.data.loaders import EpochSampler, make_loader
@@ -41,7 +40,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
-    require_config(config, EvaluateConfig, "evaluate")
     check_data(config.data)
     if config.output:
         require_new("output", config.output)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from autosam.config.commands import RoughPreview
-from autosam.config.values import require_config
 from autosam.data.checks import check_pairs
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.images import write_png
@@ -36,7 +35,6 @@ def rough(config: RoughPreview) -> list[float]:
         ConfigError: the file exists, or a setting is invalid.
         DataError: data that cannot be used.
     """
-    require_config(config, RoughPreview, "rough")
     require_new("output", config.output, ".png")
     pairs = load_splits(config.data)["train"]
     chosen = [pairs[i] for i in spread(len(pairs), config.count)]

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autosam.config import RUNS, Config
 from autosam.config.validation import check_settings
-from autosam.config.values import require_config
 from autosam.data.loaders import Data, worker_count
 from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel
@@ -49,7 +48,6 @@ def train(config: Config) -> TrainResult:
         AutosamError: before training: settings, data or weights that cannot be used, nothing
             written; during it: a loss that is no longer finite, the last good checkpoint kept.
     """
-    require_config(config, Config, "train")
     started = time.perf_counter()
     check_launcher()
     config, saved = resolve(config)

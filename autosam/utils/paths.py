@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from pathlib import Path
+
+from autosam.utils.suggest import suggest
 
 FILES = (".safetensors", ".pt", ".pth", ".pkl", ".bin", ".ckpt", ".onnx", ".yaml", ".yml", ".json",
          ".jsonl", ".csv", ".txt", ".zip", ".tar", ".gz")  # fmt: skip
@@ -30,9 +31,8 @@ def is_hub_name(text: str, owner: bool = True) -> bool:
 def nearest(path: Path) -> str:
     """ " Did you mean X?" for the nearest one beside a path that is missing, or nothing."""
     with contextlib.suppress(OSError):
-        names = [found.name for found in path.parent.iterdir() if found.name != path.name]
-        if near := difflib.get_close_matches(path.name, names, n=1, cutoff=0.6):
-            return f" Did you mean {path.parent / near[0]}?"
+        beside = [found for found in path.parent.iterdir() if found.name != path.name]
+        return suggest(path.name, {found.name: str(found) for found in beside})
     return ""
 
 
