@@ -11,19 +11,22 @@ from autosam.config.cli import Words, one_message
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line.
+    """Parse the command line.
+
+    Returns:
+        `verb`, `dir`, and for `prune` also `names` and `days`.
 
     Raises:
-        ConfigError: it cannot be understood.
+        ConfigError: the command line is wrong.
         SystemExit: `--help`.
     """
-    parser = Words(prog="autosam embeddings", description="The caches of image embeddings.")
-    parser.add_argument("--dir", default=None, help="folder of the caches; as --cache.dir")
+    parser = Words(prog="autosam embeddings", description="Caches of image embeddings.")
+    parser.add_argument("--dir", default=None, help="folder of the caches, as in --cache.dir")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="the caches, their size, and when they were last used")
-    pruner = verbs.add_parser("prune", help="delete caches: by name, or by age")
-    pruner.add_argument("names", nargs="*", help="as `list` prints them")
-    pruner.add_argument("--days", type=float, help="those not used for so many days; 0: all")
+    verbs.add_parser("list", help="list the caches, their size and their last use")
+    pruner = verbs.add_parser("prune", help="delete caches by name or by age")
+    pruner.add_argument("names", nargs="*", help="names as `list` prints them")
+    pruner.add_argument("--days", type=float, help="delete those unused for this many days; 0: all")
     args = parser.parse_args(words)
     if args.verb == "prune" and not args.names and args.days is None:
         pruner.error("give names, or --days N (--days 0 deletes all)")
@@ -44,8 +47,8 @@ def main() -> None:
         if args.verb == "list":
             show(root)
         else:
-            gone = prune(root, args.names, args.days)
-            print(f"{len(gone)} caches deleted, {sum(e.bytes for e in gone) / 1e9:.2f} GB")
+            deleted = prune(root, args.names, args.days)
+            print(f"{len(deleted)} caches deleted, {sum(e.bytes for e in deleted) / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

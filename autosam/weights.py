@@ -15,16 +15,16 @@ ACTIONS = ("list", "get", "verify", "add")
 
 
 def weights(action: str = "list", *words: str | Path, sam: str | None = None) -> None:
-    """What `autosam weights ACTION WORDS` does.
+    """Run `autosam weights ACTION WORDS`.
 
     Args:
         action: `list`; `get` with names; `verify` with a file; `add` with a name and a file.
-        words: see `action`.
-        sam: with `verify`, see there.
+        words: the arguments of the action.
+        sam: with `verify`: the SAM that the file should belong to.
 
     Raises:
         ConfigError: no such action or SAM.
-        CheckpointError: a file cannot be downloaded, or is not what it should be.
+        CheckpointError: a file cannot be downloaded, or is not the SAM's weights file.
     """
     if action not in ACTIONS:
         raise ConfigError(unknown_action("autosam weights", action, ACTIONS))
@@ -38,22 +38,27 @@ def weights(action: str = "list", *words: str | Path, sam: str | None = None) ->
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """action, words and sam, as `weights` takes them.
+    """Parse the command line.
+
+    Returns:
+        `action`, `words` and `sam`, as `weights` takes them.
 
     Raises:
-        ConfigError: it cannot be understood.
+        ConfigError: the command line is wrong.
         SystemExit: `--help`.
     """
     parser = Words(prog="autosam weights", description=__doc__)
     parser.set_defaults(words=[], sam=None)
     actions = parser.add_subparsers(dest="action", metavar="{list,get,verify,add}")
-    actions.add_parser("list", help="every SAM, its licence, and where its file is (the default)")
-    part = actions.add_parser("get", help="download files that are not here")
+    actions.add_parser("list", help="list every SAM, its licence and its file (the default)")
+    part = actions.add_parser("get", help="download missing weights files")
     part.add_argument("words", nargs="+", metavar="NAME")
-    part = actions.add_parser("verify", help="what a file is, its SHA-256, and whether all fits")
+    part = actions.add_parser(
+        "verify", help="print the SAM and SHA-256 of a file, and check its tensors"
+    )
     part.add_argument("words", nargs=1, metavar="FILE")
-    part.add_argument("--sam", metavar="NAME", help="hold it to this SAM instead of guessing")
-    part = actions.add_parser("add", help="check a file and copy it to where --sam NAME finds it")
+    part.add_argument("--sam", metavar="NAME", help="the SAM that the file should belong to")
+    part = actions.add_parser("add", help="check a file and copy it into the cache folder")
     part.add_argument("name", metavar="NAME")
     part.add_argument("file", metavar="FILE")
     parsed = parser.parse_args(argv)

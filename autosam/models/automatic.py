@@ -14,21 +14,21 @@ from torch import Tensor, nn
 FEATURES = 7
 """Mean and standard deviation of red, green and blue, and the logarithm of the size."""
 LEAST = 4
-"""Cells: smaller masks are left out."""
+"""Minimum area of a mask, in mask cells; smaller masks are dropped."""
 RIDGE = 0.05
-"""Added to each variance, in units of the spread over all masks: few masks must not make a
-distribution that is infinitely sure."""
+"""Added to each variance, in units of the variance over all masks, so that the covariance of a few
+masks can be inverted."""
 
 
 def grid_points(side: int, valid: Tensor) -> Tensor:
-    """side^2 points, in the middle of the cells of a grid over the image.
+    """side^2 points, at the centres of the cells of a grid over the image.
 
     Args:
         side: points in each row and column.
         valid: int64 2, rows and columns of the S x S square that hold image.
 
     Returns:
-        float side^2 x 1 x 2: x, y in pixels of the square.
+        float side^2 x 1 x 2: x, y in pixels of the S x S square.
     """
     steps = (torch.arange(side, device=valid.device) + 0.5) / side
     y, x = torch.meshgrid(steps * valid[0], steps * valid[1], indexing="ij")
@@ -36,7 +36,7 @@ def grid_points(side: int, valid: Tensor) -> Tensor:
 
 
 def describe(masks: Tensor, pixels: Tensor) -> Tensor:
-    """Colour and size of masks.
+    """Features of masks: mean and standard deviation of the colours, and size.
 
     Args:
         masks: bool N x m x m, none empty.
@@ -54,7 +54,7 @@ def describe(masks: Tensor, pixels: Tensor) -> Tensor:
 
 
 class MaskClassifier(nn.Module):
-    """Which class a mask is of, by its description; class 0 is background.
+    """Classify masks by their features; class 0 is background.
 
     Args:
         num_classes: K.
@@ -72,11 +72,11 @@ class MaskClassifier(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Set the distributions (quadratic discriminant analysis).
+        """Fit one normal distribution per class (quadratic discriminant analysis).
 
         Args:
             features: float N x FEATURES.
-            labels: int64 N, 0..K. A class without any mask is never chosen afterwards.
+            labels: int64 N, 0..K. A class without masks is never predicted.
         """
         values = features.double()
         ridge = torch.diag(RIDGE * values.var(0, unbiased=False).clamp(min=1e-6))
@@ -94,22 +94,22 @@ class MaskClassifier(nn.Module):
             self.bias[k] = torch.tensor(share).log() - lower.diagonal().log().sum()
 
     def forward(self, features: Tensor) -> Tensor:
-        """float N x FEATURES -> probabilities float N x K+1."""
+        """Features float N x FEATURES -> probabilities float N x (K+1)."""
         away = torch.einsum("kde,nke->nkd", self.whiten, features[:, None] - self.mean)
         return (self.bias - away.square().sum(2) / 2).softmax(1)
 
 
 def vote(masks: Tensor, probabilities: Tensor, absent: float) -> Tensor:
-    """The class of each cell, from the masks that cover it.
+    """Logits of each cell, from the class probabilities of the masks that cover it.
 
     Args:
         masks: bool N x m x m.
-        probabilities: float N x K+1.
-        absent: logit where no mask is.
+        probabilities: float N x (K+1), of the masks.
+        absent: logit of cells without masks.
 
     Returns:
-        float K x m x m: logarithm of the mean probability of each class over that of background,
-        so that background's logit is 0.
+        float K x m x m: log of the mean probability of each class divided by that of background,
+        whose logit is thus 0.
     """
     cells = masks.flatten(1).to(probabilities)
     mean = (probabilities.T @ cells) / cells.sum(0).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What the networks of all runs have in common: parts of which some learn, and a decision."""
+"""The base class of the networks of all runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         sam: the SAM, or None.
-        prompter: what makes its prompts, or None.
+        prompter: makes the prompts, or None.
         surrogate: the surrogate decoder, or None.
-        decision: when a class counts as found; the checkpoint's, chosen on validation.
+        decision: threshold and minimum area of predicted masks, chosen on validation.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -45,7 +45,7 @@ class SegmentationModel(nn.Module):
         for module in self._trainable:
             module.requires_grad_(True)
         if self.sam is not None:
-            # No loss reaches the IoU estimate; DDP would wait for its gradient.
+            # They get no gradient, which DDP would wait for.
             for module in self.sam.no_grad_modules:
                 module.requires_grad_(False)
         self.train()
@@ -57,12 +57,12 @@ class SegmentationModel(nn.Module):
 
     @property
     def sees_image(self) -> bool:
-        """Whether SAM's embedding of the image takes part."""
+        """Whether the masks depend on SAM's image embedding."""
         return False
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        """Parts that usually start from pretrained weights; some of them may learn."""
+        """Parts that usually start from pretrained weights; some of them may be trained."""
         raise NotImplementedError
 
     def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
@@ -72,21 +72,36 @@ class SegmentationModel(nn.Module):
             batch: B images.
 
         Returns:
-            Logits float B x K x m x m; and the P = B*K prompts, or None where there is not one
-            prompt for each class.
+            Logits float B x K x m x m; and the P = B*K prompts, or None if the run has no prompt
+            for each class.
         """
         raise NotImplementedError
 
     def forward(
         self, batch: Batch, with_surrogate: bool = False
     ) -> Tensor | tuple[Tensor, Tensor | None]:
-        """-> logits float B x K x m x m, and with `with_surrogate` those of the surrogate."""
+        """Segment a batch.
+
+        Args:
+            batch: B images.
+            with_surrogate: also return the logits of the surrogate decoder.
+
+        Returns:
+            Logits float B x K x m x m; with `with_surrogate` a pair of these and the surrogate's
+            (None if there is no surrogate decoder).
+        """
         logits, _ = self.segment(batch)
         return (logits, None) if with_surrogate else logits
 
     def decode_surrogate(self, prompt: Prompt) -> Tensor:
-        """What P = B*K prompts show by themselves: logits float B x K x m x m. Its gradients do
-        not reach the prompt generator."""
+        """Decode prompts without SAM. No gradient reaches the prompt generator.
+
+        Args:
+            prompt: P = B*K prompts.
+
+        Returns:
+            Logits float B x K x m x m.
+        """
         assert self.surrogate is not None
         logits = self.surrogate(prompt.map(Tensor.detach))
         return logits.view(-1, self.num_classes, *logits.shape[-2:])
@@ -99,15 +114,15 @@ class SegmentationModel(nn.Module):
         return self
 
     def param_groups(self) -> list[list[nn.Parameter]]:
-        """Trainable parameters in groups whose gradients are clipped separately, so that the
-        surrogate's gradients do not slow the rest."""
+        """Trainable parameters in groups whose gradients are clipped separately, so that large
+        gradients of the surrogate do not scale down the others."""
         surrogate = list(self.surrogate.parameters()) if self.surrogate is not None else []
         separate = {id(p) for p in surrogate}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in separate]
         return [group for group in (rest, surrogate) if group]
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """State by key of what training sets: the trainable parts, buffers included, and the
+        """State dict of what training changes: the trainable parts with their buffers, and the
         prompter, whose mask classifier is fitted without gradients."""
         parts = [*self._trainable, *([self.prompter] if self.prompter is not None else [])]
         kept = {id(t) for m in parts for t in m.state_dict(keep_vars=True).values()}

@@ -1,4 +1,4 @@
-"""From a config to its network."""
+"""Build the network of a config."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def build_segmenter(
     encoder: bool = True,
     fast: bool = False,
 ) -> SegmentationModel:
-    """Build what a config describes.
+    """Build the network of a run.
 
     Args:
         config: the run.
         backbone_weights: overrides `config.model.backbone_weights` (a checkpoint brings its own).
-        encoder: False leaves SAM's image encoder out: every batch brings its embedding.
-        fast: leaves SAM out: the surrogate decoder makes the masks.
+        encoder: False: without SAM's image encoder; batches must hold embeddings.
+        fast: without SAM: the surrogate decoder makes the masks.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -47,7 +47,7 @@ def build_segmenter(
         )
     if not composition.uses_sam:
         return PlainSegmenter(PlainHead(model, classes, backbone_weights))
-    with torch.random.fork_rng(devices=[]):  # the prompter starts the same with any SAM
+    with torch.random.fork_rng(devices=[]):  # the same prompter for every SAM
         sam = absent_sam(config.sam) if fast else load_sam_of(config, encoder)
     prompter = build_prompter(config, sam, backbone_weights)
     surrogate = None
@@ -67,7 +67,7 @@ def build_segmenter(
 
 
 def mask_decoder(sam: Sam, prompter: Prompter) -> list[nn.Module]:
-    """SAM's mask decoder, and the tokens that tell it classes apart."""
+    """SAM's mask decoder, and the class tokens, if the run has them."""
     return [sam.mask_decoder, *([prompter] if isinstance(prompter, ClassTokens) else [])]
 
 
@@ -99,6 +99,6 @@ def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None
 
 
 def absent_sam(name: str) -> AbsentSam:
-    """The sizes of SAM `name`; none of its weights are loaded."""
+    """The sizes of SAM `name`, without its weights."""
     with torch.device("meta"):
         return AbsentSam(SAMS[name].build(SAMS[name]))

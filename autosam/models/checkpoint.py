@@ -1,7 +1,7 @@
-"""Checkpoints: the trained tensors, the config, and which SAM they belong to. Safe to load.
+"""Checkpoints: the trained tensors, the config, and the name and hash of the SAM.
 
-A checkpoint is one safetensors file whose header says what it is. SAM's own weights are never in it
-unless they were trained; they are found by name and held to the hash they had.
+A checkpoint is one safetensors file; loading it runs no code. It holds SAM's weights only if they
+were trained; the others are located by the SAM's name and checked against its hash.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ FORMAT = 2
 HEADER = "autosam"
 BEST = Path("checkpoints/best.safetensors")
 PUBLISHED = Path("model.safetensors")
-"""The checkpoint in a folder that `publish` wrote, and on the hub."""
+"""The checkpoint in a folder written by `publish`, and on the hub."""
 RENAMED = {
     "generator.": "prompter.",
     "class_prompt.": "prompter.",
     "rule.": "prompter.mask_classifier.",
 }
-"""Prefixes of keys in older checkpoints and states, and what they are now."""
+"""Prefixes of keys in older checkpoints and resume states, and the present ones."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Loaded:
 
 
 def save(path: Path, segmenter: SegmentationModel, config: Config, **facts: Any) -> None:
-    """Write the trained part.
+    """Write a checkpoint.
 
     Args:
         path: a .safetensors file.
@@ -74,7 +74,7 @@ def save(path: Path, segmenter: SegmentationModel, config: Config, **facts: Any)
 
 
 def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, each with memory of its own: some backbones have one tensor under two names."""
+    """Copies on the CPU without shared memory: some backbones have one tensor under two names."""
     met: set[int] = set()
     result = {}
     for key, value in state.items():
@@ -91,7 +91,7 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> No
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names and values, hexadecimal: a disk's wrong bit is a wrong mask otherwise."""
+    """SHA-256 of names and values, hexadecimal, which reveals damaged files."""
     digest = hashlib.sha256()
     for key, value in sorted(tensors.items()):
         digest.update(key.encode())
@@ -107,7 +107,7 @@ def find(path: str | Path, **download: Any) -> Path:
         download: passed to `hf_hub_download`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: no checkpoint was found.
     """
     folder = Path(path)
     for file in (folder / BEST, folder / PUBLISHED, folder):
@@ -132,15 +132,15 @@ def find(path: str | Path, **download: Any) -> Path:
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
+    """Read the header of a checkpoint.
 
     Raises:
-        CheckpointError: not a checkpoint of this package, or of a later format.
+        CheckpointError: not a checkpoint of this package, or one of a newer format.
     """
     try:
         with safe_open(file, "pt") as tensors:
             metadata = tensors.metadata() or {}
-    except Exception as error:  # of safetensors, more than one kind
+    except Exception as error:  # safetensors raises several kinds
         raise CheckpointError(
             f"{file}: not a checkpoint of autosam ({error}). Give a run folder or its {BEST}, or "
             "take another copy of the file."
@@ -174,17 +174,17 @@ def read_header(file: Path) -> dict[str, Any]:
 def load(
     path: str | Path, sam_checkpoint: str | None = None, fast: bool = False, blank: bool = False
 ) -> Loaded:
-    """Rebuild a segmenter: the only way in for evaluate, predict and every later verb.
+    """Rebuild the segmenter of a checkpoint.
 
     Args:
         path: see `find`.
-        sam_checkpoint: the SAM weights, where they lie elsewhere than in training.
-        fast: SAM is not loaded, masks come from the surrogate decoder.
+        sam_checkpoint: the SAM's weights file, if it is another one than in training.
+        fast: without SAM: masks come from the surrogate decoder.
         blank: the mask decoder gets zeros instead of the image embedding, as a control.
 
     Raises:
-        CheckpointError: not a checkpoint, tensors that do not fit, other SAM weights than those
-            it was trained with, or `fast` of a run without surrogate decoder.
+        CheckpointError: not a checkpoint, tensors that do not fit, SAM weights that differ from
+            those of the training, or `fast` for a run without a surrogate decoder.
     """
     file = find(path)
     header = read_header(file)
@@ -206,7 +206,7 @@ def load(
             raise
         raise CheckpointError(f"{file} needs the SAM it was trained with: {error}") from None
     state = read_trained(file)
-    if fast:  # a SAM that was tuned stays out, too
+    if fast:  # without the trained parts of SAM, too
         state = {key: value for key, value in state.items() if not key.startswith("sam.")}
     elif header["sam"] is not None:
         _require_same_sam(file, header, config)
@@ -216,12 +216,12 @@ def load(
 
 
 def set_decision(segmenter: SegmentationModel, facts: dict[str, Any]) -> None:
-    """Set when a class counts as found, in the masks of a segmenter and of its surrogate decoder.
+    """Set threshold and minimum area of a segmenter and of its surrogate decoder.
 
     Args:
         segmenter: of any kind.
-        facts: `threshold`, `min_area` and the same of the surrogate decoder (`fast_threshold`,
-            `fast_min_area`), as far as they were chosen.
+        facts: `threshold`, `min_area`, and for the surrogate decoder `fast_threshold` and
+            `fast_min_area`; defaults for those that are missing.
     """
     threshold = float(facts.get("threshold", 0.5))
     segmenter.decision = Decision(threshold, float(facts.get("min_area", 0.0)))
@@ -240,23 +240,23 @@ def annotate(file: Path, **facts: Any) -> None:
 
 
 def publish(loaded: Loaded, folder: Path) -> None:
-    """Write a checkpoint as others may have it: `model.safetensors`, and its settings as
-    `config.json`. Of paths on this machine only the last part stays.
+    """Write a checkpoint for others: `model.safetensors`, and its settings as `config.json`. Of
+    paths on this machine only the last part is kept.
 
     Args:
         loaded: a checkpoint.
-        folder: exists.
+        folder: an existing folder.
     """
     config = without_paths(loaded.config)
     header = loaded.header | {"config": to_dict(config)}
-    header.pop("seen", None)  # digests of names, which may be those of patients
+    header.pop("seen", None)  # digests of file names, which may hold names of patients
     _write(folder / PUBLISHED, read_trained(loaded.path), header)
     settings = json.dumps(header["config"], indent=2)
     write_atomically(folder / "config.json", lambda to: to.write_text(settings, encoding="utf-8"))
 
 
 def without_paths(config: Config) -> Config:
-    """A config that names no folder of this machine."""
+    """The config without paths of this machine."""
 
     def last(path: str | None) -> str | None:
         return None if path is None else Path(path).name
@@ -281,16 +281,16 @@ def without_paths(config: Config) -> Config:
 
 
 def read_trained(file: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint; none where the run trained nothing.
+    """Read the tensors of a checkpoint; none if the run trained nothing.
 
     Raises:
-        CheckpointError: see `read_header` and `read_weights`; or values that are no numbers, or
-            others than were written.
+        CheckpointError: see `read_header` and `read_weights`; or values that are NaN, infinite, or
+            differ from those that were written.
     """
     header = read_header(file)
     with safe_open(file, "pt") as tensors:
         names = list(tensors.keys())
-    # Copied, because Windows replaces no file that is mapped.
+    # Copied, because Windows cannot replace a memory-mapped file.
     found = {key: value.clone() for key, value in read_weights(file).items()} if names else {}
     for key, value in found.items():
         # The mask classifier's bias is minus infinity for a class without masks.
@@ -308,7 +308,7 @@ def read_trained(file: Path) -> dict[str, Tensor]:
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state` under the keys of this version."""
+    """`state` with the keys of this version."""
     result = {}
     for key, value in state.items():
         for old, new in RENAMED.items():
@@ -319,7 +319,11 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def restore_trainable(segmenter: SegmentationModel, state: dict[str, Tensor], source: str) -> None:
-    """Put trained tensors back; they must be exactly those that this composition trains."""
+    """Load trained tensors, which must be exactly those that the run trains.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape.
+    """
     state, own = renamed(state), segmenter.trainable_state()
     wrong = sorted(
         set(own.keys() ^ state.keys())
@@ -331,23 +335,31 @@ def restore_trainable(segmenter: SegmentationModel, state: dict[str, Tensor], so
             "another copy of the file, or the version of autosam that wrote it."
         )
     segmenter.load_state_dict(state, strict=False)
-    segmenter.train()  # some backbones drop by it what they keep of their weights in evaluation
+    segmenter.train()  # some backbones cache values of their weights in evaluation mode
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether shapes agree, and whether both hold fractions or neither."""
+    """Whether shapes agree, and both or neither are of a floating-point type."""
     return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
 def initialise(segmenter: SegmentationModel, config: Config, path: str | Path) -> int:
-    """Start from another run's weights (`--init`); returns how many tensors were taken.
+    """Start from the weights of another run (`--init`).
 
-    Only what this run trains can be started from: a tuned decoder has no place in a run that keeps
-    SAM frozen, because its checkpoint would not hold it.
+    Only tensors that this run trains can be loaded. The checkpoint of a run with a frozen SAM, for
+    example, could not hold a trained mask decoder.
+
+    Args:
+        segmenter: of this run.
+        config: of this run.
+        path: of the other run, see `find`.
+
+    Returns:
+        The number of tensors loaded.
 
     Raises:
-        CheckpointError: a tensor of that run has no place here or another shape, or that run was
-            trained with another SAM.
+        CheckpointError: a tensor of the other run is not trained here or has another shape, or that
+            run was trained with another SAM.
     """
     file = find(path)
     header = read_header(file)

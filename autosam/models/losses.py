@@ -13,9 +13,9 @@ from autosam.config import LossConfig
 
 
 def with_background(logits: Tensor) -> Tensor:
-    """B x K x ... class logits -> B x (K+1) x ..., background first, its logit fixed at zero.
+    """B x K x ... class logits -> B x (K+1) x ..., with a background logit of zero first.
 
-    For one class this makes the soft-max the sigmoid, so that both readings agree.
+    For one class the soft-max then equals the sigmoid.
     """
     return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
 
@@ -53,7 +53,7 @@ def soft_dice(logits: Tensor, targets: Tensor, weights: Tensor, exclusive: bool)
     found = probabilities(logits, exclusive)
     both = (weights * found * targets).sum((2, 3))
     each = (weights * (found + targets)).sum((2, 3))
-    # + 1: an empty mask still pulls at a prediction that should be empty
+    # + 1: predictions get a gradient where the target is empty
     return (1 - (2 * both + 1) / (each + 1)).mean()
 
 
@@ -64,7 +64,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, bool], Tensor]] = {
     "dice": soft_dice,
 }
 """The loss terms. Each takes logits float B x K x m x m, targets of the same shape in [0, 1],
-weights float B x 1 x m x m (what each cell counts), and whether a pixel has one class only; it
+weights float B x 1 x m x m (of each cell), and whether a pixel has at most one class; it
 returns a scalar. The weight of each is the field of its name in `LossConfig`."""
 
 
@@ -73,7 +73,7 @@ class SegmentationLoss(torch.nn.Module):
 
     Args:
         config: the weights.
-        exclusive: whether a pixel has one class only.
+        exclusive: whether each pixel has at most one class.
 
     Raises:
         ValueError: all weights are zero.
@@ -91,10 +91,11 @@ class SegmentationLoss(torch.nn.Module):
         Args:
             logits: float B x K x m x m; interpolated where the targets are of another size.
             targets: float B x K x m' x m' in [0, 1].
-            weights: float B x 1 x m' x m' in [0, 1]: what each cell counts, 0 on padding.
+            weights: float B x 1 x m' x m' in [0, 1]: weight of each cell, 0 on padding.
 
         Returns:
-            Each term that has a weight (unweighted), and `loss`, their weighted sum; scalars.
+            Scalars: each term with a non-zero weight (itself unweighted), and `loss`, their
+            weighted sum.
         """
         logits = logits.float()
         if logits.shape[-2:] != targets.shape[-2:]:
@@ -107,5 +108,5 @@ class SegmentationLoss(torch.nn.Module):
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the cells by their weights, whatever the number of channels; 0 without any."""
+    """Weighted mean over cells and channels; 0 if all weights are 0."""
     return (values * weights).sum() / (weights.sum() * values.shape[1]).clamp(min=1e-6)

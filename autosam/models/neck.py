@@ -1,4 +1,4 @@
-"""From backbone levels to one map: a top-down path with skips (as in U-Net and AutoSAM)."""
+"""Merge backbone levels into one map by a top-down path with skips (as in U-Net and AutoSAM)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def conv_block(inputs: int, outputs: int) -> nn.Sequential:
-    """3 x 3 convolution, BatchNorm, ReLU; the size stays."""
+    """3 x 3 convolution, BatchNorm, ReLU; the spatial size is kept."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),

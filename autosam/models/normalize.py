@@ -1,4 +1,4 @@
-"""The one place where pixels are normalised."""
+"""Normalisation of pixels; no other module normalises."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def inside(valid: Tensor, size: int) -> Tensor:
 def normalise(
     images: Tensor, valid: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Tensor:
-    """Bring pixels to a network's own statistics, padding to exactly zero.
+    """Normalise pixels by mean and standard deviation, and set padding to zero.
 
-    SAM normalises first and pads with zeros afterwards. Our images arrive padded, so the padding
-    is zeroed here, after the normalisation: left at `-mean / std` it would shift the embedding well
-    inside the image.
+    SAM normalises images before it pads them with zeros. Here images are padded first, so padding
+    is set to zero after the normalisation: at `-mean / std` it would change the embedding inside
+    the image, too.
 
     Args:
-        images: uint8 B x 3 x S x S, RGB. A float tensor is refused: it has been normalised before.
+        images: uint8 B x 3 x S x S, RGB. Float tensors are refused, as they may be normalised.
         valid: int64 B x 2, rows and columns that hold image.
         mean: per channel, in units of 0..255. None (with `std`): each image is stretched to
             0..1 by the least and the largest value it holds, as MedSAM does.
@@ -46,7 +46,7 @@ def normalise(
     if mean is None or std is None:
         low = torch.where(content, images, 255).amin((1, 2, 3), keepdim=True).float()
         high = torch.where(content, images, 0).amax((1, 2, 3), keepdim=True).float()
-        mean_, std_ = low, (high - low).clamp(min=1)  # one grey everywhere becomes 0
+        mean_, std_ = low, (high - low).clamp(min=1)  # an image of one value becomes 0
     else:
         mean_ = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
         std_ = torch.tensor(std, device=images.device).view(1, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""The peculiarities of the published AutoSAM's code (`--paper.*`), each around the normal path."""
+"""Peculiarities of the published AutoSAM's code (`--paper.*`), each a wrapper of the default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autosam.types import Batch, ImageEmbedding, ObjectPrompts, Prompt
 
 
 def sam_spec(config: Config) -> SamSpec:
-    """The SAM of a run as its pixels reach it.
+    """The registry entry of a run's SAM, with its normalisation of pixels.
 
     Raises:
         ConfigError: `double_normalisation` with a SAM that has no mean and standard deviation.

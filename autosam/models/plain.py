@@ -16,12 +16,12 @@ from autosam.types import Batch, InputSpec, Prompt
 class PlainHead(nn.Module):
     """uint8 B x 3 x G x G -> logits float B x K x G/2 x G/2.
 
-    Backbone, neck and input are those of the prompt generator, so that the difference is SAM.
+    Backbone, neck and input equal those of the prompt generator, so runs differ in SAM alone.
 
     Args:
         config: backbone, neck and G.
         num_classes: K.
-        weights: see `Backbone`; None: what `config` says.
+        weights: see `Backbone`; None: as in `config`.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, weights: str | None = None) -> None:
@@ -44,7 +44,7 @@ class PlainSegmenter(SegmentationModel):
     """A segmenter without SAM, for comparison.
 
     Args:
-        head: the network; all of it learns.
+        head: the network; all of it is trained.
     """
 
     def __init__(self, head: PlainHead) -> None:

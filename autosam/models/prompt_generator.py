@@ -1,7 +1,7 @@
-"""The prompt generator: an image in, the prompt embeddings of SAM's mask decoder out.
+"""The prompt generator: from an image to the prompt embeddings of SAM's mask decoder.
 
-Shaharabany et al. 2023 (arXiv 2306.06370), section 3: g(I) takes the place of SAM's prompt encoder.
-The paper emits the dense embedding only; the sparse tokens and the high-resolution maps are
+Shaharabany et al. 2023 (arXiv 2306.06370), section 3: g(I) replaces SAM's prompt encoder. The paper
+emits the dense embedding only; the sparse tokens and the high-resolution maps are
 additions.
 """
 
@@ -25,9 +25,15 @@ from autosam.types import Batch, Prompt, high_res_shapes
 class DenseHead(nn.Module):
     """float B x channels x n x n -> dense embeddings float B*K x C x h x w.
 
-    A map finer than the grid is folded into it by a strided convolution, so that its detail lands
-    in the channels; a coarser one is enlarged. Between fold and projection there are no more
-    channels than the folded map has values: on a grid of 64 x 64 they cost more than the backbone.
+    A map finer than the grid is reduced by a strided convolution, which moves its detail into the
+    channels; a coarser one is interpolated. The layers in between have no more channels than the
+    reduced map has values per cell: on a grid of 64 x 64 they would cost more than the backbone.
+
+    Args:
+        channels, map_size: of the input map; map_size is n.
+        num_classes: K.
+        width: C.
+        grid: h, w.
     """
 
     def __init__(
@@ -51,9 +57,15 @@ class DenseHead(nn.Module):
 class HighResHead(nn.Module):
     """float B x channels x n x n -> a high-resolution prompt float B*K x width x size.
 
-    A dense prompt lives on the decoder's coarse grid; this one on the cells that the decoder draws
-    masks with, each cell of the map being split into as many (Shi et al. 2016, arXiv 1609.05158).
+    A dense prompt has the resolution of the image embedding, this one that of the decoder's
+    upscaled features. It is made by sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158).
     SAM 2 (Ravi et al. 2024, arXiv 2408.00714, section 4) adds image features in the same places.
+
+    Args:
+        channels, map_size: of the input map; map_size is n.
+        num_classes: K.
+        width: channels of the output.
+        size: height and width of the output, cells.
     """
 
     INNER = 32
@@ -66,8 +78,8 @@ class HighResHead(nn.Module):
         self.upscale = min(4, max(1, round(size[0] / map_size)))
         self.mix = conv_block(channels, self.INNER)
         self.project = nn.Conv2d(self.INNER, num_classes * width * self.upscale**2, 1)
-        # The cells that one is split into start equal; otherwise masks and maps start striped
-        # (Aitken et al. 2017, arXiv 1707.02937).
+        # The sub-pixels of a cell start equal, which avoids checkerboard artifacts (Aitken et al.
+        # 2017, arXiv 1707.02937).
         with torch.no_grad():
             for values in self.project.parameters():
                 parts = values.view(num_classes * width, self.upscale**2, -1)
@@ -82,15 +94,20 @@ class HighResHead(nn.Module):
 
 
 class ImageGate(nn.Module):
-    """float B x channels x n x n -> how far each cell of the image embedding is trusted.
+    """float B x channels x n x n -> a gate in 0..1 for each cell of the image embedding.
 
-    One map in 0..1 for each level of the embedding, float B*K x 1 x its size. They start nearly
-    closed, so that the embedding has to earn its part, as adapters that start at zero do (Zhang et
-    al. 2023, arXiv 2302.05543, section 3.1): one that does not fit the images is only in the way.
+    One map for each level of the embedding, float B*K x 1 x its size. Gates start nearly closed, as
+    adapters start at zero (Zhang et al. 2023, arXiv 2302.05543, section 3.1): an embedding that
+    does not fit the images has little effect then.
+
+    Args:
+        channels: of the input map.
+        num_classes: K.
+        sizes: height and width of each level of the embedding, cells.
     """
 
     CLOSED = -2.0
-    """Logit at the start: 0.12."""
+    """Initial logit of a gate: sigmoid(-2) = 0.12."""
 
     def __init__(self, channels: int, num_classes: int, sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
@@ -111,7 +128,13 @@ class ImageGate(nn.Module):
 class SparseHead(nn.Module):
     """Coarsest backbone map float B x channels x n x n -> sparse embeddings float B*K x N x C.
 
-    K*N learned queries attend to the map; a linear layer brings them to SAM's width.
+    K*N learned queries attend to the map; a linear layer projects them to SAM's width.
+
+    Args:
+        channels: of the input map.
+        num_classes: K.
+        tokens: N.
+        width: C.
     """
 
     def __init__(self, channels: int, num_classes: int, tokens: int, width: int) -> None:
@@ -130,15 +153,15 @@ class SparseHead(nn.Module):
 
 
 class PromptGenerator(Prompter):
-    """The learned prompter: backbone, neck and a head for each kind of prompt. Of SAM it knows only
-    C, the grid and the number of embedding levels.
+    """The learned prompter: backbone, neck and a head for each kind of prompt. It depends on SAM
+    only by C, the grid and the number of embedding levels.
 
     Args:
-        config: backbone, neck, G and the kinds of prompt. What is not learned is SAM's own "no
-            prompt".
+        config: backbone, neck, G and the kinds of prompt. For kinds that are not learned SAM's
+            "no prompt" embedding is used.
         num_classes: K prompts for each image.
         sam: supplies C, (h, w) and the levels.
-        weights: see `Backbone`; None: what `config` says.
+        weights: see `Backbone`; None: as in `config`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Prompters: what SAM's mask decoder is asked, and how its masks become classes."""
+"""Prompters: they make the prompts of SAM's mask decoder, and classes of its masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autosam.types import Batch, ImageEmbedding, ObjectPrompts, Prompt
 ABSENT = -20.0
 """Logit where no object of a class was prompted."""
 CHUNK = 64
-"""Prompts decoded at a time without gradients: an image may hold hundreds of objects."""
+"""Prompts decoded at a time without gradients; an image may hold hundreds of objects."""
 
 
 class Prompter(nn.Module):
@@ -28,7 +28,7 @@ class Prompter(nn.Module):
     """
 
     reads: Literal["box", "points"] | None = None
-    """The prompts that every batch must bring, if any."""
+    """The kind of prompts that every batch must hold, if any."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -39,24 +39,24 @@ class Prompter(nn.Module):
 
         Args:
             batch: B images.
-            sam: whose mask decoder they are for.
+            sam: the SAM that is prompted.
 
         Returns:
-            Embedded prompts, P = B*K, the K of one image next to each other; or boxes and points,
-            which `decode` embeds.
+            P = B*K embedded prompts, ordered by image, then by class; or boxes and points, which
+            `decode` embeds.
         """
         raise NotImplementedError
 
     def decode(
         self, batch: Batch, embedding: ImageEmbedding, prompt: Prompt | ObjectPrompts, sam: Sam
     ) -> Tensor:
-        """Decode prompts into classes.
+        """Decode prompts into the logits of classes.
 
         Args:
             batch: B images.
             embedding: of these images.
-            prompt: what `forward` returned.
-            sam: decodes.
+            prompt: the result of `forward`.
+            sam: the SAM that is prompted.
 
         Returns:
             Logits float B x K x m x m.
@@ -100,7 +100,7 @@ class ObjectPrompter(Prompter):
 
     Args:
         num_classes: K.
-        reads: which of the two.
+        reads: which of the two it uses.
         multimask: see `PromptConfig.multimask`.
     """
 
@@ -131,14 +131,14 @@ class ObjectPrompter(Prompter):
                 masks.append(choose_mask(logits, iou, self.multimask, part.masks))
         merged = merge_objects(torch.cat(masks), prompt, len(embedding), self.num_classes)
         if len(prompt) == 0 and torch.is_grad_enabled():
-            # Without objects nothing gets a gradient, which the other processes wait for.
+            # Without objects no parameter would get a gradient, which other processes wait for.
             idle, _ = sam.decode_mask(embedding, sam.no_prompt(len(embedding)))
             merged = merged + 0 * idle.mean()
         return merged
 
 
 class GridPrompter(Prompter):
-    """Points on a grid over each image; a classifier says which of SAM's masks count.
+    """Points on a grid over each image; a classifier gives each of SAM's masks a class.
 
     Args:
         num_classes: K.

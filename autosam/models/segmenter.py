@@ -1,4 +1,4 @@
-"""A SAM and its prompter as one network: embedding, prompt, logits."""
+"""The network of a run that uses SAM: image embedding, prompt, logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Promp
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a segmenter gets its image embeddings."""
+    """How a segmenter computes image embeddings."""
 
     half: bool = False
     """Whether a large image encoder may compute in bfloat16 where that is faster."""
@@ -29,13 +29,13 @@ class Encoding:
 
 
 class Segmenter(SegmentationModel):
-    """SAM with something that prompts it.
+    """A SAM and a prompter as one network.
 
     Args:
         sam: its image encoder and prompt encoder stay frozen.
         prompter: makes the prompts, and turns SAM's masks into classes.
         surrogate: learns to decode the prompts without SAM, or None.
-        trainable: the parts that learn.
+        trainable: the parts that are trained.
         generator_size: G.
         encoding: how images are encoded.
     """
@@ -67,12 +67,12 @@ class Segmenter(SegmentationModel):
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        """Parts that usually start from pretrained weights; some of them may learn."""
+        """Parts that usually start from pretrained weights; some of them may be trained."""
         return [*_backbones(self.prompter), self.sam]
 
     @property
     def sees_image(self) -> bool:
-        """Whether SAM's embedding of the image takes part."""
+        """Whether the masks depend on SAM's image embedding."""
         return not self.encoding.blank
 
     def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
@@ -85,7 +85,7 @@ class Segmenter(SegmentationModel):
     def forward(
         self, batch: Batch, with_surrogate: bool = False
     ) -> Tensor | tuple[Tensor, Tensor | None]:
-        """-> logits float B x K x m x m, and with `with_surrogate` those of the surrogate."""
+        """See `SegmentationModel.forward`."""
         logits, prompt = self.segment(batch)
         if not with_surrogate:
             return logits
@@ -94,7 +94,7 @@ class Segmenter(SegmentationModel):
         return logits, self.decode_surrogate(prompt)
 
     def encode_image(self, batch: Batch) -> ImageEmbedding:
-        """Frozen image embeddings, without gradient: the batch's own, or computed now."""
+        """Image embeddings without gradient: those in the batch, or else computed."""
         if batch.embedding is not None:
             embedding = batch.embedding.map(Tensor.float)
         else:
@@ -106,7 +106,7 @@ class Segmenter(SegmentationModel):
     def decode_mask(
         self, batch: Batch, embedding: ImageEmbedding, prompt: Prompt | ObjectPrompts
     ) -> Tensor:
-        """Image embeddings and what the prompter asks of them -> logits float B x K x m x m."""
+        """Decode the prompter's prompts: logits float B x K x m x m."""
         return self.prompter.decode(batch, embedding, prompt, self.sam)
 
     def without_sam(self) -> SurrogateSegmenter:
@@ -121,7 +121,7 @@ class SurrogateSegmenter(SegmentationModel):
     """A prompt generator and its surrogate decoder: masks without SAM (`--fast`).
 
     Args:
-        absent: the sizes of the SAM that the prompts are made for.
+        absent: the sizes of the SAM that the prompts were learned for.
         prompter: the prompt generator.
         surrogate: decodes its prompts.
         generator_size: G.

@@ -18,13 +18,13 @@ from autosam.errors import CheckpointError
 
 NESTED = ("model", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
-"""What DDP, torch.compile and a network around SAM put before every key."""
+"""Prefixes that DDP, torch.compile and networks that contain SAM add to every key."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file or of a PyTorch file, without running code from it.
+    """Read the tensors of a safetensors or PyTorch file, without running code from it.
 
-    The content decides which of the two it is, whatever the file is called.
+    The format is told from the content, not from the file name.
 
     Args:
         path: a safetensors file, or one written by `torch.save` that holds only tensors and plain
@@ -68,24 +68,24 @@ def _load(path: Path) -> object:
     if _is_safetensors(path):
         return load_file(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickles that it then refuses
+        warnings.simplefilter("ignore")  # about pickles that torch.load refuses anyway
         if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
-            # A map: of a file whose encoder is not wanted, little is read.
+            # Memory-mapped: tensors that are not used are not read.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        # Opened here, because torch.load would go by the file's name.
+        # Opened here, because torch.load looks at the file name.
         with open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether eight bytes (the header's length) are followed by what may be the header, JSON."""
+    """Whether a file begins with 8 bytes (the length of the header) and a JSON object."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
 
 def what_is_wrong(path: Path) -> str:
-    """What a file is that cannot be a weights file, told from its first and last bytes; "" where
-    it may be one."""
+    """Why a file cannot be a weights file, told from its first and last bytes; "" if it may be
+    one."""
     with open(path, "rb") as file:
         head = file.read(512)
     if not head:
@@ -115,7 +115,7 @@ def what_is_wrong(path: Path) -> str:
 
 
 def _pickled(message: str) -> str:
-    """The sentence for what PyTorch's restricted unpickler refused."""
+    """The message for what PyTorch's restricted unpickler refused."""
     name = re.search(r"GLOBAL ([\w.]+)", message)
     what = f"a pickled object ({name[1]})" if name else "a pickle that is damaged or no state dict"
     return (
@@ -125,7 +125,7 @@ def _pickled(message: str) -> str:
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with a prefix of `PREFIXES` removed as often as every single key has it."""
+    """`state` without the `PREFIXES` that all of its keys share."""
     result = dict(state)
     while found := [p for p in PREFIXES if result and all(key.startswith(p) for key in result)]:
         result = {key.removeprefix(found[0]): value for key, value in result.items()}
@@ -133,8 +133,15 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """In what `state` does not fit a network whose state is `own`: keys by kind of problem; empty
-    where it fits."""
+    """How a state dict differs from that of a network.
+
+    Args:
+        own: state dict of the network.
+        state: tensors by key.
+
+    Returns:
+        Keys by kind of problem; empty if `state` fits.
+    """
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
@@ -150,13 +157,13 @@ def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[
 def require_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], title: str, hint: Callable[[], str]
 ) -> None:
-    """Refuse a `state` with missing, unexpected or mis-shaped tensors.
+    """Refuse a state dict with missing, unexpected or mis-shaped tensors.
 
     Args:
-        own: state of the network.
+        own: state dict of the network.
         state: tensors by key.
         title: first line of the error.
-        hint: called for its last line, what to do.
+        hint: returns its last line, which says what to do.
 
     Raises:
         CheckpointError: naming up to five keys of each kind.
@@ -171,12 +178,17 @@ def require_fit(
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """
+    """Refuse tensors with NaN or infinite values, which would make every mask wrong.
+
+    Args:
+        state: tensors by key.
+        source: the file, for the message.
+
     Raises:
-        CheckpointError: a tensor holds NaN or infinity: every mask would be wrong.
+        CheckpointError: a tensor holds NaN or infinity.
     """
     for key, value in state.items():
-        # A sum shows both, and takes no memory.
+        # A sum shows both and allocates no memory.
         if value.is_floating_point() and not value.sum(dtype=torch.float64).isfinite():
             raise CheckpointError(
                 f"{source}: {key} holds values that are no numbers. Download or save it again."
@@ -186,12 +198,12 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], source: str, hint: Callable[[], str] = str
 ) -> None:
-    """Load `state` into `module`, every tensor accounted for; else it is left untouched.
+    """Load `state` into `module` if all tensors fit; otherwise `module` is not changed.
 
     Args:
         module: the network.
         state: tensors by key.
-        source: what the tensors come from, named in the error.
+        source: the file of the tensors, for the message.
         hint: see `require_fit`.
 
     Raises:
@@ -203,7 +215,7 @@ def load_strict(
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         for block in iter(lambda: file.read(1 << 20), b""):

@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from autosam.types import Decision, Prompt
 
 UPSCALE = 4
-"""Cells of the mask in each row and column of a cell of the dense prompt, as in SAM's masks."""
+"""Mask cells per cell of the dense prompt along each axis, as in SAM's masks."""
 
 
 class SurrogateDecoder(nn.Module):
     """Dense and high-resolution prompt embeddings of P prompts -> logits float P x 4h x 4w.
 
-    Each cell of each map is decoded on its own (a deconvolution whose kernels do not overlap), and
-    the logits are summed, so the mask shows what the prompt holds there and no shapes that
-    this network has learned. It costs about a hundredth of a training step.
+    Each cell of each map is decoded by itself (a transposed convolution whose kernels do not
+    overlap), and the logits are summed. So the mask shows the content of the prompt and no shapes
+    learned by this network. It costs about 1 % of a training step.
 
     Args:
         width: C.
-        kinds: which of `dense` and `high_res` the prompt generator emits, one at least.
+        kinds: the kinds of prompt that the generator emits; at least one of `dense`, `high_res`.
 
     Attributes:
-        decision: when a class counts as found in its masks; the checkpoint's.
+        decision: threshold and minimum area of its masks, chosen on validation.
     """
 
     def __init__(self, width: int, kinds: Collection[str] = ("dense",)) -> None:
@@ -49,7 +49,7 @@ class SurrogateDecoder(nn.Module):
 
 
 def cell_decoder(width: int, upscale: int) -> nn.Sequential:
-    """float P x width x n x n -> float P x 1 x upscale n x upscale n, each cell on its own."""
+    """float P x width x n x n -> float P x 1 x (upscale n) x (upscale n), cell by cell."""
     return nn.Sequential(
         nn.Conv2d(width, width // 4, 1),
         nn.GELU(),

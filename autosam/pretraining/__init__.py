@@ -1,1 +1,1 @@
-"""The image encoder that is shipped."""
+"""Pretraining of the SAM `lite` that is shipped."""

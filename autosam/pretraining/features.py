@@ -53,7 +53,16 @@ def loader_of(scenes: Scenes, batch_size: int, workers: int) -> DataLoader:
 
 
 def trunk_features(sam: SegmentAnything, images: Tensor, device: torch.device) -> list[Tensor]:
-    """Trunk features (strides 2 to 32) of uint8 B x 3 x S x S."""
+    """Features of the encoder's trunk.
+
+    Args:
+        sam: `lite`.
+        images: uint8 B x 3 x S x S.
+        device: computes.
+
+    Returns:
+        Maps float B x channels x S/stride x S/stride of the strides 2, 4, 8, 16 and 32.
+    """
     valid = torch.full((len(images), 2), images.shape[-1], device=device)
     pixels = normalise(images.to(device), valid, sam.spec.pixel_mean, sam.spec.pixel_std)
     # Slower on CPUs, for the depthwise convolutions.
@@ -62,7 +71,7 @@ def trunk_features(sam: SegmentAnything, images: Tensor, device: torch.device) -
 
 
 def encode_features(sam: SegmentAnything, levels: list[Tensor]) -> ImageEmbedding:
-    """Image embedding of trunk features, in bfloat16 where autocast allows it."""
+    """Image embedding of trunk features, under autocast to bfloat16."""
     with torch.autocast(levels[0].device.type, torch.bfloat16):
         return ImageEmbedding(*cast(LiteEncoder, sam.image_encoder).neck(levels))
 
@@ -104,8 +113,12 @@ class Features:
 def batches(
     config: PretrainConfig, sam: SegmentAnything, first: int, last: int, device: torch.device
 ) -> Iterator[tuple[ImageEmbedding, np.ndarray]]:
-    """Image embeddings and instance ids of the steps `first` to `last`: from stored features while
-    the trunk is frozen, then from new scenes."""
+    """The batches of the steps `first` to `last`: from stored features while the trunk is frozen,
+    then from new scenes.
+
+    Yields:
+        Image embeddings, and instance ids uint8 B x S x S.
+    """
     size = sam.spec.image_size
     trunk = cast(nn.Module, cast(LiteEncoder, sam.image_encoder).trunk)
     if first < config.frozen_steps:
@@ -117,7 +130,7 @@ def batches(
             index = rng.choice(config.scenes, config.batch_size, replace=False)
             yield kept.encode(sam, index), kept.instances[index]
         del kept
-    trunk.requires_grad_(True)  # its BatchNorms keep their statistics: it stays in eval mode
+    trunk.requires_grad_(True)  # in eval mode still, so BatchNorm statistics stay fixed
     first = max(first, config.frozen_steps)
     fresh = Scenes(
         max(0, last - first) * config.batch_size,

@@ -33,9 +33,10 @@ UNRELATED = ("output", "save_every", "held_out", "workers", "stop_after")
 
 
 def check(config: PretrainConfig) -> None:
-    """
+    """Refuse settings that contradict each other.
+
     Raises:
-        ConfigError: a number that cannot work.
+        ConfigError: fewer scenes than a batch has.
     """
     if config.frozen_steps and config.scenes < config.batch_size:
         raise ConfigError(
@@ -45,16 +46,19 @@ def check(config: PretrainConfig) -> None:
 
 
 def restore(file: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
-    """Restore a saved state; returns the number of its last step.
+    """Restore a saved state.
 
     Args:
         file: the state.
-        parts: what it restores, by name.
-        recipe: the settings that the state must have been made by.
+        parts: the objects to restore, by name.
+        recipe: the settings, which must equal those of the state.
+
+    Returns:
+        The number of steps done.
 
     Raises:
-        ConfigError: other settings.
-        CheckpointError: it is damaged, or no state of this command.
+        ConfigError: the settings differ.
+        CheckpointError: the file is damaged, or no state of this command.
     """
     try:
         state = torch.load(file, map_location=choose_device(), weights_only=True)
@@ -65,7 +69,7 @@ def restore(file: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
                 if name in ("sam", "average"):
                     content = from_lite(content)  # states of older versions
                 part.load_state_dict(content)
-    except Exception:  # of torch, of more kinds than one
+    except Exception:  # torch raises many kinds
         raise CheckpointError(
             f"{file}: damaged, or no state of this command. Delete it to start again, or choose "
             "another --output."
@@ -79,11 +83,14 @@ def restore(file: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Pretrain `lite`; returns the weights file (float16, averaged over the last steps).
+    """Pretrain `lite`, or resume it from the state in the output folder.
+
+    Returns:
+        The weights file: float16, averaged over the last steps.
 
     Raises:
-        ConfigError: settings that cannot work, or others than those of the state that is there.
-        CheckpointError: that state is damaged.
+        ConfigError: settings that cannot work, or that differ from those of the state.
+        CheckpointError: the state is damaged.
         StorageError: the folder cannot be written to.
     """
     require_config(config, PretrainConfig, "pretrain")

@@ -1,4 +1,4 @@
-"""Prompted objects of drawn scenes: the loss of a step, and the scores on unseen scenes."""
+"""Prompts for objects of drawn scenes: the loss of a step, and scores on unseen scenes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from autosam.types import ImageEmbedding
 def choose_objects(
     instances: np.ndarray, per_scene: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, Tensor]:
-    """`per_scene` objects of each scene, drawn with replacement.
+    """Draw objects of each scene, with replacement.
 
     Args:
-        instances: uint8 B x S x S ids.
+        instances: uint8 B x S x S ids; 0 is background.
+        per_scene: objects per scene.
+        rng: draws them.
 
     Returns:
         bool P x S x S masks and int64 P, the scene of each.
@@ -35,12 +37,12 @@ def choose_objects(
 
 
 def mask_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
-    """SAM's loss over one single mask and three alternatives.
+    """SAM's loss: the single mask, the best of the three others, and the IoU estimates.
 
     Args:
         logits: float P x 4 x m x m; index 0 is the single mask.
-        iou: float P x 4, the estimates.
-        masks: float P x 1 x m x m in 0..1.
+        iou: float P x 4, SAM's estimates.
+        masks: float P x 1 x m x m in 0..1, the true masks.
     """
     logits, iou = logits.float(), iou.float()
     truth = masks.expand_as(logits)
@@ -53,7 +55,7 @@ def mask_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
 
 
 def shrink(masks: np.ndarray, size: int, device: torch.device) -> Tensor:
-    """bool P x S x S -> float P x 1 x size x size, the share of each cell that is covered."""
+    """bool P x S x S -> float P x 1 x size x size, the covered fraction of each cell."""
     tensor = torch.from_numpy(masks).to(device)[:, None].float()
     return F.avg_pool2d(tensor, tensor.shape[-1] // size)
 
@@ -66,12 +68,15 @@ def step_loss(
     rng: np.random.Generator,
     device: torch.device,
 ) -> Tensor:
-    """Loss of one step: both kinds of prompt, and a second round of one of them.
+    """The loss of one step: boxes and points, and a second, corrected round of one of the two.
 
     Args:
+        sam: `lite`.
         embedding: of B scenes.
         instances: uint8 B x S x S ids.
         objects: prompted objects per scene.
+        rng: draws objects and prompts.
+        device: computes.
     """
     loss = torch.zeros((), device=device)
     corrected = rng.integers(2)
@@ -99,8 +104,8 @@ def step_loss(
 def zero_shot(
     sam: SegmentAnything, scenes: Scenes, device: torch.device, workers: int
 ) -> dict[str, float]:
-    """Mean IoU at S x S for a box, one and three points, and a box corrected once; three objects
-    of each scene."""
+    """Mean IoU at S x S of three objects per scene, by prompt: a box, one point, three points, and
+    a box with one correction."""
     rng = np.random.default_rng(scenes.seed)
     scores: dict[str, list[Tensor]] = {}
     for images, ids in loader_of(scenes, 16, workers):

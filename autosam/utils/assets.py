@@ -1,6 +1,6 @@
 """Files shipped with the package (configs/ and weights/ of the source tree), and the cache folder.
 
-In a wheel they lie under `autosam/assets/`; in a checkout or an editable install beside `autosam/`.
+A wheel holds them in `autosam/assets/`; a checkout or an editable install beside `autosam/`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def asset_folder(kind: str) -> Path:
-    """Folder of the shipped `configs` or `weights`."""
+    """The folder of the shipped files of a kind: `configs` or `weights`."""
     installed = _PACKAGE / "assets" / kind
     return installed if installed.is_dir() else _PACKAGE.parent / kind
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded and computed files.
+    """The folder of downloaded and computed files.
 
     $AUTOSAM_CACHE, else `autosam` in the user's cache folder by the rules of the operating system;
     on macOS the folder of earlier versions, ~/.cache/autosam, if only that one exists.

@@ -50,8 +50,8 @@ def trains_in_bf16(precision: str, device: torch.device) -> bool:
 def gains_from_bf16(device: torch.device) -> bool:
     """Whether the device multiplies matrices faster in bfloat16 than in float32.
 
-    A processor is asked for its instructions (where torch can tell, since 2.10), never timed: the
-    answer, and so the figures computed, must not depend on what else runs.
+    For a CPU the instruction set decides (known to torch since 2.10), not a measurement, so that
+    results do not depend on the load of the machine.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""Requests to the Hugging Face hub: at most one where it does not answer."""
+"""Requests to the Hugging Face hub that fail fast where it cannot be reached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 TIMEOUT = 5.0
-"""Seconds to wait for the hub's first answer."""
+"""Seconds to wait for the first response of the hub."""
 
 
 @contextlib.contextmanager
@@ -29,26 +29,26 @@ def asked_once(
     revision: str | None = None,
     token: Any = None,
 ) -> Iterator[str]:
-    """Ask the hub for a file, once, before a library does: libraries ask again and again where
-    there is no network. Where the hub does not answer, they take within this context what is on
-    this machine, or fail at once.
+    """Send one request for a file to the hub before a library does, because libraries retry for
+    minutes without a network. If it fails, the libraries run in offline mode inside the context:
+    they use their caches or fail at once.
 
     Args:
-        name: `owner/name`.
-        file: one of its files.
+        name: the repository, `owner/name`.
+        file: a file in it.
         kind: `model` or `dataset`.
-        endpoint: the hub's address; None: $HF_ENDPOINT or the usual one.
-        revision: of the repository.
-        token: the user's.
+        endpoint: the address of the hub; None: $HF_ENDPOINT or the default.
+        revision: a branch, a tag or a commit of the repository.
+        token: the access token; None: the one that is logged in or $HF_TOKEN.
 
     Yields:
-        What is wrong, in words; nothing if the hub has an answer for the libraries.
+        What is wrong, as text; "" if the hub can be used.
     """
     try:
         url = hf_hub_url(name, file, repo_type=kind, revision=revision, endpoint=endpoint)
         get_hf_file_metadata(url, token=token, timeout=TIMEOUT)
         trouble = ""
-    except EntryNotFoundError:  # the repository is there
+    except EntryNotFoundError:  # the repository exists
         trouble = ""
     except OfflineModeIsEnabled:
         trouble = "HF_HUB_OFFLINE is set, so the hub is not asked"
@@ -64,7 +64,7 @@ def asked_once(
             trouble = "the hub has none of that name that may be read"
         if status in (401, 403):
             trouble += f" (HTTP {status}: a private one needs HF_TOKEN)"
-    except Exception as error:  # of several libraries for networks, and names that cannot be
+    except Exception as error:  # network libraries and invalid names raise many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         trouble = f"the hub cannot be reached: {reason}"
     with _offline() if trouble else contextlib.nullcontext():
@@ -73,8 +73,11 @@ def asked_once(
 
 @contextlib.contextmanager
 def no_waiting() -> Iterator[str]:
-    """Set a timeout of `TIMEOUT` seconds for connections that libraries would wait on forever;
-    yields nothing."""
+    """Set a timeout of `TIMEOUT` seconds for connections without one.
+
+    Yields:
+        "", as `asked_once` does for a hub that can be used.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -85,7 +88,7 @@ def no_waiting() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Put the hub's libraries into offline mode."""
+    """Put the libraries of the hub into offline mode."""
     modules: list[Any] = [constants, sys.modules.get("datasets.config")]
     changed = [(m, m.HF_HUB_OFFLINE) for m in modules if hasattr(m, "HF_HUB_OFFLINE")]
     for module, _ in changed:

@@ -83,24 +83,23 @@ def ignores_case(folder: Path) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = True) -> None:
-    """Call `write` with a temporary name, then rename: neither a reader nor a machine that loses
-    power meets half a file.
+    """Write a file under a temporary name, then rename it. So there is never a partial file under
+    its name, not even after a loss of power.
 
     Args:
         path: the file; its folder is made.
         write: writes the file that it is given.
-        lasting: wait until it is on the disk; not worth it for many files that can be made again.
+        lasting: flush it to the disk; too slow for many files that can be written again.
 
     Raises:
-        StorageError: the disk is full or gone, or writing is not permitted.
+        StorageError: the disk is full or missing, or writing is not permitted.
     """
     temporary = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-        mode = (
-            temporary.stat().st_mode
-        )  # by the umask; files of safetensors belong to their owner alone
+        # The rights that the umask gives; safetensors writes files that only their owner can read.
+        mode = temporary.stat().st_mode
         write(temporary)
         os.chmod(temporary, stat.S_IMODE(mode))
         if lasting:
@@ -115,7 +114,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], lasting: bool = T
 
 
 def to_disk(path: Path) -> None:
-    """Flush what the system holds in memory of a file or folder to the disk."""
+    """Flush a file or folder from the system's memory to the disk."""
     if path.is_dir() and os.name == "nt":  # folders cannot be opened there
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -207,7 +206,6 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(
-                folder / LOCK
-            )  # before it is released, so that no other process's file is deleted
+            # Before the release: afterwards it may be the file of another process.
+            os.unlink(folder / LOCK)
         file.release()

@@ -1,4 +1,4 @@
-"""What a text that names a file, a folder or a repository of the hub can be."""
+"""Paths and names of repositories on the hub, given as text by the user."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from autosam.utils.suggest import suggest
 
 FILES = (".safetensors", ".pt", ".pth", ".pkl", ".bin", ".ckpt", ".onnx", ".yaml", ".yml", ".json",
          ".jsonl", ".csv", ".txt", ".zip", ".tar", ".gz")  # fmt: skip
-"""How no name on the hub ends that is meant as one."""
+"""Endings of file names; a text with one of them is never a name on the hub."""
 
 
 def is_hub_name(text: str, owner: bool = True) -> bool:
-    """Whether a text can only be a name on the hub: `owner/name` by its characters, of which no
-    beginning is a path here.
+    """Whether a text is a name on the hub: of the form `owner/name`, and its first part is no
+    existing file or folder.
 
     Args:
-        text: a setting, which may also be a path.
-        owner: whether a name needs its owner; some data sets have none.
+        text: the value of a setting that may also be a path.
+        owner: whether the name must have an owner; some data sets have none.
     """
     pattern = r"[\w-][\w.-]*/[\w-][\w.-]*" if owner else r"([\w-][\w.-]*/)?[\w-][\w.-]*"
     if not re.fullmatch(pattern, text, re.ASCII) or text.lower().endswith(FILES):
@@ -29,7 +29,7 @@ def is_hub_name(text: str, owner: bool = True) -> bool:
 
 
 def nearest(path: Path) -> str:
-    """ " Did you mean X?" for the nearest one beside a path that is missing, or nothing."""
+    """ " Did you mean X?" with the most similar name beside a missing path, or ""."""
     with contextlib.suppress(OSError):
         beside = [found for found in path.parent.iterdir() if found.name != path.name]
         return suggest(path.name, {found.name: str(found) for found in beside})

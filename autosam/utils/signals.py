@@ -27,18 +27,16 @@ SIGNALS = tuple(
 """Signals that ask a process to end, as far as the system has them."""
 GRACE = 6.0
 """Seconds that a command has to end by itself after a signal; then it is killed."""
-
-
 REMINDER = 0.3
 """Seconds after which the exception for a signal is raised again, if it had no effect."""
 
 
 class AtOnce(BaseException):
-    """A signal came where the work can be left at once without a loss."""
+    """A signal arrived where the work can stop at once without loss."""
 
 
 class Interrupt:
-    """Notes the first signal instead of ending the process.
+    """Records the first signal instead of ending the process.
 
     Where `at_once` is set, a signal raises `AtOnce` (outside the context: `Stopped`); elsewhere the
     training checks `signal` between two steps. A second SIGINT raises KeyboardInterrupt. Does

@@ -355,9 +355,9 @@ def test_get_and_list(
             if "│" in line}  # fmt: skip
     assert rows.keys() == SAMS.keys()
     assert "shipped" in rows["lite"]
-    assert "not here" in rows["tiny"]
+    assert "not downloaded" in rows["tiny"]
     assert [cell.strip() for cell in rows["vit_b"].split("│")[2:-1]] == [
-        "ViT-B", "375", "not here", "Apache-2.0",
+        "ViT-B", "375", "not downloaded", "Apache-2.0",
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="vit_x: unknown"):
         weights("get", "tiny", "vit_x")

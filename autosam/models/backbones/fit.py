@@ -1,4 +1,4 @@
-"""Test of a backbone at its input size, before anything is built on it."""
+"""Check that a backbone works at an input size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from autosam.errors import ConfigError
 
 SIZES = (224, 256, 384, 448, 512)
-"""View sizes that are tried where the requested one does not work."""
+"""Input sizes to try if the requested one does not work, pixels."""
 
 SLACK = 0.3
-"""How far the side of a feature map may be from size / stride, as a share of it."""
+"""Tolerated difference of the side of a feature map from size / stride, relative."""
 
 
 def require_fit(name: str, net: nn.Module, size: int, again: Callable[[int], nn.Module]) -> None:
-    """Check that a network returns the feature maps that it declares.
+    """Refuse a network that does not return the feature maps it declares.
 
     Args:
         name: of the timm model.
@@ -29,7 +29,7 @@ def require_fit(name: str, net: nn.Module, size: int, again: Callable[[int], nn.
         again: builds the same network for another size, to find one that works.
 
     Raises:
-        ConfigError: it does not; the message names a view size or a backbone that does.
+        ConfigError: it does not; the message names an input size or a backbone that works.
     """
     if (trouble := fault(net, size)) is None:
         return
@@ -48,13 +48,13 @@ def require_fit(name: str, net: nn.Module, size: int, again: Callable[[int], nn.
 
 
 def fault(net: nn.Module, size: int) -> str | None:
-    """What is wrong with the feature maps of an image of size x size; None: nothing."""
+    """What is wrong with the feature maps of an image of size x size, or None."""
     try:
         levels = _forward(net, size, "meta")
-    except Exception:  # not all of timm can do without values
+    except Exception:  # not every network runs on the meta device
         try:
             levels = _forward(net, size, None)
-        except Exception as error:  # of many kinds: every network has its own
+        except Exception as error:  # timm raises many kinds
             return f"{type(error).__name__}: {error}".strip(": ").splitlines()[0][:150]
     info = cast(Any, net).feature_info
     strides, channels = info.reduction(), info.channels()
@@ -76,8 +76,13 @@ def fault(net: nn.Module, size: int) -> str | None:
 def _forward(net: nn.Module, size: int, device: str | None) -> list[Tensor]:
     """The feature maps of one blank image.
 
-    On a copy that shares the tensors, or has tensors without values: some networks keep what they
-    compute from their weights, which may be loaded later.
+    Computed on a copy that shares the tensors, or holds meta tensors, because some networks cache
+    values that depend on weights loaded later.
+
+    Args:
+        net: a `features_only` network; it is not changed.
+        size: G.
+        device: `meta`, or None for the device of the network.
     """
     tensors = chain(net.parameters(), net.buffers())
     shared: dict[int, Any] = {id(t): t if device is None else t.to(device) for t in tensors}

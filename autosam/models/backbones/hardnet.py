@@ -271,7 +271,7 @@ def _check_weights(state_dict: dict[str, Any], model: HarDNet) -> dict[str, Any]
     """Refuse weights that would leave part of the backbone random.
 
     timm loads non-strictly whenever the classifier differs (always with ``features_only``), so it
-    would pass over a file of foreign keys without a word.
+    would silently ignore a file with other keys.
     """
     # timm unwraps local files like this, but not downloaded ones.
     state_dict = clean_state_dict(state_dict.get("state_dict", state_dict))
@@ -315,7 +315,7 @@ default_cfgs = generate_default_cfgs(
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     """Build a variant; with ``features_only`` a timm FeatureGetterNet around the pruned network."""
     if pretrained:
-        # timm would only say that there are no weights, or raise an error without a text.
+        # timm would only log that there are no weights, or raise an error without a message.
         given = (kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         cfg = resolve_pretrained_cfg(variant, *given)
         if not (cfg.has_weights or cfg.state_dict):

@@ -1,4 +1,4 @@
-"""timm backbones, with weights from where they can be had: bundled, a local file, or timm's."""
+"""timm backbones with bundled weights, weights of a local file, or timm's pretrained weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
 
     Raises:
         ConfigError: timm knows no such name, or the network does not work at this size.
-        CheckpointError: the weights cannot be had or do not fit; the message says how to go on.
+        CheckpointError: the weights cannot be obtained or do not fit; the message says what to do.
     """
 
     def __init__(self, name: str, weights: str, size: int) -> None:
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         self.kept = [last[stride] for stride in sorted(last) if 4 <= stride <= 32]
         self.channels: list[int] = [info.channels()[i] for i in self.kept]
         self.strides: list[int] = [info.reduction()[i] for i in self.kept]
-        # Swin and its kin emit B x h x w x channels.
+        # Swin and similar networks emit B x h x w x channels.
         self.channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         config = net.pretrained_cfg
         self.mean = tuple(255 * v for v in config["mean"])
@@ -79,7 +79,7 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
             with on_hub or hub.no_waiting() as trouble:
                 return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # timm and the hub raise many kinds
-            _build(name, options)  # says so, if it is the network that cannot be built
+            _build(name, options)  # raises ConfigError if the network itself cannot be built
             raise CheckpointError(
                 f"No pretrained weights for backbone {name} "
                 f"({trouble or str(error).splitlines()[0][:150]}). "
@@ -110,7 +110,7 @@ def _build(name: str, options: dict) -> nn.Module:
 
 
 def load_backbone_file(net: nn.Module, path: str | Path) -> None:
-    """Load a state dict into a `features_only` network; left-over classifier tensors are ignored.
+    """Load a state dict into a `features_only` network; tensors of the classifier are ignored.
 
     Raises:
         CheckpointError: a tensor of the network is missing from the file, or of another shape.

@@ -1,4 +1,4 @@
-"""SAM: a table of what can be built, and one function that loads it."""
+"""SAMs: the registry, and the function that builds and loads them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ ENCODER = "image_encoder."
 
 
 def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
-    """The weights file of SAM `name`: `checkpoint` if given, else the shipped or the cached one,
-    which is downloaded on first use.
+    """The weights file of SAM `name`: `checkpoint` if given, else the shipped or cached file, which
+    is downloaded if it is missing.
 
     Raises:
         ConfigError: no SAM of that name.
-        CheckpointError: the file cannot be had; the message says what to do.
+        CheckpointError: the file cannot be obtained; the message says what to do.
     """
     known(name)
     if checkpoint is None:
@@ -54,7 +54,7 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
 
 
 def sam_hash(name: str, checkpoint: str | Path | None = None) -> str:
-    """SHA-256 of the weights of SAM `name`, see `sam_weights`."""
+    """The SHA-256 of the weights file of SAM `name`, see `sam_weights`."""
     path = sam_weights(name, checkpoint).resolve()
     facts = path.stat()
     return _hash(path, facts.st_size, facts.st_mtime_ns)
@@ -62,15 +62,15 @@ def sam_hash(name: str, checkpoint: str | Path | None = None) -> str:
 
 @cache
 def _hash(path: Path, size: int, changed: int) -> str:
-    """Read once per process, unless the file changed."""
+    """Computed once per process, and again if the file changes."""
     return file_hash(path)
 
 
 class AbsentEncoder(nn.Module):
-    """Placeholder for an image encoder that is not loaded, because every batch brings embeddings.
+    """Placeholder for an image encoder that is not loaded because batches hold embeddings.
 
     Args:
-        parameters: how many the encoder has.
+        parameters: number of parameters of the encoder.
     """
 
     def __init__(self, parameters: int) -> None:
@@ -82,7 +82,7 @@ class AbsentEncoder(nn.Module):
 
 
 class AbsentSam(Sam):
-    """The sizes of a SAM, without its parts.
+    """The sizes of a SAM without its networks.
 
     Args:
         sam: the SAM.
@@ -94,18 +94,21 @@ class AbsentSam(Sam):
         self.levels = sam.levels
 
     def no_prompt(self, batch: int) -> Prompt:
-        """Zeros, since there is no prompt encoder."""
+        """Zeros, because there is no prompt encoder."""
         dense = torch.zeros(batch, self.width, *self.grid)
         return Prompt(torch.zeros(batch, 0, self.width), dense, torch.arange(batch))
 
 
 def load_sam(name: str, checkpoint: str | Path | None = None, encoder: bool = True) -> Sam:
-    """Build SAM `name` and load its weights, every tensor accounted for.
+    """Build SAM `name` and load its weights; every tensor must fit.
 
     Args:
         name: a key of `SAMS`.
-        checkpoint: weights file; None takes the one of that name, see `sam_weights`.
-        encoder: False leaves the image encoder out, which then takes no memory.
+        checkpoint: weights file; None: the one of that name, see `sam_weights`.
+        encoder: False: without the image encoder, which then takes no memory.
+
+    Returns:
+        The SAM on the CPU, frozen, in evaluation mode.
 
     Raises:
         ConfigError, CheckpointError: see `sam_weights`, `read_weights` and `load_strict`.
@@ -127,7 +130,7 @@ def load_sam(name: str, checkpoint: str | Path | None = None, encoder: bool = Tr
         title = f"{path}: does not fit {type(sam).__name__}."
         require_fit(sam.state_dict(), state, title, hint)
         sam.image_encoder = AbsentEncoder(sum(p.numel() for p in sam.image_encoder.parameters()))
-        # Copies: what is read from a file may be a map of it, which trained tensors must not be.
+        # Copied, because tensors read from a file may be memory-mapped, and these may be trained.
         rest = {k: v.clone() for k, v in state.items() if not k.startswith(ENCODER)}
         sam.load_state_dict(rest, assign=True)
         require_finite(rest, str(path))

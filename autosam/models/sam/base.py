@@ -17,31 +17,31 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class SamSpec:
-    """One checkpoint: what it is, where it comes from, and how images reach it."""
+    """Registry entry of a SAM: architecture, weights file, and preprocessing of images."""
 
     name: str
     build: Callable[[SamSpec], Sam]
-    """Returns the network with random weights."""
+    """Builds the network with random weights."""
     image_size: int
     """S, pixels."""
     architecture: str = ""
-    """Of the image encoder, for the table that people read."""
+    """Name of the image encoder, for tables."""
     pixel_mean: tuple[float, float, float] | None = IMAGENET_MEAN
-    """RGB, 0..255; None: each image is stretched to 0..1 by its own least and largest value."""
+    """RGB, 0..255; None: each image is scaled to 0..1 by its own minimum and maximum."""
     pixel_std: tuple[float, float, float] | None = IMAGENET_STD
     """RGB, 0..255; None together with `pixel_mean`."""
     geometry: str = "longest-pad"
     """`longest-pad` or `square`, see `autosam.data.geometry`."""
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
-    """From the file's tensors to the network's, where the two name them differently."""
+    """Maps the keys of the file to those of the network, if they differ."""
     file: str = ""
-    """Name of the weights file in the cache folder; one that lies in weights/ is shipped."""
+    """Name of the weights file in the cache folder; a file in weights/ is shipped."""
     source: str = ""
-    """Full address of the file."""
+    """URL of the file."""
     sha256: str = ""
-    """SHA-256 or its beginning, where the source states it; never invented."""
+    """SHA-256 or its beginning, if the source states it."""
     megabytes: float = 0
-    """Size of the file, 10^6 bytes, as its source states it (rounded)."""
+    """Size of the file in 10^6 bytes, as its source states it (rounded)."""
     licence: str = ""
     paper: str = ""
 
@@ -62,7 +62,7 @@ class Sam(nn.Module):
     """
 
     levels = 1
-    """Of the image embedding: 1, or 3 where the mask decoder adds high-resolution levels."""
+    """Levels of the image embedding: 1, or 3 if the mask decoder adds high-resolution levels."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Sam(nn.Module):
 
     @property
     def no_grad_modules(self) -> tuple[nn.Module, ...]:
-        """Parts of the mask decoder that no loss on masks reaches: never trained."""
+        """Parts of the mask decoder that get no gradient from a loss on masks: never trained."""
         raise NotImplementedError
 
     def encode_image(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
@@ -102,19 +102,19 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
         image_index: Tensor | None = None,
     ) -> Prompt:
-        """Embed P prompts of one kind (padding points to a common N would change the result).
+        """Embed P prompts of one kind. All have the same N: padding points would change the result.
 
         Args:
             points: float P x N x 2 (x, y in pixels of the S x S square) and int P x N labels
                 (1 foreground, 0 background).
             boxes: float P x 4, x0, y0, x1, y1 in the same pixels.
             masks: float P x 1 x 4h x 4w, logits.
-            image_index: int64 P; default: prompt i is for image i.
+            image_index: int64 P, the image of each prompt; None: prompt i belongs to image i.
         """
         raise NotImplementedError
 
     def no_prompt(self, batch: int) -> Prompt:
-        """SAM's own embedding of "no prompt" for each of `batch` images."""
+        """SAM's embedding of "no prompt" for each of `batch` images."""
         raise NotImplementedError
 
     def decode_mask(
@@ -124,8 +124,8 @@ class Sam(nn.Module):
 
         Args:
             embedding: of B images.
-            prompt: P prompts, each naming its image.
-            multimask: three masks for each prompt (M = 3) instead of one (M = 1).
+            prompt: P prompts with the index of their images.
+            multimask: three masks per prompt (M = 3) instead of one (M = 1).
 
         Returns:
             Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M.

@@ -1,4 +1,4 @@
-"""What the image embeddings of each SAM cost: bytes on disk, and seconds here."""
+"""Cost of the image embeddings of each SAM: bytes on disk, and seconds on this machine."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ COST = {
     "Hiera-B+": 1250,
     "Hiera-L": 2900,
 }
-"""GFLOP of matrix products that take as long as the image encoder with one image of 1024 px,
-by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md), ViT-L and -H by their
-operations relative to ViT-B's; on other processors a rough estimate."""
+"""GFLOP of matrix products that take as long as the image encoder does for one image of 1024 px,
+by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md); ViT-L and ViT-H are scaled
+from ViT-B by their operations. A rough estimate on other processors."""
 BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
-"""Of one cached embedding in bf16, by the architecture's first word."""
+"""Bytes of one cached embedding in bf16, by prefix of the architecture."""
 
 
 def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
-    """What a cache of embeddings costs, by SAM of 1024 px.
+    """Cost of a cache of embeddings, for SAMs with an input of 1024 px.
+
+    Args:
+        images: number of images.
+        copies: augmented copies of each image.
 
     Returns:
-        `GB` (10^9 bytes) and, where the cost of the encoder is known, `minutes` and
-        `seconds a copy` to compute it here, a rough estimate.
+        By names of SAMs: `GB` (10^9 bytes) and, if the cost of the encoder is known, a rough
+        estimate of `minutes` and `seconds a copy` to compute it on this machine.
     """
     device = choose_device()
     half = gains_from_bf16(device)
@@ -53,7 +57,8 @@ def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
 
 
 def record_bytes(spec: SamSpec) -> int:
-    """Of one cached embedding in bf16; of a SAM not in the tables, of its features alone."""
+    """Bytes of one cached embedding in bf16; for a SAM that is not in the tables, those of its
+    features without high-resolution levels."""
     known = [size for word, size in BYTES.items() if spec.architecture.startswith(word)]
     if spec.architecture in COST:
         return known[0]
@@ -63,7 +68,7 @@ def record_bytes(spec: SamSpec) -> int:
 
 
 def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """GFLOP/s of a matrix product, in a fraction of a second."""
+    """Speed of a matrix product in GFLOP/s, measured in a fraction of a second."""
     size = 1024 if device.type == "cpu" else 8192
     a = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")

@@ -1,4 +1,4 @@
-"""Running a frozen image encoder: in pieces that fit memory, in the precision that is fast."""
+"""Run a frozen image encoder in batches that fit memory, in the faster precision."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from autosam.types import ImageEmbedding
 from autosam.utils.device import gains_from_bf16, half_precision
 
 LARGE = 1024
-"""S from which on the encoder, a transformer, costs more than the rest of a step."""
+"""S, pixels, from which on the encoder costs more than the rest of a training step."""
 
 
 def faster_in_half(spec: SamSpec, device: torch.device) -> bool:
-    """Whether the encoder should compute in bfloat16. (Small convolutional ones lose by it.)"""
+    """Whether the encoder is faster in bfloat16. (Small convolutional ones are slower.)"""
     return spec.image_size >= LARGE and gains_from_bf16(device)
 
 
 @torch.no_grad()
 def encode_frozen(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> ImageEmbedding:
-    """Image embeddings, without gradient.
+    """Compute image embeddings without gradient.
 
-    Large images go through the encoder one by one: at 1024 px one is enough to keep any processor
-    busy, and each takes gigabytes for its attention.
+    Large images are encoded one by one: one image of 1024 px uses a processor fully, and its
+    attention takes gigabytes.
 
     Args:
-        sam: on the device where to encode.
-        images: uint8 B x 3 x S x S, zero padded; brought to that device.
+        sam: on the device that computes.
+        images: uint8 B x 3 x S x S, zero padded; moved to that device.
         valid: int64 B x 2, rows and columns that hold image.
-        half: bfloat16 where it is faster; else as the surrounding autocast says.
+        half: use bfloat16 if it is faster; otherwise the surrounding autocast applies.
     """
     spec, device = sam.spec, next(sam.parameters()).device
     at_once = max(1, (LARGE // spec.image_size) ** 2)

@@ -1,6 +1,6 @@
-"""SAM in the layout of Hugging Face's `transformers` (`SamModel`): the same network, other names.
+"""Weights of Hugging Face's `transformers` (`SamModel`): the same network with other keys.
 
-A pure renaming, so that one implementation serves both; `transformers` is not needed.
+Keys are only renamed, so one implementation serves both; `transformers` is not needed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ RENAMES = (
 
 
 def from_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of `SamModel`'s tensors -> those of Meta's files and then timm's; the values stay as
-    they are.
+    """Rename the keys of `SamModel` to those of `SegmentAnything`; values are not changed.
 
     Raises:
         CheckpointError: the file's two copies of the positional embedding differ.

@@ -1,4 +1,4 @@
-"""Prompts made from the masks of objects, for pretraining and zero-shot scoring."""
+"""Prompts from masks of objects, for pretraining and zero-shot scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Prompted:
     """float P x 1 x 4h x 4w, logits of a mask prompt."""
 
     def encode_prompt(self, sam: Sam, device: torch.device | str) -> Prompt:
-        """-> prompt embeddings of `sam`."""
+        """Embed the prompts with the prompt encoder of `sam`."""
 
         def on(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device)
@@ -63,12 +63,13 @@ def prompt_with_points(
 
 
 def correct(prompted: Prompted, logits: Tensor, rng: np.random.Generator) -> Prompted:
-    """The next round of interactive segmentation: prompts of the previous mask and one point where
-    it is wrong.
+    """The next round of interactive segmentation: the previous mask and one point where it is wrong
+    as prompts.
 
     Args:
-        prompted: the prompts that gave `logits`.
-        logits: float P x 1 x 4h x 4w.
+        prompted: the prompts of the previous round.
+        logits: float P x 1 x 4h x 4w, the masks of the previous round.
+        rng: draws the points.
     """
     size = prompted.masks.shape[-2:]
     predicted = F.interpolate(logits.float(), size, mode="bilinear")[:, 0] > 0
@@ -89,7 +90,11 @@ def correct(prompted: Prompted, logits: Tensor, rng: np.random.Generator) -> Pro
 def score(
     sam: Sam, embedding: ImageEmbedding, prompted: Prompted, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """-> IoU float P of the single masks at S x S, and their logits P x 1 x 4h x 4w."""
+    """Decode prompts and compare the masks with the true ones.
+
+    Returns:
+        IoU float P at S x S, and logits float P x 1 x 4h x 4w.
+    """
     logits, _ = sam.decode_mask(embedding, prompted.encode_prompt(sam, device))
     size = prompted.masks.shape[-2:]
     masks = F.interpolate(logits.float(), size, mode="bilinear")[:, 0] > 0
@@ -97,7 +102,7 @@ def score(
 
 
 def mask_logits(masks: np.ndarray, size: int) -> Tensor:
-    """A mask prompt: the share of each cell that a mask covers, as a logit of up to 8.
+    """Mask prompts: the covered fraction of each cell, scaled to logits from -8 to 8.
 
     Args:
         masks: bool P x S x S.

@@ -22,9 +22,9 @@ from autosam.types import Prompt
 WIDTH = 128
 STRIDE = 8
 STRENGTH = 5.0
-"""Logit at the middle of a drawn box; a drawn point counts twice."""
+"""Logit at the centre of a drawn box; that of a drawn point is twice as large."""
 RADIUS = 5.0
-"""Of a drawn point, pixels of the S x S square."""
+"""Radius of a drawn point, pixels of the S x S square."""
 
 
 class LiteEncoder(nn.Module):
@@ -62,12 +62,11 @@ class LiteEncoder(nn.Module):
 
 
 class Lite(SegmentAnything):
-    """SAM's anatomy, with one addition: what boxes and points say is drawn into the mask prompt
-    too.
+    """SAM's architecture with one addition: boxes and points are also drawn into the mask prompt.
 
-    A transformer of two layers is slow to learn which cells lie between two corner tokens; drawn,
-    a prompt is where it belongs from the first step. (Clicks as discs in an input map: Sofiiuk et
-    al. 2021, arXiv 2102.06583.)
+    A transformer with two layers is slow to learn which cells lie between two corner tokens; with
+    a drawn prompt it need not. (Clicks as discs in an input map: Sofiiuk et al. 2021, arXiv
+    2102.06583.)
     """
 
     levels = 3
@@ -90,10 +89,10 @@ class Lite(SegmentAnything):
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> Tensor:
-        """Boxes and points (discs) over masks, as logits.
+        """Draw boxes and points (as discs) onto mask prompts.
 
-        A box bulges: `STRENGTH` at its middle, 0 on the ellipse it holds (what most objects look
-        like, all else unknown), the negative in its corners and outside.
+        The logit of a box is `STRENGTH` at its centre, falls to 0 on the inscribed ellipse (the
+        shape of a typical object), and reaches `-STRENGTH` in the corners and outside.
 
         Args:
             points, boxes, masks: as in `encode_prompt`.
@@ -108,8 +107,8 @@ class Lite(SegmentAnything):
         drawn = given.new_zeros(len(given), size, size) if masks is None else masks[:, 0].float()
         if boxes is not None:
             x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
-            # Whole numbers are pixel centres: half a pixel more on each side. 0 at the middle of
-            # the box, 1 at its sides.
+            # Whole numbers are pixel centres, so a box extends half a pixel further on each side.
+            # 0 at its centre, 1 at its sides.
             across = (centres - (x0 + x1) / 2) / ((x1 - x0) / 2 + 0.5)
             down = (centres - (y0 + y1) / 2) / ((y1 - y0) / 2 + 0.5)
             across, down = across[:, None, :], down[:, :, None]
@@ -126,7 +125,7 @@ class Lite(SegmentAnything):
 
 
 def from_lite(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the tensors in the shipped file -> the network's; the values stay as they are."""
+    """Rename the keys of the shipped file to those of the network; values are not changed."""
     old, new = "image_encoder.finer.", "image_encoder.high_res_features."
     return {key.replace(old, new): value for key, value in state.items()}
 

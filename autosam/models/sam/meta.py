@@ -1,4 +1,4 @@
-"""SAM of Kirillov et al. (2023, arXiv 2304.02643) in the parts of `segment_anything`."""
+"""SAM of Kirillov et al. (2023, arXiv 2304.02643), built from parts of `segment_anything`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from autosam.types import ImageEmbedding, Prompt
 
 
 class SegmentAnything(Sam):
-    """Image encoder, prompt encoder and mask decoder, composed so that batches of images work.
+    """SAM for batches of images.
 
-    `segment_anything`'s own decoder repeats one image's embedding for all prompts and breaks on a
-    batch of images; here every prompt names its image, and the decoder's parts are called one by
-    one. State-dict keys are those of Meta's files, but for two in each block of the ViT: see
+    The decoder of `segment_anything` takes one image: it repeats the embedding for all prompts.
+    Here each prompt has the index of its image, and the layers of the decoder are called one by
+    one. State-dict keys equal those of Meta's files, except two in each block of the ViT: see
     `vit.from_meta`.
     """
 
@@ -75,7 +75,7 @@ class SegmentAnything(Sam):
         return logits[:, chosen], iou[:, chosen]
 
     def decode_all_masks(self, embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """As `decode_mask`, with the single mask (index 0) and the multiple ones (1..) together."""
+        """As `decode_mask`, with the single mask (index 0) and the three others (1 to 3): M = 4."""
         decoder = self.mask_decoder
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         count = len(prompt.image_index)
@@ -104,15 +104,14 @@ class SegmentAnything(Sam):
 
 
 def of_images(level: Tensor, prompt: Prompt) -> Tensor:
-    """The embedding B x ... of the image of each prompt, P x ..., without a copy where one image
-    has all prompts."""
+    """The embedding of each prompt's image: B x ... -> P x ..., without a copy if B is 1."""
     if len(level) == 1:
         return level.expand(len(prompt.image_index), *level.shape[1:])
     return level.index_select(0, prompt.image_index)
 
 
 def prompted_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The image embedding of each prompt, gated as the prompt says, with its high-resolution maps.
+    """The image embedding of each prompt, multiplied by its gates, with high-resolution maps.
 
     Returns:
         Features float P x C x h x w; and what the decoder adds after each of its two transposed
@@ -130,7 +129,7 @@ def prompted_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, 
 
 
 def norm(x: Tensor, layer: LayerNorm2d) -> Tensor:
-    """What `layer` computes, in one operation instead of seven."""
+    """The output of `layer`, computed by one fused operation."""
     last = x.permute(0, 2, 3, 1)
     normed = F.layer_norm(last, last.shape[-1:], layer.weight, layer.bias, layer.eps)
     return normed.permute(0, 3, 1, 2)
@@ -139,10 +138,10 @@ def norm(x: Tensor, layer: LayerNorm2d) -> Tensor:
 def prompt_parts(
     spec: SamSpec, width: int, stride: int, mlp_dim: int, num_heads: int
 ) -> tuple[PromptEncoder, MaskDecoder]:
-    """SAM's prompt encoder and mask decoder for an image encoder of another make, random weights.
+    """SAM's prompt encoder and mask decoder for any image encoder, with random weights.
 
     Args:
-        spec: supplies S.
+        spec: the SAM; S is taken from it.
         width: C.
         stride: of the image embedding, pixels.
         mlp_dim, num_heads: of the decoder's transformer.

@@ -1,7 +1,7 @@
-"""MobileSAM of Zhang et al. (2023, arXiv 2306.14289): SAM behind a small image encoder.
+"""MobileSAM of Zhang et al. (2023, arXiv 2306.14289): SAM with a small image encoder.
 
-The encoder is the TinyViT of Wu et al. (2022, arXiv 2207.10666), taken from timm; prompt encoder
-and mask decoder are SAM's own.
+The encoder is timm's TinyViT (Wu et al. 2022, arXiv 2207.10666); prompt encoder and mask decoder
+are SAM's.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from autosam.models.sam.meta import SegmentAnything, prompt_parts
 WIDTH = 256
 STRIDE = 16
 
-# TinyViT's ImageNet classifier: MobileSAM's network keeps it, and so does its file, but never
-# calls it.
+# TinyViT's ImageNet classifier: part of MobileSAM's file, but never used.
 CLASSIFIER = {
     "image_encoder.norm_head.weight",
     "image_encoder.norm_head.bias",
@@ -54,7 +53,7 @@ class MobileEncoder(nn.Module):
             window_sizes=windows,
             drop_path_rate=0.0,
         )
-        # TinyViT ends at a stride of 32; SAM's mask decoder wants 16.
+        # TinyViT has a stride of 32; SAM's mask decoder needs 16.
         cast(Any, trunk.stages[-1]).downsample.conv2.conv.stride = (1, 1)
         self.patch_embed = trunk.patch_embed
         self.stages = trunk.stages
@@ -70,7 +69,7 @@ class MobileEncoder(nn.Module):
 
 
 def from_mobile_sam(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MobileSAM's names of tensors -> those of timm's TinyViT; the values stay as they are."""
+    """Rename the keys of MobileSAM's file to those of timm's TinyViT; values are not changed."""
 
     def rename(key: str) -> str:
         if not key.startswith("image_encoder."):
@@ -78,7 +77,7 @@ def from_mobile_sam(state: dict[str, Tensor]) -> dict[str, Tensor]:
         key = key.replace(".patch_embed.seq.0.", ".patch_embed.conv1.")
         key = key.replace(".patch_embed.seq.2.", ".patch_embed.conv2.")
         key = key.replace(".c.weight", ".conv.weight")
-        # The merging between two stages ends the finer one there and opens the coarser one here.
+        # Downsampling ends the finer stage there, and begins the coarser stage in timm.
         key = re.sub(
             r"\.layers\.(\d)\.downsample", lambda m: f".stages.{int(m[1]) + 1}.downsample", key
         )

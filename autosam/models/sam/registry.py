@@ -1,4 +1,4 @@
-"""Every checkpoint that can be asked for by name: a plain dict."""
+"""The registry of SAMs: a dict of checkpoints by name (`--sam`)."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ SAMS: dict[str, SamSpec] = {
             licence="Apache-2.0",
             paper="Zhang et al. 2023, arXiv 2306.14289",
         ),
-        # MedSAM stretches an image to the square by scikit-image's cubic interpolation; here it
-        # is Pillow's antialiased bilinear, as for every other SAM.
+        # MedSAM resizes images to the square by scikit-image's cubic interpolation; here Pillow's
+        # antialiased bilinear interpolation is used, as for every other SAM.
         SamSpec(
             "medsam",
             partial(build_meta, variant="vit_b"),

@@ -1,5 +1,5 @@
-"""SAM 2.1 of Ravi et al. (2024, arXiv 2408.00714) for single images, in the parts of transformers'
-`Sam2Model`; its memory, which follows objects through videos, is left out."""
+"""SAM 2.1 of Ravi et al. (2024, arXiv 2408.00714) for single images, built from parts of
+transformers' `Sam2Model`; without the memory, which tracks objects through videos."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Hiera:
     windows: tuple[int, int, int, int] = (8, 4, 14, 7)
     """Side of the window that a stage's other blocks attend to, cells."""
     background: int = 7
-    """Side of the coarse positional embedding that is enlarged to the image."""
+    """Side of the coarse positional embedding, which is interpolated to the image."""
 
 
 HIERAS = {
@@ -41,14 +41,14 @@ HIERAS = {
     "sam2.1-base-plus": Hiera(112, 2, (2, 3, 16, 3), (12, 16, 20), background=14),
     "sam2.1-large": Hiera(144, 2, (2, 6, 36, 4), (23, 33, 43), windows=(8, 4, 16, 8)),
 }
-"""As in the configs of the `sam2` package, which tests compare key by key."""
+"""As in the configs of the `sam2` package; tests compare them key by key."""
 
 STRIDE = 16
 
 
 class NoPositions(nn.Module):
-    """Replaces the sine positions that transformers' neck makes for the memory attention:
-    a single image does not need these 90 MB."""
+    """Replaces the sine positions of transformers' neck, which only the memory attention uses: they
+    take 90 MB."""
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
         return torch.empty(0, device=device, dtype=dtype)
@@ -80,12 +80,13 @@ class Sam2Encoder(nn.Module):
 
 
 class Sam2(Sam):
-    """Image encoder, prompt encoder and mask decoder, composed so that batches of images work.
+    """SAM 2.1 for batches of images.
 
-    transformers' decoder takes the same number of prompts for every image; here each prompt names
-    its image, and the decoder sees P images of one prompt each. Without `multimask` its answer is
-    token 0's mask, always: the reference swaps an unstable one for another token's
-    (`dynamic_multimask_via_stability`), which would train one token and test another.
+    transformers' decoder needs the same number of prompts for every image; here each prompt has the
+    index of its image, and the decoder gets P images with one prompt each. Without `multimask` the
+    result is always the mask of token 0. The reference replaces an unstable mask by that of another
+    token (`dynamic_multimask_via_stability`), so that another token than the trained one would be
+    tested.
     """
 
     levels = 3
@@ -121,15 +122,15 @@ class Sam2(Sam):
 
         Returns:
             N + 1 sparse tokens for points, three for a box, two for a mask alone: the reference
-            closes every prompt with "not a point", and SAM 2, unlike SAM, was trained with one
-            more where there is neither point nor box (`SAM2Base._forward_sam_heads`).
+            appends "not a point" to every prompt, and SAM 2, unlike SAM, was trained with another
+            one if there is neither a point nor a box (`SAM2Base._forward_sam_heads`).
         """
         encoder = self.prompt_encoder
         if points is None and boxes is None:
             points = self.nowhere(1 if masks is None else len(masks))
         # Positions in half precision would be off by several hundredths of a radian.
         with torch.autocast(encoder.no_mask_embed.weight.device.type, enabled=False):
-            # transformers' layout: so many images x so many prompts for each; here P x 1.
+            # transformers expects images x prompts per image; here P x 1.
             sparse, dense = encoder(
                 input_points=None if points is None else points[0][:, None],
                 input_labels=None if points is None else points[1][:, None],
@@ -146,7 +147,7 @@ class Sam2(Sam):
         return self.encode_prompt(points=self.nowhere(batch))
 
     def nowhere(self, count: int) -> tuple[Tensor, Tensor]:
-        """float count x 1 x 2 and int64 count x 1: points that are none, by their label -1."""
+        """Points with the label -1, "not a point": float count x 1 x 2 and int64 count x 1."""
         device = self.prompt_encoder.no_mask_embed.weight.device
         label = torch.full((count, 1), -1, device=device)
         return torch.zeros(count, 1, 2, device=device), label
@@ -188,10 +189,10 @@ def build_sam2(spec: SamSpec) -> Sam2:
 
 
 def build_hiera(spec: SamSpec, hiera: Hiera, width: int = 256) -> Sam2:
-    """SAM 2 around an image encoder of any size; see `build_sam2`.
+    """SAM 2 with an image encoder of any size, with random weights; see `build_sam2`.
 
     Args:
-        spec: supplies S.
+        spec: the SAM; S is taken from it.
         hiera: the image encoder.
         width: C, a multiple of 16.
     """
@@ -238,7 +239,7 @@ def build_hiera(spec: SamSpec, hiera: Hiera, width: int = 256) -> Sam2:
 
 
 _VIDEO = (
-    # What follows an object from frame to frame, in transformers' names ...
+    # The tracking of objects, in transformers' names ...
     "memory_attention.",
     "memory_encoder.",
     "memory_temporal_positional_encoding",
@@ -288,17 +289,17 @@ _POSITIONS_AGAIN = "shared_image_embedding.positional_embedding"
 
 
 def from_sam2_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' tensors (`model.safetensors`) or Meta's (`sam2.1_hiera_*.pt`) to those of
-    `Sam2`; these come through as they are.
+    """Rename the keys of transformers' (`model.safetensors`) or Meta's files (`sam2.1_hiera_*.pt`)
+    to those of `Sam2`, which are kept.
 
-    Both kinds of file hold the whole video model. Its memory is dropped by name, and nothing else:
-    whatever is left over is for `load_strict` to refuse.
+    Both kinds of file hold the whole video model. Only its memory is dropped, by name;
+    `load_strict` refuses anything else that does not fit.
     """
     state = {key: value for key, value in state.items() if not key.startswith(_VIDEO)}
     if any(key.startswith("sam_mask_decoder.") for key in state):
         state = _from_meta(state)
-    # transformers holds the matrix of the positional encoding twice, once for the image's cells
-    # and once for points. A file in which the two differ is not a SAM 2.
+    # transformers stores the matrix of the positional encoding twice, for the cells of the image
+    # and for points. A file in which the two differ is not a SAM 2.
     again = state.get(_POSITIONS_AGAIN)
     if again is not None and torch.equal(state.setdefault(_POSITIONS, again), again):
         del state[_POSITIONS_AGAIN]
@@ -311,7 +312,7 @@ def from_sam2_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_meta(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Meta's names to transformers'; the embeddings of the four kinds of point become one table."""
+    """Rename Meta's keys to transformers'; embeddings of the four kinds of points are joined."""
     state = {_rename(key, _FROM_META): value for key, value in state.items()}
     kinds = [f"prompt_encoder.point_embeddings.{kind}.weight" for kind in range(4)]
     if all(key in state for key in kinds):

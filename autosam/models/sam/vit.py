@@ -1,4 +1,4 @@
-"""SAM's ViT image encoder as timm implements it: the same function with fused attention."""
+"""SAM's ViT image encoder in timm's implementation, which has fused attention."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM, 
 from torch import Tensor, nn
 
 ROWS = 512
-"""Queries at a time, so that their scores stay in a processor's cache."""
+"""Queries computed at a time, so that their scores fit a processor's cache."""
 
 
 class PiecewiseAttention(Attention):
-    """timm's attention; on a CPU in bfloat16 piece by piece, the positional bias added to each
-    piece of scores: fused attention gains little there, and the bias of all pairs of cells (12 x
-    4096 x 4096 values) would cost more than the rest."""
+    """timm's attention, computed in blocks of queries on a CPU in bfloat16, with the positional
+    bias added per block. Fused attention gains little there, and the bias of all pairs of cells
+    (12 x 4096 x 4096 values) would cost more than the rest."""
 
     def forward(self, x: Tensor) -> Tensor:
         """float B x h x w x width -> the same."""
@@ -98,7 +98,7 @@ class VitEncoder(VisionTransformerSAM):
 
 
 def from_meta(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the tensors in Meta's files -> timm's; the values stay as they are."""
+    """Rename the keys of Meta's files to timm's; values are not changed."""
 
     def rename(key: str) -> str:
         if not key.startswith("image_encoder."):

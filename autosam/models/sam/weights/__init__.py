@@ -1,1 +1,1 @@
-"""Where the weights of each SAM are: located, downloaded, identified."""
+"""Weights files of the SAMs: locate, download, identify and manage them."""

@@ -1,4 +1,4 @@
-"""One file over http(s): resumed where an earlier transfer stopped, never glued onto another."""
+"""Download one file over http(s), and resume an interrupted download of the same file."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 TIMEOUT = 30.0
-"""Seconds without a byte until a transfer is given up."""
+"""Seconds without data after which a transfer fails."""
 BLOCK = 1 << 16
+"""Bytes read at a time."""
 
 
 def note_of(part: Path) -> Path:
-    """The small file that says what `part` is the beginning of."""
+    """The JSON file beside a partial download: its address, validator and full length in bytes."""
     return part.with_name(part.name + ".json")
 
 
 def download(address: str, part: Path, title: str) -> None:
-    """Download `address` into `part`, going on where `part` ends if it is the same file still.
+    """Download `address` into `part`, from the end of `part` on if the file is still the same.
 
-    On any error `part` stays for the next call.
+    On an error `part` is kept, and the next call resumes it.
 
     Args:
         address: http or https.
-        part: where to; its folder exists, and no other process writes to it.
-        title: for the progress bar.
+        part: the partial download. Its folder exists, and no other process writes to it.
+        title: shown on the progress bar.
 
     Raises:
-        URLError: the transfer failed; `transfer_error` words it.
+        URLError: the transfer failed; see `transfer_error`.
         OSError: `part` cannot be written.
     """
     note = _read_note(part, address)
     start = part.stat().st_size if note else 0
     if start and start == note["length"]:
-        return  # it was complete, but the program ended before giving it its name
+        return  # complete, but the program ended before it was renamed
     with _open(address, start, note) as response:
         if response.status != 206:
             start = 0
@@ -61,7 +62,7 @@ def download(address: str, part: Path, title: str) -> None:
         bar = Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn(),
                        console=Console(stderr=True))  # fmt: skip
         with open(part, "ab" if start else "wb") as file, bar:
-            # After the old content is gone: the note must never describe another file's bytes.
+            # After the file was truncated: the note must not describe the content of another file.
             note_of(part).write_text(json.dumps(note), encoding="utf-8")
             task = bar.add_task(title, total=total, completed=start)
             for block in _blocks(response):
@@ -73,14 +74,14 @@ def download(address: str, part: Path, title: str) -> None:
 
 
 def transfer_error(error: Exception) -> str:
-    """The reason in words."""
+    """The reason why a transfer failed, as text."""
     if isinstance(error, HTTPError):
         return f"HTTP {error.code} {error.reason}"
     return str(error.reason if isinstance(error, URLError) else error)
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirects to http(s) alone, and none from https to http."""
+    """Follows redirects to http and https, but not from https to http."""
 
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -91,7 +92,7 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _open(address: str, start: int, note: dict[str, Any]) -> HTTPResponse:
-    """The answer to a request for the bytes from `start` on."""
+    """The response to a request for the bytes from `start` on."""
     if urlsplit(address).scheme not in ("http", "https"):
         raise URLError("not an http(s) address")
     headers = {"User-Agent": "autosam"}
@@ -102,7 +103,7 @@ def _open(address: str, start: int, note: dict[str, Any]) -> HTTPResponse:
     try:
         return build_opener(_Redirects).open(Request(address, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416 and start:  # the file is shorter now: another one
+        if error.code == 416 and start:  # the file is shorter now, so it is another file
             return _open(address, 0, note)
         raise
     except URLError:
@@ -112,7 +113,7 @@ def _open(address: str, start: int, note: dict[str, Any]) -> HTTPResponse:
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """The body. Errors of the network come out as URLError, unlike those of the disk."""
+    """The body in blocks. Network errors become URLError, to tell them from disk errors."""
     try:
         while block := response.read(BLOCK):
             yield block
@@ -121,13 +122,13 @@ def _blocks(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def _validator(headers: HTTPMessage) -> str:
-    """What names this very version of the file: a strong ETag or the date of its last change."""
+    """The validator of this version of the file: a strong ETag, else Last-Modified, else ""."""
     etag = headers.get("ETag", "")
     return etag if etag.startswith('"') else headers.get("Last-Modified", "")
 
 
 def _continues(headers: HTTPMessage, start: int, note: dict[str, Any]) -> bool:
-    """Whether a 206 answer is the rest of the file that `note` speaks of."""
+    """Whether a 206 response continues the file that `note` describes."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if found is None or int(found[1]) != start:
         return False
@@ -138,8 +139,8 @@ def _continues(headers: HTTPMessage, start: int, note: dict[str, Any]) -> bool:
 
 
 def _read_note(part: Path, address: str) -> dict[str, Any]:
-    """What is known of `part`; {} where it cannot be continued: none there, from another address,
-    or from a server that gave nothing to recognise the file by."""
+    """The note of a partial download; {} if it cannot be resumed: it is missing, is from another
+    address, or has neither a validator nor a length."""
     try:
         note = json.loads(note_of(part).read_text(encoding="utf-8"))
         usable = part.is_file() and note["address"] == address

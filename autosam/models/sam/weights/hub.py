@@ -57,18 +57,18 @@ def cached_by_hub(file: HubFile) -> Path | None:
 def download_from_hub(file: HubFile, folder: Path) -> Path:
     """Download a file of the hub into a folder, without filling the hub's own cache.
 
-    A transfer that breaks off is continued several times. What an ended process has left is used by
-    the next call as far as the installed version of `huggingface_hub` does so.
+    An interrupted transfer is resumed several times within the call. Whether a later call resumes
+    it depends on the version of `huggingface_hub`: 2.4 starts again.
 
     Args:
         file: what to download.
-        folder: belongs to this file; whatever else is left in it can be deleted.
+        folder: used for this file only; the caller deletes it afterwards.
 
     Returns:
         The file, in `folder`.
 
     Raises:
-        URLError: the transfer failed; the reason is worded for people.
+        URLError: the transfer failed; its reason is a message for the user.
         OSError: `folder` cannot be written.
     """
     from huggingface_hub import hf_hub_download

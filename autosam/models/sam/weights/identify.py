@@ -1,4 +1,4 @@
-"""What a weights file holds, told from its keys and shapes, and whether a SAM can take it."""
+"""Identify a weights file by its keys and shapes, and convert it for a SAM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autosam.models.sam.registry import SAMS
 from autosam.models.state_dict import differences, without_prefix
 
 OWN = ("prompter.", "generator.", "class_prompt.", "head.", "sam.mask_decoder.")
-"""The parts of a `Segmenter` that a run's checkpoint may hold."""
+"""Prefixes of the keys that a checkpoint of autosam may hold."""
 # fmt: off
 BACKBONE = (
     "conv", "bn", "layer", "stem", "stage", "patch_embed", "pos_embed", "cls_token", "class_token",
@@ -22,10 +22,10 @@ BACKBONE = (
     "heads.", "base.",
 )
 # fmt: on
-"""How the keys of timm's and torchvision's classifiers begin."""
+"""Prefixes of the keys of timm's and torchvision's classifiers."""
 
-# The tensor whose first dimension is the width of an image encoder; what a file with it is; what
-# each width is called, and the names in the registry.
+# Per layout: the tensor whose first dimension is the width of the image encoder, the name of the
+# layout, and for each width its name and its names in the registry.
 LAYOUTS: tuple[tuple[str, str, dict[int, tuple[str, tuple[str, ...]]]], ...] = (
     (
         "image_encoder.patch_embed.proj.weight",
@@ -56,13 +56,19 @@ HIERA: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {
 }
 """SAM 2 by width and number of blocks."""
 VERSION_2_1 = {"no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"}
-"""What SAM 2.1 has and SAM 2 has not, in Meta's names and Hugging Face's."""
+"""Tensors of SAM 2.1 that SAM 2 lacks, in Meta's and Hugging Face's names."""
 UNKNOWN = "with an image encoder of its own, another SAM than the published ones"
 
 
 def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
-    """What a state dict is ("" where that cannot be told), and the names under which SAMs of that
-    kind are in the registry, if any."""
+    """Recognise a state dict by its keys and shapes.
+
+    Args:
+        state: tensors by key.
+
+    Returns:
+        A description ("" if unknown), and the names of matching SAMs in the registry.
+    """
     learned = any(key.startswith(("prompter.", "generator.")) for key in state)
     if learned or all(key.startswith(OWN) for key in state):
         return (
@@ -93,7 +99,7 @@ def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
 
 
 def guess(state: Mapping[str, Tensor]) -> str:
-    """A sentence for people: what the tensors look like, and the `--sam` that takes them."""
+    """A sentence for error messages: what the tensors look like, and the `--sam` that fits."""
     what, names = recognise(state)
     if not what:
         first = sorted({key.split(".")[0] for key in state})
@@ -104,9 +110,9 @@ def guess(state: Mapping[str, Tensor]) -> str:
     choice = " or ".join(known)
     try:
         problems = differences(skeleton(SAMS[known[0]]), _convert(SAMS[known[0]], state))
-    except ConfigError:  # a package is missing, which is for the next attempt to say
+    except ConfigError:  # a package is missing; loading reports it
         problems = {}
-    except Exception:  # whatever a foreign file leads to
+    except Exception:  # an unknown file can raise any kind
         problems = {"not convertible": list(state)}
     if not problems:
         return f"This looks like {what}: use --sam {choice}."
@@ -119,14 +125,19 @@ def guess(state: Mapping[str, Tensor]) -> str:
 
 
 def convert(spec: SamSpec, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors of the file `source` as the network of `spec` names them, float32.
+    """Convert the tensors of a file to the names of a SAM's network, in float32.
+
+    Args:
+        spec: the SAM.
+        state: tensors by key, as read.
+        source: the file, for messages.
 
     Raises:
-        CheckpointError: they are of another kind of file; the message guesses which.
+        CheckpointError: the file is of another kind; the message says which, if it is known.
     """
     try:
         return _convert(spec, state)
-    except Exception as error:  # whatever a foreign file's keys and shapes lead to
+    except Exception as error:  # the keys and shapes of an unknown file can raise any kind
         reason = str(error) if isinstance(error, AutosamError) else repr(error)
         raise CheckpointError(
             f"{source}: not a file of SAM {spec.name} ({reason}).\n{guess(state)}"
@@ -139,7 +150,7 @@ def _convert(spec: SamSpec, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def skeleton(spec: SamSpec) -> dict[str, Tensor]:
-    """Keys and shapes of the network of `spec`, without its memory where that can be avoided.
+    """Keys and shapes of the network of `spec`, on the meta device if the network allows it.
 
     Raises:
         ConfigError: the SAM needs a package that is not installed.
@@ -147,6 +158,6 @@ def skeleton(spec: SamSpec) -> dict[str, Tensor]:
     try:
         with torch.device("meta"):
             sam = spec.build(spec)
-    except (RuntimeError, NotImplementedError):  # a network that computes while it is built
+    except (RuntimeError, NotImplementedError):  # a network that computes values while it is built
         sam = spec.build(spec)
     return sam.state_dict()

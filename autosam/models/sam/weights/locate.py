@@ -1,4 +1,4 @@
-"""Where the weights files of the SAMs are: shipped, in the cache folder, or to be downloaded."""
+"""Locate the weights files of the SAMs: shipped, in the cache folder, or downloaded."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from autosam.utils.assets import asset_folder, cache_folder
 
 
 def known(name: str) -> SamSpec:
-    """The registry's entry.
+    """The registry entry of a SAM.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no SAM has that name.
     """
     require_sam(name, SAMS)
     return SAMS[name]
 
 
 def address(spec: SamSpec) -> str:
-    """Where the file is downloaded from: under $AUTOSAM_MIRROR if that is set; what lies on the
-    Hugging Face hub, under $HF_ENDPOINT if that is set."""
+    """The address of a weights file: under $AUTOSAM_MIRROR if that is set; of a file on the
+    Hugging Face hub under $HF_ENDPOINT if that is set."""
     if mirror := os.environ.get("AUTOSAM_MIRROR"):
         return f"{mirror.rstrip('/')}/{quote(spec.file)}"
     file = hub_file(spec.source)
@@ -51,12 +51,12 @@ def address(spec: SamSpec) -> str:
 
 
 def shipped(name: str) -> bool:
-    """Whether the file comes with the package."""
+    """Whether the weights file is part of the package."""
     return bool(known(name).file) and (asset_folder("weights") / known(name).file).is_file()
 
 
 def find(name: str) -> Path | None:
-    """The SAM's weights file, shipped or in the cache folder; None where it is in neither.
+    """The weights file of a SAM, shipped or in the cache folder; None if it is in neither.
 
     Raises:
         ConfigError: no SAM of that name.
@@ -69,15 +69,15 @@ def find(name: str) -> Path | None:
 
 
 def fetch(name: str) -> Path:
-    """The SAM's weights file, downloaded into the cache folder unless it is there already.
+    """The weights file of a SAM, downloaded into the cache folder if it is missing.
 
-    Files on the Hugging Face hub are fetched by `huggingface_hub`, or copied from its cache. Any
-    other download that was interrupted is continued by the next call. Of several processes one
-    downloads and the others wait for it.
+    Files on the Hugging Face hub are downloaded by `huggingface_hub`, or copied from its cache.
+    Other downloads are resumed by the next call if they were interrupted. If several processes
+    need the file, one downloads it and the others wait.
 
     Raises:
         ConfigError: no SAM of that name, or it needs a package that is not installed.
-        CheckpointError: the file cannot be had; the message says what to do.
+        CheckpointError: the file cannot be obtained; the message says what to do.
     """
     spec = known(name)
     if found := find(name):
@@ -156,19 +156,20 @@ def add(name: str, file: str | Path) -> Path:
 
 
 def check(name: str, path: str | Path, final: Path | None = None) -> str:
-    """Require that a file is the SAM's: by its hash where one is known, and by every tensor.
+    """Require that a file holds the weights of a SAM: compare its hash, if one is known, and check
+    every tensor.
 
     Args:
         name: of the SAM.
         path: the file.
-        final: the name it will have, whose hash may have been recorded; None: the one it has.
+        final: the path that the file will have, whose hash may be recorded; None: `path`.
 
     Returns:
         Its SHA-256.
 
     Raises:
         ConfigError: no SAM of that name, or it needs a package that is not installed.
-        CheckpointError: saying what is wrong.
+        CheckpointError: the file is missing, damaged, or of another SAM.
     """
     spec, path = known(name), Path(path)
     if not path.is_file():
@@ -189,7 +190,7 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
 
 
 def recorded(path: Path) -> str:
-    """The SHA-256 in FILE.sha256 next to a file (as `sha256sum` writes it), or ""."""
+    """The SHA-256 recorded in FILE.sha256 (in the format of `sha256sum`), or ""."""
     record = sibling(path, ".sha256")
     text = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
     found = re.match(r"[0-9a-fA-F]{64}\b", text)
@@ -203,7 +204,7 @@ def sibling(path: Path, ending: str) -> Path:
 
 @contextmanager
 def _locked(final: Path) -> Iterator[None]:
-    """One process at a time may write `final` and the files next to it."""
+    """Lock `final` and the files beside it against other processes."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(sibling(final, ".lock"))
@@ -221,7 +222,7 @@ def _locked(final: Path) -> Iterator[None]:
 
 
 def _store(temporary: Path, final: Path, digest: str) -> None:
-    """Write the hash down and give the checked file its name, in one step."""
+    """Record the hash of a checked file and rename it to `final`."""
     try:
         sibling(final, ".sha256").write_text(f"{digest}  {final.name}\n", encoding="utf-8")
         os.replace(temporary, final)

@@ -1,4 +1,4 @@
-"""List, download, identify and register files of weights."""
+"""The actions of `autosam weights`: list, get, verify and add."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from autosam.models.state_dict import file_hash, read_weights
 
 
 def show() -> None:
-    """Print every SAM and its file: shipped, its path, or that it is not here yet."""
+    """Print every SAM with its weights file: shipped, its path, or not downloaded."""
     table = Table("--sam", "image encoder", "MB", Column("file", overflow="fold"), "licence")
     for name, spec in SAMS.items():
         path = files.find(name)
         megabytes = path.stat().st_size / 1e6 if path else spec.megabytes
-        where = "shipped" if files.shipped(name) else str(path or "not here")
+        where = "shipped" if files.shipped(name) else str(path or "not downloaded")
         table.add_row(name, spec.architecture, f"{megabytes:.0f}", where, spec.licence)
     Console(markup=False, emoji=False).print(table)
     print(f"cache folder (AUTOSAM_CACHE): {files.cache_folder()}")
@@ -30,27 +30,27 @@ def show() -> None:
 
 
 def get(*names: str) -> None:
-    """Download the files that are not here, and print where they lie.
+    """Download missing weights files, and print the path of each.
 
     Raises:
         ConfigError, CheckpointError: see `files.fetch`.
     """
     for name in names:
-        files.known(name)  # all of them before the first transfer
+        files.known(name)  # check all names before the first download
     for name in names:
         print(f"{name}: {files.fetch(name)}")
 
 
 def verify(file: str | Path, sam: str | None = None) -> None:
-    """Print what a weights file is.
+    """Identify and check a weights file, and print the result.
 
     Args:
-        file: to be checked.
-        sam: the SAM that it should be; None: told from its hash, name and tensors.
+        file: the weights file.
+        sam: the SAM that the file should belong to; None: found by its hash, name and tensors.
 
     Raises:
         ConfigError: no SAM of that name.
-        CheckpointError: it is no SAM's file, its hash is another, or a tensor does not fit.
+        CheckpointError: the file is of no known SAM, its hash differs, or a tensor does not fit.
     """
     path, state = Path(file), read_weights(file)
     digest = file_hash(path)
@@ -71,8 +71,17 @@ def verify(file: str | Path, sam: str | None = None) -> None:
 
 
 def candidates(path: Path, digest: str, fitting: Sequence[str]) -> list[str]:
-    """The SAMs that a file may be of, likeliest first: that of its hash alone, else that of its
-    name, then those of its tensors (`fitting`), last among them those with another hash stated."""
+    """The SAMs that a file may belong to, the most likely first.
+
+    Args:
+        path: the file.
+        digest: its SHA-256.
+        fitting: the SAMs that its tensors fit.
+
+    Returns:
+        The SAM with that hash alone, if there is one; else the one with that file name, then those
+        of `fitting`, with SAMs of a stated, other hash last.
+    """
     for name, spec in SAMS.items():
         if spec.sha256 and digest.startswith(spec.sha256):
             return [name]
@@ -81,7 +90,7 @@ def candidates(path: Path, digest: str, fitting: Sequence[str]) -> list[str]:
 
 
 def add(name: str, file: str | Path) -> None:
-    """Check a file and copy it to where `--sam NAME` finds it.
+    """Check a weights file and copy it into the cache folder, where `--sam NAME` finds it.
 
     Raises:
         ConfigError, CheckpointError: see `files.add`.
