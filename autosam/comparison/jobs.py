@@ -26,7 +26,7 @@ from autosam.errors import CheckpointError, Stopped, TrainingError
 from autosam.training import resume
 from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
-from autosam.utils.signals import die_with_parent, heeded, kill_children, leave_now
+from autosam.utils.signals import die_with_parent, handled_signals, kill_children, leave_now
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ def _signals_to_children() -> Iterator[list[int]]:
         for child in active_children():
             child.terminate()
 
-    before = {number: signal.signal(number, pass_on) for number in heeded()}
+    before = {number: signal.signal(number, pass_on) for number in handled_signals()}
     try:
         yield received
     finally:

@@ -70,10 +70,10 @@ def save(path: Path, segmenter: SegmentationModel, config: Config, **facts: Any)
     if segmenter.sam is not None:
         sam = {"name": config.sam, "sha256": sam_hash(config.sam, config.sam_checkpoint)}
     header = {"config": to_dict(config), "sam": sam, **facts}
-    _write(path, _apart(segmenter.trainable_state()), header)
+    _write(path, _separate_copies(segmenter.trainable_state()), header)
 
 
-def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _separate_copies(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU without shared memory: some backbones have one tensor under two names."""
     met: set[int] = set()
     result = {}
@@ -116,7 +116,7 @@ def find(path: str | Path, **download: Any) -> Path:
     name = str(path)
     asking: dict[str, Any] = {key: download.get(key) for key in ("endpoint", "revision", "token")}
     if isinstance(path, str) and is_hub_name(name):
-        with hub.asked_once(name, str(PUBLISHED), **asking) as trouble:
+        with hub.probe(name, str(PUBLISHED), **asking) as trouble:
             try:
                 return Path(hf_hub_download(name, str(PUBLISHED), **download))
             except (OSError, HFValidationError) as error:  # offline, no such repository, no access
@@ -296,7 +296,7 @@ def read_trained(file: Path) -> dict[str, Tensor]:
         # The mask classifier's bias is minus infinity for a class without masks.
         if value.is_floating_point() and not (value.float() < math.inf).all():
             raise CheckpointError(
-                f"{file}: {key} holds values that are no numbers. Take another copy of the file, "
+                f"{file}: {key} holds NaN or infinite values. Take another copy of the file, "
                 "or train again."
             )
     if header.get("tensors", expected := _digest(found)) != expected:
@@ -327,7 +327,7 @@ def restore_trainable(segmenter: SegmentationModel, state: dict[str, Tensor], so
     state, own = renamed(state), segmenter.trainable_state()
     wrong = sorted(
         set(own.keys() ^ state.keys())
-        | {key for key in own.keys() & state.keys() if not _alike(own[key], state[key])}
+        | {key for key in own.keys() & state.keys() if not _same_kind(own[key], state[key])}
     )
     if wrong:
         raise CheckpointError(
@@ -338,7 +338,7 @@ def restore_trainable(segmenter: SegmentationModel, state: dict[str, Tensor], so
     segmenter.train()  # some backbones cache values of their weights in evaluation mode
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _same_kind(one: Tensor, other: Tensor) -> bool:
     """Whether shapes agree, and both or neither are of a floating-point type."""
     return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
@@ -366,7 +366,7 @@ def initialise(segmenter: SegmentationModel, config: Config, path: str | Path) -
     state, own = read_trained(file), segmenter.trainable_state()
     if not state:
         raise CheckpointError(f"--init {file}: this run trained nothing to start from.")
-    wrong = [key for key in state if key not in own or not _alike(own[key], state[key])]
+    wrong = [key for key in state if key not in own or not _same_kind(own[key], state[key])]
     if wrong:
         raise CheckpointError(
             f"--init {file}: {len(wrong)} of its {len(state)} tensors are not trained by this "

@@ -111,7 +111,7 @@ def what_is_wrong(path: Path) -> str:
                 "torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
             )
         return "" if "data.pkl" in names else "it is a zip archive of something else: unpack it"
-    return "" if head.startswith(b"\x80") else f"it begins with {head[:8]!r}, as none does"
+    return "" if head.startswith(b"\x80") else f"it begins with {head[:8]!r}, as no such file does"
 
 
 def _pickled(message: str) -> str:
@@ -191,7 +191,7 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
         # A sum shows both and allocates no memory.
         if value.is_floating_point() and not value.sum(dtype=torch.float64).isfinite():
             raise CheckpointError(
-                f"{source}: {key} holds values that are no numbers. Download or save it again."
+                f"{source}: {key} holds NaN or infinite values. Download or save it again."
             )
 
 

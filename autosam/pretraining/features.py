@@ -46,7 +46,7 @@ class Scenes(Dataset):
         return image, torch.from_numpy(scene.instances.astype(np.uint8))
 
 
-def loader_of(scenes: Scenes, batch_size: int, workers: int) -> DataLoader:
+def scene_loader(scenes: Scenes, batch_size: int, workers: int) -> DataLoader:
     """Batches of scenes, drawn by worker processes."""
     readers = Workers(workers, batch_size * 4 * scenes.size**2)
     return make_loader(scenes, range(len(scenes)), batch_size, readers)
@@ -92,7 +92,7 @@ class Features:
         levels: list[Tensor] = []
         instances = np.zeros((len(scenes), scenes.size, scenes.size), np.uint8)
         start = 0
-        for images, ids in loader_of(scenes, 32, workers):
+        for images, ids in scene_loader(scenes, 32, workers):
             batch = trunk_features(sam, images, device)
             if not levels:
                 levels = [
@@ -138,5 +138,5 @@ def batches(
         size,
         config.scenes + (first - config.frozen_steps) * config.batch_size,
     )
-    for images, ids in loader_of(fresh, config.batch_size, config.workers):
+    for images, ids in scene_loader(fresh, config.batch_size, config.workers):
         yield encode_features(sam, trunk_features(sam, images, device)), ids.numpy()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from autosam.models.prompters import iou_of
 from autosam.models.sam.interactive import correct, prompt_with_boxes, prompt_with_points, score
 from autosam.models.sam.meta import SegmentAnything
-from autosam.pretraining.features import Scenes, loader_of
+from autosam.pretraining.features import Scenes, scene_loader
 from autosam.types import ImageEmbedding
 
 
@@ -108,7 +108,7 @@ def zero_shot(
     a box with one correction."""
     rng = np.random.default_rng(scenes.seed)
     scores: dict[str, list[Tensor]] = {}
-    for images, ids in loader_of(scenes, 16, workers):
+    for images, ids in scene_loader(scenes, 16, workers):
         valid = torch.full((len(images), 2), scenes.size, device=device)
         embedding = sam.encode_image(images.to(device), valid)
         masks, owners = choose_objects(ids.numpy(), 3, rng)

@@ -50,7 +50,7 @@ from autosam.training.tracker import Tracker
 from autosam.types import Batch
 from autosam.utils import provenance
 from autosam.utils.device import trains_in_bf16
-from autosam.utils.distributed import of_another
+from autosam.utils.distributed import peer_error
 from autosam.utils.logging import log
 from autosam.utils.signals import AtOnce, Interrupt
 
@@ -228,7 +228,7 @@ class Trainer:
         except RuntimeError as error:
             if self.interrupt.signal is not None:  # a reading process was only just starting
                 raise self.interrupt.stopped() from None
-            if found := what_happened(error, again) or of_another(error, again):
+            if found := what_happened(error, again) or peer_error(error, again):
                 raise found from None
             raise
 

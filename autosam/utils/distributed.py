@@ -64,7 +64,7 @@ def gather(values: list[Any]) -> list[Any]:
     return values if processes().num_processes == 1 else gather_object(values)
 
 
-def of_another(error: RuntimeError, again: str) -> TrainingError | None:
+def peer_error(error: RuntimeError, again: str) -> TrainingError | None:
     """The error for what torch raises when another process is gone, or None for other errors.
 
     Args:
@@ -74,6 +74,6 @@ def of_another(error: RuntimeError, again: str) -> TrainingError | None:
     if processes().num_processes == 1 or not re.search("gloo|nccl|peer", str(error), re.I):
         return None
     return TrainingError(
-        f"another process of this run died or cannot be reached ({error}). What it said tells why. "
+        f"another process of this run died or cannot be reached ({error}). Its message says why. "
         f"{again}, with as many processes as there are."
     )

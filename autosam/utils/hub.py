@@ -21,7 +21,7 @@ TIMEOUT = 5.0
 
 
 @contextlib.contextmanager
-def asked_once(
+def probe(
     name: str,
     file: str,
     kind: str = "model",
@@ -61,7 +61,7 @@ def asked_once(
         status = error.response.status_code if error.response is not None else 0
         trouble = f"the hub answers HTTP {status}"
         if status in (401, 403, 404):
-            trouble = "the hub has none of that name that may be read"
+            trouble = "the hub has no accessible repository of that name"
         if status in (401, 403):
             trouble += f" (HTTP {status}: a private one needs HF_TOKEN)"
     except Exception as error:  # network libraries and invalid names raise many kinds
@@ -72,11 +72,11 @@ def asked_once(
 
 
 @contextlib.contextmanager
-def no_waiting() -> Iterator[str]:
+def connection_timeout() -> Iterator[str]:
     """Set a timeout of `TIMEOUT` seconds for connections without one.
 
     Yields:
-        "", as `asked_once` does for a hub that can be used.
+        "", as `probe` does for a hub that can be used.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)

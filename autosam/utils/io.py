@@ -157,8 +157,8 @@ def not_written(path: Path, error: Exception) -> StorageError:
     """The error for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
     return StorageError(
-        f"{path}: cannot be written ({reason}). Make room or fix the rights; what was written "
-        "before is whole."
+        f"{path}: cannot be written ({reason}). Make room or fix the rights; files written "
+        "before are complete."
     )
 
 

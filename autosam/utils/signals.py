@@ -57,7 +57,9 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         self._done.value = 0
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in heeded()}
+            self._before = {
+                number: signal.signal(number, self._note) for number in handled_signals()
+            }
             if hasattr(signal, "SIGALRM"):
                 self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._remind)
         return self
@@ -124,7 +126,7 @@ class Interrupt:
         return {"_done": self._done}  # what a worker process receives
 
 
-def heeded() -> list[int]:
+def handled_signals() -> list[int]:
     """The signals that are not ignored from the start, as nohup asks for; Ctrl-C never is."""
     return [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
 
@@ -185,7 +187,7 @@ def ending_in_time() -> Iterator[None]:
     writer.setblocking(False)
     # The interpreter writes the number there at once, even where Python code has to wait.
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, leave) for number in heeded()}
+    before = {number: signal.signal(number, leave) for number in handled_signals()}
     threading.Thread(target=_end_after, args=(reader,), daemon=True).start()
     try:
         yield
@@ -220,8 +222,8 @@ def _end_after(reader: socket.socket) -> None:
                 return
             number = read[0]
     time.sleep(GRACE)
-    _say(f"did not end {GRACE:g} s after {signal.Signals(number).name}, so it was ended; what was "
-         "saved before is whole")  # fmt: skip
+    _say(f"did not end {GRACE:g} s after {signal.Signals(number).name}, so it was killed; files "
+         "saved before are complete")  # fmt: skip
     kill_children()
     os._exit(128 + number)
 

@@ -500,7 +500,7 @@ def a_file_that_is_no_sam(rng: Random, folder: Path, good: Good) -> Bad:
     return ["weights", "verify", str(path)], str(path)
 
 
-@cause("weights", CheckpointError, r"SHA-256 is .* but by its source|no such file")
+@cause("weights", CheckpointError, r"SHA-256 is .* but according to its source|no such file")
 def a_file_of_another_sam(rng: Random, folder: Path, good: Good) -> Bad:
     path = rng.choice([good.sam, folder / "gone"])
     verb = rng.choice([["add", "vit_b", str(path)], ["verify", str(path), "--sam", "vit_b"]])

@@ -222,7 +222,7 @@ def another_sam(rng: Random, folder: Path, good: Good) -> Bad:
     return using(rng, good, folder, changed(good, folder, lambda f: f["sam"].update(sha256=digest)))
 
 
-@cause("checkpoint", CheckpointError, r"holds values that are no numbers\. Take another copy")
+@cause("checkpoint", CheckpointError, r"holds NaN or infinite values\. Take another copy")
 def tensors_that_are_no_numbers(rng: Random, folder: Path, good: Good) -> Bad:
     def tensors(state: dict[str, torch.Tensor]) -> None:
         floats = [key for key in sorted(state) if state[key].is_floating_point()]
@@ -360,7 +360,11 @@ def a_sam_of_another_shape(rng: Random, folder: Path, good: Good) -> Bad:
     return loading(rng, good, folder, resaved(good, folder, change))
 
 
-@cause("sam", CheckpointError, r"(does not fit|not a file of SAM|file of no SAM).*(backbone|known)")
+@cause(
+    "sam",
+    CheckpointError,
+    r"(does not fit|not a file of SAM|weights file of a known SAM).*(backbone|known)",
+)
 def a_network_that_is_no_sam(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / "net.pth"
     names = rng.choice([["conv1.weight", "layer1.0.conv1.weight", "fc.weight"], ["a", "b"]])
@@ -373,7 +377,7 @@ def a_run_in_place_of_its_sam(rng: Random, folder: Path, good: Good) -> Bad:
     return loading(rng, good, folder, Path(shutil.copy(good.run / BEST, folder / "sam.pth")))
 
 
-@cause("sam", CheckpointError, r"holds values that are no numbers\. Download or save it again")
+@cause("sam", CheckpointError, r"holds NaN or infinite values\. Download or save it again")
 def a_sam_that_is_not_finite(rng: Random, folder: Path, good: Good) -> Bad:
     def change(state: dict[str, torch.Tensor]) -> None:
         key = rng.choice([k for k in sorted(state) if k.startswith("mask_decoder.")])
@@ -412,7 +416,9 @@ def a_copy_of_what_is_shipped(rng: Random, folder: Path, good: Good) -> Bad:
     return ["weights", "add", rng.choice(["lite", "tiny"]), str(good.sam)], "--sam_checkpoint"
 
 
-@cause("sam", CheckpointError, r"SHA-256 is .*but by its source .*(damaged, or another file)")
+@cause(
+    "sam", CheckpointError, r"SHA-256 is .*but according to its source .*(damaged, or another file)"
+)
 def a_file_with_another_hash(rng: Random, folder: Path, good: Good) -> Bad:
     path = Path(shutil.copy(good.sam, folder / "vit.pth"))
     words = [["add", "vit_b", str(path)], ["verify", str(path), "--sam", "vit_b"]]

@@ -107,7 +107,7 @@ def test_objects_and_programs_say_how_to_convert_them(tmp_path: Path) -> None:
         (b"Quota exceeded", "it is text \\('Quota exceeded'\\)"),
         (b'{"error": {"code": 3}}', "it is text"),
         (b"\x80\x04garbage", "a pickle that is damaged or no state dict"),
-        (b"\x00\x01\x02\x03", r"it begins with b.\\x00\\x01\\x02\\x03., as none does"),
+        (b"\x00\x01\x02\x03", r"it begins with b.\\x00\\x01\\x02\\x03., as no such file does"),
         (b"\xff\x00\x00\x00\x00\x00\x00\x00{", "it is truncated: download it again"),
     ],
 )
@@ -241,7 +241,7 @@ def test_guesses_of_backbones(name: str) -> None:
 
 def test_guess_of_a_foreign_file() -> None:
     assert guess(fake(foo__a=(1,), bar__b=(1,))) == (
-        "Its tensors (under bar, foo) are those of no SAM that is known here."
+        "Its tensors (under bar, foo) are those of no known SAM."
     )
 
 

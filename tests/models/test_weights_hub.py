@@ -185,9 +185,9 @@ def test_what_the_hubs_cache_holds_is_copied(hub: Hub, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("status", "code", "reason"),
     [
-        (401, "RepoNotFound", r"none of that name that may be read \(HTTP 401: .*HF_TOKEN\)"),
+        (401, "RepoNotFound", r"no accessible repository of that name \(HTTP 401: .*HF_TOKEN\)"),
         (403, "GatedRepo", r"HTTP 403: .*gives owner/sam .*accepted its terms.*HF_TOKEN"),
-        (404, "RepoNotFound", "the hub has none of that name that may be read"),
+        (404, "RepoNotFound", "the hub has no accessible repository of that name"),
         (404, "EntryNotFound", "HTTP 404: owner/sam has no file model.pth"),
         (503, "", "the hub answers HTTP 503"),
     ],
@@ -226,7 +226,7 @@ def expect_failure(address: str, reason: str) -> None:
 
 def test_another_file_is_refused_and_deleted(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, sha256="f" * 64)
-    reason = f"SHA-256 is {hub.digest}, but by its source that of tiny is {'f' * 64}"
+    reason = f"SHA-256 is {hub.digest}, but according to its source that of tiny is {'f' * 64}"
     with pytest.raises(CheckpointError, match=reason) as error:
         files.fetch("tiny")
     assert re.search(r"was deleted\..*Try another HF_ENDPOINT, or", str(error.value), re.DOTALL)

@@ -102,7 +102,7 @@ def test_the_hub_is_asked_once_for_names_and_never_for_paths(
     asked = [path for path in asked if not path.startswith("/api/agent")]  # the library's own
     assert len(asked) == NAMES, asked
     assert not any("runs" in path or "mien" in path for path in asked), asked
-    words = "none of that name" if status == 404 else "the hub answers HTTP 503"
+    words = "no accessible repository of that name" if status == 404 else "the hub answers HTTP 503"
     assert all(words in message for message, _ in found[PATHS:]), found
     print([round(seconds, 2) for _, seconds in found])
 

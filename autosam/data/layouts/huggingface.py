@@ -112,7 +112,7 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
         elif Path(name).exists():
             loaded = datasets.load_dataset(name)
         elif is_hub_name(name, owner=False):
-            with hub.asked_once(name, "README.md", "dataset") as trouble:
+            with hub.probe(name, "README.md", "dataset") as trouble:
                 loaded = datasets.load_dataset(name)
         else:
             trouble = f"no such folder here, and no name on the hub.{nearest(Path(name))}"

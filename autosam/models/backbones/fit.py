@@ -68,7 +68,7 @@ def fault(net: nn.Module, size: int) -> str | None:
             abs(side * stride / size - 1) <= SLACK for side in shape[2:]
         )
         if 4 <= stride <= 32 and not (alike and shape[:2] == (1, count)):
-            return f"a feature map is {shape} where {count} channels of stride {stride} are said"
+            return f"a feature map is {shape}, but {count} channels of stride {stride} are declared"
     return None
 
 

@@ -74,9 +74,9 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
     options, published = _options(name, size), timm.get_pretrained_cfg(name)
     if weights == "auto" and name != BUNDLED:
         source = getattr(published, "hf_hub_id", None)
-        on_hub = hub.asked_once(source.split("@")[0], "model.safetensors") if source else None
+        on_hub = hub.probe(source.split("@")[0], "model.safetensors") if source else None
         try:
-            with on_hub or hub.no_waiting() as trouble:
+            with on_hub or hub.connection_timeout() as trouble:
                 return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # timm and the hub raise many kinds
             _build(name, options)  # raises ConfigError if the network itself cannot be built

@@ -21,7 +21,7 @@ BLOCK = 1 << 16
 """Bytes read at a time."""
 
 
-def note_of(part: Path) -> Path:
+def metadata_of(part: Path) -> Path:
     """The JSON file beside a partial download: its address, validator and full length in bytes."""
     return part.with_name(part.name + ".json")
 
@@ -53,9 +53,9 @@ def download(address: str, part: Path, title: str) -> None:
                 "length": response.length,
             }
         elif not start:
-            raise URLError("HTTP 206, part of a file, though all of it was asked for")
+            raise URLError("HTTP 206 (partial content) to a request for the whole file")
         elif not _continues(response.headers, start, note):
-            note_of(part).unlink()
+            metadata_of(part).unlink()
             response.close()
             return download(address, part, title)
         total = note["length"] or (start + response.length if response.length else None)
@@ -63,7 +63,7 @@ def download(address: str, part: Path, title: str) -> None:
                        console=Console(stderr=True))  # fmt: skip
         with open(part, "ab" if start else "wb") as file, bar:
             # After the file was truncated: the note must not describe the content of another file.
-            note_of(part).write_text(json.dumps(note), encoding="utf-8")
+            metadata_of(part).write_text(json.dumps(note), encoding="utf-8")
             task = bar.add_task(title, total=total, completed=start)
             for block in _blocks(response):
                 file.write(block)
@@ -142,7 +142,7 @@ def _read_note(part: Path, address: str) -> dict[str, Any]:
     """The note of a partial download; {} if it cannot be resumed: it is missing, is from another
     address, or has neither a validator nor a length."""
     try:
-        note = json.loads(note_of(part).read_text(encoding="utf-8"))
+        note = json.loads(metadata_of(part).read_text(encoding="utf-8"))
         usable = part.is_file() and note["address"] == address
         return note if usable and (note["validator"] or note["length"]) else {}
     except (OSError, ValueError, KeyError, TypeError):

@@ -73,11 +73,11 @@ def download_from_hub(file: HubFile, folder: Path) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    from autosam.utils.hub import asked_once
+    from autosam.utils.hub import probe
 
     where: dict[str, Any] = {"endpoint": endpoint(), "revision": file.revision}
     own: dict[str, Any] = {"local_dir": folder, "cache_dir": folder / "cache"}
-    with asked_once(file.repository, file.name, **where) as trouble:
+    with probe(file.repository, file.name, **where) as trouble:
         if trouble:
             raise URLError(trouble)
         try:

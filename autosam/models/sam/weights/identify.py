@@ -103,7 +103,7 @@ def guess(state: Mapping[str, Tensor]) -> str:
     what, names = recognise(state)
     if not what:
         first = sorted({key.split(".")[0] for key in state})
-        return f"Its tensors (under {', '.join(first[:5])}) are those of no SAM that is known here."
+        return f"Its tensors (under {', '.join(first[:5])}) are those of no known SAM."
     known = [name for name in names if name in SAMS]
     if not known:
         return f"This looks like {what}."

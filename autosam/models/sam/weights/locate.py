@@ -18,7 +18,7 @@ from autosam.config.sams import require_sam
 from autosam.errors import CheckpointError
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.registry import SAMS
-from autosam.models.sam.weights.download import download, note_of, transfer_error
+from autosam.models.sam.weights.download import download, metadata_of, transfer_error
 from autosam.models.sam.weights.hub import cached_by_hub, download_from_hub, hub_file
 from autosam.models.sam.weights.identify import convert, guess, skeleton
 from autosam.models.state_dict import (
@@ -86,7 +86,7 @@ def fetch(name: str) -> Path:
     ways = (
         f"get {spec.file or 'them'} elsewhere and pass --sam_checkpoint FILE, or run "
         f"`autosam weights add {name} FILE`, or put the file into {cache_folder()}. (--sam lite "
-        "needs nothing.)"
+        "needs no download.)"
     )
     if not spec.file or urlsplit(source).scheme not in ("http", "https"):
         raise CheckpointError(
@@ -122,7 +122,7 @@ def fetch(name: str) -> Path:
         except CheckpointError as error:
             _forget(part)
             raise CheckpointError(
-                f"--sam {name}: what came from {source} is not its weights file and was deleted. "
+                f"--sam {name}: the file from {source} is not its weights file and was deleted. "
                 f"{error}\nTry another {'HF_ENDPOINT' if file else 'AUTOSAM_MIRROR'}, or {ways}"
             ) from None
         _store(part, final, digest)
@@ -178,7 +178,7 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
     for expected, by in ((spec.sha256, "its source"), (recorded(final or path), str(record))):
         if not digest.startswith(expected):
             raise CheckpointError(
-                f"{path}: its SHA-256 is {digest}, but by {by} that of {name} "
+                f"{path}: its SHA-256 is {digest}, but according to {by} that of {name} "
                 f"{'is' if len(expected) == 64 else 'starts with'} {expected}: "
                 f"{what_is_wrong(path) or 'it is damaged, or another file'}."
             )
@@ -211,7 +211,7 @@ def _locked(final: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"waiting for another process that fetches {final.name}", file=sys.stderr)
+            print(f"waiting for another process that downloads {final.name}", file=sys.stderr)
             lock.acquire()
     except OSError as error:
         raise _unwritable(error) from None
@@ -233,7 +233,7 @@ def _store(temporary: Path, final: Path, digest: str) -> None:
 
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
-    note_of(part).unlink(missing_ok=True)
+    metadata_of(part).unlink(missing_ok=True)
 
 
 def _unwritable(error: OSError) -> CheckpointError:

@@ -57,7 +57,7 @@ def verify(file: str | Path, sam: str | None = None) -> None:
     print(f"{path}\n  SHA-256  {digest}")
     names = [sam] if sam else candidates(path, digest, recognise(state)[1])
     if not names:
-        raise CheckpointError(f"{path}: the file of no SAM that is known here. {guess(state)}")
+        raise CheckpointError(f"{path}: not the weights file of a known SAM. {guess(state)}")
     others = f" (could also be {', '.join(names[1:])}: see --sam)" if names[1:] else ""
     print(f"  SAM      {names[0]}{others}")
     files.check(names[0], path)
