@@ -1,4 +1,4 @@
-"""A web page: drop images, see what each run makes of them."""
+"""A web page that segments uploaded images by one or several runs."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from autosam.inference.predictor import Predictor, load
 TITLE = "autosam"
 
 COLUMNS = ("image", "run", "class", "area, %", "score")
+"""Columns of the table."""
 
 MAX_UPLOAD = 16
-"""Images of one upload, at most."""
+"""Largest number of images of one upload."""
 
-KEPT = 3600
-"""Seconds that files of uploads and results are kept."""
+MAX_AGE = 3600
+"""Seconds after which uploads and results are deleted."""
 
 
 @dataclass
 class Segmented:
-    """An image segmented by a run, kept while the run's threshold is moved."""
+    """An image segmented by a run, kept so that the threshold can be changed."""
 
     name: str
     run: str
@@ -52,27 +53,32 @@ class Segmented:
 
 @dataclass
 class Results:
-    """What the page shows."""
+    """The content of the page."""
 
     gallery: list[tuple[np.ndarray, str]]
-    """Images, uint8 H x W x 3, with captions."""
+    """Images uint8 H x W x 3 with captions."""
     rows: list[list[Any]]
-    """Of the table, see `COLUMNS`."""
+    """Rows of the table, see `COLUMNS`."""
     files: list[str]
-    """To download."""
+    """Files to download."""
 
 
 def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> MemoryImage:
-    """Read an uploaded image; its size is checked before its pixels are decoded.
+    """Read an uploaded image. Its size is checked before it is decoded.
+
+    Args:
+        path: the file.
+        predictor: a run, which sets how images are read.
+        max_megapixels: largest size, million pixels.
 
     Raises:
-        DataError: no image, or too large.
+        DataError: the file is not an image, or is too large.
     """
     height, width = image_size(path)
     if width * height > max_megapixels * 1e6:
         raise DataError(
-            f"{path.name}: {width} x {height} pixels, more than the {max_megapixels} million that "
-            "are taken here."
+            f"{path.name}: {width} x {height} pixels, more than the limit of {max_megapixels} "
+            "million."
         )
     image, valid = read_valid(image_file(path, predictor.loaded.config.data))
     return MemoryImage(image, path.name, valid=valid)
@@ -83,12 +89,17 @@ def segment(
 ) -> tuple[list[Segmented], list[str]]:
     """Segment every image by every run.
 
+    Args:
+        paths: uploaded files.
+        predictors: runs by name.
+        max_megapixels: largest size of an image, million pixels.
+
     Returns:
-        The results image by image, and messages on what was refused.
+        The images by every run, image by image, and messages about files that were refused.
     """
     segmented, refused = [], []
     if len(paths) > MAX_UPLOAD:
-        refused.append(f"{len(paths)} files: only the first {MAX_UPLOAD} are taken at once.")
+        refused.append(f"{len(paths)} files: only the first {MAX_UPLOAD} are segmented.")
     for path in map(Path, paths[:MAX_UPLOAD]):
         try:
             for run, predictor in predictors.items():
@@ -107,13 +118,13 @@ def make_results(
     thresholds: dict[str, float],
     folder: Path,
 ) -> Results:
-    """Masks of each run at its own threshold.
+    """Make the masks of each run by its threshold, and write the files to download.
 
     Args:
         segmented: the images by every run, image by image.
-        predictors: by run.
-        thresholds: by run.
-        folder: for the files.
+        predictors: predictors by run.
+        thresholds: thresholds by run.
+        folder: folder for the files.
     """
     results, before = Results([], [], []), None
     for one in segmented:
@@ -155,16 +166,24 @@ def _write_files(
 
 
 def is_exclusive(predictor: Predictor) -> bool:
-    """Whether the most probable of several classes wins, so that no threshold matters."""
+    """Whether masks are the most probable of several classes, without a threshold."""
     data = predictor.loaded.config.data
     return data.exclusive and data.num_classes > 1
 
 
 def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
-    """The page, as gradio.Blocks."""
+    """Build the page.
+
+    Args:
+        predictors: runs by name.
+        max_megapixels: largest size of an image, million pixels.
+
+    Returns:
+        gradio.Blocks.
+    """
     import gradio as gr
 
-    written = tempfile.TemporaryDirectory(prefix="autosam-")  # until the process ends
+    written = tempfile.TemporaryDirectory(prefix="autosam-")  # deleted when the process ends
 
     def draw(segmented: list[Segmented], *values: float) -> Any:
         remove_old(Path(written.name))
@@ -178,7 +197,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
         message = "\n".join(f"- **{reason}**" for reason in refused)
         return segmented, message, *draw(segmented, *values)
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(MAX_AGE, MAX_AGE)) as page:
         state = gr.State([])
         gr.Markdown(f"# {TITLE}\n{', '.join(predictors)}: no prompt needed.")
         chosen = gr.File(label="Images", file_count="multiple", type="filepath", elem_id="images")
@@ -186,7 +205,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
             threshold_slider(i, name, predictor)
             for i, (name, predictor) in enumerate(predictors.items())
         ]
-        message = gr.Markdown(elem_id="said")
+        message = gr.Markdown(elem_id="messages")
         gallery = mask_gallery(predictors)
         table = gr.Dataframe(headers=list(COLUMNS), elem_id="areas", interactive=False)
         files = gr.Files(label="Masks and overlays to download", elem_id="files")
@@ -198,7 +217,13 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
 
 
 def threshold_slider(i: int, name: str, predictor: Predictor) -> Any:
-    """A slider for the threshold of the i-th run; hidden where no threshold matters."""
+    """Build the slider of a run's threshold; hidden if the run has no threshold.
+
+    Args:
+        i: index of the run.
+        name: name of the run.
+        predictor: the run.
+    """
     import gradio as gr
 
     return gr.Slider(
@@ -208,14 +233,18 @@ def threshold_slider(i: int, name: str, predictor: Predictor) -> Any:
         step=0.01,
         elem_id=f"threshold-{i}",
         visible=not is_exclusive(predictor),
-        label=f"Threshold of {name}: probability from which on a pixel is foreground (chosen on "
+        label=f"Threshold of {name}: probability above which a pixel is foreground (chosen on "
         f"validation: {predictor.threshold:g})",
     )
 
 
 def mask_gallery(predictors: dict[str, Predictor]) -> Any:
-    """A gallery with a row for each image: itself, then the mask, and the prompt if it has one, of
-    each run."""
+    """Build a gallery with one row for each image: the image, then the mask and the learned prompt
+    of each run.
+
+    Args:
+        predictors: runs by name.
+    """
     import gradio as gr
 
     width = 1
@@ -232,9 +261,13 @@ def mask_gallery(predictors: dict[str, Predictor]) -> Any:
 
 
 def remove_old(folder: Path) -> None:
-    """Remove results that are older than `KEPT`."""
+    """Delete results that are older than `MAX_AGE`.
+
+    Args:
+        folder: folder of the results.
+    """
     for path in folder.iterdir():
-        if path.stat().st_mtime < time.time() - KEPT:
+        if path.stat().st_mtime < time.time() - MAX_AGE:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -242,8 +275,11 @@ def app(config: AppConfig, wait: bool = True) -> Any:
     """Serve the page until interrupted.
 
     Args:
-        config: what to serve.
-        wait: False returns the running page (its `local_url`, its `close()`).
+        config: the runs, the address and the limits.
+        wait: serve until interrupted; False returns at once.
+
+    Returns:
+        The running page, with `local_url` and `close()`.
 
     Raises:
         ConfigError, CheckpointError: before anything is served.
@@ -262,8 +298,8 @@ def app(config: AppConfig, wait: bool = True) -> Any:
             server_port=config.port,
             prevent_thread_lock=True,
             max_file_size=config.max_megabytes * 1_000_000,
-            theme=gr.themes.Base(font=["sans-serif"], font_mono=["monospace"]),  # none is fetched
-            quiet=True,  # it proposes a public link
+            theme=gr.themes.Base(font=["sans-serif"], font_mono=["monospace"]),  # no downloads
+            quiet=True,  # suppresses the offer of a public link
             share=False,
             footer_links=[],
         )
@@ -276,10 +312,13 @@ def app(config: AppConfig, wait: bool = True) -> Any:
 
 
 def check(config: AppConfig) -> None:
-    """Check settings, and that the address can be listened on, before minutes of loading.
+    """Check the settings, and that the address is free, before checkpoints are loaded.
+
+    Args:
+        config: the settings.
 
     Raises:
-        ConfigError: they cannot work.
+        ConfigError: no checkpoint, or the address cannot be listened on.
     """
     if not all(config.checkpoint or [""]):
         raise ConfigError("--checkpoint RUN is needed.")
@@ -293,16 +332,23 @@ def check(config: AppConfig) -> None:
 
 
 def load_predictors(config: AppConfig) -> dict[str, Predictor]:
-    """The runs by name; a name that repeats gets a number.
+    """Load the runs.
+
+    Args:
+        config: the checkpoints.
+
+    Returns:
+        Predictors by name of the run; a duplicate name gets a number.
 
     Raises:
-        ConfigError, CheckpointError: a run that cannot be shown.
+        ConfigError: a run with a color prior.
+        CheckpointError: see `load`.
     """
     predictors: dict[str, Predictor] = {}
     for path in config.checkpoint:
         predictor = load(path, config.sam_checkpoint)
         if predictor.loaded.config.color_prior is not None:
-            raise ConfigError(f"--checkpoint {path}: its rule on colours is not for this page.")
+            raise ConfigError(f"--checkpoint {path}: runs with a color prior cannot be served.")
         name = Path(path).name if Path(path).is_dir() else Path(path).stem
         if name in predictors:
             name = f"{name} {len(predictors) + 1}"

@@ -1,4 +1,4 @@
-"""The table of files that `predict` writes of each image."""
+"""The table of output formats: the files that `predict` can write for each image."""
 
 from __future__ import annotations
 
@@ -22,47 +22,55 @@ from autosam.utils.io import write_atomically
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file, or of several files, for each image."""
+    """An output format of one or several files for each image."""
 
     endings: Callable[[DataConfig], list[str]]
-    """What each file adds to the image's name, suffix included."""
+    """Returns what each file adds to the image's name, with the suffix."""
     write: Callable[[list[Path], Prediction, DataConfig], None]
-    """Writes the files, in the order of `endings`."""
+    """Writes the files, given in the order of `endings`."""
 
 
 def write_masks(paths: list[Path], found: Prediction, data: DataConfig) -> None:
-    """PNGs, see `mask_arrays`."""
+    """Write the masks as PNG files, see `mask_arrays`."""
     for path, values in zip(paths, mask_arrays(found, data), strict=True):
         write_png(path, values)
 
 
 def probability_endings(data: DataConfig) -> list[str]:
-    """A file for each class."""
+    """Name the probability files: one for each class."""
     if data.num_classes == 1:
         return ["_probability.png"]
     return [f"_probability_{k}.png" for k in range(1, data.num_classes + 1)]
 
 
 def write_probabilities(paths: list[Path], found: Prediction, data: DataConfig) -> None:
-    """16-bit PNGs, 0 to 65535 for 0 to 1."""
+    """Write the probabilities as 16-bit PNG files: 0 to 65535 for 0 to 1."""
     for path, values in zip(paths, found.probabilities, strict=True):
         write_png(path, (values * 65535).round().astype(np.uint16))
 
 
 def write_overlay(paths: list[Path], found: Prediction, data: DataConfig) -> None:
-    """A PNG of the image with the masks drawn on it."""
+    """Write the image with its masks drawn on it as a PNG file."""
     write_png(paths[0], found.overlay())
 
 
 def write_geojson(paths: list[Path], found: Prediction, data: DataConfig) -> None:
-    """See `geojson`."""
+    """Write the polygons as GeoJSON, see `geojson`."""
     text = json.dumps(geojson(found, data))
     write_atomically(paths[0], lambda to: to.write_text(text, encoding="utf-8"))
 
 
 def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
-    """Outlines with holes as a FeatureCollection; x to the right and y down, in pixels from the
-    corner of the image. Rings run as RFC 7946 asks, see `rings_of`."""
+    """Convert the masks to a GeoJSON FeatureCollection of polygons with holes.
+
+    Args:
+        found: a prediction.
+        data: names and values of the classes.
+
+    Returns:
+        One polygon for each connected component. Coordinates are pixels from the top left corner of
+        the image, x to the right, y down; for the order of the points see `rings_of`.
+    """
     features = []
     for named, mask, likely in zip(named_classes(data), found.masks, found.probabilities,
                                    strict=True):  # fmt: skip
@@ -85,20 +93,31 @@ FORMATS: dict[str, Format] = {
     "overlay": Format(lambda data: ["_overlay.png"], write_overlay),
     "geojson": Format(lambda data: [".geojson"], write_geojson),
 }
-"""By the setting of `OutputOptions` that asks for it; a format without such a setting is always
-written."""
+"""Output formats by the setting of `OutputOptions` that turns them on. A format without such a
+setting is always written."""
 
 
 def wanted_formats(options: OutputOptions) -> dict[str, Format]:
-    """The formats that the settings ask for."""
+    """Select the formats that the settings turn on.
+
+    Args:
+        options: output options.
+
+    Returns:
+        Formats by name, in the order of `FORMATS`.
+    """
     return {name: form for name, form in FORMATS.items() if getattr(options, name, True)}
 
 
 def format_of(path: Path, data: DataConfig) -> Format:
-    """The first format whose files have the suffix of a path.
+    """Find the first format whose files have the suffix of a path.
+
+    Args:
+        path: name of a file.
+        data: the classes.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no format has this suffix.
     """
     known = [Path(f"name{form.endings(data)[0]}").suffix for form in FORMATS.values()]
     for suffix, form in zip(known, FORMATS.values(), strict=True):

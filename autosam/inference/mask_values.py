@@ -1,4 +1,4 @@
-"""Masks as arrays to be stored: the value of each class, as the user's own masks have it."""
+"""Convert predicted masks to arrays to store, with the pixel values of the user's own masks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from autosam.inference.prediction import Prediction
 
 
 def own_values(data: DataConfig) -> list[int] | None:
-    """The mask value of each class that the user's own masks have (the first that is not 0); None
-    if the settings name no values."""
+    """Find the value of each class in the user's own masks: the first that is not 0.
+
+    Args:
+        data: values of the classes.
+
+    Returns:
+        One value for each class; None if the settings name no values.
+    """
     listed = _listed(data)
     return [next(filter(None, values), 0) for values in listed] if listed else None
 
 
 def _listed(data: DataConfig) -> list[list[int]]:
-    """All values of each class in the user's own masks; empty if the settings name none."""
+    """List all values of each class in the user's own masks; empty if the settings name none."""
     if data.values is not None:
         ranges = value_ranges(data.values)
         usual = [255] if any(least <= 255 <= most for least, most in ranges) else []
@@ -32,7 +38,15 @@ def _listed(data: DataConfig) -> list[list[int]]:
 
 
 def named_classes(data: DataConfig) -> list[dict[str, Any]]:
-    """`class` of each class, its name; and `value`, if the user named mask values."""
+    """Describe the classes for tables and annotations.
+
+    Args:
+        data: names and values of the classes.
+
+    Returns:
+        For each class its name as `class`, and its mask value as `value` if the settings name
+        values.
+    """
     values = own_values(data)
     return [
         {"class": name} | ({"value": values[k]} if values else {})
@@ -41,17 +55,18 @@ def named_classes(data: DataConfig) -> list[dict[str, Any]]:
 
 
 def mask_arrays(found: Prediction, data: DataConfig) -> Iterator[np.ndarray]:
-    """Arrays to store, one for each ending of `mask_endings`.
+    """Convert masks to arrays to store, one for each ending of `mask_endings`.
 
-    0 is background. Classes have the user's own values if the settings name them; else 255, or 1 to
-    K if they are exclusive. If 0 is a class, background is the highest unused value up to 255.
+    Background is 0. Classes have the user's own values if the settings name them; else 255, or 1 to
+    K for several exclusive classes. If 0 is the value of a class, background is the highest unused
+    value up to 255.
 
     Args:
         found: a prediction.
         data: names and values of the classes.
 
     Yields:
-        uint8 H x W; uint16 for values above 255.
+        uint8 H x W, or uint16 H x W if a value is above 255.
     """
     several = data.num_classes > 1 and data.exclusive
     usual = list(range(1, data.num_classes + 1)) if several else [255] * data.num_classes
@@ -70,8 +85,15 @@ def mask_arrays(found: Prediction, data: DataConfig) -> Iterator[np.ndarray]:
 
 
 def mask_endings(data: DataConfig) -> list[str]:
-    """What each mask file adds to the image's name, without suffix: "" for one file, `_1` to `_K`
-    for independent classes."""
+    """Name the mask files of an image.
+
+    Args:
+        data: the classes.
+
+    Returns:
+        Endings to add to the image's name, without suffix: "" for a single file, "_1" to "_K" for
+        independent classes.
+    """
     if data.num_classes == 1 or data.exclusive:
         return [""]
     return [f"_{k}" for k in range(1, data.num_classes + 1)]

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it is, from which data, how good, and how to use it."""
+"""Write the model card of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from autosam.models.sam import SAMS
 MEANING = {
     "learned": "a prompt generator emits SAM's prompt embeddings",
     "none": "SAM's mask decoder is given no prompt",
-    "rough": "prompts come from a rule on colours",
-    "grid": "SAM is prompted with a grid of points, and a rule says which masks count",
+    "rough": "prompts come from a color prior",
+    "grid": "SAM is prompted with a grid of points, and a mask classifier selects masks",
     "box": "prompts are boxes from true masks",
     "points": "prompts are points from true masks",
 }
-"""Of each prompter."""
+"""Description of each prompter."""
 
 
 def model_card(loaded: Loaded) -> ModelCard:
-    """A card in Markdown with the hub's metadata.
+    """Describe a checkpoint: the run, its data, its scores and how to use it.
 
     Args:
-        loaded: a checkpoint; what its header does not hold stays out.
+        loaded: a checkpoint; facts that its header lacks are left out.
+
+    Returns:
+        A card in Markdown with the metadata of the Hugging Face hub.
     """
     config, header = loaded.config, loaded.header
     composition, data = RUNS[config.run], config.data
@@ -35,7 +38,7 @@ def model_card(loaded: Loaded) -> ModelCard:
     if loaded.segmenter.sam is not None:
         spec = SAMS[config.sam]
         learns = " and ".join(composition.trainable).replace("decoder", "mask decoder") or "nothing"
-        meaning = f"{MEANING[composition.prompter]}; what learns: {learns}."
+        meaning = f"{MEANING[composition.prompter]}; trainable parts: {learns}."
         facts["SAM"] = f"{config.sam}, SHA-256 {header['sam']['sha256'][:16]}..."
         facts["licence of SAM's weights"] = spec.licence or "see its source"
         facts["paper of that SAM"] = spec.paper or "-"

@@ -1,4 +1,4 @@
-"""What `predict` tells of an image beside its files: areas of classes, and objects for COCO."""
+"""Compute the areas of classes for areas.csv, and the objects of an image for COCO."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from autosam.inference.prediction import Prediction
 
 
 def rows_of(file: str, found: Prediction, data: DataConfig) -> list[dict[str, Any]]:
-    """Rows of areas.csv: area, number of connected parts and mean probability of each class.
+    """Compute the rows of areas.csv for one image.
 
     Args:
         file: name of the image.
         found: a prediction.
         data: names and values of the classes.
+
+    Returns:
+        For each class its area in pixels and as a share of the image, the number of 4-connected
+        components and the mean probability of its pixels ("" for an empty mask).
     """
     rows = []
     for named, mask, likely in zip(named_classes(data), found.masks, found.probabilities,
@@ -38,14 +42,18 @@ def rows_of(file: str, found: Prediction, data: DataConfig) -> list[dict[str, An
 
 
 def objects_of(found: Prediction, rle: bool) -> list[dict[str, Any]]:
-    """COCO annotations without ids: one for each connected part of each class, in pixels.
+    """Convert the masks to COCO annotations, one for each 4-connected component of each class.
 
     Args:
         found: a prediction.
-        rle: run lengths (exact) instead of polygons, which lose holes in COCO's format.
+        rle: use run-length encoding, which is exact, instead of polygons, which cannot have holes
+            in COCO's format.
+
+    Returns:
+        Annotations without `id` and `image_id`, in pixels.
 
     Raises:
-        ConfigError: run lengths need pycocotools, which is missing.
+        ConfigError: `rle` without pycocotools.
     """
     if rle:
         try:

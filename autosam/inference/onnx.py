@@ -1,5 +1,4 @@
-"""A run as one ONNX file, image in and mask out, checked before it is
-called done."""
+"""Export a run as one ONNX or torch.export file from image to mask, and compare it with PyTorch."""
 
 from __future__ import annotations
 
@@ -7,74 +6,48 @@ import contextlib
 import importlib.util
 import io
 import logging
-import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from autosam.config.commands import ExportConfig
 from autosam.config.values import require_config
-from autosam.data.layouts import load_splits
-from autosam.data.pairs import Pixels
-from autosam.data.readers.files import image_file
-from autosam.errors import AutosamError, CheckpointError, ConfigError, DataError
-from autosam.inference.onnx_graph import Graph
+from autosam.errors import CheckpointError, ConfigError
+from autosam.inference.onnx_compare import (
+    Exported,
+    Runner,
+    compare,
+    find_images,
+    readable,
+    report,
+)
+from autosam.inference.onnx_graph import MAX_SIDE, MIN_SIDE, OPSET, Graph
 from autosam.inference.predictor import Predictor, load
-from autosam.inference.sources import find_sources
 from autosam.utils.io import make_folder, write_atomically
 
-SMALLEST, LARGEST = 2, 16384
-"""Sides of an image that the graph takes, pixels."""
-
-
-OPSET = 20
-
-
 AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.9}
-"""Share of mask pixels that must be as PyTorch has them, by precision."""
-
+"""Smallest share of mask pixels that must agree with PyTorch, by precision."""
 
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
-
-
-Runner = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""uint8 H x W x 3 -> mask and logits, see `Graph`."""
-
-
-@dataclass
-class Exported:
-    """What was written, and how it compares with PyTorch."""
-
-    path: Path
-    images: int
-    agreement: float
-    """Share of mask pixels that are the same, mean over images."""
-    least: float
-    """Of the image where it is least."""
-    difference: float
-    """Largest difference of two logits."""
-    seconds: float
-    """For an image, median; all of the processor's cores."""
-    torch_seconds: float
-    """PyTorch's, on the same processor."""
+"""Packages by suffix of the file."""
 
 
 def export(config: ExportConfig) -> Exported:
-    """Write the file and compare.
+    """Export a run and compare the file with PyTorch.
+
+    Args:
+        config: the checkpoint, the file and its precision.
+
+    Returns:
+        The comparison.
 
     Raises:
         ConfigError, DataError, CheckpointError: before anything is written.
-        CheckpointError: the file does not do what the run does; nothing is kept.
+        CheckpointError: the file disagrees with PyTorch; it is not kept.
     """
     require_config(config, ExportConfig, "export")
     output, kind = check(config)
@@ -85,8 +58,8 @@ def export(config: ExportConfig) -> Exported:
     if predictor.loaded.config.color_prior is not None:
         raise CheckpointError(
             f"--checkpoint {config.checkpoint}: the run {predictor.loaded.config.run} takes its "
-            "prompts from a rule on colours, which is no part of a graph. Export autosam, decoder, "
-            "hybrid or head."
+            "prompts from a color prior, which cannot be exported. Export autosam, decoder, hybrid "
+            "or head."
         )
     images = readable(find_images(config, predictor), config.count)
     first = images[0].read()
@@ -116,10 +89,16 @@ def export(config: ExportConfig) -> Exported:
 
 
 def check(config: ExportConfig) -> tuple[Path, str]:
-    """The file to write, and its kind.
+    """Check the settings.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The file to write, and "onnx" or "pt2".
 
     Raises:
-        ConfigError: settings that cannot work, or packages that are missing.
+        ConfigError: invalid settings, or missing packages.
     """
     if not config.checkpoint:
         raise ConfigError("--checkpoint RUN is needed.")
@@ -128,7 +107,7 @@ def check(config: ExportConfig) -> tuple[Path, str]:
     if kind not in NEEDS:
         raise ConfigError(f"--output {output}: the name must end in .onnx or .pt2.")
     if kind == "pt2" and config.precision != "fp32":
-        raise ConfigError(f"--precision {config.precision}: is for .onnx; .pt2 is written in fp32.")
+        raise ConfigError(f"--precision {config.precision}: is for .onnx; .pt2 is always fp32.")
     if output.exists() and not config.overwrite:
         raise ConfigError(f"--output {output}: exists. Choose another, or pass --overwrite true.")
     missing = [name for name in NEEDS[kind] if importlib.util.find_spec(name) is None]
@@ -137,71 +116,26 @@ def check(config: ExportConfig) -> tuple[Path, str]:
     return output, kind
 
 
-def find_images(config: ExportConfig, predictor: Predictor) -> list[Pixels]:
-    """Images to compare on: first those spread over all, then the others."""
-    data = predictor.loaded.config.data
-    if config.images is not None:
-        sources = find_sources(config.images, False, Path(config.output), "--images")
-        found: list[Pixels] = [
-            image_file(source.path, data) for source in sources if source.kind == "image"
-        ]
-    else:
-        try:
-            found = [pair.image for pair in load_splits(data)["test"]]
-        except AutosamError as error:
-            raise ConfigError(
-                f"--images DIR is needed, images to compare on: those of the run cannot be had "
-                f"({error})"
-            ) from None
-    if not found:
-        raise ConfigError(f"--images {config.images}: holds no image to compare on. Give some.")
-    step = max(1, len(found) // config.count)
-    first = found[::step]
-    return first + [image for i, image in enumerate(found) if i % step]
-
-
-def readable(images: list[Pixels], count: int) -> list[Pixels]:
-    """The first `count` images that can be read and are large enough; a warning names those that
-    are left out for it. Read before the graph is made, which takes minutes.
-
-    Raises:
-        DataError: there is none.
-    """
-    kept: list[Pixels] = []
-    troubles: list[str] = []
-    for image in images:
-        if len(kept) == count:
-            break
-        try:
-            height, width = image.read().shape[:2]
-        except AutosamError as error:
-            troubles.append(str(error))
-            continue
-        if min(height, width) < 2 * SMALLEST:
-            troubles.append(f"{image}: {width} x {height} pixels, too small to compare on.")
-        else:
-            kept.append(image)
-    if not kept:
-        raise DataError(
-            f"no image to compare on, of {len(images)}: {troubles[0]} Give others as --images DIR."
-        )
-    for trouble in troubles:
-        print(f"warning: not compared on: {trouble}", file=sys.stderr)
-    return kept
-
-
 def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgram:
-    """The run as a program that leaves the image's sides open."""
+    """Trace a run with dynamic height and width.
+
+    Args:
+        predictor: the run.
+        image: an example, uint8 H x W x 3.
+
+    Returns:
+        The program, without stack traces.
+    """
     graph = Graph(predictor.segmenter, predictor.loaded.config.data.exclusive, predictor.threshold,
                   predictor.min_area)  # fmt: skip
     sides = {
-        axis: torch.export.Dim(name, min=SMALLEST, max=LARGEST)
+        axis: torch.export.Dim(name, min=MIN_SIDE, max=MAX_SIDE)
         for axis, name in enumerate(("height", "width"))
     }
-    if image.shape[0] == image.shape[1]:  # equal sides would be taken for one
+    if image.shape[0] == image.shape[1]:  # equal sides would be traced as one dimension
         image = image[: image.shape[0] * 3 // 4]
     example = torch.from_numpy(image.copy())
-    # ONNX knows fused attention over four axes alone, timm's has three.
+    # The exporter supports fused attention with four dimensions only; timm's has three.
     modules: list[Any] = list(graph.modules())
     fused = [module for module in modules if getattr(module, "fused_attn", False)]
     for module in fused:
@@ -211,14 +145,24 @@ def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgr
         program = torch.export.export(graph, (example,), dynamic_shapes={"image": sides})
     for module in fused:
         module.fused_attn = True
-    for part in program.graph_module.modules():  # stack traces hold paths of this machine
-        for node in getattr(part, "graph", torch.fx.Graph()).nodes:
-            node.meta.pop("stack_trace", None)
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # holds paths of this machine
     return program
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str) -> Runner:
-    """Write a program as ONNX in some precision, and open it."""
+    """Write a program as ONNX and open the file.
+
+    Args:
+        program: see `trace`.
+        path: the file.
+        precision: "fp32", "fp16" or "int8".
+
+    Returns:
+        The file as a function.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     with warnings.catch_warnings():
@@ -241,7 +185,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str
     elif precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        logging.disable(logging.WARNING)  # it warns of every integer, and prints tensors
+        logging.disable(logging.WARNING)  # onnxruntime warns about every integer tensor
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 quantize_dynamic(
@@ -256,7 +200,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str
 
 
 def _halve(source: Path, target: Path) -> None:
-    """Weights and computations in float16, but for the geometry, which needs more digits."""
+    """Convert a model to float16; the geometry, which is in float64, stays as it is."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -265,11 +209,15 @@ def _halve(source: Path, target: Path) -> None:
 
 
 def run_onnx(path: Path) -> Runner:
-    """An ONNX file as a function, by onnxruntime on the processor."""
+    """Open an ONNX file with onnxruntime on the CPU.
+
+    Args:
+        path: the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; float16 has few kernels on a processor, and it says so
+    options.log_severity_level = 3  # errors only: there are warnings about missing float16 kernels
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -280,7 +228,11 @@ def run_onnx(path: Path) -> Runner:
 
 
 def run_program(path: Path) -> Runner:
-    """A .pt2 file as a function."""
+    """Open a .pt2 file.
+
+    Args:
+        path: the file.
+    """
     module = torch.export.load(path).module()
 
     @torch.no_grad()
@@ -289,55 +241,3 @@ def run_program(path: Path) -> Runner:
         return mask.numpy(), logits.numpy()
 
     return run
-
-
-def compare(run: Runner, predictor: Predictor, images: list[Pixels], output: Path) -> Exported:
-    """Run a file and PyTorch on images, each as it is and turned by a quarter: portrait and
-    landscape."""
-    exclusive = predictor.loaded.config.data.exclusive
-    shares: list[float] = []
-    differences: list[float] = []
-    seconds: list[float] = []
-    torch_seconds: list[float] = []
-
-    def timed(function: Callable[..., Any], image: np.ndarray, into: list[float]) -> Any:
-        started = time.perf_counter()
-        found = function(image)
-        into.append(time.perf_counter() - started)
-        return found
-
-    for number, source in enumerate(track(images, "comparing")):
-        image = source.read()
-        if number % 2:
-            image = np.ascontiguousarray(np.rot90(image))
-        mask, logits = timed(run, image, seconds)
-        expected = timed(predictor, image, torch_seconds)
-        numbers = np.arange(1, len(logits) + 1)[:, None, None]
-        several = exclusive and len(logits) > 1
-        own = mask[None] == numbers if several else mask.reshape(logits.shape) > 0
-        shares.append(float((own == expected.masks).mean()))
-        differences.append(float(np.abs(logits - expected.logits).max()))
-    return Exported(
-        output, len(images), float(np.mean(shares)), min(shares), max(differences),
-        float(np.median(seconds)), float(np.median(torch_seconds)),
-    )  # fmt: skip
-
-
-def report(result: Exported, config: ExportConfig) -> None:
-    """Print what was found."""
-    table = Table("compared with PyTorch", f"on {result.images} images")
-    table.add_row("mask pixels that agree", f"{result.agreement:.4%}")
-    table.add_row("... in the worst image", f"{result.least:.4%}")
-    table.add_row("largest difference of logits", f"{result.difference:.2g}")
-    times = f"{result.seconds:.3f} s (PyTorch {result.torch_seconds:.3f} s)"
-    table.add_row("time for an image", times)
-    console = Console(soft_wrap=True, markup=False, emoji=False)
-    console.print(table)
-    megabytes = result.path.stat().st_size / 1e6
-    opset = f", opset {OPSET}" if result.path.suffix == ".onnx" else ""
-    for line in (
-        f"file: {result.path}, {megabytes:.1f} MB, {config.precision}{opset}",
-        f"in: image, uint8 height x width x 3, RGB; sides of {SMALLEST} to {LARGEST} pixels",
-        "out: mask, uint8; logits, float32 classes x height x width",
-    ):
-        console.print(line, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""A run as one graph of tensor operations: an image of any size in, its mask out."""
+"""A run as one graph of tensor operations, from an image of any size to its mask."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from autosam.models.losses import with_background
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
 
+MIN_SIDE, MAX_SIDE = 2, 16384
+"""Smallest and largest side of an input image, pixels."""
+
+OPSET = 20
+"""Version of the ONNX operators."""
+
 
 class Graph(nn.Module):
-    """Resizing, padding, normalising, prompt, image encoder, mask decoder and the way back.
+    """Resize, pad and normalise an image, segment it, and resize the logits to its size.
 
-    Every size follows from the image's by tensor operations, so that torch.export can leave both
-    of its sides open. Resizing is by matrices, what Pillow computes (to the bit, but for the order
-    of rows and columns, which newer Pillows choose for tall images: then one level of 255).
+    All sizes are computed from that of the image by tensor operations, so that torch.export keeps
+    height and width dynamic. Resizing is by matrix products and equals Pillow's bit for bit, except
+    that newer versions of Pillow resize tall images in another order: the difference is then at
+    most one level of 255.
 
     Args:
-        segmenter: one that needs no prompt; put into evaluation mode, float32.
+        segmenter: a segmenter that needs no given prompts; put into evaluation mode, in float32.
         exclusive: see `predict_label`.
-        threshold, min_area: see `predict_label`.
+        threshold: see `predict_label`.
+        min_area: see `predict_label`.
     """
 
     def __init__(
@@ -43,26 +51,27 @@ class Graph(nn.Module):
         self.bound, self.min_area = math.log(threshold / (1 - threshold)), min_area
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """
+        """Segment an image.
+
         Args:
             image: uint8 H x W x 3, RGB.
 
         Returns:
-            mask: uint8. Exclusive classes: H x W, 0 background, 255 foreground for one class, else
-                the class number. Independent ones: K x H x W, 0 and 255.
+            mask: uint8. One class: H x W, 0 and 255. Several exclusive classes: H x W, 0 to K.
+                Independent classes: K x H x W, 0 and 255.
             logits: float32 K x H x W.
         """
         input_spec = self.segmenter.input_spec
         height, width = image.shape[:2]
         pixels = image.permute(2, 0, 1).double()
-        # As tensors: a number would be fixed in the graph.
+        # Tensors, because numbers would become constants of the graph.
         sides = [torch.full((), side, dtype=torch.float64) for side in (height, width)]
 
         def fitted(size: int) -> tuple[Tensor, Tensor]:
-            """uint8 1 x 3 x size x size, and int64 1 x 2."""
+            """Resize and pad: uint8 1 x 3 x size x size, and the content size int64 1 x 2."""
             rows, columns = content_sizes(sides[0], sides[1], size, input_spec.geometry)
             wide = pixels @ resize_matrix(width, columns, size).T
-            wide = (wide + 0.5).floor()  # as Pillow rounds
+            wide = (wide + 0.5).floor()  # rounds as Pillow does
             square = (resize_matrix(height, rows, size) @ wide + 0.5).floor()
             valid = torch.stack([rows, columns]).long()
             return square.clamp(0, 255).to(torch.uint8)[None], valid[None]
@@ -89,7 +98,7 @@ class Graph(nn.Module):
         return (masks[0] if self.exclusive or len(masks) == 1 else masks), logits
 
     def _without_specks(self, masks: Tensor) -> Tensor:
-        """See `metrics.without_specks`."""
+        """Remove classes below the smallest area, see `prediction.without_specks`."""
         if not self.min_area:
             return masks
         return masks & (masks.double().mean((1, 2)) >= self.min_area)[:, None, None]

@@ -1,4 +1,4 @@
-"""Connected parts of masks, and their outlines as polygons with holes."""
+"""Split masks into connected components, and trace their contours as polygons with holes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 
 def connected_parts(mask: np.ndarray) -> Iterator[tuple[np.ndarray, list[list[list[float]]]]]:
-    """The 4-connected parts of a mask.
+    """Split a mask into its 4-connected components.
 
     Args:
         mask: bool H x W.
 
     Yields:
-        bool H x W, the part, and its rings, see `rings_of`.
+        The component, bool H x W, and its rings, see `rings_of`.
     """
     count, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     for number in range(1, count):
@@ -24,18 +24,18 @@ def connected_parts(mask: np.ndarray) -> Iterator[tuple[np.ndarray, list[list[li
 
 
 def rings_of(part: np.ndarray) -> list[list[list[float]]]:
-    """The edges of the pixels of a connected part as closed rings of (x, y), in pixels from the
-    corner of the image.
+    """Trace the pixel edges of a connected component.
 
-    OpenCV's contours run through the centres of pixels and would lose half a pixel all around. In
-    an image twice as large those centres lie a quarter off the edges, to which they are rounded.
+    OpenCV's contours pass through pixel centres and so omit half a pixel on every side. In an image
+    of twice the size these centres are a quarter of a pixel from the edges; they are rounded to it.
 
     Args:
-        part: bool H x W.
+        part: bool H x W, one component.
 
     Returns:
-        The outer ring first, then the holes, which run the other way round: the outer ring
-        counter-clockwise and holes clockwise by their numbers, that is, with y drawn upwards.
+        Closed rings of (x, y) in pixels from the top left corner of the image, the outer ring
+        first, then the holes. The outer ring is counter-clockwise and holes are clockwise in a
+        coordinate system with y upwards, as RFC 7946 requires.
     """
     large = cv2.resize(part.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, levels = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

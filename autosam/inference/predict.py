@@ -1,4 +1,4 @@
-"""Masks for new images, volumes and videos, no prompt."""
+"""Segment new images, volumes and videos."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ from autosam.utils.io import ignores_case, make_folder, require_text
 
 
 def predict(config: PredictConfig) -> list[Path]:
-    """Write what `PredictConfig` asks for; returns the mask files of all sources, those of earlier
-    calls included.
+    """Segment every source and write its masks and the files that the settings ask for.
+
+    Args:
+        config: the checkpoint, the sources and the output options.
+
+    Returns:
+        The mask files of all sources, those of earlier calls included; for a video its folder.
 
     Raises:
-        ConfigError, DataError, CheckpointError: before anything is written; DataError at the end
-            when some sources failed, naming them.
+        ConfigError, DataError, CheckpointError: before anything is written.
+        DataError: at the end, if sources could not be read.
     """
     require_config(config, PredictConfig, "predict")
     process = processes()
@@ -45,8 +50,8 @@ def predict(config: PredictConfig) -> list[Path]:
     data = predictor.loaded.config.data
     if config.tile is not None and predictor.loaded.config.color_prior is not None:
         raise ConfigError(
-            f"--tile: the run {predictor.loaded.config.run} takes its prompts from a rule on the "
-            "colours of whole images."
+            f"--tile: the run {predictor.loaded.config.run} takes its prompts from a color prior, "
+            "which is computed on whole images."
         )
     files = {source: files_of(source, output, config, data) for source in sources}
     refuse_clashes(files, output, config.overwrite)
@@ -66,13 +71,13 @@ def predict(config: PredictConfig) -> list[Path]:
     for source in track(share, "segmenting", disable=not main):
         make_folder(files[source][0].parent)
         try:
-            noted = {"path": str(source.path.absolute()), **fingerprint(source)}
+            recorded = {"path": str(source.path.absolute()), **fingerprint(source)}
             entry = WRITERS[source.kind](source, files[source], predictor, config)
         except AutosamError as error:
             failed.append(source.key)
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        log.add({"name": source.key, "source": noted, **entry})
+        log.add({"name": source.key, "source": recorded, **entry})
     log.gather()
     if main:
         log.table()
@@ -93,20 +98,30 @@ def predict(config: PredictConfig) -> list[Path]:
 
 
 def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]:
-    """What is not done, of all sources with their files; says what is done again, and why."""
+    """Select the sources that are not done, and print which are done again and why.
+
+    Args:
+        files: the files of each source, see `files_of`.
+        log: the progress log. Entries and files of replaced sources are deleted.
+
+    Returns:
+        The sources to segment, in order.
+    """
     left, states = [], Counter[str]()
     for source, paths in files.items():
         state = log.state_of(source)
         masks = log.done.get(source.key, {}).get("masks", [])
-        whole = [*paths, *(paths[0] / name for name in masks)]  # of a video: in its folder
-        if state == "done" and all(path.exists() for path in whole):
-            states["done"] += 1
-            continue
-        states[state] += state != "done"
+        written = [*paths, *(paths[0] / name for name in masks)]  # masks in the folder of a video
+        if state == "done":
+            if all(path.exists() for path in written):
+                states["done"] += 1
+                continue
+        else:
+            states[state] += 1
         left.append(source)
-        if state == "replaced":  # what is there belongs to a file that is gone
+        if state == "replaced":  # the files belong to the previous source
             log.forget(source)
-            for path in whole:
+            for path in written:
                 if path.is_file():
                     path.unlink()
     if states["done"]:
@@ -115,15 +130,21 @@ def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]
         print(f"{states['replaced']} were made from other files of the same names: done again")
     if states["unknown"]:
         print(f"{states['unknown']} were noted by an earlier version of autosam, which did not "
-              "note from which files: done again")  # fmt: skip
+              "record the source files: done again")  # fmt: skip
     return left
 
 
 def fingerprint(source: Source) -> dict[str, str]:
-    """What tells a source from others of its name.
+    """Compute what identifies the content of a source.
+
+    Args:
+        source: an image, a volume or a video.
+
+    Returns:
+        `Source.stamp` and `Source.digest`.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the source cannot be read.
     """
     try:
         return {"stamp": source.stamp(), "sha256": source.digest()}
@@ -134,10 +155,16 @@ def fingerprint(source: Source) -> dict[str, str]:
 
 
 def check(config: PredictConfig) -> Path:
-    """The output folder.
+    """Check settings that need neither the sources nor the checkpoint.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The output folder.
 
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: a path is missing, or the output folder is that of the input.
     """
     for name in ("checkpoint", "input", "output"):
         if not getattr(config, name):
@@ -151,9 +178,15 @@ def check(config: PredictConfig) -> Path:
 
 
 def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: bool) -> None:
-    """
+    """Check that no file is written twice, and that no existing file is overwritten.
+
+    Args:
+        files: the files of each source, see `files_of`.
+        output: the output folder; files of earlier calls in it may be overwritten.
+        overwrite: whether other files may be overwritten too.
+
     Raises:
-        DataError: two sources would write one file, or a file is there that no earlier call wrote.
+        DataError: two sources would write one file, or a file exists.
     """
     writer: dict[Path | str, Source] = {}
     fold = ignores_case(output)

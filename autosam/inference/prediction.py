@@ -1,4 +1,4 @@
-"""What a run predicts for one image: masks, probabilities, and ways to see and save them."""
+"""The prediction for one image, with methods to draw and save it."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ DISPLAY_SIDE = 1024
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run predicts for one image.
+    """Masks, probabilities and logits of one image.
 
-    The image is kept as where it is read from: an image in a file is read again when it is drawn.
+    The image itself is not kept: an image in a file is read again to draw the prediction.
     """
 
     probabilities: np.ndarray
     """float32 K x H x W in [0, 1]."""
     masks: np.ndarray
-    """bool K x H x W; of exclusive classes at most one is True per pixel."""
+    """bool K x H x W; with exclusive classes at most one is True per pixel."""
     logits: np.ndarray
     """float32 K x H x W."""
     data: DataConfig | None = field(default=None, repr=False, compare=False)
     """Names, colours and mask values of the classes."""
     image: Pixels | None = field(default=None, repr=False, compare=False)
+    """Where the image is read from."""
 
     @property
     def score(self) -> float:
-        """Mean probability of the predicted pixels, 0..1; 0 if there are none. It is no estimate of
-        Dice."""
+        """Mean probability of the predicted pixels, in [0, 1]; 0 if there are none. This is not an
+        estimate of Dice."""
         return float(self.probabilities[self.masks].mean()) if self.masks.any() else 0.0
 
     @property
     def label(self) -> np.ndarray:
-        """uint8 H x W: 0 background, 1..K the class (of overlapping ones the last)."""
+        """uint8 H x W: 0 for background, 1 to K for a class; the last of overlapping classes."""
         numbers = np.arange(1, len(self.masks) + 1, dtype=np.uint8)
         return (self.masks * numbers[:, None, None]).max(0)
 
@@ -51,31 +52,31 @@ class Prediction:
         """Draw the masks on the image.
 
         Args:
-            alpha: strength of the tint, 0..1.
+            alpha: strength of the tint, in [0, 1].
 
         Returns:
             uint8 H x W x 3, RGB.
 
         Raises:
-            ConfigError: the image is not known, as of logits that were computed elsewhere.
-            DataError: it cannot be read any more.
+            ConfigError: the prediction was made without an image, from logits.
+            DataError: the image can no longer be read.
         """
         if self.image is None:
-            raise ConfigError("This prediction does not know its image: nothing to draw on.")
+            raise ConfigError("This prediction has no image to draw on.")
         return overlay(self.image.read(), self.masks, palette(self._data), alpha)
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write the masks as `autosam predict` does.
 
         Args:
-            path: `NAME.png` (independent classes: `NAME_1.png`, ...); or another ending of
-                `autosam.inference.formats.FORMATS`, such as `NAME.geojson`.
+            path: `NAME.png` (written as `NAME_1.png`, ... for independent classes), or another
+                suffix of `autosam.inference.formats.FORMATS`, such as `NAME.geojson`.
 
         Returns:
-            The files.
+            The files that were written.
 
         Raises:
-            ConfigError: no format has this ending.
+            ConfigError: no format has this suffix.
         """
         from autosam.inference.formats import format_of
 
@@ -98,7 +99,7 @@ class Prediction:
         return f"Prediction({height} x {width}: {', '.join(shares)})"
 
     def _repr_png_(self) -> bytes | None:
-        """The overlay, for notebooks."""
+        """Draw the overlay for a notebook: the bytes of a PNG file."""
         if self.image is None:
             return None
         image = self.overlay()

@@ -1,4 +1,4 @@
-"""`autosam.load`: a trained run as a function from images to masks."""
+"""`autosam.load` and `Predictor`: a trained run as a function from images to masks."""
 
 from __future__ import annotations
 
@@ -34,27 +34,26 @@ from autosam.utils.device import choose_device
 
 ImageInput = str | os.PathLike[str] | np.ndarray | torch.Tensor | Image.Image | Pixels
 BATCH = 8
-"""Images at a time."""
-NOTHING = -1e4
-"""Logit of pixels without data: of no class, with probability 0."""
+"""Batch size of `Predictor.stream`."""
+NO_DATA = -1e4
+"""Logit of pixels without data: their probability is 0."""
 
 
 class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segmentation"):
-    """A trained run, ready for images. Calls may come from several threads at once.
+    """A trained run that segments images. It may be called from several threads.
 
     Args:
         loaded: see `autosam.models.checkpoint.load`.
-        device: where to compute; None: a GPU where there is one.
-        flips: also segment the mirror images that training drew, and average the logits.
-        threshold: probability from which on a pixel is foreground, 0..1; None: what the checkpoint
-            says. Exclusive classes have none: the most probable one wins.
-        min_area: share of the image that a class covers at least, or it counts as not found, 0 to
-            below 1; None: what the checkpoint says.
+        device: device to compute on; None for a GPU if there is one, else the CPU.
+        flips: also segment the mirror images that training used, and average the logits.
+        threshold: probability in (0, 1) above which a pixel is foreground; None for that of the
+            checkpoint. Not used for several exclusive classes, of which the most probable wins.
+        min_area: share of the image in [0, 1); a class that covers less is removed. None for that
+            of the checkpoint.
 
     Raises:
-        CheckpointError: a run that cannot segment by itself: its prompts come from true masks, or
-            it is a control.
-        ConfigError: a threshold that is no probability, or an area that is no share.
+        CheckpointError: the run needs prompts from true masks, or is a control.
+        ConfigError: the device cannot be used, or `threshold` or `min_area` is out of range.
     """
 
     def __init__(
@@ -85,41 +84,47 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             ) from None
         self.threshold = self.segmenter.decision.threshold if threshold is None else threshold
         self.min_area = self.segmenter.decision.min_area if min_area is None else min_area
-        self._hub_mixin_config = None  # how it was loaded is not part of what is saved
+        self._hub_mixin_config = None  # arguments of the call are not saved
 
     @overload
     def __call__(self, images: ImageInput) -> Prediction: ...
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
     def __call__(self, images: Any) -> Prediction | list[Prediction]:
-        """Segment an image, or several.
+        """Segment one or several images.
 
         Args:
             images: a path, a PIL image, an array (see `MemoryImage`) or a tensor (see `array_of`),
-                of any size; or a list of such.
+                of any size; or a list of these.
 
         Returns:
-            Masks at the image's own size; a list for a list.
+            The prediction at the image's own size; a list for a list.
 
         Raises:
-            DataError: one cannot be read.
+            DataError: an image cannot be read.
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images))
         return next(self.stream([images]))
 
     def stream(self, images: Iterable[ImageInput], smooth: float = 0.0) -> Iterator[Prediction]:
-        """The same for any number of images, of which a few are held at a time.
+        """Segment any number of images in batches of `BATCH`.
 
         Args:
-            images: as for a call.
-            smooth: for the frames of a video: s in l = s * l_before + (1 - s) * l, of the logits,
-                0 to below 1.
+            images: see `__call__`.
+            smooth: factor s in [0, 1) of an exponential moving average over the frames of a video:
+                l = s * l_before + (1 - s) * l, of the logits. 0 for no average.
+
+        Yields:
+            The prediction of each image, at its own size.
+
+        Raises:
+            DataError: a single image is given, or an image cannot be read.
         """
         if isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
             raise DataError(
-                f"{images!r:.60}: stream takes several images, such as a list of paths. Of one: "
-                "predictor(image)."
+                f"{images!r:.60}: stream takes several images, such as a list of paths. For one "
+                "image use predictor(image)."
             )
         sources = map(self._pixels, images)
         before: torch.Tensor | None = None
@@ -140,17 +145,17 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             return image
         hint = ""
         if isinstance(image, bytes | bytearray | memoryview):
-            hint = " Of an encoded image in memory: PIL.Image.open(io.BytesIO(data))."
+            hint = " For an encoded image in memory: PIL.Image.open(io.BytesIO(data))."
         elif hasattr(image, "read"):
-            hint = " Of an open file: PIL.Image.open(file)."
+            hint = " For an open file: PIL.Image.open(file)."
         raise DataError(
-            f"{type(image).__name__}: no image. Expected a path, a PIL image, an array H x W or "
-            f"H x W x 3, a tensor 3 x H x W, or a list of such.{hint}"
+            f"{type(image).__name__}: not an image. Expected a path, a PIL image, an array H x W "
+            f"or H x W x 3, a tensor 3 x H x W, or a list of these.{hint}"
         )
 
     @torch.no_grad()
     def _segment(self, sources: list[Pixels]) -> list[torch.Tensor]:
-        """Logits of each, float K x H x W."""
+        """Compute the logits of each image, float K x H x W."""
         config, input_spec = self.loaded.config, self.segmenter.input_spec
         images, valid = zip(*(read_valid(source) for source in sources), strict=True)
         priors: list[np.ndarray | None] = [None] * len(images)
@@ -174,10 +179,10 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 full = predicted.full_logits(i)
                 sums[i] = sums[i] + full.flip([axis + 1 for axis in axes]) / len(mirrors)
         pairs = zip(sums, valid, strict=True)
-        return [_without(torch.as_tensor(mean), known) for mean, known in pairs]
+        return [_mask_invalid(torch.as_tensor(mean), known) for mean, known in pairs]
 
     def _mirrors(self) -> list[tuple[int, ...]]:
-        """Axes of the image along which it is mirrored, for each pass."""
+        """The axes of the image to mirror, for each forward pass."""
         augment = self.loaded.config.augment
         if not self.flips:
             return [()]
@@ -185,12 +190,22 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         return [(), (1,), (0,), (0, 1)] if upside_down else [(), (1,)]
 
     def explain(self, image: ImageInput) -> Explanation:
-        """Logits of an image and what its prompt highlights, by one pass of the encoder."""
+        """Segment an image and draw its learned prompt, with one pass of the image encoder.
+
+        Args:
+            image: see `__call__`.
+
+        Returns:
+            Logits and heatmaps at the image's own size.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
         pixels = self._pixels(image)
         colors, valid = read_valid(pixels)
         sample = make_sample(str(pixels), colors, self.segmenter.input_spec)
         found = explain(self.segmenter, Batch.collate([sample]).to(self.device))
-        return dataclasses.replace(found, logits=_without(found.logits, valid))
+        return dataclasses.replace(found, logits=_mask_invalid(found.logits, valid))
 
     def decide(
         self,
@@ -199,12 +214,16 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         min_area: float | None = None,
         image: Pixels | None = None,
     ) -> Prediction:
-        """Make masks of logits, by the largest class or by a threshold.
+        """Convert logits to a prediction.
 
         Args:
             logits: float K x H x W at the image's own size.
-            threshold, min_area: None: the predictor's.
-            image: what the prediction is drawn on.
+            threshold: see `Predictor`; None for that of the predictor.
+            min_area: see `Predictor`; None for that of the predictor.
+            image: the image to draw the prediction on.
+
+        Returns:
+            Masks, probabilities and logits.
         """
         data = self.loaded.config.data
         area = self.min_area if min_area is None else min_area
@@ -237,21 +256,25 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         return cls(checkpoint.load(file, sam_checkpoint, fast), **model_kwargs)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Data, split, figures, SAM and how to use it, see `autosam.inference.model_card`."""
+        """Write the model card, see `autosam.inference.model_card`; arguments are not used."""
         return model_card(self.loaded)
 
 
-def _without(logits: torch.Tensor, valid: np.ndarray | None) -> torch.Tensor:
-    """Logits K x H x W with nothing where there are no data."""
+def _mask_invalid(logits: torch.Tensor, valid: np.ndarray | None) -> torch.Tensor:
+    """Set logits K x H x W to `NO_DATA` outside of the valid pixels, bool H x W."""
     if valid is None:
         return logits
-    return torch.where(torch.from_numpy(valid).to(logits.device), logits, NOTHING)
+    return torch.where(torch.from_numpy(valid).to(logits.device), logits, NO_DATA)
 
 
 def require_promptless(loaded: Loaded) -> None:
-    """
+    """Check that a run segments images without true masks.
+
+    Args:
+        loaded: a checkpoint.
+
     Raises:
-        CheckpointError: its prompts come from true masks, or from other images' embeddings.
+        CheckpointError: the run needs prompts from true masks, or is a control.
     """
     if RUNS[loaded.config.run].needs_truth:
         raise CheckpointError(
@@ -260,8 +283,8 @@ def require_promptless(loaded: Loaded) -> None:
         )
     if loaded.config.embedding == "shuffled":
         raise CheckpointError(
-            f"{loaded.path}: a control, trained with --embedding shuffled: SAM saw other images "
-            "than the prompt generator. Only `evaluate` scores it."
+            f"{loaded.path}: a control, trained with --embedding shuffled: the embeddings were of "
+            "other images. It can only be scored, by `autosam evaluate`."
         )
 
 
@@ -274,18 +297,23 @@ def load(
     threshold: float | None = None,
     min_area: float | None = None,
 ) -> Predictor:
-    """A trained run, ready for images.
+    """Load a trained run.
 
     Args:
-        path: run folder, checkpoint file, saved folder or hub name (`owner/name`).
-        sam_checkpoint: SAM weights, where they lie elsewhere than in training.
-        fast: the mask comes from the surrogate decoder alone, SAM is not loaded.
+        path: a run folder, a checkpoint file, a saved folder, or a name on the hub (`owner/name`).
+        sam_checkpoint: file of SAM's weights, if it has moved since training.
         device: see `Predictor`.
+        fast: use the surrogate decoder instead of SAM, which is then not loaded.
         flips: see `Predictor`.
-        threshold, min_area: see `Predictor`.
+        threshold: see `Predictor`.
+        min_area: see `Predictor`.
+
+    Returns:
+        A function from images to predictions.
 
     Raises:
         CheckpointError: see `autosam.models.checkpoint.load` and `Predictor`.
+        ConfigError: `path` is not a path, or see `Predictor`.
     """
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(

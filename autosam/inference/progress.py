@@ -1,4 +1,4 @@
-"""The progress log of `predict`: a line for each source; and the table and COCO file made of it."""
+"""The progress log of `predict`, and the table and COCO file made from it."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ PART = "predictions.{}.jsonl"
 TABLE = "areas.csv"
 COCO = "coco.json"
 COLUMNS = ("file", "class", "value", "pixels", "share", "objects", "score")
-"""`value` only where the user named mask values."""
+"""Columns of the table; `value` only if the settings name mask values."""
 
 
 State = Literal["done", "new", "replaced", "unknown"]
-"""`replaced`: what was noted under this name was made from other content. `unknown`: the line does
-not say from what, as those of earlier versions."""
+"""`replaced`: the masks were made from a file of the same name with other content. `unknown`: the
+entry does not record the file, as those of earlier versions."""
 
 
 class ProgressLog:
-    """What is done, a line for each source, written with its files; the first line says by what.
+    """The sources that are done, as JSON lines: first a header with checkpoint and settings, then
+    one entry for each source, added after its files are written.
 
-    Of several processes each writes lines of its own, which `gather` and the next call put into the
-    one log.
+    Each of several processes writes a file of its own. `gather`, or the next call, merges them.
 
     Args:
         folder: the output folder.
         made_by: the checkpoint and the settings that masks depend on.
-        needs: what a line must hold to count as done, each with its value (None: any).
-        fresh: forget what was done.
+        needs: keys and values that an entry must have to count as done; None stands for any value.
+        fresh: delete an existing log.
 
     Raises:
-        DataError: what is done was made by something else.
+        DataError: the log is damaged, or has another checkpoint or other settings.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class ProgressLog:
                 for path in self._parts():
                     path.unlink()
             else:
-                self._take(needs)
+                self._load(needs)
             self._write()
         self.done = broadcast(self.done)
 
-    def _take(self, needs: dict[str, Any] | None = None) -> None:
-        """Everything that is noted in the folder."""
+    def _load(self, needs: dict[str, Any] | None = None) -> None:
+        """Read the log, and the files of several processes."""
         path = self.folder / LOG_FILE
         if path.exists() and not any("made_by" in entry for entry in self._read(path)):
             raise DataError(
-                f"{path}: is no progress log of autosam, or damaged. Choose another --output, or "
+                f"{path}: not a progress log of autosam, or damaged. Choose another --output, or "
                 "pass --overwrite true to do everything again."
             )
         for entry in itertools.chain(*map(self._read, [path, *self._parts()])):
@@ -77,7 +77,7 @@ class ProgressLog:
                         f"{self.folder}: holds masks made with another {' and '.join(differs)}. "
                         "Choose another --output, or pass --overwrite true to do everything again."
                     )
-            elif _is_whole(entry) and all(
+            elif _is_complete(entry) and all(
                 name in entry and (value is None or entry[name] == value)
                 for name, value in (needs or {}).items()
             ):
@@ -94,10 +94,10 @@ class ProgressLog:
             path.unlink()
 
     def gather(self) -> None:
-        """Put what all processes have done into the one log, when all are through."""
+        """Wait for all processes and merge their files."""
         processes().wait_for_everyone()
         if processes().num_processes > 1 and processes().is_main_process:
-            self._take()
+            self._load()
             self._write()
         self.done = broadcast(self.done)
 
@@ -106,36 +106,53 @@ class ProgressLog:
         found = []
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         for line in text.splitlines():
-            with contextlib.suppress(ValueError, RecursionError):  # what a killed call was writing
+            with contextlib.suppress(ValueError, RecursionError):  # cut off when a call was killed
                 found.append(json.loads(line))
         return [entry for entry in found if isinstance(entry, dict)]
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Note that a source is done."""
+        """Add the entry of a source that is done.
+
+        Args:
+            entry: name, source, rows, and for an image size and objects.
+        """
         self.done[entry["name"]] = entry
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def forget(self, source: Source) -> None:
-        """Note that a source is not done any more."""
+        """Remove the entry of a source.
+
+        Args:
+            source: an image, a volume or a video.
+        """
         if self.done.pop(source.key, None) is not None:
             self._write()
 
     def state_of(self, source: Source) -> State:
-        """Whether a source is done, and if not, why."""
-        noted = self.done.get(source.key, {}).get("source", "" if source.key in self.done else None)
-        if noted is None:
+        """Compare a source with its entry.
+
+        Args:
+            source: an image, a volume or a video.
+
+        Returns:
+            "done", or why it is not.
+        """
+        if source.key not in self.done:
             return "new"
-        if not isinstance(noted, dict) or "stamp" not in noted or "sha256" not in noted:
+        recorded = self.done[source.key].get("source", "")
+        if recorded is None:
+            return "new"
+        if not isinstance(recorded, dict) or "stamp" not in recorded or "sha256" not in recorded:
             return "unknown"
         try:
-            same = noted["stamp"] == source.stamp() or noted["sha256"] == source.digest()
-        except OSError:  # said when it is read
+            same = recorded["stamp"] == source.stamp() or recorded["sha256"] == source.digest()
+        except OSError:  # reported when the source is read
             return "new"
         return "done" if same else "replaced"
 
     def table(self) -> None:
-        """Write the areas of everything that is done."""
+        """Write the areas of all sources that are done to areas.csv."""
 
         def write(path: Path) -> None:
             with open(path, "w", newline="", encoding="utf-8") as file:
@@ -149,10 +166,10 @@ class ProgressLog:
         write_atomically(self.folder / TABLE, write)
 
     def coco(self, classes: Sequence[dict[str, Any]]) -> None:
-        """Write the objects of every image that is done as one COCO file.
+        """Write the objects of all images that are done to coco.json.
 
         Args:
-            classes: `class`, the name, of each, and `value` where the user named mask values.
+            classes: see `named_classes`.
         """
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
@@ -175,8 +192,9 @@ class ProgressLog:
         )
 
 
-def _is_whole(entry: dict[str, Any]) -> bool:
-    """Whether a line says what is done, and its areas."""
+def _is_complete(entry: dict[str, Any]) -> bool:
+    """Whether an entry has a name and rows of areas."""
     rows = entry.get("rows")
-    whole = isinstance(entry.get("name"), str) and isinstance(rows, list)
-    return whole and all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows or [])
+    if not isinstance(entry.get("name"), str) or not isinstance(rows, list):
+        return False
+    return all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows)

@@ -1,4 +1,4 @@
-"""What `predict` finds to segment: images, volumes and videos, in files, folders and patterns."""
+"""Find the images, volumes and videos to segment."""
 
 from __future__ import annotations
 
@@ -23,31 +23,34 @@ from autosam.utils.io import is_hidden, list_folder
 
 log = logging.getLogger("autosam")
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+"""Extensions of videos."""
 Kind = Literal["image", "volume", "video"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Something to segment."""
+    """An image, a volume or a video to segment."""
 
     path: Path
     name: str
-    """Where its masks go under the output folder, without extension, with "/" between folders:
-    sub-folders are kept."""
+    """Path of its masks relative to the output folder, without extension, separated by "/"."""
     kind: Kind
 
     @property
     def key(self) -> str:
-        """Its name with the extension, by which the progress log knows it."""
+        """The name with the extension, its key in the progress log."""
         return Path(self.name).with_name(self.path.name).as_posix()
 
     @property
     def files(self) -> list[Path]:
-        """The files that it is read from."""
+        """The files that it consists of; of a DICOM series all slices."""
         return dicom.files_of(self.path) if self.path.is_dir() else [self.path]
 
     def stamp(self) -> str:
-        """What changes when a file is replaced, as far as a glance shows: path, size and times."""
+        """Hash the paths, sizes, times and inodes of its files: 16 hexadecimal digits.
+
+        This is faster than `digest` and changes when a file is replaced.
+        """
         facts = []
         for path in self.files:
             seen = path.stat()
@@ -56,7 +59,7 @@ class Source:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def digest(self) -> str:
-        """SHA-256 of the content of all its files, whatever they are called."""
+        """Hash the content of its files by SHA-256, without their names."""
         whole = hashlib.sha256()
         for path in self.files:
             whole.update(f"{path.suffix} {file_hash(path)}\n".encode())
@@ -64,19 +67,22 @@ class Source:
 
 
 def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input") -> list[Source]:
-    """What a file, a folder or a pattern such as `scans/*/*.png` names, in order.
+    """Find everything to segment in a file, a folder or a pattern such as `scans/*/*.png`.
 
-    A folder with DICOM slices is one volume; other DICOM files are images, volumes or videos of
-    their own. Hidden and system files are ignored.
+    A folder with DICOM slices is one volume; any other DICOM file is an image, a volume or a video.
+    Hidden and system files are ignored.
 
     Args:
         where: path or pattern.
-        recursive: whether folders are searched to the bottom.
-        output: is never searched.
-        flag: which setting names it.
+        recursive: whether to search sub-folders.
+        output: output folder, which is not searched.
+        flag: the setting that `where` comes from, for messages.
+
+    Returns:
+        The sources in order of their paths.
 
     Raises:
-        DataError: there is nothing, or a file is of no kind that can be segmented.
+        DataError: nothing is found, or a file is of an unknown kind.
     """
     path = Path(where)
     if path.is_file():
@@ -109,7 +115,7 @@ def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input
         sources.append(Source(file, (folder / _stem(file)).as_posix(), kind))
     if not sources:
         further = flag == "--input" and not recursive and path.is_dir()
-        deeper = " --recursive true looks deeper." if further else ""
+        deeper = " --recursive true searches sub-folders." if further else ""
         raise DataError(
             f"{flag} {where}: holds no image ({', '.join(sorted(EXTENSIONS))}), volume or "
             f"video.{deeper}"
@@ -129,7 +135,8 @@ def _kind(path: Path) -> Kind | None:
 
 
 def _kind_of_dicom(path: Path) -> Kind | None:
-    """By its header; one that cannot be read counts as an image, and is named when it is read."""
+    """Read the kind of a DICOM file from its header. A file with a damaged header counts as an
+    image, so that reading it reports the error."""
     try:
         header = dicom.read_header(path)
     except DataError:
@@ -142,7 +149,7 @@ def _kind_of_dicom(path: Path) -> Kind | None:
 
 
 def _holds_slices(folder: Path) -> bool:
-    """Whether DICOM files of one image each lie in a folder, and some say where in space."""
+    """Whether a folder holds DICOM files of one image each, at least one with a position."""
     for path in dicom.files_of(folder):
         try:
             header = dicom.read_header(path)
@@ -154,7 +161,8 @@ def _holds_slices(folder: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    """A name without its extension; of DICOM files without one it may hold dots."""
+    """The name of a file without its extension. DICOM files may have names with dots and without an
+    extension."""
     if path.is_dir():
         return path.name or path.resolve().name
     if is_nifti(path) or dicom.is_dicom(path):
@@ -163,19 +171,22 @@ def _stem(path: Path) -> str:
 
 
 def _first_magic(path: Path) -> int:
-    """How many parts of a pattern are fixed."""
+    """The number of parts of a path before the first wildcard."""
     return next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
 
 
 def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
-    """The images of a video or of a DICOM file, uint8 H x W x 3 RGB.
+    """Read the frames of a video or a DICOM file.
 
     Args:
         path: the file.
-        window: see `autosam.data.images.read_image`; of DICOM alone.
+        window: intensity window, see `autosam.data.images.read_image`; for DICOM only.
+
+    Yields:
+        uint8 H x W x 3, RGB.
 
     Raises:
-        DataError: it cannot be read, or its frames are larger than the limit on images.
+        DataError: the file cannot be read, or its frames have more pixels than `MAX_PIXELS`.
     """
     if dicom.is_dicom(path):
         yield from dicom.frames_of(path, window)
@@ -185,19 +196,19 @@ def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
         width, height = video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)
         if not video.isOpened() or width * height > MAX_PIXELS:
             raise DataError(
-                f"{path}: cannot be read as a video (or its frames are of more than {MAX_PIXELS} "
-                "pixels). Convert it, or save its frames as images."
+                f"{path}: cannot be read as a video, or its frames have more than {MAX_PIXELS} "
+                "pixels. Convert it, or save its frames as images."
             )
         count = 0
         while True:
-            there, frame = video.read()
-            if not there:
+            success, frame = video.read()
+            if not success:
                 break
             count += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         if count == 0:
             raise DataError(f"{path}: holds no frame that can be decoded. Convert it.")
-        stated = video.get(cv2.CAP_PROP_FRAME_COUNT)  # of some containers an estimate
+        stated = video.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate for some containers
         if count < stated - max(1, 0.02 * stated):
             log.warning("%s: %d of about %d frames could be decoded: it is truncated or damaged. "
                         "Take another copy of it.", path, count, stated)  # fmt: skip
@@ -206,7 +217,14 @@ def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
 
 
 def rate_of(path: Path) -> float:
-    """Frames per second of a video; 25 where it does not say."""
+    """Read the frame rate of a video.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Frames per second; 25 if the file does not state it.
+    """
     if dicom.is_dicom(path):
         return dicom.rate_of(path) or 25.0
     video = cv2.VideoCapture(str(path))

@@ -1,4 +1,4 @@
-"""Images far larger than SAM's input: window by window, memory bounded by the window."""
+"""Segment large images tile by tile, with memory bounded by the tile size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from autosam.data.readers.memory import MemoryImage
 from autosam.errors import ConfigError
 from autosam.inference.predictor import Predictor
 
-CELLS = 1024
-"""Side of the pieces in which results lie on disk, pixels."""
+CHUNK = 1024
+"""Side of the chunks of the arrays on disk, pixels."""
 
 
 class WholePixels:
-    """An image that is read at once."""
+    """An image that is read into memory as a whole.
+
+    Args:
+        image: where it is read from.
+    """
 
     def __init__(self, image: Pixels) -> None:
         self.values, self.valid = read_valid(image)
@@ -41,10 +45,16 @@ class WholePixels:
 
 
 def require(name: str) -> Any:
-    """A package that large images need.
+    """Import a package that tiling needs.
+
+    Args:
+        name: name of the package.
+
+    Returns:
+        The module.
 
     Raises:
-        ConfigError: it is missing.
+        ConfigError: the package is missing.
     """
     try:
         return __import__(name)
@@ -53,15 +63,28 @@ def require(name: str) -> Any:
 
 
 def open_pixels(image: Pixels) -> ImageReader | WholePixels:
-    """An image to read in pieces. Of a TIFF only what is asked for is read, so that it may be of
-    any size."""
+    """Open an image to be read in parts. Of a TIFF only the requested parts are read, so it may be
+    larger than memory.
+
+    Args:
+        image: where it is read from.
+    """
     if isinstance(image, ImageFile):
         return image.open(limit=False)
     return WholePixels(image)
 
 
 def starts(length: int, size: int, overlap: float) -> list[int]:
-    """Where windows of `size` begin along a side of `length`, evenly, the last at its end."""
+    """Compute where tiles start along a side, evenly spaced; the last tile ends with the side.
+
+    Args:
+        length: of the side, pixels.
+        size: of a tile, pixels.
+        overlap: smallest share of a tile that the next one covers too, in [0, 1).
+
+    Returns:
+        Offsets in pixels.
+    """
     if length <= size:
         return [0]
     count = 1 + int(np.ceil((length - size) / (size * (1 - overlap))))
@@ -71,32 +94,36 @@ def starts(length: int, size: int, overlap: float) -> list[int]:
 def segment_tiles(
     predictor: Predictor, pixels: ImageReader | WholePixels, size: int, overlap: float, folder: Path
 ) -> Any:
-    """Segment an image window by window; where windows overlap, their logits are averaged.
+    """Segment an image tile by tile; logits are averaged where tiles overlap.
 
     Args:
-        predictor: a run that needs no rule on colours.
+        predictor: a run without a color prior.
         pixels: the image.
-        size: side of a window, pixels of the image.
-        overlap: share of a window that the next one covers again, 0 to below 1.
-        folder: for the results, K x H x W values of 4 bytes and two like it.
+        size: side of a tile, pixels of the image.
+        overlap: smallest share of a tile that the next one covers too, in [0, 1).
+        folder: folder for three arrays of K x H x W values of 4 bytes.
 
     Returns:
-        zarr array float32 1 x K x H x W, logits, on disk.
+        Logits, a zarr array on disk, float32 1 x K x H x W.
+
+    Raises:
+        ConfigError: zarr is missing.
     """
     zarr = require("zarr")
     height, width = pixels.shape
     high, wide = min(size, height), min(size, width)
 
-    def windows() -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
+    def tiles() -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
         for y, x in itertools.product(starts(height, size, overlap), starts(width, size, overlap)):
             part, valid = pixels.part(y, x, high, wide)
+            # The fourth channel says which pixels hold data.
             fourth = np.ones(part.shape[:2], np.uint8) if valid is None else valid
             yield torch.from_numpy(np.dstack([part, fourth])).permute(2, 0, 1)[None], (y, x)
 
-    def network(parts: torch.Tensor) -> torch.Tensor:
-        arrays = [np.ascontiguousarray(part.permute(1, 2, 0).numpy()) for part in parts]
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        arrays = [np.ascontiguousarray(tile.permute(1, 2, 0).numpy()) for tile in batch]
         images = [MemoryImage(a[..., :3], valid=a[..., 3] > 0) for a in arrays]
-        return torch.stack([torch.from_numpy(found.logits) for found in predictor(images)])
+        return torch.stack([torch.from_numpy(one.logits) for one in predictor(images)])
 
     shape = (1, predictor.segmenter.num_classes, height, width)
     stores = {
@@ -108,7 +135,7 @@ def segment_tiles(
         batch_size=4,
         merged_shape=shape,
         cropped_shape=shape,
-        chunks=(1, 1, CELLS, CELLS),
+        chunks=(1, 1, CHUNK, CHUNK),
         **stores,
     )
-    return infer(windows(), network)  # type: ignore[arg-type]  # it takes any iterable
+    return infer(tiles(), network)  # type: ignore[arg-type]  # it takes any iterable

@@ -1,4 +1,4 @@
-"""How `predict` goes through an image, a volume or a video and writes its files."""
+"""Segment an image, a volume or a video and write its files."""
 
 from __future__ import annotations
 
@@ -27,18 +27,29 @@ from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
 from autosam.inference.sources import Kind, Source, frames_of, rate_of
-from autosam.inference.tiling import CELLS, open_pixels, segment_tiles
+from autosam.inference.tiling import CHUNK, open_pixels, segment_tiles
 from autosam.utils.io import make_folder
 
-LARGE = 100_000_000
-"""Logits of an image that are held in memory, at most; masks of larger ones are made in strips."""
+MAX_LOGITS = 100_000_000
+"""Largest number of logits of an image that are held in memory; above it masks are made in strips
+of `CHUNK` rows."""
 
 FRAME = r"\d{6}(_\d+)?\.png"
-"""Names of the masks of a video, in its folder."""
+"""Pattern for the names of the masks of a video."""
 
 
 def files_of(source: Source, output: Path, options: OutputOptions, data: DataConfig) -> list[Path]:
-    """The files that are written of a source, masks first; of a video the folder of its masks."""
+    """List the files of a source.
+
+    Args:
+        source: an image, a volume or a video.
+        output: the output folder.
+        options: output options.
+        data: the classes.
+
+    Returns:
+        Masks first; for a video first the folder of its masks.
+    """
     name = source.name
     if source.kind == "volume":
         return [output / f"{name}{end}.nii.gz" for end in mask_endings(data)]
@@ -57,20 +68,20 @@ def write_image(
         source: an image.
         files: see `files_of`.
         predictor: the run.
-        options: which files, and how large images are segmented.
+        options: output options, and the size of tiles.
 
     Returns:
-        What the progress log records of it.
+        Its entry in the progress log: size, rows of areas, and objects with `options.coco`.
 
     Raises:
-        DataError: it cannot be read, or is too large for the files that are asked for.
+        DataError: the image cannot be read, or is too large for a requested format.
     """
     data = predictor.loaded.config.data
     image = image_file(source.path, data)
     if options.tile is not None:
         with (
             contextlib.closing(open_pixels(image)) as pixels,
-            # After Ctrl-C zarr's thread may still write into it.
+            # After Ctrl-C a thread of zarr may still write into the folder.
             tempfile.TemporaryDirectory(
                 dir=files[0].parent, prefix=".autosam-", ignore_cleanup_errors=True
             ) as folder,
@@ -79,10 +90,10 @@ def write_image(
                 logits = segment_tiles(
                     predictor, pixels, options.tile, options.overlap, Path(folder)
                 )
-                # The smallest area is a share of what the network sees at once.
+                # The smallest area is a share of the network's input, here of a tile.
                 share = min(1.0, options.tile**2 / (logits.shape[-2] * logits.shape[-1]))
                 area = predictor.min_area * share
-                if logits.size > LARGE:
+                if logits.size > MAX_LOGITS:
                     return _write_in_strips(source, files, predictor, options, logits, area)
                 whole = torch.from_numpy(logits[0])
                 found = predictor.decide(whole, min_area=area, image=image)
@@ -93,7 +104,7 @@ def write_image(
 def _write_formats(
     source: Source, files: list[Path], found: Prediction, options: OutputOptions, data: DataConfig
 ) -> dict[str, Any]:
-    """Write a prediction in every wanted format."""
+    """Write a prediction in every requested format."""
     left = iter(files)
     for form in wanted_formats(options).values():
         form.write(list(itertools.islice(left, len(form.endings(data)))), found, data)
@@ -114,40 +125,46 @@ def _write_in_strips(
     logits: Any,
     min_area: float,
 ) -> dict[str, Any]:
-    """Write the masks of an image whose logits are too many to hold.
+    """Write the masks of an image whose logits do not fit into memory.
 
     Args:
-        source, files, predictor, options: see `write_image`.
+        source: see `write_image`.
+        files: see `files_of`.
+        predictor: the run.
+        options: output options.
         logits: zarr array float32 1 x K x H x W.
-        min_area: share of the image below which a class counts as not found.
+        min_area: share of the image; a class that covers less is removed.
+
+    Returns:
+        See `write_image`; the number of objects is left out.
 
     Raises:
-        DataError: more than masks is asked for.
+        DataError: another format than masks is requested.
     """
     data = predictor.loaded.config.data
     _, classes, height, width = logits.shape
     if list(wanted_formats(options)) != ["masks"] or options.coco != "no":
         raise DataError(
-            f"{source.path}: {width} x {height} pixels: of images this large only masks and "
+            f"{source.path}: {width} x {height} pixels: for images this large only masks and "
             "areas are written. Leave --overlay, --probabilities, --coco and --geojson out."
         )
 
     def strip(top: int) -> Prediction:
-        return predictor.decide(torch.from_numpy(logits[0, :, top : top + CELLS]), min_area=0.0)
+        return predictor.decide(torch.from_numpy(logits[0, :, top : top + CHUNK]), min_area=0.0)
 
     small = np.zeros(classes, bool)
-    if min_area:  # the area of a class is only known after the last strip
-        counts = [strip(top).masks.sum((1, 2)) for top in range(0, height, CELLS)]
+    if min_area:  # needs the areas of all strips
+        counts = [strip(top).masks.sum((1, 2)) for top in range(0, height, CHUNK)]
         small = np.sum(counts, axis=0) < min_area * height * width
     masks: list[np.ndarray] = []
     pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
-    for top in range(0, height, CELLS):
+    for top in range(0, height, CHUNK):
         found = strip(top)
         found.masks[small] = False
         parts = list(mask_arrays(found, data))
         masks = masks or [np.zeros((height, width), part.dtype) for part in parts]
         for mask, part in zip(masks, parts, strict=True):
-            mask[top : top + CELLS] = part
+            mask[top : top + CHUNK] = part
         pixels += found.masks.sum((1, 2))
         sums += (found.probabilities * found.masks).sum((1, 2), dtype=np.float64)
     for file, mask in zip(files, masks, strict=True):
@@ -166,10 +183,23 @@ def _write_in_strips(
     return {"size": {"height": height, "width": width}, "rows": rows, "objects": []}
 
 
-def write_of_volume(
+def write_nifti(
     source: Source, files: list[Path], predictor: Predictor, options: OutputOptions
 ) -> dict[str, Any]:
-    """Segment a volume slice by slice and write its masks as NIfTI. See `write_image`."""
+    """Segment a volume slice by slice and write its masks as NIfTI.
+
+    Args:
+        source: a volume.
+        files: see `files_of`.
+        predictor: the run.
+        options: output options.
+
+    Returns:
+        Its entry in the progress log: rows of areas by slice.
+
+    Raises:
+        DataError: the volume cannot be read.
+    """
     data = predictor.loaded.config.data
     slices = [
         Slice(source.path, data.axis, i, window=data.window, nodata=data.nodata)
@@ -187,8 +217,20 @@ def write_of_volume(
 def write_video(
     source: Source, files: list[Path], predictor: Predictor, options: OutputOptions
 ) -> dict[str, Any]:
-    """Segment a video frame by frame and write its masks into a folder, numbered from 0. See
-    `write_image`."""
+    """Segment a video frame by frame and write its masks into a folder, numbered from 0.
+
+    Args:
+        source: a video.
+        files: see `files_of`.
+        predictor: the run.
+        options: output options.
+
+    Returns:
+        Its entry in the progress log: names of the masks, and rows of areas by frame.
+
+    Raises:
+        DataError: the video cannot be read, or the overlay cannot be written.
+    """
     data = predictor.loaded.config.data
     folder, colours, rows, written = files[0], palette(data), [], []
     drawn = _OverlayVideo(files[1], rate_of(source.path)) if options.overlay else None
@@ -205,7 +247,7 @@ def write_video(
             drawn.add(overlay(frame, found.masks, colours))
     if drawn is not None:
         drawn.close()
-    for path in sorted(folder.iterdir()):  # frames of a longer video of that name
+    for path in sorted(folder.iterdir()):  # remove frames of a longer video of the same name
         if re.fullmatch(FRAME, path.name) and path.name not in written:
             path.unlink()
     return {"rows": rows, "masks": written, "objects": [], "objects_as": options.coco}
@@ -227,7 +269,7 @@ class _OverlayVideo:
         """Append a frame, uint8 H x W x 3 RGB.
 
         Raises:
-            DataError: OpenCV cannot write videos of this size here.
+            DataError: OpenCV cannot write videos of this size.
         """
         if self._writer is None:
             make_folder(self.path.parent)
@@ -248,7 +290,7 @@ class _OverlayVideo:
 
 WRITERS: dict[Kind, Callable[[Source, list[Path], Predictor, OutputOptions], dict[str, Any]]] = {
     "image": write_image,
-    "volume": write_of_volume,
+    "volume": write_nifti,
     "video": write_video,
 }
-"""By kind of source."""
+"""Functions that segment and write a source, by its kind."""

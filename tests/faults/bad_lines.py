@@ -571,7 +571,7 @@ def masks_of_another_run(rng: Random, folder: Path, good: Good) -> Bad:
     return predicting(good, folder, f"--input={good.images / 'images'}"), str(folder / "out")
 
 
-@cause("predict", DataError, r"is no progress log of autosam, or damaged\. Choose another --output")
+@cause("predict", DataError, r"not a progress log of autosam, or damaged\. Choose another --output")
 def a_progress_log_that_is_none(rng: Random, folder: Path, good: Good) -> Bad:
     (folder / "out").mkdir()
     text = rng.choice([b"", b"{", b"5\n[1]\n", b"\xff\xfe\x00", b'{"name": "a"}\n', b"[" * 9000])
@@ -636,7 +636,7 @@ def a_graph_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     return ["export", f"--checkpoint={good.run}", *flags], named
 
 
-@cause("export", ConfigError, r"--images .*holds no image to compare on\. Give some", 2)
+@cause("export", ConfigError, r"--images .*holds no image to compare on\. Give others", 2)
 def no_image_to_compare_on(rng: Random, folder: Path, good: Good) -> Bad:
     images = folder / "films"
     images.mkdir()

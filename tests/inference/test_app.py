@@ -148,8 +148,8 @@ def test_what_is_no_image_is_refused_with_a_message(
     (tmp_path / "text.png").write_text("no image")
     good = sorted((trained.parent / "data/test/images").iterdir())[0]
     drop(tab, tmp_path / "bomb.png", tmp_path / "text.png", good)
-    said = tab.locator("#said")
-    expect(said).to_contain_text("20000 x 10000 pixels, more than the 20 million", timeout=180_000)
+    said = tab.locator("#messages")
+    expect(said).to_contain_text("20000 x 10000 pixels, more than the limit of 20", timeout=180_000)
     expect(said).to_contain_text("text.png: cannot be read as an image")
     expect(tab.locator("#masks .grid-wrap img")).to_have_count(6)
 
@@ -185,7 +185,7 @@ def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     image = sorted((trained.parent / "data/test/images").iterdir())[0]
     seen, refused = segment([str(image)] * 17, predictors, 50)
     assert len(seen) == 16
-    assert refused == ["17 files: only the first 16 are taken at once."]
+    assert refused == ["17 files: only the first 16 are segmented."]
     thresholds = {"one": predictors["one"].threshold}
     results = make_results(seen[:1], predictors, thresholds, tmp_path)
     found = predictors["one"](image)

@@ -196,7 +196,7 @@ def test_patterns_and_folders(images: Path, tmp_path: Path) -> None:
     out.mkdir()
     Image.new("L", (8, 8)).save(out / "mask.png")
     assert names(tmp_path, recursive=True) == ["in/a", "in/b", "in/deep/er/c"]
-    with pytest.raises(DataError, match=r"holds no image .* --recursive true looks deeper"):
+    with pytest.raises(DataError, match=r"holds no image .* --recursive true searches sub-folders"):
         names(images / "deep")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match="not an image, a volume or a video by its extension"):

@@ -95,7 +95,7 @@ def test_a_prediction_is_drawn_and_saved(trained: Path, image_path: Path, tmp_pa
     assert repr(predictor) == "Predictor(autosam, SAM tiny, classes: 1, cpu)"
     alone = Prediction(found.probabilities, found.masks, found.logits)
     assert alone._repr_png_() is None
-    with pytest.raises(ConfigError, match="does not know its image"):
+    with pytest.raises(ConfigError, match="has no image to draw on"):
         alone.overlay()
 
 
@@ -278,7 +278,7 @@ def test_the_card_says_what_it_is(trained: Path, tmp_path: Path) -> None:
     scores = checkpoint.load(trained).header["test"]
     for line in (
         "# autosam on data",
-        "a prompt generator emits SAM's prompt embeddings; what learns: prompter.",
+        "a prompt generator emits SAM's prompt embeddings; trainable parts: prompter.",
         "| images | 6 train, 3 validation, 3 test |",
         f"| test | {scores['dice']:.4f} | {scores['iou']:.4f} |",
         "| SAM | tiny, SHA-256 ",
@@ -401,9 +401,10 @@ def test_floats_and_tensors_are_the_same_image() -> None:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [(None, "NoneType: no image"), (3, "int: no image"), (b"abc", r"PIL.Image.open\(io.BytesIO"),
-     (io.BytesIO(b"abc"), r"PIL.Image.open\(file\)"), ({"image": 1}, "dict: no image"),
-     ([None], "NoneType: no image")],
+    [(None, "NoneType: not an image"), (3, "int: not an image"),
+     (b"abc", r"PIL.Image.open\(io.BytesIO"),
+     (io.BytesIO(b"abc"), r"PIL.Image.open\(file\)"), ({"image": 1}, "dict: not an image"),
+     ([None], "NoneType: not an image")],
 )  # fmt: skip
 def test_what_no_predictor_takes(trained: Path, given: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):

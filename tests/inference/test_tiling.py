@@ -68,8 +68,8 @@ def test_predict_by_windows(
     trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """In memory, and piece by piece: the same masks and areas."""
-    monkeypatch.setattr("autosam.inference.writers.LARGE", most)
-    monkeypatch.setattr("autosam.inference.writers.CELLS", 64)
+    monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", most)
+    monkeypatch.setattr("autosam.inference.writers.CHUNK", 64)
     Image.fromarray(tifffile.imread(large)).save(large.parent / "same.png")
     small = tifffile.imread(large)[:40, :56]
     Image.fromarray(small).save(large.parent / "small.png")
@@ -99,11 +99,11 @@ def test_too_much_is_wanted_of_a_large_image(
     trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("autosam.inference.writers.LARGE", 10)
+    monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", 10)
     config = PredictConfig(str(trained), str(large), str(tmp_path / "out"), tile=60, overlay=True)
     with pytest.raises(DataError, match="1 of 1 could not be read"):
         predict(config)
-    assert "of images this large only masks and areas are written" in capsys.readouterr().err
+    assert "for images this large only masks and areas are written" in capsys.readouterr().err
 
 
 def test_tiffs_of_other_kinds(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_the_smallest_area_is_a_share_of_a_window(
     trained: Path, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Whether the mask is made at once or piece by piece: all of it, or none."""
-    monkeypatch.setattr("autosam.inference.writers.LARGE", most)
+    monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", most)
 
     def found(name: str, **settings: float) -> np.ndarray:
         out = tmp_path / name
