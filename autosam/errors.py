@@ -7,9 +7,7 @@ class AutosamError(Exception):
     """Base of every error raised on purpose; the command line prints it without a traceback."""
 
     def __init__(self, message: str = "") -> None:
-        if message.startswith(
-            "Caught "
-        ):  # torch hands on what a reading process raised, so wrapped
+        if message.startswith("Caught "):  # torch hands on what a worker process raised, so wrapped
             message = message.rpartition(f"autosam.errors.{type(self).__name__}: ")[2].strip()
         super().__init__(message)
 

@@ -1,4 +1,4 @@
-"""Random changes to an image and its mask together."""
+"""Random augmentation of an image together with its mask."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from autosam.config import AugmentConfig
 
 Seed = tuple[int, ...]
 COLOURS = 4
-"""Seed word that keeps changes of colour apart from every other draw; `make_sample` and
-`PairDataset` have 1, 2 and 3."""
+"""Seed word of colour changes. `make_sample` and `PairDataset` use 1, 2 and 3 for other draws."""
 
 
 class QuarterTurn(v2.Transform):
-    """Turn by 0, 90, 180 or 270 degrees, each as likely."""
+    """Rotate by 0, 90, 180 or 270 degrees with equal probability."""
 
     def make_params(self, flat_inputs: list) -> dict:
         return {"turns": int(torch.randint(4, ()))}
@@ -29,23 +28,23 @@ class QuarterTurn(v2.Transform):
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes. The same seed words give the same change, in whichever process and order
-    they are asked for and at whichever size; the global random state is left as it was."""
+    """Random augmentation. The result depends only on the seed words, not on process, order or
+    image size. The global random state does not change."""
 
     geometric: v2.Transform
     photometric: v2.Transform
 
     def move(self, array: np.ndarray, seed: Seed) -> np.ndarray:
-        """Flip, turn, rotate, scale: an image uint8 h x w x 3, or its label uint8 h x w."""
+        """Flip, rotate and scale an image, uint8 h x w x 3, or its label, h x w."""
         return _apply(self.geometric, array, seed)
 
     def recolour(self, image: np.ndarray, seed: Seed) -> np.ndarray:
-        """Change the colours of an image uint8 h x w x 3, independently of what `move` does."""
+        """Change the colours of an image, uint8 h x w x 3. Independent of `move`."""
         return _apply(self.photometric, image, (*seed, COLOURS))
 
 
 def build_augment(config: AugmentConfig) -> Augment:
-    """What the settings describe."""
+    """Build the augmentation that the settings describe."""
     steps: list[v2.Transform] = [
         v2.RandomHorizontalFlip(config.flip),
         v2.RandomVerticalFlip(config.vertical_flip),
@@ -69,7 +68,7 @@ def build_augment(config: AugmentConfig) -> Augment:
 def _apply(transform: v2.Transform, array: np.ndarray, seed: Seed) -> np.ndarray:
     tensor = torch.from_numpy(array.copy())
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which also seeds every GPU, and walks the stack to do so.
+        # torch.manual_seed would also seed every GPU, and is slower.
         torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         if array.ndim == 2:
             return transform(tv_tensors.Mask(tensor)).contiguous().numpy()

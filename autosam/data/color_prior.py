@@ -1,4 +1,4 @@
-"""Rough masks by colour: where prompts come from when nobody draws them."""
+"""Color prior: a rough mask from a rule on colours, from which prompts are taken."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from autosam.errors import DataError
 
 
 def color_prior_mask(image: Pixels, rough: RoughConfig) -> np.ndarray:
-    """What a simple rule takes for foreground, cleaned.
+    """Apply the rule to an image, and clean the result, see `clean`.
 
     Args:
-        image: the image; for `index` a TIFF with the bands.
+        image: the image; with method `index` a TIFF with the bands.
         rough: the rule.
 
     Returns:
         uint8 H x W, 0 or 1.
 
     Raises:
-        DataError: unreadable, or without those bands.
+        DataError: unreadable, or without the bands.
     """
     if rough.method == "index":
         found = _index(image, rough)
@@ -38,7 +38,7 @@ def color_prior_mask(image: Pixels, rough: RoughConfig) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, rough: RoughConfig) -> np.ndarray:
-    """bool H x W -> uint8: eroded, then without components below `min_share` of the image."""
+    """Erode a mask, bool H x W, and remove components below `min_share` of the image; uint8."""
     mask = mask.astype(np.uint8)
     if rough.erosion:
         side = 2 * rough.erosion + 1
@@ -51,7 +51,7 @@ def clean(mask: np.ndarray, rough: RoughConfig) -> np.ndarray:
 
 
 def _in_range(image: np.ndarray, rough: RoughConfig) -> np.ndarray:
-    """Hue, saturation and value within bounds; a lower hue above the upper goes round by red."""
+    """Hue, saturation and value within bounds; hue wraps around if its lower bound is larger."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     low, high = np.array(rough.lower), np.array(rough.upper)
     inside = np.asarray((hsv >= low) & (hsv <= high))
@@ -61,8 +61,8 @@ def _in_range(image: np.ndarray, rough: RoughConfig) -> np.ndarray:
 
 
 def _index(image: Pixels, rough: RoughConfig) -> np.ndarray:
-    """The normalised difference of two bands above a threshold. With green and near infrared: the
-    water index of McFeeters 1996 (NDWI, equation 2)."""
+    """Threshold the normalised difference of two bands. With green and near infrared it is the
+    water index NDWI (McFeeters 1996, equation 2)."""
     bands, missing = read_bands(image.path, getattr(image, "nodata", None))
     if max(rough.bands) > bands.shape[2] or min(rough.bands) < 1:
         raise DataError(

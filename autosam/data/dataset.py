@@ -1,4 +1,4 @@
-"""Pairs of files as samples of the sizes that a segmenter takes."""
+"""Data set of image and mask pairs; samples have the sizes that a segmenter takes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from autosam.errors import DataError
 from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Sample
 
 COPIES = 0x7669657773
-"""Seed word that keeps the geometry of fixed copies apart from every other draw."""
+"""Seed word of the geometry of augmented copies."""
 
 Embeddings = Callable[[int, int], ImageEmbedding]
 """(position, copy) -> the cached embedding of that copy, B = 1."""
@@ -38,15 +38,15 @@ Embeddings = Callable[[int, int], ImageEmbedding]
 
 @dataclass(frozen=True)
 class Visit:
-    """What is drawn when an image is used once more.
+    """The random draws for one use of an image.
 
     Attributes:
-        augment: applied between resizing and padding; prompts are jittered, and of some objects
-            only, where it is given.
+        augment: applied between resizing and padding. If given, prompts are jittered, and taken
+            from a limited number of objects.
         seed: seed words of the augmentation and the prompts.
-        fixed: position and number of a fixed copy: its geometry does not depend on `seed`, and
-            colours change in the generator input alone, so that the SAM input (and its embedding)
-            is the same at every visit.
+        fixed: position and number of an augmented copy. Its geometry does not depend on `seed`, and
+            colours change in the generator input only, so the SAM input (and its embedding) is
+            the same at every visit.
     """
 
     augment: Augment | None = None
@@ -60,7 +60,7 @@ class Prompting:
 
     Attributes:
         config: how objects become prompts.
-        color_prior: the rule on colours that finds the objects; None: they are the mask's.
+        color_prior: the rule that finds the objects; None: they are taken from the mask.
     """
 
     config: PromptConfig
@@ -68,23 +68,24 @@ class Prompting:
 
 
 def copy_seed(position: int, copy: int) -> Seed | None:
-    """Seed words of the geometry of a fixed copy; copy 0 is the image as it is."""
+    """Seed words of the geometry of an augmented copy; copy 0 is the unchanged image (None)."""
     return (COPIES, position, copy) if copy else None
 
 
 def place(
     array: np.ndarray, size: int, geometry: str, augment: Augment | None, seed: Seed | None
 ) -> np.ndarray:
-    """Resize an image (H x W x 3) or label (H x W) to what it takes up of a square, and move it.
+    """Resize an image (H x W x 3) or label (H x W) to its size inside a square, and augment it.
 
     Args:
-        array: uint8.
+        array: uint8, or a label.
         size: side of the square.
         geometry: see `content_size`.
-        augment, seed: nothing moves where one of them is None.
+        augment: geometric augmentation; None: none.
+        seed: its seed words; None: no augmentation.
 
     Returns:
-        uint8 h x w (x 3), not padded yet.
+        h x w (x 3), not padded.
     """
     content = content_size(array.shape[0], array.shape[1], size, geometry)
     small = resize_image(array, content) if array.ndim == 3 else resize_label(array, content)
@@ -92,7 +93,7 @@ def place(
 
 
 def square(image: np.ndarray, size: int) -> torch.Tensor:
-    """uint8 h x w x 3 -> uint8 3 x size x size, zeros at the bottom and right."""
+    """Pad an image, uint8 h x w x 3, at the bottom and right; uint8 3 x size x size."""
     return torch.from_numpy(np.ascontiguousarray(pad(image, size).transpose(2, 0, 1)))
 
 
@@ -114,9 +115,9 @@ def make_sample(
         input_spec: the sizes.
         label: H x W, see `autosam.data.labels`.
         num_classes: K.
-        visit: augmentation and seed; None: the image as it is.
-        prompting: how prompts are taken from the label, where the input spec asks for them.
-        prior: uint8 H x W, 0 or 1: what prompts are taken from instead of the label.
+        visit: augmentation and seed; None: no augmentation.
+        prompting: how prompts are taken from the label, if the input spec requires them.
+        prior: uint8 H x W, 0 or 1: mask that prompts are taken from in place of the label.
     """
     visit = visit or Visit()
     augment, seed, fixed = visit.augment, visit.seed, visit.fixed
@@ -161,22 +162,22 @@ def make_sample(
 
 
 class PairDataset(Dataset[Sample]):
-    """Pairs of image and mask files. Indexed by (epoch, position), so that augmentation depends on
-    nothing else: not on the worker, not on what was read before.
+    """Pairs of image and mask files, indexed by (epoch, position). Augmentation depends only on the
+    index and `seed`, not on the worker or the order.
 
     Args:
         pairs: the files.
         input_spec: the sizes.
-        encoding: how masks become labels.
+        encoding: how mask values map to classes.
         augment: None outside training.
         seed: of the augmentation and the prompts.
         prompting: how prompts are made, for runs that take them from masks.
-        copies: V, how many fixed geometric copies an image has, of which each visit draws one; 0:
-            every visit draws a new geometry.
-        shuffled: SAM's image encoder sees another image of `pairs`, a new one at each visit.
+        copies: V, number of augmented copies of an image, of which each visit draws one; 0: every
+            visit draws a new geometry.
+        shuffled: SAM's image encoder gets another image of `pairs`, a new one at each visit.
 
     Raises:
-        DataError: two pairs of one name, by which scores are kept.
+        DataError: two pairs have one name.
     """
 
     def __init__(
@@ -206,22 +207,22 @@ class PairDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def use(self, embeddings: Embeddings) -> None:
-        """Take the embeddings of the fixed copies from a cache, and make no SAM inputs."""
+        """Take the embeddings of the augmented copies from a cache, and make no SAM inputs."""
         self.embeddings = embeddings
         self.input_spec = dataclasses.replace(self.input_spec, needs_image=False)
 
     def sam_input_of(
         self, position: int, copy: int, visit: Seed | None = None
     ) -> tuple[torch.Tensor, tuple[int, int]]:
-        """What the image encoder sees of an image.
+        """The input of SAM's image encoder.
 
         Args:
             position: of the pair.
-            copy: number of the fixed copy.
-            visit: where there are no fixed copies: seed words of a geometry and colours of its own.
+            copy: number of the augmented copy.
+            visit: seed words of geometry and colours, without augmented copies.
 
         Returns:
-            uint8 3 x S x S, and its rows and columns that hold image.
+            uint8 3 x S x S, and the number of rows and columns that are not padding.
         """
         input_spec, image = self.input_spec, self.pairs[position].image.read()
         free = visit is not None and not self.copies
@@ -232,7 +233,7 @@ class PairDataset(Dataset[Sample]):
         return square(whole, input_spec.image_size), (whole.shape[0], whole.shape[1])
 
     def prior(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
-        """uint8 H x W: what prompts are taken from, where that is not the mask."""
+        """The mask that prompts are taken from, uint8 H x W; None: the label."""
         if self.input_spec.prompts is None:
             return None
         if self.prompting is not None and self.prompting.color_prior is not None:
@@ -248,7 +249,7 @@ class PairDataset(Dataset[Sample]):
         epoch, position = key
         pair = self.pairs[position]
         (image, valid), label = read_valid(pair.image), self.encoding.read(pair.mask)
-        if image.shape[:2] != label.shape:  # of very many files only a sample was checked before
+        if image.shape[:2] != label.shape:  # only a sample of a large data set was checked before
             raise DataError(size_mismatch(pair.image, image.shape, pair.mask, label.shape))
         label = without(label, valid)
         seed = (self.seed, epoch, position)
@@ -276,11 +277,11 @@ class PairDataset(Dataset[Sample]):
 
 
 def largest_batch(dataset: PairDataset, size: int) -> Batch:
-    """The first images of a data set as the batch that takes most memory in training: each with as
-    many objects as any may have.
+    """The batch that takes most memory in training: the first images, each with the largest number
+    of objects.
 
     Args:
-        dataset: of which images repeat where it has fewer.
+        dataset: its images are repeated if it has fewer than `size`.
         size: B.
     """
     samples = [dataset[0, i % len(dataset)] for i in range(size)]
@@ -291,7 +292,7 @@ def largest_batch(dataset: PairDataset, size: int) -> Batch:
 
 
 def _repeated(prompts: ObjectPrompts, count: int) -> ObjectPrompts:
-    """The same objects again and again, or zeros where there is none, until they are `count`."""
+    """Repeat the objects (zeros if there are none) up to `count`."""
     if len(prompts) >= count:
         return prompts
     if len(prompts) == 0:

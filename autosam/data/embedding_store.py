@@ -1,11 +1,11 @@
-"""Image embeddings on disk: records of one size in one file, each held to a checksum.
+"""Image embeddings on disk: records of one size in one file, each with a checksum.
 
-    FOLDER/meta.json     what the records are
+    FOLDER/meta.json     description of the records
     FOLDER/records.bin   record i at i * size
     FOLDER/index.bin     int64 per record: 0 missing, else its CRC-32 plus 1
 
-Records are read piece by piece and not through a memory map: of a file that shrinks, a map kills
-the process by a signal, and the pages it touched count as the process's memory.
+Records are read one by one, not through a memory map: if the file shrinks, a map ends the process
+with a signal, and its pages count as memory of the process.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """How an embedding becomes bytes, and back."""
+    """Binary layout of a record."""
 
     shapes: tuple[tuple[int, ...], ...]
-    """C x h x w of each level, the features first."""
+    """C x h x w of each level, the image embedding first."""
     dtype: str
-    """A key of `DTYPES`. int8: steps of 1/127 of each channel's largest value."""
+    """A key of `DTYPES`. int8: in units of 1/127 of each channel's largest absolute value."""
 
     @property
     def size(self) -> int:
@@ -60,10 +60,10 @@ class Layout:
         return int(np.prod(shape)) * DTYPES[self.dtype].itemsize
 
     def pack(self, embedding: ImageEmbedding) -> bytes:
-        """An embedding (B = 1) as a record.
+        """Convert an embedding (B = 1) to a record.
 
         Raises:
-            DataError: it holds a value that is not finite, or too large for the dtype.
+            DataError: a value is not finite, or too large for the dtype.
         """
         parts = []
         for level, shape in zip(embedding.levels, self.shapes, strict=True):
@@ -75,15 +75,15 @@ class Layout:
             stored = values.to(DTYPES[self.dtype]).contiguous()
             if not torch.isfinite(values).all() or not torch.isfinite(stored.float()).all():
                 raise DataError(
-                    f"an image embedding holds values that are not finite in {self.dtype}. Look at "
+                    f"an image embedding holds values that are not finite in {self.dtype}. Check "
                     "the image, or try --cache.dtype fp32."
                 )
             parts.append(stored)
         return b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
 
     def unpack(self, record: np.ndarray) -> ImageEmbedding:
-        """A record (uint8) as an embedding (B = 1); int8 comes back as float32, others as stored.
-        The tensors share the record's memory where they can."""
+        """Convert a record (uint8) to an embedding (B = 1): float32 for int8, else as stored. The
+        tensors share the record's memory if possible."""
         levels: list[Tensor] = []
         at = 0
         for shape in self.shapes:
@@ -98,15 +98,20 @@ class Layout:
 
 
 class Store:
-    """A folder of `count` records, opened by `open` or made by `create`."""
+    """A folder of `count` records. Use `open` or `create`."""
 
     def __init__(self, folder: Path, layout: Layout, count: int) -> None:
         self.folder, self.layout, self.count = folder, layout, count
 
     @classmethod
     def open(cls, folder: Path, facts: dict[str, Any], count: int) -> Store | None:
-        """The store of these facts, complete or not; None where there is none, or what stands
-        there is foreign or damaged."""
+        """Open a store, complete or not; None if it is missing, damaged or of other facts.
+
+        Args:
+            folder: the store.
+            facts: everything that the embeddings depend on.
+            count: number of records.
+        """
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
             shapes = tuple(tuple(map(int, shape)) for shape in meta["shapes"])
@@ -121,25 +126,33 @@ class Store:
     def create(
         cls, folder: Path, facts: dict[str, Any], count: int, layout: Layout, title: str
     ) -> Store:
-        """An empty store in place of whatever stands there."""
+        """Create an empty store; an existing folder is deleted.
+
+        Args:
+            folder: the store.
+            facts: everything that the embeddings depend on.
+            count: number of records.
+            layout: of the records.
+            title: shown by `autosam embeddings list`.
+        """
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         (folder / RECORDS).touch()
         np.zeros(count, np.int64).tofile(folder / INDEX)
         meta = {"title": title, "facts": facts, "shapes": layout.shapes, "dtype": layout.dtype}
-        (folder / META).write_text(json.dumps(meta), encoding="utf-8")  # last: it makes the store
+        (folder / META).write_text(json.dumps(meta), encoding="utf-8")  # last: it marks the store
         return cls(folder, layout, count)
 
     def missing(self) -> list[int]:
-        """The missing records, those beyond the end of the file included."""
+        """Indices of the missing records, including those beyond the end of the file."""
         index = np.fromfile(self.folder / INDEX, np.int64)
         whole = (self.folder / RECORDS).stat().st_size // self.layout.size
         index[whole:] = 0
         return np.flatnonzero(index == 0).tolist()
 
     def put(self, i: int, embedding: ImageEmbedding) -> None:
-        """Write record `i`; the index follows, so that a killed process leaves no half record."""
+        """Write record `i`, then its checksum: a killed process leaves no partial record."""
         record = self.layout.pack(embedding)
         with open(self.folder / RECORDS, "r+b") as file:
             file.seek(i * self.layout.size)
@@ -147,10 +160,11 @@ class Store:
         self._mark(i, zlib.crc32(record) + 1)
 
     def get(self, i: int) -> ImageEmbedding:
-        """Record `i`, B = 1.
+        """Read record `i`, B = 1.
 
         Raises:
-            DataError: it is missing or damaged; it is then marked missing, to be computed again.
+            DataError: the record is missing or damaged. A damaged record is marked as missing, to
+                be computed again.
         """
         size = self.layout.size
         try:
@@ -166,7 +180,7 @@ class Store:
             self._mark(i, 0)
             raise DataError(
                 f"{self.folder / RECORDS}: the cached embedding {i} is damaged. Run the same "
-                "command again: it is computed again. If this happens twice, look at the disk."
+                "command again to compute it. If this happens twice, check the disk."
             )
         return self.layout.unpack(record)
 
@@ -178,20 +192,20 @@ class Store:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cache on disk, for people."""
+    """A cache on disk, as listed by `autosam embeddings list`."""
 
     folder: Path
     title: str
     bytes: int
-    """On disk now."""
+    """Size on disk."""
     done: float
-    """Share of its records that are there."""
+    """Share of records that are written, 0 to 1."""
     used: float
-    """Seconds since it was last used."""
+    """Seconds since the last use."""
 
 
 def entries(root: Path) -> list[Entry]:
-    """The caches in a folder, those used last first. What is not a cache is left out."""
+    """The caches in a folder, the last used first. Other files are skipped."""
     found = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         try:
@@ -207,23 +221,23 @@ def entries(root: Path) -> list[Entry]:
 
 
 def disk_error(error: OSError, folder: Path) -> DataError:
-    """The sentence for a cache that cannot be written."""
+    """The error for a cache that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         return DataError(
-            f"{folder}: the disk is full ({free / 1e9:.1f} GB free). Make room "
+            f"{folder}: the disk is full ({free / 1e9:.1f} GB free). Free some space "
             "(`autosam embeddings list`, `prune`), or choose another --cache.dir; run the same "
-            "command again: it goes on where it stopped."
+            "command again to continue where it stopped."
         )
     return DataError(
         f"{error.filename or folder}: cannot be written ({error.strerror or error}). Fix the "
-        "rights, or choose another --cache.dir."
+        "permissions, or choose another --cache.dir."
     )
 
 
 def touch(folder: Path) -> None:
-    """Note that a cache was used now."""
-    with contextlib.suppress(OSError):  # a read-only cache still serves
+    """Mark a cache as used now."""
+    with contextlib.suppress(OSError):  # a read-only cache can still be read
         os.utime(folder / META)
 
 
@@ -231,7 +245,7 @@ def show(root: Path) -> None:
     """Print the caches of a folder."""
     found = entries(root)
     for entry in found:
-        state = "" if entry.done == 1 else f"  {entry.done:.0%} made"
+        state = "" if entry.done == 1 else f"  {entry.done:.0%} complete"
         print(f"{entry.folder.name}  {entry.bytes / 1e9:8.2f} GB  used {entry.used / 86400:.0f} "
               f"days ago{state}  {entry.title}")  # fmt: skip
     print(f"{len(found)} caches, {sum(e.bytes for e in found) / 1e9:.2f} GB in {root}")
@@ -240,8 +254,16 @@ def show(root: Path) -> None:
 def prune(root: Path, names: Sequence[str], days: float | None) -> list[Entry]:
     """Delete caches by name, or those not used for `days`.
 
+    Args:
+        root: folder of the caches.
+        names: of caches to delete.
+        days: delete caches that were not used for so many days; None: by name only.
+
+    Returns:
+        The deleted caches.
+
     Raises:
-        DataError: no cache of that name, or one that is being made.
+        DataError: no cache has the name, or another process is writing it.
     """
     found = {entry.folder.name: entry for entry in entries(root)}
     if unknown := [name for name in names if name not in found]:
@@ -257,5 +279,5 @@ def prune(root: Path, names: Sequence[str], days: float | None) -> list[Entry]:
             with lock.acquire(timeout=0):
                 shutil.rmtree(entry.folder)
         except Timeout:
-            raise DataError(f"{entry.folder}: is being made by another process.") from None
+            raise DataError(f"{entry.folder}: another process is writing it.") from None
     return chosen

@@ -1,4 +1,4 @@
-"""The only place that resizes, pads, and undoes it."""
+"""Resize and pad images and labels, and invert both. No other module does."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from torch.nn import functional as F
 from autosam.data.labels import class_masks, known
 
 PILLOW = 2.0**22
-"""Steps between 0 and 1 of the weights by which Pillow resizes 8-bit images."""
+"""Resolution of Pillow's fixed-point weights for resizing 8-bit images: steps between 0 and 1."""
 
 
 def content_size(height: int, width: int, size: int, geometry: str) -> tuple[int, int]:
-    """Rows and columns that an H x W image takes up in a size x size square.
+    """Size of an H x W image inside a size x size square.
 
-    `longest-pad` scales the longest side to `size`, rounding as `segment_anything` does; `square`
-    stretches both sides.
+    Args:
+        height: H.
+        width: W.
+        size: side of the square.
+        geometry: `longest-pad` scales the longest side to `size`, with the rounding of
+            `segment_anything`; `square` stretches both sides.
+
+    Returns:
+        Rows and columns.
     """
     if geometry == "square":
         return size, size
@@ -27,21 +34,21 @@ def content_size(height: int, width: int, size: int, geometry: str) -> tuple[int
 
 
 def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """uint8 H x W x 3 -> uint8 h x w x 3, antialiased bilinear as in `segment_anything`."""
+    """Resize an image, uint8 H x W x 3, to h x w; antialiased bilinear as in `segment_anything`."""
     if image.shape[:2] == shape:
         return image
     return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
 
 
 def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Label H x W -> h x w, nearest pixel: class numbers are never mixed."""
+    """Resize a label H x W to h x w by nearest neighbour, which keeps class numbers."""
     if label.shape == shape:
         return label
     return np.asarray(Image.fromarray(label).resize(shape[::-1], Image.Resampling.NEAREST))
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:
-    """h x w (x 3) -> size x size (x 3), zeros at the bottom and right."""
+    """Pad h x w (x 3) with zeros at the bottom and right to size x size (x 3)."""
     height, width = array.shape[:2]
     extra = [(0, size - height), (0, size - width)] + [(0, 0)] * (array.ndim - 2)
     return np.pad(array, extra)
@@ -50,7 +57,7 @@ def pad(array: np.ndarray, size: int) -> np.ndarray:
 def restore(
     logits: Tensor, shape: tuple[int, int], image_size: int, geometry: str = "longest-pad"
 ) -> Tensor:
-    """The exact inverse for logits: up to the square, cut the padding off, to the image's size.
+    """Undo resizing and padding for logits: upsample to the square, crop, resize to the image.
 
     Args:
         logits: float K x m x m.
@@ -67,38 +74,39 @@ def restore(
 
 
 def class_shares(label: np.ndarray, num_classes: int, image_size: int, mask_size: int) -> Tensor:
-    """The share that each class has of the known pixels of each mask cell. Padding and pixels
-    without a known class are no background: nothing is said of them.
+    """Share of each class among the known pixels of each mask cell. Padding and pixels without a
+    known class do not count as background.
 
     Args:
         label: h x w inside the S x S square (before padding), see `autosam.data.labels`.
         num_classes: K.
-        image_size: S; a multiple of `mask_size`.
+        image_size: S, a multiple of `mask_size`.
         mask_size: m.
 
     Returns:
-        float32 K x m x m in [0, 1]; 0 in cells without a known pixel, whose weight is 0.
+        float32 K x m x m in [0, 1]; 0 in cells without a known pixel, see `cell_weight`.
     """
     covered = _cells(class_masks(label, num_classes), image_size, mask_size)
     return covered / cell_weight(known(label), image_size, mask_size).clamp(min=1e-9)
 
 
 def cell_weight(known: np.ndarray, image_size: int, mask_size: int) -> Tensor:
-    """What each cell counts in a loss: as much as it holds known pixels, so that each pixel of the
-    image counts the same.
+    """Weight of each mask cell in the loss: its share of known pixels, so that all pixels of the
+    image have equal weight.
 
     Args:
         known: bool h x w inside the S x S square: where the class of a pixel is known.
-        image_size, mask_size: as in `class_shares`.
+        image_size: S, a multiple of `mask_size`.
+        mask_size: m.
 
     Returns:
-        float32 1 x m x m: the share of each cell that is image of known class.
+        float32 1 x m x m in [0, 1].
     """
     return _cells(known[None], image_size, mask_size)
 
 
 def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:
-    """bool N x h x w -> the share of each cell of the padded square, float32 N x m x m."""
+    """Average masks, bool N x h x w, over the cells of the padded square; float32 N x m x m."""
     height, width = masks.shape[1:]
     square = torch.zeros(len(masks), image_size, image_size)
     square[:, :height, :width] = torch.from_numpy(masks)
@@ -106,14 +114,16 @@ def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:
 
 
 def content_sizes(height: Tensor, width: Tensor, size: int, geometry: str) -> tuple[Tensor, Tensor]:
-    """`content_size` of sizes that are tensors, for graphs that serve images of any size.
+    """`content_size` with tensors, for exported graphs that accept images of any size.
 
     Args:
-        height, width: float64 scalars.
-        size, geometry: as there.
+        height: H, float64 scalar.
+        width: W, float64 scalar.
+        size: side of the square.
+        geometry: see `content_size`.
 
     Returns:
-        float64 scalars.
+        Rows and columns, float64 scalars.
     """
     if geometry == "square":
         return torch.full_like(height, size), torch.full_like(width, size)
@@ -123,14 +133,14 @@ def content_sizes(height: Tensor, width: Tensor, size: int, geometry: str) -> tu
 
 
 def resize_matrix(length: int, content: Tensor, size: int) -> Tensor:
-    """What `resize_image` and `pad` do along one axis, as a matrix: a tent as wide as an output
-    pixel, or an input pixel where that is wider. Its values are fixed-point numbers, as Pillow has
-    them, so that products with pixels are exact.
+    """`resize_image` and `pad` along one axis as a matrix: a triangle filter as wide as an output
+    pixel, or an input pixel if that is wider. Weights are fixed-point numbers as in Pillow, so
+    products with pixels are exact.
 
     Args:
-        length: pixels of the image along the axis.
-        content: float64 scalar: pixels that it takes up of the square.
-        size: pixels of the square.
+        length: size of the image along the axis.
+        content: float64 scalar, size of the image inside the square.
+        size: side of the square.
 
     Returns:
         float64 size x length; rows of padding are 0.
@@ -146,13 +156,13 @@ def resize_matrix(length: int, content: Tensor, size: int) -> Tensor:
 
 
 def restore_matrix(length: int, content: Tensor, size: int, mask_size: int) -> Tensor:
-    """What `restore` does along one axis, as a matrix.
+    """`restore` along one axis as a matrix.
 
     Args:
-        length: pixels of the image along the axis.
-        content: float64 scalar: pixels that it takes up of the square.
-        size: S, pixels of the square.
-        mask_size: m, cells of the logits.
+        length: size of the image along the axis.
+        content: float64 scalar, size of the image inside the square.
+        size: S, side of the square.
+        mask_size: m, side of the logits.
 
     Returns:
         float32 length x m.
@@ -163,8 +173,8 @@ def restore_matrix(length: int, content: Tensor, size: int, mask_size: int) -> T
 
 
 def _bilinear(rows: int, count: Tensor, columns: int, content: Tensor) -> Tensor:
-    """F.interpolate's bilinear weights, float64 rows x columns, from the first `content` cells;
-    `count` is `rows` as a tensor."""
+    """Bilinear weights of F.interpolate, float64 rows x columns, from the first `content` cells to
+    `rows` cells; `count` is `rows` as a tensor."""
     target = torch.arange(rows, dtype=torch.float64)
     place = ((target + 0.5) * (content / count) - 0.5).clamp(min=0)
     place = torch.minimum(place, content - 1)

@@ -1,4 +1,4 @@
-"""Data loaders: the order of samples, and the processes that read them."""
+"""Data loaders: samplers, worker processes, collation."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from autosam.utils.signals import Interrupt
 
 log = logging.getLogger("autosam")
 SHARED = Path("/dev/shm")
-"""Where a Linux keeps the memory that processes share."""
+"""Shared memory on Linux."""
 REMEDY = (
-    "Enlarge it (docker run --shm-size 2g, or --ipc host), or read without processes of their "
-    "own: --data.workers 0."
+    "Enlarge it (docker run --shm-size 2g, or --ipc host), or read without worker processes: "
+    "--data.workers 0."
 )
 AHEAD = 2
 """Batches that each worker prefetches."""
-PATIENCE = 0.0 if sys.platform == "win32" else 900.0
-"""Seconds without a batch after which reading processes are given up. (With it, a process that died
-would be noticed as late on Windows, which has no signal for that.)"""
+TIMEOUT = 0.0 if sys.platform == "win32" else 900.0
+"""Timeout in seconds for a batch from the worker processes. 0 (none) on Windows, where
+with a timeout a worker that died is noticed only after it."""
 
 
 @dataclass
 class Data:
-    """The three splits, ready to be loaded."""
+    """The data sets of the three splits."""
 
     train: PairDataset
     validation: PairDataset
@@ -45,9 +45,13 @@ class Data:
 
 
 def collate(samples: list[Any]) -> Any:
-    """`Batch.collate` of samples; of tuples of tensors and numbers torch's own rule. A worker
-    copies the batch to shared memory here, where an error reaches the process that waits for it.
-    (Later torch only prints the error, and waits without end.)
+    """`Batch.collate` for samples, torch's default for tuples of tensors and numbers.
+
+    A worker moves the batch to shared memory here, so that an error reaches the main process. (If
+    torch does it, the error is only printed and the main process waits forever.)
+
+    Args:
+        samples: of one batch.
 
     Raises:
         TrainingError: the shared memory is full.
@@ -63,7 +67,7 @@ def collate(samples: list[Any]) -> Any:
         if "shared memory" not in str(error):
             raise
         raise TrainingError(
-            f"{SHARED}: no room for the batches of the reading processes ({error}). {REMEDY}"
+            f"{SHARED}: no room for the batches of the worker processes ({error}). {REMEDY}"
         ) from None
     return batch
 
@@ -72,29 +76,30 @@ def tensors_of(batch: Batch) -> list[Tensor]:
     """All tensors of a batch."""
     found: list[Tensor] = []
 
-    def note(tensor: Tensor) -> Tensor:
+    def append(tensor: Tensor) -> Tensor:
         found.append(tensor)
         return tensor
 
-    batch.map(note)
+    batch.map(append)
     return found
 
 
 def fit_workers(workers: int, batch_bytes: int, processes: int = 1) -> tuple[int, int | None, str]:
-    """The number of workers that the shared memory has room for.
+    """Reduce the number of workers to what fits into shared memory.
 
     Args:
-        workers: how many to use at most, for each of `processes`.
-        batch_bytes: of one batch.
-        processes: that compute, on this machine.
+        workers: largest number, for each of `processes`.
+        batch_bytes: size of a batch.
+        processes: training processes on this machine.
 
     Returns:
-        Number of workers, batches that each prefetches, and a warning if they are fewer.
+        Number of workers, batches that each prefetches (None without workers), and a warning if
+        the number was reduced, else "".
     """
     if workers == 0 or not SHARED.is_dir():
         return workers, AHEAD if workers else None, ""
     free = shutil.disk_usage(SHARED).free
-    room = 0.8 * free / processes / max(1, batch_bytes) - 2  # two are in use, or being handed over
+    room = 0.8 * free / processes / max(1, batch_bytes) - 2  # two are in use or in transfer
     count, ahead = min(workers, int(room // AHEAD)), AHEAD
     if count < 1 and room >= 1:
         count, ahead = 1, 1
@@ -102,45 +107,51 @@ def fit_workers(workers: int, batch_bytes: int, processes: int = 1) -> tuple[int
         return workers, AHEAD, ""
     text = (
         f"{SHARED} has {free / 1e6:.0f} MB free and a batch takes {batch_bytes / 1e6:.1f} MB: "
-        f"{max(0, count)} reading processes instead of {workers}. For more enlarge it (docker run "
+        f"{max(0, count)} worker processes instead of {workers}. For more enlarge it (docker run "
         "--shm-size 2g, or --ipc host)."
     )
     return (count, ahead, text) if count > 0 else (0, None, text)
 
 
-def what_happened(error: RuntimeError, again: str) -> TrainingError | None:
-    """The error for a message of torch about workers; None for other messages.
+def worker_error(error: RuntimeError, advice: str) -> TrainingError | None:
+    """Convert torch's errors about worker processes; None for other errors.
 
     Args:
-        error: what a loader raised.
-        again: how to go on, as the beginning of a sentence.
+        error: raised by a loader.
+        advice: how to continue, the beginning of a sentence.
     """
-    what = str(error)
-    if what.startswith("DataLoader timed out"):
+    message = str(error)
+    if message.startswith("DataLoader timed out"):
         return TrainingError(
-            f"reading processes gave no batch for {PATIENCE:.0f} s: a disk does not answer, or a "
-            f"process is stuck. {again} and --data.workers 0."
+            f"worker processes gave no batch for {TIMEOUT:.0f} s: a disk does not answer, or a "
+            f"process is stuck. {advice} and --data.workers 0."
         )
-    if what.startswith("DataLoader worker"):
+    if message.startswith("DataLoader worker"):
         return TrainingError(
-            f"a process that reads images died ({what}). Often the memory of the machine is "
-            f"short, or {SHARED} (in a container: --shm-size). {again} and a lower --data.workers."
+            f"a worker process died ({message}). Often the machine is out of memory, or {SHARED} "
+            f"is full (in a container: --shm-size). {advice} and a lower --data.workers."
         )
     return None
 
 
 def worker_count(wanted: int | None, processes: int) -> int:
-    """Processes that read images for each of `processes` that compute."""
+    """Number of worker processes for each of `processes` training processes."""
     if wanted is not None:
         return wanted
-    # Two cores are left to the computation where there is no accelerator.
+    # Without an accelerator, two cores are reserved for the computation.
     spare = (os.cpu_count() or 1) // processes - (0 if torch.cuda.is_available() else 2)
     return max(0, min(8, spare))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, position); shuffled by (seed, epoch) or in order; without the first `start`,
-    which were seen before an interruption."""
+    """Yields (epoch, position), shuffled by (seed, epoch) or in order. Skips the first `start`
+    positions, which were used before an interruption.
+
+    Args:
+        length: number of samples.
+        shuffle: whether to shuffle.
+        seed: of the order.
+    """
 
     def __init__(self, length: int, shuffle: bool, seed: int = 0) -> None:
         self.length, self.shuffle, self.seed = length, shuffle, seed
@@ -157,21 +168,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of an epoch in the order of a sampler, for processes that take turns: process p
-    of P takes batch p, p + P, ... Each image comes once; P batches in a row are of one size. A tail
-    of less than a whole round is left out where there are two rounds or more, or one and the tail
-    has batches of a single image (BatchNorm cannot learn from one); otherwise only what P does not
-    divide.
+    """The batches of an epoch in the order of a sampler, for P processes: process p takes batches
+    p, p + P, ...
 
-    Without the first `sampler.start` images, which were seen before an interruption, the batches
-    are those that were left.
+    Each image is used once. P consecutive batches (a round) have one size. The last, incomplete
+    round is dropped if there are at least two complete rounds, or one and the last would have
+    batches of a single image (BatchNorm cannot learn from one). Otherwise it is kept, without the
+    images that P does not divide.
+
+    The first `sampler.start` images, which were used before an interruption, are skipped; the
+    remaining batches do not change.
+
+    Args:
+        sampler: order of the images.
+        batch: B.
+        processes: P.
     """
 
     def __init__(self, sampler: EpochSampler, batch: int, processes: int) -> None:
         self.sampler, self.batch, self.processes = sampler, batch, processes
 
     def rounds(self) -> list[tuple[int, int]]:
-        """The first image and the end of each round, in the order of the whole epoch."""
+        """The first position and the end of each round, in the order of the whole epoch."""
         whole, length = self.batch * self.processes, self.sampler.length
         single = length > whole and length % whole // self.processes == 1
         used = length - length % (whole if length >= 2 * whole or single else self.processes)
@@ -184,7 +202,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         start = self.sampler.start
         left = list(self.sampler)
         for first, end in self.rounds():
-            first = max(first, start)  # within a round: other processes began it
+            first = max(first, start)  # resumed within a round
             size = max(0, end - first) // self.processes
             for process in range(self.processes if size else 0):
                 begin = first + process * size - start
@@ -193,15 +211,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes that read a data set.
+    """Settings of the worker processes of a loader.
 
     Attributes:
-        count: how many, for each of `processes`; fewer where the shared memory has no room.
-        batch_bytes: size of a batch, from which the room is computed.
-        processes: how many compute, on this machine.
-        interrupt: ends them when a signal comes; None: a new one.
-        persistent: keep them from one pass over the data to the next.
-        warn: log a warning where they are fewer.
+        count: number of workers for each of `processes`; reduced to what fits into shared memory.
+        batch_bytes: size of a batch, to compute what fits.
+        processes: training processes on this machine.
+        interrupt: ends the workers on a signal; None: a new one.
+        persistent: keep the workers between epochs.
+        warn: log a warning if the number is reduced.
     """
 
     count: int
@@ -218,20 +236,20 @@ def make_loader(
     batch_size: int | None = None,
     workers: Workers | None = None,
 ) -> DataLoader[Any]:
-    """A loader of batches: `Batch` of a `PairDataset`, lists of tensors of others.
+    """Make a data loader. It yields `Batch` for a `PairDataset`, lists of tensors for others.
 
     Args:
-        dataset: what is read.
-        order: its keys; without `batch_size` lists of keys, each a batch.
+        dataset: the data set.
+        order: its keys; without `batch_size`, lists of keys, one for each batch.
         batch_size: B; the last batch may be smaller.
-        workers: processes that read; None: the process that computes does.
+        workers: worker processes; None: read in the main process.
     """
     count, ahead, interrupt, persistent = 0, None, None, False
     if workers is not None:
-        count, ahead, less = fit_workers(workers.count, workers.batch_bytes, workers.processes)
+        count, ahead, warning = fit_workers(workers.count, workers.batch_bytes, workers.processes)
         interrupt, persistent = workers.interrupt or Interrupt(), workers.persistent
-        if less and workers.warn:
-            log.warning(less)
+        if warning and workers.warn:
+            log.warning(warning)
     keys: dict[str, Any] = {"batch_sampler": order}
     if batch_size is not None:
         keys = {"sampler": order, "batch_size": batch_size}
@@ -243,6 +261,6 @@ def make_loader(
         collate_fn=collate,
         persistent_workers=persistent and count > 0,
         worker_init_fn=None if interrupt is None else interrupt.worker_init,
-        timeout=PATIENCE if count else 0,
+        timeout=TIMEOUT if count else 0,
         pin_memory=torch.cuda.is_available(),
     )

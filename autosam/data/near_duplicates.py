@@ -1,11 +1,11 @@
-"""Near duplicates: images of one scene, by a fixed camera, from a video, or copies.
+"""Near duplicates: images of one scene (a fixed camera, a video, copies).
 
-Images of one size are of one scene if their edge strengths on a coarse grid correlate; light and
-weather change edges little. Each cell is standardized over the data set, so that what all images
-share (an endoscope's round border, a stamped date) has no weight.
+Images of one size show one scene if their edge strengths on a coarse grid correlate; light and
+weather change edges little. Each cell is standardized over the data set, so that content common to
+all images (an endoscope's round border, a date stamp) has no weight.
 
-The threshold was chosen by eye on 292 river photographs and the 1000 images of Kvasir-SEG: of the
-20 groups above it one is false (images with the same green overlay).
+The threshold was chosen by visual inspection of 292 river photographs and the 1000 images of
+Kvasir-SEG: of the 20 groups above it one is false (images with the same green overlay).
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 GRID = 64
+"""Side of the grid in cells."""
 ALIKE = 0.68
+"""Correlation above which two images show one scene."""
 
 
 def edges(image: np.ndarray) -> np.ndarray:
-    """uint8 H x W x 3 -> float32 GRID^2 of mean 0 and norm 1 (or 0, where nothing has an edge)."""
+    """Edge strengths of an image on the grid.
+
+    Args:
+        image: uint8 H x W x 3 RGB.
+
+    Returns:
+        float32 GRID^2 of mean 0 and norm 1; 0 for an image without edges.
+    """
     small = cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
@@ -32,11 +41,11 @@ def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray
     """Group images by scene.
 
     Args:
-        features: float N x GRID^2, of `edges`.
-        sizes: of the images; only images of one size can be of one scene.
+        features: float N x GRID^2, from `edges`.
+        sizes: N sizes (H, W); only images of one size can show one scene.
 
     Returns:
-        int N: images of one scene have one number.
+        int N, the number of each image's scene.
     """
     features = _unit((features - features.mean(0)) / (features.std(0) + 1e-3))
     numbers = np.zeros(len(features), int)
@@ -53,11 +62,11 @@ def scenes(features: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> np.ndarray
 
 
 def leaking_scenes(numbers: np.ndarray, splits: Sequence[str]) -> list[int]:
-    """The scenes that are in several splits.
+    """The numbers of the scenes that are in several splits.
 
     Args:
-        numbers: int N, of `scenes`.
-        splits: N names of splits.
+        numbers: int N, from `scenes`.
+        splits: name of each image's split.
     """
     homes: dict[int, set[str]] = {}
     for number, split in zip(numbers.tolist(), splits, strict=True):
@@ -66,6 +75,6 @@ def leaking_scenes(numbers: np.ndarray, splits: Sequence[str]) -> list[int]:
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    """Mean 0 and norm 1 along the last axis."""
+    """Normalize to mean 0 and norm 1 along the last axis."""
     values = values - values.mean(-1, keepdims=True)
     return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-6)

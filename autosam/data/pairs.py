@@ -1,4 +1,4 @@
-"""An image and its mask, wherever they come from, before either is read."""
+"""Pairs of image and mask, before they are read."""
 
 from __future__ import annotations
 
@@ -16,33 +16,37 @@ SPLITS = ("train", "validation", "test")
 
 
 class Pixels(Protocol):
-    """Something that can be read as pixels. Prints as what a message should name."""
+    """An image or mask that can be read. `str` gives its name for messages."""
 
     @property
     def path(self) -> Path:
-        """The file it comes from."""
+        """The file that holds it."""
 
     def read(self) -> np.ndarray:
-        """An image: uint8 H x W x 3 RGB. A mask: its values as stored, uint8 or uint16 H x W; or,
-        where classes overlap, a label of bits (see `autosam.data.labels`).
+        """Read an image, uint8 H x W x 3 RGB; or the stored values of a mask, uint8 or uint16 H x W
+        (for overlapping classes a bitmask, int32, see `autosam.data.labels`).
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the file cannot be read.
         """
 
     def digest(self) -> str:
-        """Hash of everything that `read` depends on."""
+        """Hash of the content and of all settings that `read` depends on."""
 
 
 def read_valid(pixels: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
-    """An image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere)."""
+    """Read an image.
+
+    Returns:
+        uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere).
+    """
     read = getattr(pixels, "read_valid", None)
     return (pixels.read(), None) if read is None else read()
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The mask of classes that overlap: a file for each class."""
+    """The mask of overlapping classes, with a file for each class."""
 
     files: tuple[Pixels, ...]
 
@@ -51,13 +55,16 @@ class Layers:
         return self.files[0].path
 
     def read(self) -> np.ndarray:
-        """Values are read layer by layer, see `autosam.data.mask_encoding`."""
-        raise TypeError("several files have no values in common")
+        """Not supported: layers are read one by one, see `autosam.data.mask_encoding`."""
+        raise TypeError("a mask of several files has no single array of values")
 
     def require_one_size(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """
+        Args:
+            shapes: H, W of each file.
+
         Raises:
-            DataError: the files' shapes H, W differ.
+            DataError: the shapes differ.
         """
         if len(set(shapes)) > 1:
             found = ", ".join(
@@ -81,20 +88,20 @@ class Pair:
     image: Pixels
     mask: Pixels
     split: str = ""
-    """train, validation or test, where the source says so."""
+    """train, validation or test, if the data set defines it; else ""."""
     group: str = ""
-    """Patient, slide, video: pairs of one group stay together when a split is drawn."""
+    """Patient, slide or video. Pairs of one group stay in one split."""
     regions: Pixels | None = None
-    """A map whose connected parts are the objects, where those of the mask are not (a stamp is
-    many letters): what boxes and points are taken from."""
+    """Map whose connected components are the objects, if those of the mask are not (a stamp is many
+    letters). Boxes and points are taken from it."""
     subset: str = ""
-    """Test sets that are scored one by one have names."""
+    """Name of a test set that is scored on its own."""
     qualified: bool = False
-    """Whether `name` says the split that the source gives."""
+    """Whether `name` begins with the given split."""
 
     @property
     def given(self) -> str:
-        """The split that the source gives; what has none is taken for training."""
+        """The split that the data set defines, else train."""
         return self.split or "train"
 
     @property
@@ -105,8 +112,8 @@ class Pair:
 
 
 def distinct(pairs: list[Pair]) -> list[Pair]:
-    """Pairs under names that are unique over the whole data set: their own, or those with the given
-    split, where two splits repeat a name."""
+    """Make names unique over the whole data set: if two splits share a name, all names begin with
+    the given split."""
     if len({pair.name for pair in pairs}) == len(pairs):
         return pairs
     return [replace(pair, qualified=True) for pair in pairs]
@@ -117,7 +124,7 @@ Splits = dict[str, list[Pair]]
 
 
 def sizes(splits: Splits) -> dict[str, tuple[int, int]]:
-    """Bytes of each image and of its mask, by split and name; 0 for one that is not a file."""
+    """Bytes of each image and mask file, by `split/name`; 0 if not a regular file."""
     return {
         f"{split}/{pair.name}": (_size(pair.image.path), _size(pair.mask.path))
         for split, pairs in splits.items()
@@ -126,7 +133,7 @@ def sizes(splits: Splits) -> dict[str, tuple[int, int]]:
 
 
 def fingerprint(splits: Splits) -> str:
-    """SHA-256 of the names and sizes of all images and masks."""
+    """SHA-256 of the names and file sizes of all images and masks."""
     sizes = hashlib.sha256()
     for name, image, mask in sorted(
         (pair.name, _size(pair.image.path), _size(pair.mask.path))

@@ -1,7 +1,7 @@
 """Prompts taken from masks: objects, boxes, points, correction points.
 
-Coordinates are those of SAM's prompt encoder: x, y index pixels of the mask, whole numbers being
-pixel centres (SAM adds the half pixel itself).
+Coordinates are those of SAM's prompt encoder: x, y in pixels of the mask, with integers at pixel
+centres (SAM adds the half pixel).
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from autosam.data.geometry import pad
 from autosam.data.labels import class_masks, pack
 from autosam.types import InputSpec, ObjectPrompts
 
-SPECK = 10
-"""Connected parts of fewer pixels are crumbs of drawing or compression: they are not prompted."""
+MIN_AREA = 10
+"""Connected components of fewer pixels are annotation or compression artefacts and not prompted."""
 
 
 def objects_of(mask: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Number the connected parts of a mask, leaving out those below `SPECK` pixels.
+    """Number the connected components of a mask.
 
     Args:
         mask: bool H x W.
 
     Returns:
-        int32 H x W with a number for each part, and the numbers, largest part first. (Not a mask
-        for each: an image may hold a thousand objects.)
+        int32 H x W, the number of each pixel's component; and the numbers of components of at
+        least `MIN_AREA` pixels, largest first.
     """
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA]
     order = 1 + np.argsort(-areas[1:], kind="stable")
-    return parts, [int(i) for i in order if areas[i] >= SPECK]
+    return parts, [int(i) for i in order if areas[i] >= MIN_AREA]
 
 
 def box_from_mask(
     mask: np.ndarray, rng: np.random.Generator, jitter: float = 0.0, pixels: float = 0.0
 ) -> np.ndarray:
-    """Bounding box of a mask, each side moved at random.
+    """Bounding box of a mask, with random jitter on each side.
 
     Args:
         mask: bool H x W, not empty.
-        rng: source of the jitter.
-        jitter: largest move as a share of the box's own width or height, 0..1.
-        pixels: largest move in pixels, on top of it.
+        rng: random generator.
+        jitter: largest move as a share of the box's width or height, 0..1.
+        pixels: largest additional move in pixels.
 
     Returns:
-        float32 4: x0, y0, x1, y1 of the first and the last pixel, clipped to the mask's input_spec.
+        float32 4: x0, y0, x1, y1 of the first and the last pixel, clipped to the image.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
@@ -59,7 +59,7 @@ def box_from_mask(
     height, width = mask.shape
     edge = np.array([width, height, width, height], dtype=np.float32) - 1
     box = np.clip(box, 0, edge)
-    # A large move can carry one side past the other.
+    # A large move can swap two opposite sides.
     return np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
 
 
@@ -72,16 +72,16 @@ def points_from_mask(
 ) -> np.ndarray:
     """Points inside a mask, away from its edge and from each other.
 
-    Both distances adapt to the object: they are shares of its own measures, so that every object
-    has room for its points. For points on the background pass the background's mask.
+    Both distances are relative to the object, so points fit into every object. For points on the
+    background pass the background's mask.
 
     Args:
         mask: bool H x W, not empty.
-        rng: source of the draw.
+        rng: random generator.
         count: N.
-        erosion: points keep this share of the mask's largest inner radius from the edge, 0..1.
-        spacing: wanted distance between points as a share of the root of the mask's area. Halved
-            until the points fit.
+        erosion: smallest distance from the edge, as a share of the mask's largest inner radius.
+        spacing: smallest distance between points as a share of the square root of the mask's area.
+            Halved until the points fit.
 
     Returns:
         float32 N x 2: x, y.
@@ -106,14 +106,16 @@ def points_from_mask(
 def correction_point(
     truth: np.ndarray, predicted: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """A point where the prediction is wrong (SAM paper, appendix A, "Training algorithm").
+    """Draw a point where the prediction is wrong (SAM paper, appendix A, "Training algorithm").
 
     Args:
-        truth, predicted: bool H x W; `truth` is not empty.
+        truth: bool H x W, not empty.
+        predicted: bool H x W.
+        rng: random generator.
 
     Returns:
-        float32 2 (x, y) and its label: 1 where foreground was missed, 0 where it was invented.
-        A perfect prediction gives a foreground point.
+        float32 2 (x, y) and its label: 1 for a false negative, 0 for a false positive. A perfect
+        prediction gives a foreground point.
     """
     wrong = truth ^ predicted
     rows, columns = np.nonzero(wrong if wrong.any() else truth)
@@ -124,18 +126,17 @@ def correction_point(
 def points_around(
     mask: np.ndarray, others: np.ndarray, rng: np.random.Generator, count: int, prompt: PromptConfig
 ) -> np.ndarray:
-    """Points on the background near an object: in its box, enlarged by half its size on each side.
+    """Points on the background near an object: in its box enlarged by half its size on each side.
 
     Args:
         mask: bool H x W, the object.
-        others: bool H x W, everything that is no background.
-        rng: source of the draw.
+        others: bool H x W, the foreground of all objects.
+        rng: random generator.
         count: N.
         prompt: spacing and erosion.
 
     Returns:
-        float32 N x 2: x, y. Where the neighbourhood has no background: from anywhere off the
-        object.
+        float32 N x 2: x, y; from anywhere outside of the object if the box has no background.
     """
     x0, y0, x1, y1 = box_from_mask(mask, rng).astype(int)
     dx, dy = (x1 - x0 + 1) // 2 + 2, (y1 - y0 + 1) // 2 + 2
@@ -144,7 +145,7 @@ def points_around(
     free = near & ~others
     if not free.any():
         free = ~mask
-    if not free.any():  # the object fills the image: a point at its edge says least
+    if not free.any():  # the object fills the image
         free = np.ones_like(mask)
     return points_from_mask(free, rng, count, min(prompt.erosion, 0.2), prompt.spacing / 2)
 
@@ -162,18 +163,19 @@ def draw_prompts(
 
     Args:
         label: h x w inside the S x S square (before padding), see `autosam.data.labels`.
-        input_spec: sizes, and which kind of prompt.
-        prompt: how.
-        rng: source of every draw.
-        train: jitter, and at most `prompt.objects` objects drawn at random; otherwise all of them,
-            boxes exact.
+        input_spec: sizes, and the kind of prompt.
+        prompt: the prompt settings.
+        rng: random generator.
+        train: jitter the prompts, and use at most `prompt.objects` random objects; otherwise all
+            objects, without jitter.
         num_classes: K.
-        prior: uint8 h x w, 0 or 1: a map (of regions, or a rough mask) whose connected parts are
-            prompted, as the one class, instead of those of `label`. Of many parts the largest are.
+        prior: uint8 h x w, 0 or 1: a map (of regions, or a rough mask) whose connected components
+            are prompted as the single class, in place of those of `label`; in training only the
+            largest.
 
     Returns:
-        The prompts, and the label with background in place of the objects that were not drawn
-        (unchanged where there is a prior: its parts do not say whose the pixels are).
+        The prompts; and the label, in which the objects that were not drawn become background (not
+        with a prior, whose components do not match the label's pixels).
     """
     masks_of = class_masks(label, num_classes) if prior is None else np.asarray(prior[None] > 0)
     numbered = [objects_of(mask) for mask in masks_of]
@@ -223,7 +225,7 @@ def draw_prompts(
 
 
 def _without(label: np.ndarray, masks: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The label with background where a class was, but not what is kept of it; bool K x h x w."""
+    """Set a label to background in `masks`, except in `kept`; both bool K x h x w."""
     if label.dtype == np.int32:
         return pack(masks & kept)
     return np.where(masks.any(0) & ~kept.any(0), 0, label).astype(label.dtype)

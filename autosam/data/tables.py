@@ -1,4 +1,4 @@
-"""Tables of text: CSV as spreadsheets write it."""
+"""Read CSV tables as spreadsheets write them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from autosam.utils.io import read_text
 
 
 def csv_rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a table whose values are separated by commas, semicolons or tabs, as
-    its first line is; UTF-8, or UTF-16 as Excel writes it. Empty lines, and empty values at the end
-    of lines, are left out.
+    """Read a table with a header line, separated by commas, semicolons or tabs; UTF-8, or UTF-16 as
+    Excel writes it. Empty lines and trailing empty values are skipped.
+
+    Args:
+        table: the file.
+
+    Yields:
+        Line number, and value by column name.
 
     Raises:
-        DataError: naming the line: not CSV, more or fewer values than columns; or a duplicate
-            column.
+        DataError: not CSV, a wrong number of values, or a duplicate column; the message names the
+            line.
     """
     text = read_text(table, wide=True)
     first, _, rest = text.partition("\n")
     skipped = 0
-    if said := re.fullmatch(r'"?sep=(.)"?\r?', first):  # a line of Excel's
+    if said := re.fullmatch(r'"?sep=(.)"?\r?', first):  # written by Excel
         text, skipped, separator = rest, 1, said[1]
     else:
         separator = max(",;\t", key=first.count)
@@ -46,8 +51,8 @@ def csv_rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
             continue
         if not names:
             names = _trimmed(values, 1)
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise DataError(f"{table}: duplicate column {twice[0]!r}. Rename one.")
+            if duplicates := [name for name in names if names.count(name) > 1]:
+                raise DataError(f"{table}: duplicate column {duplicates[0]!r}. Rename one.")
             continue
         values = _trimmed(values, len(names))
         if len(values) != len(names):
@@ -59,7 +64,7 @@ def csv_rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _trimmed(values: list[str], least: int) -> list[str]:
-    """Without empty values at the end, down to so many."""
+    """Remove trailing empty values, down to `least` values."""
     while len(values) > least and not values[-1]:
         values = values[:-1]
     return values

@@ -81,7 +81,7 @@ def epoch_loader(
         dataset: one split.
         config: the run.
         processes: how many compute.
-        interrupt: ends the reading processes when a signal comes.
+        interrupt: ends the worker processes when a signal comes.
         shuffle: for training, see `EpochBatches`; otherwise every image comes once and in order,
             or again where accelerate fills the last batches.
     """

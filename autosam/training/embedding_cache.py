@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from autosam.config import RUNS, CacheConfig, Config
 from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import Layout, Store, disk_error, entries, touch
-from autosam.data.loaders import Workers, make_loader, what_happened
+from autosam.data.loaders import Workers, make_loader, worker_error
 from autosam.errors import DataError
 from autosam.models.paper import load_sam_of, sam_spec
 from autosam.models.sam import SAMS, Sam, cache_folder, sam_hash
@@ -100,7 +100,7 @@ def use_cache(
         interrupt: of the run that uses them, if any.
 
     Raises:
-        TrainingError: a reading process died.
+        TrainingError: a worker process died.
         DataError: no room for the cache, or it cannot be written; an embedding is not finite.
     """
     root, main = folder_of(config.cache), processes().is_main_process
@@ -243,7 +243,7 @@ def _encode(
                     path = dataset.pairs[record // dataset.copies].image
                     raise DataError(f"{path}: {error}") from None
     except RuntimeError as error:
-        if interrupt.signal is None and (died := what_happened(error, "Run it again")) is not None:
+        if interrupt.signal is None and (died := worker_error(error, "Run it again")) is not None:
             raise died from None
         raise
 

@@ -19,7 +19,7 @@ from rich.progress import Progress, TaskID
 
 from autosam.config import RUNS, Config
 from autosam.data.dataset import PairDataset
-from autosam.data.loaders import Data, what_happened
+from autosam.data.loaders import Data, worker_error
 from autosam.data.pairs import SPLITS, Splits
 from autosam.errors import (
     CheckpointError,
@@ -226,9 +226,9 @@ class Trainer:
         try:
             yield
         except RuntimeError as error:
-            if self.interrupt.signal is not None:  # a reading process was only just starting
+            if self.interrupt.signal is not None:  # a worker process was only just starting
                 raise self.interrupt.stopped() from None
-            if found := what_happened(error, again) or peer_error(error, again):
+            if found := worker_error(error, again) or peer_error(error, again):
                 raise found from None
             raise
 

@@ -361,7 +361,7 @@ def test_auto_batch_leaves_a_run_that_fits_as_it_is(
 def test_everything_moves(
     tiny_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run folder, data, cache and SAM, which all had relative paths; other reading processes."""
+    """Run folder, data, cache and SAM, which all had relative paths; other worker processes."""
     before, after = tmp_path / "before", tmp_path / "after"
     draw_folders(before / "data")
     shutil.copy(tiny_file, before / "sam.pth")

@@ -182,7 +182,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_made(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "put", full)
-        with pytest.raises(DataError, match=r"the disk is full .* goes on where it stopped"):
+        with pytest.raises(DataError, match=r"the disk is full .* continue where it stopped"):
             cache(settings())
     cache(settings())
 

@@ -356,7 +356,7 @@ def test_the_second_interrupt_acts_at_once() -> None:
 
 
 def test_from_outside(folders: Path, tmp_path: Path) -> None:
-    """A whole process, with a reading process of its own, that a signal to its group stops."""
+    """A whole process, with a worker process of its own, that a signal to its group stops."""
     folder = tmp_path / "run"
     words = [sys.executable, "-m", "autosam.train", "--train.epochs=500", "--data.workers=1",
              f"--data.root={folders}", f"--output={folder}", "--run=head",
