@@ -1,4 +1,4 @@
-"""`autosam check`: inspect a data set: what it holds, and what is wrong with it."""
+"""`autosam check`: inspect a data set and list its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CheckConfig", "check"]
 
 
 def check(config: CheckConfig | None = None, **settings: Any) -> Inspection:
-    """Inspect a data set, and print what was found.
+    """Inspect a data set and print the result.
 
     Args:
         config: the settings.
@@ -27,7 +27,7 @@ def check(config: CheckConfig | None = None, **settings: Any) -> Inspection:
         Errors, warnings and facts.
 
     Raises:
-        ConfigError: settings that cannot work, or output files that exist.
+        ConfigError: invalid settings, or output files that exist.
     """
     from autosam.evaluation.data_report import check as run
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def fail_on_errors(config: CheckConfig) -> None:
-    """Inspect, and end with exit code 1 if anything is wrong."""
+    """Inspect a data set; exit code 1 if there are errors."""
     if check(config).errors:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""`autosam rough`: preview the masks of a color prior, and how near the truth they are."""
+"""`autosam rough`: preview the masks of a color prior, with their IoU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["RoughPreview", "rough"]
 
 
 def rough(config: RoughPreview | None = None, **settings: Any) -> list[float]:
-    """Draw the rough masks of some training images, and the prompts taken from them.
+    """Draw the color prior's masks of some training images, with the prompts taken from them.
 
     Args:
         config: the settings.
@@ -20,10 +20,11 @@ def rough(config: RoughPreview | None = None, **settings: Any) -> list[float]:
             name or their key (`epochs=5`, `**{"train.clip": 2.0}`).
 
     Returns:
-        The IoU of rough and true mask of each image.
+        IoU of the color prior's mask and the true mask of each image.
 
     Raises:
-        ConfigError, DataError: the output file exists; data that cannot be used.
+        ConfigError: invalid settings, or the output file exists.
+        DataError: data that cannot be used.
     """
     from autosam.evaluation.rough_preview import rough as run
 

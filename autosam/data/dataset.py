@@ -123,37 +123,37 @@ def make_sample(
     augment, seed, fixed = visit.augment, visit.seed, visit.fixed
     where = seed if fixed is None else copy_seed(*fixed)
     geometry, side = input_spec.geometry, input_spec.image_size
-    small = place(image, input_spec.generator_size, geometry, augment, where)
+    generator_input = place(image, input_spec.generator_size, geometry, augment, where)
     if augment is not None:
-        small = augment.recolour(small, seed)
-    whole = None
+        generator_input = augment.recolour(generator_input, seed)
+    sam_input = None
     if input_spec.needs_image and fixed is None and input_spec.generator_size == side:
-        whole = small
+        sam_input = generator_input
     elif input_spec.needs_image:
-        whole = place(image, side, geometry, augment, where)
+        sam_input = place(image, side, geometry, augment, where)
         if augment is not None and fixed is None:
-            whole = augment.recolour(whole, seed)
+            sam_input = augment.recolour(sam_input, seed)
     fitted = None if label is None else place(label, side, geometry, augment, where)
     height, width = image.shape[:2]
     valid = content_size(height, width, side, geometry) if fitted is None else fitted.shape
     sample = Sample(
         name=name,
-        generator_input=square(small, input_spec.generator_size),
-        generator_valid=(small.shape[0], small.shape[1]),
-        sam_input=None if whole is None else square(whole, side),
+        generator_input=square(generator_input, input_spec.generator_size),
+        generator_valid=(generator_input.shape[0], generator_input.shape[1]),
+        sam_input=None if sam_input is None else square(sam_input, side),
         sam_valid=(valid[0], valid[1]),
         size=(height, width),
         label=label if augment is None else None,
     )
     if input_spec.prompts is not None and prompting is not None:
         fitted_prior = None if prior is None else place(prior, side, geometry, augment, where)
-        seen = fitted if fitted is not None else fitted_prior
-        if seen is not None:
+        source = fitted if fitted is not None else fitted_prior
+        if source is not None:
             rng = np.random.default_rng([*seed, 1])
-            sample.prompts, seen = draw_prompts(
-                seen, input_spec, prompting, rng, augment is not None, num_classes, fitted_prior
+            sample.prompts, source = draw_prompts(
+                source, input_spec, prompting, rng, augment is not None, num_classes, fitted_prior
             )
-            fitted = None if fitted is None else seen
+            fitted = None if fitted is None else source
     if fitted is not None:
         sizes = (side, input_spec.target_size or input_spec.mask_size)
         sample.target = class_shares(fitted, num_classes, *sizes)
@@ -227,10 +227,10 @@ class PairDataset(Dataset[Sample]):
         input_spec, image = self.input_spec, self.pairs[position].image.read()
         free = visit is not None and not self.copies
         seed = visit if free else copy_seed(position, copy)
-        whole = place(image, input_spec.image_size, input_spec.geometry, self.augment, seed)
+        sam_input = place(image, input_spec.image_size, input_spec.geometry, self.augment, seed)
         if self.augment is not None and visit is not None and free:
-            whole = self.augment.recolour(whole, visit)
-        return square(whole, input_spec.image_size), (whole.shape[0], whole.shape[1])
+            sam_input = self.augment.recolour(sam_input, visit)
+        return square(sam_input, input_spec.image_size), (sam_input.shape[0], sam_input.shape[1])
 
     def prior(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
         """The mask that prompts are taken from, uint8 H x W; None: the label."""
@@ -265,14 +265,14 @@ class PairDataset(Dataset[Sample]):
             self.prior(pair, label.shape),
         )
         sample.valid = valid if self.augment is None else None
-        seen = position
+        encoded = position
         if self.shuffled and len(self) > 1:
-            away = 1 + int(np.random.default_rng([*seed, 3]).integers(len(self) - 1))
-            seen = (position + away) % len(self)
+            offset = 1 + int(np.random.default_rng([*seed, 3]).integers(len(self) - 1))
+            encoded = (position + offset) % len(self)
         if self.embeddings is not None:
-            sample.embedding = self.embeddings(seen, copy)
-        elif seen != position and self.input_spec.needs_image:
-            sample.sam_input, sample.sam_valid = self.sam_input_of(seen, copy, seed)
+            sample.embedding = self.embeddings(encoded, copy)
+        elif encoded != position and self.input_spec.needs_image:
+            sample.sam_input, sample.sam_valid = self.sam_input_of(encoded, copy, seed)
         return sample
 
 

@@ -103,7 +103,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["set.h5", "clip.mp4", "list.csv"])
 def test_a_file_in_place_of_a_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"content")
-    with pytest.raises(DataError, match=rf"{name}: is a file\. A CSV .* videos must be unpacked"):
+    with pytest.raises(DataError, match=rf"{name}: is a file\. For CSV .* videos must be unpacked"):
         load_splits(DataConfig(root=str(tmp_path / name)))
 
 

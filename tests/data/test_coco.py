@@ -104,13 +104,13 @@ def test_bad_annotations_are_named(tmp_path: Path, change: tuple, message: str) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"file_name": "../../secret.png"}, r"secret\.png leads out of"),
-        ({"file_name": "/etc/secret.png"}, r"secret\.png leads out of"),
+        ({"file_name": "../../secret.png"}, r"secret\.png is outside of"),
+        ({"file_name": "/etc/secret.png"}, r"secret\.png is outside of"),
         ({"width": 10**6, "height": 10**6}, "1000000 x 1000000 pixels; expected at least one"),
         ({"width": -5}, "-5 x 40 pixels; expected at least one"),
-        ({"width": "many"}, "lacks or mistypes .*many"),
-        ({"width": float("inf")}, "lacks or mistypes .*infinity"),
-        ({"file_name": None}, "lacks or mistypes"),
+        ({"width": "many"}, "is incomplete or mistyped .*many"),
+        ({"width": float("inf")}, "is incomplete or mistyped .*infinity"),
+        ({"file_name": None}, "is incomplete or mistyped"),
     ],
 )
 def test_bad_entries_of_images_are_named(tmp_path: Path, change: dict, message: str) -> None:
@@ -140,11 +140,11 @@ def test_broken_coco_files(tmp_path: Path) -> None:
             load_pairs(config)
     content["images"][0]["file_name"] = "../../secret.png"
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"image 10: ../../secret.png leads out of"):
+    with pytest.raises(DataError, match=r"image 10: ../../secret.png is outside of"):
         load_pairs(config)
     del content["images"][0]["file_name"]
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"lacks or mistypes 'file_name'"):
+    with pytest.raises(DataError, match=r"is incomplete or mistyped .'file_name'"):
         load_pairs(config)
 
 
@@ -281,7 +281,7 @@ def test_polygons_of_two_points_are_counted(
     with caplog.at_level("WARNING", "autosam"):
         masks = masks_of(config)
     assert "2 of 14 annotations have polygons that enclose no pixel" in caplog.text
-    assert "for example annotation 2. These polygons are left out" in caplog.text
+    assert "for example annotation 2. These polygons are ignored" in caplog.text
     assert set(np.unique(masks[0])) == {0, 1}
     assert set(np.unique(masks[1])) == {0, 1, 2}
 
@@ -322,7 +322,7 @@ def test_an_image_twice_and_other_sizes_are_refused(tmp_path: Path) -> None:
     def twice(content: dict) -> None:
         content["images"].append(content["images"][0] | {"id": 99})
 
-    with pytest.raises(DataError, match="the same name twice"):
+    with pytest.raises(DataError, match="a duplicate name"):
         load_pairs(changed(tmp_path / "a", twice))
 
     def size(content: dict) -> None:

@@ -164,7 +164,7 @@ def _made(path: Path) -> Path:
 def test_the_same_name_twice(tmp_path: Path) -> None:
     draw(tmp_path, 2)
     save(tmp_path / "images" / "img00.jpg", np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(DataError, match="the same name twice"):
+    with pytest.raises(DataError, match="a duplicate name"):
         find_pairs(tmp_path / "images", tmp_path / "masks")
 
 

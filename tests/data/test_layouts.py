@@ -96,7 +96,7 @@ def test_stamps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "ground-truth-pixel/ground-truth-pixel/stampDS-00008-px.png").unlink()
     with caplog.at_level("WARNING", logger="autosam"):
         assert len(load_pairs(config)) == 7
-    assert "1 scans without pixel truth are left out, for example stampDS-00008." in caplog.text
+    assert "1 scans without pixel truth are skipped, for example stampDS-00008." in caplog.text
     (tmp_path / "ground-truth-maps/ground-truth-maps/stampDS-00002-gt.png").unlink()
     with pytest.raises(DataError, match=r"stampDS-00002\.png: has no region map stampDS-00002-gt"):
         load_pairs(config)
@@ -152,14 +152,14 @@ def test_names_with_spaces_and_umlauts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "/etc/passwd.png"}, r"list\.csv:3: /etc/passwd\.png leads out of"),
-        ({"image": "../images/001.jpg"}, r"list\.csv:3: \.\./images/001\.jpg leads out of"),
+        ({"image": "/etc/passwd.png"}, r"list\.csv:3: /etc/passwd\.png is outside of"),
+        ({"image": "../images/001.jpg"}, r"list\.csv:3: \.\./images/001\.jpg is outside of"),
         ({"image": "images/none.jpg"}, r"list\.csv:3: .*none\.jpg: no such file"),
-        ({"image": "images/001.h5"}, r"list\.csv:3: images/001\.h5 is no image"),
-        ({"image": "images/000.jpg"}, r"list\.csv:3: .*000\.jpg is in line 2 already"),
+        ({"image": "images/001.h5"}, r"list\.csv:3: images/001\.h5 is not an image"),
+        ({"image": "images/000.jpg"}, r"list\.csv:3: .*000\.jpg is a duplicate of line 2"),
         ({"mask": ""}, r"list\.csv:3: no 'mask'; columns found: image, mask, split, group"),
         ({"split": "holdout"}, r"list\.csv:3: split 'holdout'; expected train, validation, test"),
-        ({"split": ""}, r"1 of 8 lines have no split\. Give all, or none"),
+        ({"split": ""}, r"1 of 8 lines have no split\. Set all or none"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, str], message: str) -> None:
@@ -245,7 +245,7 @@ def test_json_as_programs_write_it(tmp_path: Path, name: str) -> None:
 def test_an_image_under_two_spellings_is_one(tmp_path: Path) -> None:
     miniature.folders(tmp_path)
     rows = [ROWS[0], ROWS[1] | {"image": str(tmp_path / "images/000.jpg")}]
-    with pytest.raises(DataError, match=r"list\.csv:3: .*000\.jpg is in line 2 already"):
+    with pytest.raises(DataError, match=r"list\.csv:3: .*000\.jpg is a duplicate of line 2"):
         load_pairs(manifest(tmp_path, rows))
     linked = tmp_path / "link"
     linked.symlink_to(tmp_path, target_is_directory=True)

@@ -123,7 +123,7 @@ def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
     (tmp_path / "images/A.png").write_bytes((tmp_path / "images/000.png").read_bytes())
     (tmp_path / "images/a.png").write_bytes((tmp_path / "images/001.png").read_bytes())
     if len(list((tmp_path / "images").iterdir())) == 5:
-        with pytest.raises(DataError, match=r"the same name twice"):
+        with pytest.raises(DataError, match=r"a duplicate name"):
             load_pairs(DataConfig(root=str(tmp_path)))
 
 

@@ -23,14 +23,14 @@ def of(rng: Random, good: Good, root: Path, named: str, *flags: str) -> Bad:
 # --- pairing
 
 
-@cause("pairing", DataError, PAIR + r"images without a mask.*Remove them, or add what is missing")
+@cause("pairing", DataError, PAIR + r"images without a mask.*Remove them, or add the missing files")
 def images_without_mask(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     (root / f"masks/{name}.png").unlink()
     return of(rng, good, root, f"{name}.png")
 
 
-@cause("pairing", DataError, PAIR + r"masks without an image.*Remove them, or add what is missing")
+@cause("pairing", DataError, PAIR + r"masks without an image.*Remove them, or add the missing")
 def masks_without_image(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     (root / f"images/{name}.png").unlink()
@@ -45,7 +45,7 @@ def masks_with_an_ending(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, f"--data.mask_suffix {ending}")
 
 
-@cause("pairing", DataError, r"the same name twice; keep one")
+@cause("pairing", DataError, r"a duplicate name. Keep one")
 def two_extensions(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     path = root / rng.choice(["images", "masks"]) / f"{name}.png"
@@ -53,7 +53,7 @@ def two_extensions(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, f"{name}.")
 
 
-@cause("pairing", DataError, r"the same name twice; keep one")
+@cause("pairing", DataError, r"a duplicate name. Keep one")
 def names_that_differ_in_case(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), rng.choice(["scan", "tile", "a"])
     for what in ("images", "masks"):

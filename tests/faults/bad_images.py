@@ -139,7 +139,7 @@ def several_pages(rng: Random, folder: Path, good: Good) -> Bad:
     return met(rng, good, path)
 
 
-@cause("image", DataError, r"has \d bands, and nothing says which are red.*--data\.bands")
+@cause("image", DataError, r"has \d bands, but does not define which are red.*--data\.bands")
 def bands_without_a_name(rng: Random, folder: Path, good: Good) -> Bad:
     import tifffile
 

@@ -104,7 +104,7 @@ def outlines_of_an_unknown_code(rng: Random, folder: Path, good: Good) -> Bad:
     return outlined(rng, good, folder, f'<?xml version="1.0" encoding="{code}"?><Annotations/>')
 
 
-@cause("monuseg", DataError, r"XML with declarations of its own is not read.*Remove")
+@cause("monuseg", DataError, r"XML with DOCTYPE or ENTITY is not read.*Remove")
 def outlines_that_unfold(rng: Random, folder: Path, good: Good) -> Bad:
     """A billion laughs."""
     lines = "".join(
@@ -195,7 +195,7 @@ def hub(folder: Path, change: object = None, name: str = "train") -> Path:
 
 
 @cause(
-    "huggingface", DataError, r"no column '(image|mask)'; it has .*--data\.mask_column name them", 3
+    "huggingface", DataError, r"no column '(image|mask)'; it has .*Set --data\.image_column and", 3
 )
 def columns_of_other_names(rng: Random, folder: Path, good: Good) -> Bad:
     key = rng.choice(["image", "mask"])

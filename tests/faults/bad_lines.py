@@ -365,7 +365,7 @@ def numbers_of_a_command_out_of_range(rng: Random, folder: Path, good: Good) -> 
     return [*line, f"--{flag}={value}"], f"--{flag} {value}"
 
 
-@cause("line", ConfigError, r"--data\.\w+: nothing that --data\.layout \w+ reads\. Leave it out")
+@cause("line", ConfigError, r"--data\.\w+: --data\.layout \w+ does not read it\. Leave it out")
 def data_that_the_layout_does_not_read(rng: Random, folder: Path, good: Good) -> Bad:
     flag = rng.choice(["--data.annotations", "--data.masks"])
     more = ["--data.layout=coco"] * (flag == "--data.masks")

@@ -42,7 +42,7 @@ def columns_of_other_names(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, lambda rows: rows[0].__setitem__(slice(None), names))
 
 
-@cause("manifest", DataError, r":\d+: no '(image|mask)'; .*--data\.mask_column name them")
+@cause("manifest", DataError, r":\d+: no '(image|mask)'; .*Set --data\.image_column and")
 def an_empty_cell(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.randrange(1, 9), rng.randrange(2)
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, rng.choice(["", "  "])))
@@ -54,7 +54,7 @@ def a_file_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, "images/gone.png"))
 
 
-@cause("manifest", DataError, r":\d+: .* leads out of .*--data\.outside true allows that")
+@cause("manifest", DataError, r":\d+: .* is outside of .*--data\.outside true allows it")
 def a_path_out_of_the_folder(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.randrange(1, 9), rng.randrange(2)
     out = rng.choice([str(good.images / "images/000.png"), "../data/images/000.png",
@@ -62,7 +62,7 @@ def a_path_out_of_the_folder(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(j, out))
 
 
-@cause("manifest", DataError, r":\d+: .* is no image \(.*Fix the line")
+@cause("manifest", DataError, r":\d+: .* is not an image \(.*Fix the line")
 def a_file_of_another_kind(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.randrange(1, 9), rng.randrange(2)
     name = f"images/000.{rng.choice(['npy', 'exe', 'png.gz', ''])}"
@@ -75,7 +75,7 @@ def a_name_too_long(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(0, name))
 
 
-@cause("manifest", DataError, r":\d+: .* is in line \d+ already\. Keep one")
+@cause("manifest", DataError, r":\d+: .* is a duplicate of line \d+\. Keep one")
 def an_image_twice(rng: Random, folder: Path, good: Good) -> Bad:
     i, j = rng.sample(range(1, 9), 2)
     return listed(rng, good, folder, lambda rows: rows[i].__setitem__(0, rows[j][0]))
@@ -91,7 +91,7 @@ def a_split_of_another_name(rng: Random, folder: Path, good: Good) -> Bad:
     return listed(rng, good, folder, change)
 
 
-@cause("manifest", DataError, r"lines have no split\. Give all, or none")
+@cause("manifest", DataError, r"lines have no split\. Set all or none")
 def lines_without_split(rng: Random, folder: Path, good: Good) -> Bad:
     def change(rows: Rows) -> None:
         for row, word in zip(rows, ["split", *["train"] * 8], strict=True):
@@ -232,7 +232,7 @@ def another_json(rng: Random, folder: Path, good: Good) -> Bad:
     return described(rng, good, folder, change)
 
 
-@cause("coco", DataError, r"an entry lacks or mistypes .*expected")
+@cause("coco", DataError, r"an entry is incomplete or mistyped .*expected")
 def an_entry_without_a_key(rng: Random, folder: Path, good: Good) -> Bad:
     key, what = rng.choice([("id", "images"), ("file_name", "images"), ("height", "images"),
                             ("image_id", "annotations"), ("category_id", "annotations"),
@@ -240,7 +240,7 @@ def an_entry_without_a_key(rng: Random, folder: Path, good: Good) -> Bad:
     return described(rng, good, folder, lambda c: entry(rng, c, what).pop(key) and None)
 
 
-@cause("coco", DataError, r"an entry lacks or mistypes .*expected")
+@cause("coco", DataError, r"an entry is incomplete or mistyped .*expected")
 def an_entry_of_another_type(rng: Random, folder: Path, good: Good) -> Bad:
     key, what, value = rng.choice(
         [("id", "images", [1]), ("file_name", "images", 5), ("height", "images", "x"),
@@ -265,7 +265,7 @@ def an_annotation_of_no_category(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
-@cause("coco", DataError, r"has no segmentation \(a box alone is no mask\).*Add it, or remove")
+@cause("coco", DataError, r"has no segmentation \(a box is not a mask\).*Add it, or remove")
 def a_box_alone(rng: Random, folder: Path, good: Good) -> Bad:
     value = rng.choice([None, [], {}])
     return described(
@@ -341,7 +341,7 @@ def an_image_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     )
 
 
-@cause("coco", DataError, r" leads out of .*--data\.outside true")
+@cause("coco", DataError, r" is outside of .*--data\.outside true")
 def an_image_out_of_the_folder(rng: Random, folder: Path, good: Good) -> Bad:
     name = rng.choice(["/etc/passwd", "../../secret.png", "a/../../b.jpg"])
     return described(rng, good, folder, lambda c: entry(rng, c, "images").update(file_name=name))

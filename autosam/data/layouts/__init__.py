@@ -1,4 +1,4 @@
-"""Where pairs of image and mask come from; docs/data.md shows each layout."""
+"""Data set layouts: each function finds the pairs of image and mask. See docs/data.md."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
     "stamps": pairs_of_stamps,
     "volumes": pairs_of_volumes,
 }
-"""The one table of layouts: `--data.layout` names an entry, docs/extending.md adds one."""
+"""All layouts, by `--data.layout`. See docs/extending.md to add one."""
 
 
 def load_pairs(config: DataConfig) -> list[Pair]:
-    """All pairs, with their split where the source says it.
+    """Find all pairs of a data set, with their split if the data set defines it.
+
+    Args:
+        config: the data settings.
 
     Raises:
         ConfigError: an unknown layout, or settings that contradict each other.
-        DataError: files are missing, or do not fit the layout.
+        DataError: files are missing, or do not match the layout.
     """
     if config.layout not in LAYOUTS:
         raise ConfigError(
@@ -58,7 +61,7 @@ def load_pairs(config: DataConfig) -> list[Pair]:
     unread = "masks" if config.layout == "coco" else "annotations"
     if getattr(config, unread):
         raise ConfigError(
-            f"--data.{unread}: nothing that --data.layout {config.layout} reads. Leave it out, or "
+            f"--data.{unread}: --data.layout {config.layout} does not read it. Leave it out, or "
             "choose another layout."
         )
     where = (config.root, config.images, config.masks, config.annotations)
@@ -69,12 +72,18 @@ def load_pairs(config: DataConfig) -> list[Pair]:
     for pair in found:
         other = names.setdefault((pair.given, pair.name), pair)
         if other is not pair:
-            raise DataError(f"{other.image} and {pair.image}: the same name twice; keep one.")
+            raise DataError(f"{other.image} and {pair.image}: a duplicate name. Keep one of them.")
     return found
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """The pairs of each split, as the settings say.
+    """Find the pairs of a data set and split them.
+
+    Args:
+        config: the data settings.
+
+    Returns:
+        The pairs of each split.
 
     Raises:
         ConfigError: settings that contradict each other.

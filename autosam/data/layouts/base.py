@@ -1,4 +1,4 @@
-"""What several layouts share."""
+"""Helpers shared by the layouts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def root_of(config: DataConfig) -> Path:
     """`--data.root` as a folder.
 
     Raises:
-        DataError: unset, or no folder.
+        DataError: unset, or not a folder.
     """
     if not config.root:
         raise DataError(f"--data.layout {config.layout} needs --data.root DIR.")

@@ -1,4 +1,4 @@
-"""COCO instances as masks of classes.
+"""COCO instances, drawn as masks of classes.
 
 ```
 --data.images DIR --data.annotations FILE.json                   one pool, split by a seed
@@ -37,15 +37,15 @@ log = logging.getLogger("autosam")
 
 @dataclass(frozen=True)
 class Outlines:
-    """The objects of one image."""
+    """The objects of one image; implements `Pixels`."""
 
     path: Path
     shape: tuple[int, int]
     """H, W."""
     objects: tuple[tuple[int, int, Any], ...] = field(repr=False)
-    """(annotation's id, class 1..K, polygons or run-length encoding)."""
+    """(annotation id, class 1..K, polygons or run-length encoding)."""
     overlapping: int = 0
-    """K where classes may overlap."""
+    """K if classes may overlap, else 0."""
 
     def read(self) -> np.ndarray:
         masks = [
@@ -58,7 +58,7 @@ class Outlines:
                 classes[k - 1] |= mask
             return pack(classes)
         label = np.zeros(self.shape, np.uint8)
-        # Small objects lie on large ones.
+        # Small objects are drawn over large ones.
         for k, mask in sorted(masks, key=lambda entry: -int(entry[1].sum())):
             label[mask] = k
         return label
@@ -73,11 +73,11 @@ class Outlines:
 
 
 def pairs_of_coco(config: DataConfig) -> list[Pair]:
-    """The images of COCO files; those without annotation are empty.
+    """Find the images of COCO files. The mask of an image without annotations is empty.
 
     Raises:
-        DataError: no such file; not COCO; an annotation of an image or category that is not
-            listed; a missing image.
+        DataError: a missing file or image, not a COCO file, or an annotation whose image or
+            category is not listed.
     """
     if config.annotations:
         if not config.images:
@@ -112,7 +112,7 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}. Fix it.") from None
-    except (ValueError, RecursionError) as error:  # numbers of 5000 digits, lists of lists of ...
+    except (ValueError, RecursionError) as error:  # numbers of 5000 digits, deeply nested lists
         raise DataError(f"{path}: not JSON: {error}. Fix it.") from None
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or any(
@@ -125,8 +125,8 @@ def _read(path: Path, images: Path, config: DataConfig) -> list[Pair]:
         return _pairs(content, path, images, config)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{path}: an entry lacks or mistypes {error}. Fix it: expected are id, file_name, "
-            "height and width of images, id, image_id, category_id and segmentation of "
+            f"{path}: an entry is incomplete or mistyped ({error}). Fix it: expected are id, "
+            "file_name, height and width of images, id, image_id, category_id and segmentation of "
             "annotations, id and name of categories."
         ) from None
 
@@ -153,7 +153,7 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
         shape = entry.get("segmentation")
         if not shape:
             raise DataError(
-                f"{where}: has no segmentation (a box alone is no mask). Add it, or remove the "
+                f"{where}: has no segmentation (a box is not a mask). Add it, or remove the "
                 "annotation."
             )
         if isinstance(shape, list):
@@ -164,7 +164,7 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
         if k:
             objects[image["id"]].append((number, k, shape))
     if nothing:
-        _tell_nothing(nothing, len(content["annotations"]), path)
+        _report_empty(nothing, len(content["annotations"]), path)
     overlapping = 0 if config.exclusive or config.num_classes == 1 else config.num_classes
     found = []
     for number, entry in listed.entries.items():
@@ -181,15 +181,14 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
 
 
 class Numbered:
-    """Entries of a COCO file by their id. A number may be text, or have a point, in one place and
-    not in another: "7", 7 and 7.0 are one.
+    """Entries of a COCO file by their id. "7", 7 and 7.0 are the same id.
 
     Args:
-        entries: those of the file.
-        what: what to say of two with one id.
+        entries: of the file.
+        what: beginning of the message about two entries with one id.
 
     Raises:
-        DataError: two have one id.
+        DataError: two entries have one id.
     """
 
     def __init__(self, entries: list[dict[str, Any]], what: str) -> None:
@@ -209,7 +208,7 @@ class Numbered:
 
 
 def _number(key: Any) -> Any:
-    """An id as a number where it is one in whatever way it is written."""
+    """Convert an id to a number if possible, whatever its notation."""
     try:
         number = float(key)
     except (TypeError, ValueError):
@@ -220,7 +219,7 @@ def _number(key: Any) -> Any:
 def _refuse_shares(content: dict[str, Any], listed: Numbered, path: Path) -> None:
     """
     Raises:
-        DataError: every coordinate of every polygon is from 0 to 1.
+        DataError: all coordinates are from 0 to 1, so they are not in pixels.
     """
     shapes = [e["segmentation"] for e in content["annotations"] if e.get("segmentation")]
     values = [
@@ -235,21 +234,21 @@ def _refuse_shares(content: dict[str, Any], listed: Numbered, path: Path) -> Non
     large = any(int(entry["width"]) > 2 for entry in listed.entries.values())
     if values and large and min(values) >= 0 and max(values) <= 1:
         raise DataError(
-            f"{path}: the coordinates of its polygons are from 0 to 1, shares of the image; COCO's "
-            "are pixels. Multiply x by the width and y by the height."
+            f"{path}: the coordinates of its polygons are from 0 to 1, relative to the image; in "
+            "COCO they are in pixels. Multiply x by the width and y by the height."
         )
 
 
-def _tell_nothing(nothing: dict[Any, bool], total: int, path: Path) -> None:
-    """Warn of polygons that enclose nothing.
+def _report_empty(nothing: dict[Any, bool], total: int, path: Path) -> None:
+    """Warn of polygons that enclose no pixel.
 
     Args:
-        nothing: of each annotation with such polygons, whether all of its polygons are such.
-        total: how many annotations there are.
+        nothing: of each annotation with such polygons, whether all its polygons are empty.
+        total: number of annotations.
         path: the file.
 
     Raises:
-        DataError: no annotation encloses anything.
+        DataError: no annotation encloses a pixel.
     """
     what = (
         f"{path}: {len(nothing)} of {total} annotations have polygons that enclose no pixel (fewer "
@@ -260,11 +259,11 @@ def _tell_nothing(nothing: dict[Any, bool], total: int, path: Path) -> None:
         raise DataError(
             f"{what}. Export polygons of three points or more, in pixels of the image, or masks."
         )
-    log.warning("%s. These polygons are left out.", what)
+    log.warning("%s. These polygons are ignored.", what)
 
 
 def _classes(categories: Numbered, path: Path, config: DataConfig) -> Numbered:
-    """Category -> class 1..K, or 0 where `--data.classes` leaves it out."""
+    """Map categories to classes 1..K, or to 0 if `--data.classes` does not list them."""
     names = {number: str(entry["name"]) for number, entry in categories.entries.items()}
     if config.classes:
         wanted = {entry.name: k for k, entry in enumerate(config.classes, 1)}

@@ -1,7 +1,7 @@
-"""Two folders, of images and of masks, that pair by name; with or without a split.
+"""A folder of images and a folder of masks with the same names, with or without splits.
 
 ```
-root/{train,validation,test}/{images,masks}/     a split as given ("val" and "valid" also serve)
+root/{train,validation,test}/{images,masks}/     given splits (also "val" and "valid")
 root/{images,masks}/                             one pool
 --data.images DIR --data.masks DIR               one pool
 masks/CLASS/                                     a folder for each class, --data.exclusive false
@@ -30,15 +30,15 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
     """The pairs of `--data.root`, or of `--data.images` and `--data.masks`.
 
     Raises:
-        DataError: see `find_pairs`; or the root holds neither splits nor two folders.
+        DataError: see `find_pairs`; or the root holds neither splits nor the two folders.
     """
     if config.images and config.masks:
         return find_pairs(Path(config.images), Path(config.masks), config)
     root = Path(config.root) if config.root else synthetic_root()
     if root.is_file():
         raise DataError(
-            f"--data.root {root}: is a file. A CSV or JSONL goes with --data.layout manifest, a "
-            "COCO file with --data.layout coco --data.images DIR --data.annotations FILE; HDF5 "
+            f"--data.root {root}: is a file. For CSV or JSONL use --data.layout manifest; for a "
+            "COCO file --data.layout coco --data.images DIR --data.annotations FILE; HDF5 "
             "files and videos must be unpacked into images first."
         )
     if not root.is_dir():
@@ -66,8 +66,9 @@ def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> l
     """Pair the files of two folders by name without extension.
 
     Args:
-        images, masks: folders.
-        config: `mask_suffix`, `bands` and `window`; `classes` where classes overlap.
+        images: folder of images.
+        masks: folder of masks, or of one folder per class.
+        config: `mask_suffix`, `bands` and `window`; `classes` if classes overlap.
 
     Returns:
         Pairs sorted by name.
@@ -101,7 +102,7 @@ def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> l
         if orphans:
             lines.append(f"  {len(orphans)} masks without an image, for example "
                          f"{mask_files[orphans[0]].name}")  # fmt: skip
-        lines.append(_suffix_hint(alone, orphans) or "Remove them, or add what is missing.")
+        lines.append(_suffix_hint(alone, orphans) or "Remove them, or add the missing files.")
         raise DataError("\n".join(lines))
     return [
         Pair(stem, image_file(image_files[stem], config), MaskFile(stripped[stem]))
@@ -125,23 +126,23 @@ def _suffix_hint(alone: list[str], orphans: list[str]) -> str:
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by name without extension.
+    """The image files of a folder, by name without extension.
 
     Raises:
-        DataError: no folder, no image, or two files that differ in extension or case alone.
+        DataError: no folder, no image, or two files that differ only in extension or case.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Fix the path, or make it.")
     found: dict[str, Path] = {}
     folded: dict[str, Path] = {}
-    for name in sorted(os.listdir(folder)):  # names, not paths: there may be 100,000
+    for name in sorted(os.listdir(folder)):  # names are faster than paths, for 100,000 files
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in EXTENSIONS or is_hidden(name):
             continue
         path = folder / name
         other = folded.setdefault(stem.casefold(), path)
         if other is not path:
-            raise DataError(f"{other} and {name}: the same name twice; keep one.")
+            raise DataError(f"{other} and {name}: a duplicate name. Keep one of them.")
         found[stem] = path
     if not found:
         raise DataError(

@@ -1,4 +1,4 @@
-"""GlaS (Warwick QU): docs/data.md has its tree."""
+"""GlaS (Warwick QU), see docs/data.md."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from autosam.errors import DataError
 
 
 def pairs_of_glas(config: DataConfig) -> list[Pair]:
-    """train_1.bmp beside train_1_anno.bmp, testA_1.bmp, testB_1.bmp; Grade.csv names the patients.
+    """Find train_1.bmp with train_1_anno.bmp, testA_1.bmp, testB_1.bmp; patients are in Grade.csv.
 
     Raises:
-        DataError: a file has no partner, or the folder holds none.
+        DataError: an image has no mask, an unexpected file, or no image.
     """
     root = root_of(config)
     files = by_stem(root)
@@ -54,7 +54,7 @@ def pairs_of_glas(config: DataConfig) -> list[Pair]:
 
 
 def _patients(path: Path) -> dict[str, str]:
-    """Image -> patient, of GlaS's table; nothing where there is none."""
+    """Map images to patients by GlaS's table; empty without a table."""
     if not path.is_file():
         return {}
     rows = [row for _, row in csv_rows(path)]

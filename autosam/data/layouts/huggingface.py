@@ -1,7 +1,7 @@
-"""Hugging Face data sets: by name from the hub, or from a folder written by `save_to_disk`.
+"""Hugging Face data sets: by name on the hub, or from a folder written by `save_to_disk`.
 
-`--data.root` is the name or the folder; columns of images and masks by name. The data set's own
-splits (train, validation or val, test) are kept.
+`--data.root` is the name or the folder. The data set's splits (train, validation or val, test) are
+kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from autosam.utils.paths import is_hub_name, nearest
 
 @dataclass(frozen=True)
 class Cell:
-    """An image in a table. The table is mapped from disk, and pickles as its file names."""
+    """An image or mask in a table; implements `Pixels`. The table is memory-mapped and pickled as
+    its file names."""
 
     table: Any
     row: int
@@ -61,7 +62,7 @@ class Cell:
             ) from None
 
     def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of an image, see `autosam.data.images.ImageFile.read_valid`."""
+        """Read an image, see `autosam.data.images.ImageFile.read_valid`."""
         raster = open_raster(self._bytes(), str(self), self.bands)
         bands = self.bands is not None
         return ImageReader(raster, str(self), bands, self.window, self.nodata).whole()
@@ -72,13 +73,13 @@ class Cell:
         return self.read_valid()[0]
 
     def stored(self) -> StoredMask:
-        """Of a mask."""
+        """Read a mask as stored."""
         return read_mask_file(self._bytes(), str(self))
 
     def digest(self) -> str:
         how = repr(self.window)
         if not self.mask:
-            how += " upright"  # earlier versions did not turn images
+            how += " upright"  # earlier versions ignored the orientation
         if self.bands is not None or self.nodata is not None:
             how += f" {self.bands} {self.nodata}"
         return hashlib.sha256(self._bytes() + how.encode()).hexdigest()
@@ -88,17 +89,17 @@ class Cell:
 
 
 def pairs_of_hub(config: DataConfig) -> list[Pair]:
-    """The rows of a data set.
+    """Find the rows of a data set.
 
     Raises:
-        DataError: `datasets` is not installed, no such data set, a column is missing or holds no
-            images, or its splits have other names.
+        DataError: `datasets` is not installed, the data set is missing, a column is missing or
+            holds no images, or a split has another name.
     """
     try:
         import datasets
     except ImportError:
         raise DataError(
-            "--data.layout huggingface reads with the package datasets: pip install 'autosam[hf]'"
+            "--data.layout huggingface needs the package datasets: pip install 'autosam[hf]'"
         ) from None
     name = config.root
     if not name:
@@ -115,9 +116,9 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
             with hub.probe(name, "README.md", "dataset") as trouble:
                 loaded = datasets.load_dataset(name)
         else:
-            trouble = f"no such folder here, and no name on the hub.{nearest(Path(name))}"
+            trouble = f"no such folder, and not a name on the hub.{nearest(Path(name))}"
             raise FileNotFoundError(trouble)
-    except Exception as error:  # of datasets, the hub and Arrow, many kinds
+    except Exception as error:  # several types, from datasets, the hub and Arrow
         raise DataError(
             f"--data.root {name}: cannot be read as a data set ({trouble or str(error)[:300]}). "
             "Fix the name, or load it with `datasets` and save it again with `save_to_disk`."
@@ -136,12 +137,12 @@ def pairs_of_hub(config: DataConfig) -> list[Pair]:
             if column not in table.column_names:
                 raise DataError(
                     f"{where}: no column {column!r}; it has {', '.join(table.column_names)}. "
-                    "--data.image_column and --data.mask_column name them."
+                    "Set --data.image_column and --data.mask_column."
                 )
             if not isinstance(table.features[column], datasets.Image):
                 raise DataError(
-                    f"{where}: column {column!r} holds no images. --data.image_column and "
-                    "--data.mask_column name those that do."
+                    f"{where}: column {column!r} holds no images. Set --data.image_column and "
+                    "--data.mask_column."
                 )
         image, mask = (
             table.select_columns([column]).cast_column(column, datasets.Image(decode=False))

@@ -1,12 +1,12 @@
-"""A table of pairs: CSV, or JSONL with an object a line.
+"""A table of pairs: CSV, or JSONL with one object per line.
 
 ```
-image,mask,split,group            image, mask: paths from the table's own folder
+image,mask,split,group            image, mask: paths relative to the table's folder
 images/a.png,masks/a.png,train,patient1
 images/b.png,masks/b.png,test,patient2
 ```
 
-`split` (train, validation or val, test) and `group` may be missing; without splits they are drawn.
+`split` (train, validation or val, test) and `group` are optional; missing splits are drawn.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
     """The pairs of `--data.root FILE`.
 
     Raises:
-        DataError: naming the line: a column or value is missing, a path leaves the table's folder
-            (unless `outside`), a file is missing, an image is listed twice, or only some lines
-            have a split.
+        DataError: a missing column, value or file, a path outside of the table's folder (unless
+            `outside`), a duplicate image, or only some lines have a split. The message names the
+            line.
     """
     table = Path(config.root or "")
     if not table.is_file():
@@ -53,14 +53,14 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
             if not text:
                 raise DataError(
                     f"{table}:{number}: no {column!r}; columns found: {', '.join(row)}. "
-                    "--data.image_column and --data.mask_column name them."
+                    "Set --data.image_column and --data.mask_column."
                 )
             paths.append(resolve(table.parent, text, config.outside, f"{table}:{number}"))
         image, mask = paths
         whole = Path(os.path.abspath(image))
         if whole in seen:
             raise DataError(
-                f"{table}:{number}: {image} is in line {seen[whole]} already. Keep one of them."
+                f"{table}:{number}: {image} is a duplicate of line {seen[whole]}. Keep one of them."
             )
         seen[whole] = number
         word = row.get("split", "")
@@ -80,29 +80,29 @@ def pairs_of_manifest(config: DataConfig) -> list[Pair]:
     given = [bool(pair.split) for pair in found]
     if any(given) and not all(given):
         raise DataError(
-            f"{table}: {given.count(False)} of {len(given)} lines have no split. Give all, or none."
+            f"{table}: {given.count(False)} of {len(given)} lines have no split. Set all or none."
         )
     return found
 
 
 def resolve(folder: Path, text: str, outside: bool, where: str) -> Path:
-    """A path named in a file, from that file's folder.
+    """Resolve a path that a file lists.
 
     Args:
-        folder: of the file.
-        text: the path, with slashes or backslashes; an absolute one may lead into the folder.
-        outside: whether it may lead out of the folder.
+        folder: folder of that file.
+        text: the path, with slashes or backslashes; absolute paths must be inside the folder, too.
+        outside: whether paths outside of the folder are allowed.
         where: file and line, for messages.
 
     Raises:
-        DataError: it leads out, or to no image.
+        DataError: the path is outside of the folder, or not an image file.
     """
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
         raise DataError(
             f"{where}: {text!a}: this system's file names are in {sys.getfilesystemencoding()}"
-            ", which lacks these letters. Set PYTHONUTF8=1, or a UTF-8 locale."
+            ", which lacks these characters. Set PYTHONUTF8=1, or a UTF-8 locale."
         ) from None
     path = folder / text
     if "\\" in text and not _is_file(path):
@@ -110,12 +110,12 @@ def resolve(folder: Path, text: str, outside: bool, where: str) -> Path:
         path = folder / text
     if not outside and (_below(path, folder) is None or ".." in Path(text).parts):
         raise DataError(
-            f"{where}: {text} leads out of {folder}. --data.outside true allows that, for files "
+            f"{where}: {text} is outside of {folder}. --data.outside true allows it, for files "
             "that you trust."
         )
     if path.suffix.lower() not in EXTENSIONS:
         raise DataError(
-            f"{where}: {text} is no image ({', '.join(sorted(EXTENSIONS))}). Fix the line."
+            f"{where}: {text} is not an image ({', '.join(sorted(EXTENSIONS))}). Fix the line."
         )
     if not _is_file(path):
         raise DataError(f"{where}: {path}: no such file. Fix the line, or add the file.")
@@ -123,7 +123,7 @@ def resolve(folder: Path, text: str, outside: bool, where: str) -> Path:
 
 
 def _below(path: Path, folder: Path) -> Path | None:
-    """The path from the folder; None where it does not lead into it."""
+    """The path relative to the folder; None if it is outside."""
     for whole in (os.path.abspath, os.path.realpath):
         if Path(whole(path)).is_relative_to(whole(folder)):
             return Path(whole(path)).relative_to(whole(folder))
@@ -138,12 +138,12 @@ def _is_file(path: Path) -> bool:
 
 
 def stem_of(path: Path, folder: Path) -> str:
-    """The name of an image without extension, with those of the folders below `folder`."""
+    """The name of an image without extension, with its folders below `folder`, joined by "-"."""
     return "-".join((_below(path, folder) or path).with_suffix("").parts).lstrip("./-")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows."""
+    """Line number and values of each row."""
     if table.suffix.lower() in (".xlsx", ".xls", ".ods", ".parquet"):
         raise DataError(f"{table}: not a text file. Save the table as CSV.")
     if table.suffix.lower() in (".jsonl", ".ndjson", ".json"):
@@ -152,7 +152,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _json_rows(table: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """An object a line, or one list of objects."""
+    """Parse one object per line, or one list of objects."""
     lines: list[tuple[int, Any]] = [
         (number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()
     ]
@@ -162,7 +162,7 @@ def _json_rows(table: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     for number, line in lines:
         try:
             found = json.loads(line)
-        except (ValueError, RecursionError) as error:  # numbers of 5000 digits are the former
+        except (ValueError, RecursionError) as error:  # ValueError also for numbers of 5000 digits
             raise DataError(f"{table}:{number}: not JSON: {error}. Fix the line.") from None
         rows = found if whole and isinstance(found, list) else [found]
         for i, row in enumerate(rows, 1):

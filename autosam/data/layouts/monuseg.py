@@ -1,11 +1,11 @@
-"""MoNuSeg: TIFF tiles and Aperio ImageScope XML with the outline of each nucleus.
+"""MoNuSeg: TIFF tiles with Aperio ImageScope XML that holds a polygon for each nucleus.
 
 ```
 root/**/Tissue Images/NAME.tif     with root/**/Annotations/NAME.xml
 root/**/NAME.tif                   with NAME.xml beside it
 ```
 
-A folder whose name holds "test" is the test split, the rest is for training.
+A folder whose name contains "test" is the test split; others are for training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from autosam.utils.io import list_folder
 
 @dataclass(frozen=True)
 class Nuclei:
-    """The union of the regions of an XML file, on an image."""
+    """The union of the regions of an XML file as the mask of an image; implements `Pixels`."""
 
     path: Path
     image: Path
@@ -40,7 +40,7 @@ class Nuclei:
         label = np.zeros((height, width), np.uint8)
         holes = np.zeros((height, width), bool)
         for i, (hole, polygon) in enumerate(read_regions(self.path), 1):
-            # Vertices count pixels by their centres, the rasteriser by their corners.
+            # Vertices are relative to pixel centres, `rasterize` to the image corner.
             flat = [[value + 0.5 for xy in polygon for value in xy]]
             mask = rasterize(flat, height, width, f"{self.path}: region {i}")
             if hole:
@@ -58,23 +58,24 @@ class Nuclei:
 
 
 def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
-    """Annotations/Annotation/Regions/Region/Vertices/Vertex with X and Y.
+    """Read Annotations/Annotation/Regions/Region/Vertices/Vertex with X and Y.
 
     Returns:
-        For each region: whether it is a hole (NegativeROA), and its vertices x, y.
+        For each region: whether it is a hole (NegativeROA), and its vertices x, y in px, with
+        integers at pixel centres.
 
     Raises:
-        DataError: not such a file; the message names the line, or the region.
+        DataError: not Aperio's XML; the message names the line or the region.
     """
     require_file(path)
     try:
         text = path.read_bytes()
         if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-            raise DataError(f"{path}: XML with declarations of its own is not read. Remove them.")
+            raise DataError(f"{path}: XML with DOCTYPE or ENTITY is not read. Remove them.")
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise DataError(f"{path}:{error.position[0]}: not XML: {error}. Fix it.") from None
-    except (ValueError, LookupError, OSError) as error:  # codes that it does not know
+    except (ValueError, LookupError, OSError) as error:  # an unknown text encoding
         raise DataError(f"{path}: not XML: {error}. Fix it: save it as UTF-8.") from None
     if root.tag != "Annotations":
         raise DataError(
@@ -97,10 +98,10 @@ def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
 
 
 def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
-    """The tiles under `--data.root`; tiles of one patient (TCGA's code) are a group.
+    """Find the tiles under `--data.root`. Tiles of one patient (TCGA code) are a group.
 
     Raises:
-        DataError: a tile without XML, an XML without tile, or none at all.
+        DataError: a tile without XML, an XML without tile, or no tile.
     """
     root = root_of(config)
     found_files = list_folder(root, "**/*")
@@ -128,7 +129,7 @@ def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
 
 
 def _key(path: Path) -> tuple[Path, str]:
-    """Tiles and XML stand side by side, or in sister folders."""
+    """Key that a tile and its XML share: they are in one folder, or in sibling folders."""
     folder = path.parent
-    sisters = ("tissue images", "annotations", "images")
-    return (folder.parent if folder.name.lower() in sisters else folder), path.stem
+    siblings = ("tissue images", "annotations", "images")
+    return (folder.parent if folder.name.lower() in siblings else folder), path.stem

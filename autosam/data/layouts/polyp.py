@@ -1,4 +1,4 @@
-"""Polyps as PraNet has them: docs/data.md has their tree."""
+"""Polyp data sets in the archives of PraNet, see docs/data.md."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from autosam.utils.io import list_folder
 
 
 def pairs_of_polyps(config: DataConfig) -> list[Pair]:
-    """TrainDataset/{images,masks}, TestDataset/SET/{images,masks}; `image` and `mask` also serve.
+    """Find TrainDataset/{images,masks} and TestDataset/SET/{images,masks}, or `image` and `mask`.
 
-    Each SET (CVC-300, CVC-ClinicDB, CVC-ColonDB, ETIS-LaribPolypDB, Kvasir, or another) is a subset
-    of its own.
+    Each SET (CVC-300, CVC-ClinicDB, CVC-ColonDB, ETIS-LaribPolypDB, Kvasir, others) is a subset.
 
     Raises:
         DataError: see `find_pairs`.

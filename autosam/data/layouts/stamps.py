@@ -1,4 +1,4 @@
-"""Stamps (StaVer): docs/data.md has its tree."""
+"""Stamps (StaVer), see docs/data.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("autosam")
 
 @dataclass(frozen=True)
 class DarkMask(MaskFile):
-    """What is not white (or, with `black`, what is black) in a scan's truth is foreground."""
+    """A mask file whose foreground is not white (with `black`: whose foreground is black)."""
 
     black: bool = False
 
@@ -34,14 +34,13 @@ class DarkMask(MaskFile):
 
 
 def pairs_of_stamps(config: DataConfig) -> list[Pair]:
-    """StaVer: scans/, ground-truth-pixel/ (black where a stamp is) and ground-truth-maps/ (a dark
-    region on white for each stamp), each possibly in a second folder of the same name.
+    """Find scans/, ground-truth-pixel/ (stamps are black) and ground-truth-maps/ (a dark region on
+    white for each stamp), each possibly nested in a folder of the same name.
 
-    Scans that have no pixel truth (the archive has some, beyond number 400) are left out, with a
-    warning.
+    Scans without pixel truth (some beyond number 400 in the archive) are skipped with a warning.
 
     Raises:
-        DataError: a scan has a pixel truth but no region map, or none has a truth.
+        DataError: a scan has a pixel truth but no region map, or no scan has a pixel truth.
     """
     root = root_of(config)
 
@@ -54,7 +53,7 @@ def pairs_of_stamps(config: DataConfig) -> list[Pair]:
     without = [stem for stem in scans if f"{stem}-px" not in truth]
     if without:
         log.warning(
-            "%d scans without pixel truth are left out, for example %s.", len(without), without[0]
+            "%d scans without pixel truth are skipped, for example %s.", len(without), without[0]
         )
     if len(without) == len(scans):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Pascal VOC: docs/data.md has its tree."""
+"""Pascal VOC, see docs/data.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VOC_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def pairs_of_voc(config: DataConfig) -> list[Pair]:
-    """JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val,test}.txt.
+    """Find JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val,test}.txt.
 
     Raises:
         DataError: a folder or list is missing, or a list names a missing file.
@@ -42,6 +42,6 @@ def pairs_of_voc(config: DataConfig) -> list[Pair]:
             found.append(pair)
     if not found:
         raise DataError(
-            f"{lists}: holds no train.txt, val.txt or test.txt with names. Write a name on a line."
+            f"{lists}: holds no train.txt, val.txt or test.txt with names. Write one name per line."
         )
     return found

@@ -1,12 +1,12 @@
-"""CT and MR volumes with masks; every slice is an image.
+"""CT and MR volumes with masks; each slice is an image.
 
 ```
 root[/{train,validation,test}]/{images,masks}/NAME.nii.gz      NIfTI (.nii, .nii.gz)
-root[/{train,validation,test}]/images/NAME/*                   DICOM, a folder for each series
-root[/{train,validation,test}]/images/NAME.dcm                 DICOM, a file of many frames
+root[/{train,validation,test}]/images/NAME/*                   DICOM, one folder per series
+root[/{train,validation,test}]/images/NAME.dcm                 DICOM, one file with many frames
 ```
 
-Masks are NIfTI, of the same size as their volume. A split is drawn by volume, never by slice.
+Masks are NIfTI of the same size as their volume. Splits are drawn by volume, not by slice.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = logging.getLogger("autosam")
 
 
 def pairs_of_volumes(config: DataConfig) -> list[Pair]:
-    """A pair for each slice; a volume's slices are a group.
+    """Find a pair for each slice. The slices of a volume are a group.
 
     Raises:
-        DataError: a volume without mask or the reverse, other sizes or orientation.
+        DataError: a volume without mask, a mask without volume, or different sizes or orientations.
     """
     root = root_of(config)
     found: list[Pair] = []
@@ -51,7 +51,7 @@ def _compare_orientations(pairs: list[Pair], axis: int) -> None:
     """Warn of volumes that are stored mirrored.
 
     Raises:
-        DataError: slices along the axis would be other planes of the body in some volumes.
+        DataError: the axis is a different anatomical axis in some volumes.
     """
     from nibabel.orientations import aff2axcodes
 
@@ -113,7 +113,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
             continue
         name = name_of(path)
         if name in found:
-            raise DataError(f"{found[name]} and {path.name}: the same name twice; keep one.")
+            raise DataError(f"{found[name]} and {path.name}: a duplicate name. Keep one of them.")
         found[name] = path
     if not found:
         raise DataError(

@@ -194,8 +194,8 @@ class TiffImage:
         extra = [int(kind) for kind in self.pages[0].extrasamples]
         if not count:
             raise DataError(
-                f"{self.name}: has {total} bands, and nothing says which are red, green and blue. "
-                f"Set --data.bands, for example [1,{min(2, total)},{min(3, total)}]."
+                f"{self.name}: has {total} bands, but does not define which are red, green and "
+                f"blue. Set --data.bands, for example [1,{min(2, total)},{min(3, total)}]."
             )
         shown = self._to_display(values[..., :count])
         if 1 in extra and self.photometric in (GREY, MIN_IS_WHITE, RGB):

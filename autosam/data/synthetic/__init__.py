@@ -1,1 +1,1 @@
-"""Drawn images: the embedded data set, and the scenes that `lite` is pretrained on."""
+"""Synthetic images: the embedded data set, and the scenes that `lite` is pretrained on."""

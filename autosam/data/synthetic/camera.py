@@ -1,4 +1,4 @@
-"""Effects of light and camera on a drawn scene; for the conventions see `scenes`."""
+"""Light and camera effects on a drawn scene. For the array conventions see `drawing`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autosam.data.synthetic.drawing import (
 
 
 def illuminate(rng: Rng, canvas: Array) -> None:
-    """Uneven light in place: a gradient, a vignette, or soft shadows over everything."""
+    """Apply uneven light in place: a vignette, a gradient, or soft shadows."""
     frame = (canvas.shape[0], canvas.shape[1])
     depth = np.float32(rng.uniform(0.1, 0.6))
     if rng.random() < 0.5:
@@ -30,7 +30,11 @@ def illuminate(rng: Rng, canvas: Array) -> None:
 
 
 def expose(rng: Rng, canvas: Array) -> Array:
-    """Camera: blur, colour cast, contrast, noise, sometimes grey or JPEG; uint8 (H, W, 3)."""
+    """Apply camera effects: blur, colour cast, contrast, noise, sometimes grey or JPEG.
+
+    Returns:
+        uint8 H x W x 3 RGB.
+    """
     if rng.random() < 0.45:
         canvas = cv2.GaussianBlur(canvas, (0, 0), log_uniform(rng, 0.4, 1.6))
     gain = 255 * rng.uniform(0.75, 1.15) * np.exp(rng.normal(0, 0.06, 3))
@@ -38,7 +42,7 @@ def expose(rng: Rng, canvas: Array) -> Array:
     canvas = cv2.transform(canvas, np.column_stack([np.diag(gain), np.full(3, offset)]))
     if rng.random() < 0.6:
         noise: Array = random_bytes(rng, canvas.shape)
-        coarse = rng.random() < 0.5  # noise of compressed or resized images spans pixels
+        coarse = rng.random() < 0.5  # in compressed or resized images noise spans several pixels
         noise = cv2.blur(noise, (2, 2)) if coarse else noise
         amplitude = log_uniform(rng, 0.01, 0.15) * (1.5 if coarse else 1)
         noise = noise.astype(np.float32)
@@ -53,7 +57,7 @@ def expose(rng: Rng, canvas: Array) -> Array:
 
 
 def scope_mask(rng: Rng, size: int) -> Array:
-    """Round or cut-off field of view of an endoscope or microscope, bool (H, W)."""
+    """Field of view of an endoscope or microscope, a circle or an octagon; bool size x size."""
     xs, ys = axes((size, size))
     reach = size * rng.uniform(0.48, 0.62)
     octagon = np.abs(xs) + np.abs(ys) < reach * 1.3

@@ -1,10 +1,10 @@
-"""Drawing primitives: colours, noise, textures, shapes and their rasterisation.
+"""Drawing primitives: colours, noise, textures, shapes, rasterization.
 
-All noise comes from resizing small random grids, because an image has to cost about as much as
+Noise is made by resizing small random grids, so that drawing an image takes about as long as
 decoding a photograph (some milliseconds).
 
-Conventions: images under construction ("canvas") are float32 (H, W, 3), RGB in [0, 1]; fields
-are float32 (H, W) in [0, 1]; lengths are in pixels; points are float (n, 2) arrays of (x, y).
+Conventions: a canvas is float32 H x W x 3, RGB in [0, 1]; a field is float32 H x W in [0, 1];
+lengths are in pixels; points are float n x 2 arrays of x, y.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Rng = np.random.Generator
 
 FULL_CIRCLE = 2 * math.pi
 
-# glibc hands freed memory back at once until it has seen a larger block come and go. Images
-# under construction are 0.8 MB each: without this line page faults take a quarter of the time.
+# glibc returns freed memory to the system until a larger block was allocated and freed. Without
+# this line, page faults of canvases (0.8 MB each) take a quarter of the time.
 np.empty(1 << 24, np.uint8)
 
-# Colours that photographs are full of (tissue, stain, plants, water, soil, sky, paper, night).
+# Common colours of photographs (tissue, stain, plants, water, soil, sky, paper, night).
 _ANCHORS = np.array(
     [
         [0.80, 0.48, 0.40], [0.62, 0.27, 0.22], [0.86, 0.66, 0.58], [0.72, 0.55, 0.72],
@@ -39,7 +39,7 @@ _ANCHORS = np.array(
 
 
 class Path(NamedTuple):
-    """A filled contour (``width`` 0) or a stroked line; ``ink`` 255 draws and 0 erases."""
+    """A filled contour (`width` 0) or a stroked line; `ink` 255 draws, 0 erases."""
 
     points: Array
     width: float = 0.0
@@ -47,14 +47,14 @@ class Path(NamedTuple):
 
 
 class Stencil(NamedTuple):
-    """Coverage of one object: ``alpha`` uint8 (h, w), its top-left corner at (x, y)."""
+    """Coverage of one object: `alpha` uint8 h x w, with its top left corner at x, y."""
 
     alpha: Array
     x: int
     y: int
 
     def window(self, frame: Array) -> Array:
-        """View of ``frame`` (H, W, ...) under the stencil."""
+        """View of an array H x W x ... under the stencil."""
         height, width = self.alpha.shape
         return frame[self.y : self.y + height, self.x : self.x + width]
 
@@ -63,18 +63,22 @@ class Stencil(NamedTuple):
 
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
-    """One number whose logarithm is uniform between ``low`` and ``high``."""
+    """Draw a number whose logarithm is uniform between those of `low` and `high`."""
     return float(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 
 def random_bytes(rng: Rng, shape: tuple[int, ...]) -> Array:
-    """Uniform uint8 array (far faster than drawing floats)."""
+    """Draw a uniform uint8 array, which is much faster than floats."""
     flat: Array = np.frombuffer(rng.bytes(math.prod(shape)), np.uint8)
     return flat.reshape(shape)
 
 
 def draw_palette(rng: Rng, near: Array | None = None, count: int = 3) -> Array:
-    """Colours of one material: float32 (count, 3) in [0, 1], around ``near`` or a drawn colour."""
+    """Draw the colours of a material around `near` (RGB) or a random colour.
+
+    Returns:
+        float32 count x 3 in [0, 1].
+    """
     if near is None:
         if rng.random() < 0.6:
             near = _ANCHORS[rng.integers(len(_ANCHORS))] + rng.normal(0, 0.07, 3)
@@ -88,7 +92,7 @@ def draw_palette(rng: Rng, near: Array | None = None, count: int = 3) -> Array:
 
 
 def colourise(field: Array, palette: Array) -> Array:
-    """Map a field (H, W) in [0, 1] through evenly spaced palette colours; float32 (H, W, 3)."""
+    """Map a field H x W to evenly spaced palette colours; float32 H x W x 3."""
     last = len(palette) - 1
     place = np.arange(256, dtype=np.float32)[:, None] * np.float32(last / 255)
     lower = np.minimum(place.astype(np.intp), last - 1)[:, 0]
@@ -98,16 +102,24 @@ def colourise(field: Array, palette: Array) -> Array:
 
 
 def rgb(field: Array) -> Array:
-    """Repeat a field (H, W) in three channels: numpy is slow at broadcasting over a last axis."""
+    """Repeat a field H x W in three channels; faster than broadcasting over the last axis."""
     return cv2.merge((field, field, field))
 
 
 def noise_field(
     rng: Rng, shape: tuple[int, int], cell: float, octaves: int = 3, stretch: float = 1.0
 ) -> Array:
-    """Fractal value noise, float32 ``shape`` stretched to [0, 1].
+    """Draw fractal value noise.
 
-    ``cell`` is the size in px of the coarsest features, ``stretch`` elongates them along x.
+    Args:
+        rng: random generator.
+        shape: H, W.
+        cell: size of the coarsest features in px.
+        octaves: number of scales, each half the size of the one before.
+        stretch: elongation of features along x.
+
+    Returns:
+        float32 H x W, normalized to [0, 1].
     """
     height, width = shape
     total: Array = np.zeros((2, 2), np.float32)
@@ -121,7 +133,7 @@ def noise_field(
 
 
 def axes(shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Pixel coordinates relative to the centre, float32 (1, W) and (H, 1)."""
+    """Pixel coordinates x and y relative to the centre, float32 1 x W and H x 1."""
     height, width = shape
     xs = np.arange(width, dtype=np.float32)[None] - (width - 1) / 2
     ys = np.arange(height, dtype=np.float32)[:, None] - (height - 1) / 2
@@ -129,13 +141,13 @@ def axes(shape: tuple[int, int]) -> tuple[Array, Array]:
 
 
 def wave(phase: Array, hardness: float) -> Array:
-    """Turn a phase in radians into bands in [0, 1]: sinusoidal at 0.5, nearly binary above 2."""
+    """Convert a phase in rad to bands in [0, 1], sinusoidal at 0.5, nearly binary above 2."""
     bands: Array = np.clip(0.5 + hardness * np.sin(phase), 0, 1)
     return bands
 
 
 def stripes(rng: Rng, shape: tuple[int, int], period: float, warp: float = 1.0) -> Array:
-    """Parallel bands at a random angle, bent by noise of ``warp`` radians."""
+    """Draw parallel bands at a random angle, distorted by noise of `warp` rad; float32 H x W."""
     xs, ys = axes(shape)
     angle = rng.uniform(0, FULL_CIRCLE)
     phase = (xs * math.cos(angle) + ys * math.sin(angle)) * np.float32(FULL_CIRCLE / period)
@@ -145,7 +157,7 @@ def stripes(rng: Rng, shape: tuple[int, int], period: float, warp: float = 1.0) 
 
 
 def dots(rng: Rng, shape: tuple[int, int], period: float) -> Array:
-    """Rotated lattice of round dots, bent by noise."""
+    """Draw a rotated grid of round dots, distorted by noise; float32 H x W."""
     xs, ys = axes(shape)
     angle, scale = rng.uniform(0, FULL_CIRCLE), np.float32(FULL_CIRCLE / period)
     cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
@@ -156,7 +168,7 @@ def dots(rng: Rng, shape: tuple[int, int], period: float) -> Array:
 
 
 def _cells(rng: Rng, shape: tuple[int, int], scale: float) -> Array:
-    """Voronoi cells with random values and darker (or brighter) seams."""
+    """Voronoi cells with random values and darker or brighter borders."""
     height, width = shape
     count = max(3, int(height * width / scale**2))
     seeds = np.ones(shape, np.uint8)
@@ -171,7 +183,7 @@ def _cells(rng: Rng, shape: tuple[int, int], scale: float) -> Array:
 
 
 def _fibres(rng: Rng, shape: tuple[int, int], scale: float) -> Array:
-    """Elongated noise turned to a random direction."""
+    """Elongated noise in a random direction."""
     height, width = shape
     side = math.ceil(math.hypot(height, width))
     field = noise_field(rng, (side, side), scale, 2, stretch=rng.uniform(3, 8))
@@ -181,18 +193,18 @@ def _fibres(rng: Rng, shape: tuple[int, int], scale: float) -> Array:
 
 
 def _speckles(rng: Rng, shape: tuple[int, int], scale: float) -> Array:
-    """Sparse irregular spots on an even ground."""
+    """Sparse irregular spots on an even background."""
     above: Array = noise_field(rng, shape, scale, 2) - np.float32(rng.uniform(0.55, 0.75))
     return np.clip(above * np.float32(8), 0, 1, out=above)
 
 
 def _plain(rng: Rng, shape: tuple[int, int], scale: float) -> Array:
-    """Nearly even surface with a faint gradient."""
+    """Nearly even field with a weak gradient."""
     return noise_field(rng, shape, max(shape), 1) * np.float32(0.3)
 
 
 def _grain(rng: Rng, shape: tuple[int, int], scale: float) -> Array:
-    """Clouds with fine grain, as of sand, grass or film."""
+    """Coarse noise with fine grain, similar to sand, grass or film."""
     fine = random_bytes(rng, shape).astype(np.float32) / 255
     return np.float32(0.5) * (noise_field(rng, shape, 4 * scale, 2) + fine)
 
@@ -206,23 +218,23 @@ TEXTURES: tuple[Callable[[Rng, tuple[int, int], float], Array], ...] = (
 def draw_texture(
     rng: Rng, shape: tuple[int, int], palette: Array, kind: int, scale: float
 ) -> Array:
-    """Coloured texture, float32 (H, W, 3): one of ``TEXTURES`` with features of ``scale`` px."""
+    """Draw a coloured texture: `TEXTURES[kind]` with features of `scale` px; float32 H x W x 3."""
     return colourise(TEXTURES[kind](rng, shape, scale), palette)
 
 
 def lit_relief(height: Array, light: float, strength: float) -> Array:
-    """Shading factor (about 0.4 to 1.7) of a height map (H, W) lit from angle ``light`` (rad)."""
+    """Shading factor, 0.4 to 1.7, of a height map H x W lit from the angle `light` (rad)."""
     along_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1, scale=-strength * math.cos(light))
     along_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1, scale=-strength * math.sin(light))
     shade: Array = along_x + along_y + np.float32(1)
     return np.clip(shade, 0.4, 1.7, out=shade)
 
 
-# Shapes: each family draws paths of about the given radius around the origin
+# Shapes: each function draws paths of about the given radius around the origin
 
 
 def polar_contour(radii: Array, aspect: float = 1.0, angle: float = 0.0) -> Array:
-    """Closed contour (n, 2) from radii at even angles, squeezed by ``aspect`` and turned."""
+    """Closed contour n x 2 from radii at even angles, scaled by `aspect` and rotated by `angle`."""
     theta = np.arange(len(radii)) * (FULL_CIRCLE / len(radii))
     xs, ys = radii * np.cos(theta), radii * np.sin(theta) * aspect
     cos, sin = math.cos(angle), math.sin(angle)
@@ -230,12 +242,12 @@ def polar_contour(radii: Array, aspect: float = 1.0, angle: float = 0.0) -> Arra
 
 
 def _aspect(rng: Rng) -> float:
-    """Width over length: often near 1, rarely as thin as 0.25."""
+    """Draw an aspect ratio, width over length: mostly near 1, at least 0.25."""
     return float(1 - 0.75 * rng.beta(1.2, 2))
 
 
 def blob(rng: Rng, radius: float, rough: float = 0.35) -> list[Path]:
-    """Smooth random closed curve: a circle bent by a few Fourier harmonics."""
+    """Draw a smooth closed curve: a circle with random Fourier harmonics."""
     theta = np.linspace(0, FULL_CIRCLE, 72, endpoint=False)[:, None]
     orders = np.arange(2, 7)
     swing = rng.normal(0, rough, 5) / orders
@@ -246,7 +258,7 @@ def blob(rng: Rng, radius: float, rough: float = 0.35) -> list[Path]:
 
 
 def ellipse(rng: Rng, radius: float) -> list[Path]:
-    """Ellipse, or with a higher power a rounded rectangle."""
+    """Draw an ellipse or a rounded rectangle (superellipse)."""
     theta = np.linspace(0, FULL_CIRCLE, 64, endpoint=False)
     power = 2.0 if rng.random() < 0.5 else rng.uniform(3, 12)
     radii = (np.abs(np.cos(theta)) ** power + np.abs(np.sin(theta)) ** power) ** (-1 / power)
@@ -255,7 +267,7 @@ def ellipse(rng: Rng, radius: float) -> list[Path]:
 
 
 def lobed(rng: Rng, radius: float, lobes: int | None = None) -> list[Path]:
-    """Flower-like contour of 5 to 8 lobes reaching ``radius``, slightly uneven."""
+    """Draw a slightly uneven contour with 5 to 8 lobes (or `lobes`) that reach `radius`."""
     theta = np.linspace(0, FULL_CIRCLE, 96, endpoint=False)
     lobes = int(rng.integers(5, 9)) if lobes is None else lobes
     radii = 1 + rng.uniform(0.12, 0.25) * np.cos(lobes * theta + rng.uniform(0, 7))
@@ -265,7 +277,7 @@ def lobed(rng: Rng, radius: float, lobes: int | None = None) -> list[Path]:
 
 
 def polygon(rng: Rng, radius: float) -> list[Path]:
-    """Polygon of 3 to 7 corners, or a star when every other corner is drawn in."""
+    """Draw a polygon of 3 to 7 corners, or a star with as many points."""
     corners = int(rng.integers(3, 8))
     radii = rng.uniform(0.75, 1, corners)
     if rng.random() < 0.3:
@@ -274,7 +286,7 @@ def polygon(rng: Rng, radius: float) -> list[Path]:
 
 
 def ring(rng: Rng, radius: float) -> list[Path]:
-    """Blob or ellipse with one hole; a strong shift of the hole leaves a crescent."""
+    """Draw a blob or ellipse with one hole; a shifted hole gives a crescent."""
     (outer,) = blob(rng, radius, 0.2) if rng.random() < 0.5 else ellipse(rng, radius)
     crescent = rng.random() < 0.4
     scale, shift = (rng.uniform(0.8, 1), 0.45) if crescent else (rng.uniform(0.35, 0.75), 0.08)
@@ -284,7 +296,7 @@ def ring(rng: Rng, radius: float) -> list[Path]:
 
 
 def _walk(rng: Rng, start: Array, heading: float, length: float, bend: float) -> Array:
-    """Smooth random line (12, 2) that starts at ``start``; ``bend`` in radians a step."""
+    """Draw a smooth random line 12 x 2 from `start`; `bend` is in rad per step."""
     turns = np.cumsum(
         np.cumsum(rng.normal(0, bend * 0.5, 12)) * 0.5 + rng.normal(0, bend * 0.5, 12)
     )
@@ -293,7 +305,7 @@ def _walk(rng: Rng, start: Array, heading: float, length: float, bend: float) ->
 
 
 def branches(rng: Rng, radius: float) -> list[Path]:
-    """Curved line with up to three side branches (worm, vessel, twig, crack, tool)."""
+    """Draw a curved line with up to three branches (worm, vessel, twig, crack, tool)."""
     width = max(2.5, radius * log_uniform(rng, 0.08, 0.35))
     heading, bend = rng.uniform(0, FULL_CIRCLE), log_uniform(rng, 0.02, 0.35)
     trunk = _walk(rng, np.zeros(2), heading, 2 * radius, bend)
@@ -307,7 +319,7 @@ def branches(rng: Rng, radius: float) -> list[Path]:
 
 
 def glyphs(rng: Rng, radius: float) -> list[Path]:
-    """One to three text-like signs: strokes between points of a 3 x 3 grid."""
+    """Draw one to three characters: strokes between points of a 3 x 3 grid."""
     count = int(rng.integers(1, 4))
     cell, angle = radius * 1.6 / max(count, 1.5), rng.normal(0, 0.4)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -321,7 +333,7 @@ def glyphs(rng: Rng, radius: float) -> list[Path]:
 
 
 def union(rng: Rng, radius: float) -> list[Path]:
-    """Body with two or three parts that stick out (buds, limbs, leaves)."""
+    """Draw a body with two or three parts that stick out (buds, limbs, leaves)."""
     paths = blob(rng, radius * 0.65, 0.2)
     for _ in range(int(rng.integers(2, 4))):
         (part,) = blob(rng, radius * rng.uniform(0.25, 0.5), 0.2)
@@ -338,10 +350,16 @@ FAMILIES: tuple[Callable[[Rng, float], list[Path]], ...] = (
 def rasterise(
     paths: Sequence[Path], centre: tuple[float, float], frame: tuple[int, int], margin: int = 5
 ) -> Stencil | None:
-    """Draw paths around ``centre`` (x, y), antialiased, clipped to ``frame`` (H, W).
+    """Rasterize paths with antialiasing.
 
-    ``margin`` px of empty border stay around the shape for soft edges and shadows. None when
-    nothing falls inside the frame.
+    Args:
+        paths: points relative to `centre`.
+        centre: x, y.
+        frame: H, W of the image, to which the shape is clipped.
+        margin: empty border in px around the shape, for soft edges and shadows.
+
+    Returns:
+        The stencil; None if nothing is inside the frame.
     """
     drawn = [path for path in paths if path.ink]
     reach = max(path.width for path in drawn) / 2 + margin
@@ -365,7 +383,7 @@ def rasterise(
 
 
 def draw_region(rng: Rng, frame: tuple[int, int]) -> Stencil:
-    """Large region that runs off the frame: terrain below a ridge, a river, or an island."""
+    """Draw a large region that touches the image border: terrain, a river, or an island."""
     xs, ys = axes(frame)
     extent, angle = float(max(frame)), rng.uniform(0, FULL_CIRCLE)
     slope = (xs * math.cos(angle) + ys * math.sin(angle)) / np.float32(extent)

@@ -1,11 +1,11 @@
-"""The embedded default data set: find the flowers with radial stripes among look-alikes.
+"""The embedded default data set: segment lobed shapes with radial stripes among distractors.
 
-Targets are lobed blobs with stripes that run from the middle to the rim. Distractors share the
-shape (with dots, rings, clouds or parallel stripes) or are ellipses and polygons with parallel
-stripes. All of them and the background take their colours from one small palette per image, so
-no threshold on colour tells a target: only shape and texture do.
+Targets are lobed shapes with stripes from the centre to the edge. Distractors have the same shape
+with dots, rings, clouds or parallel stripes, or are ellipses and polygons with stripes or dots.
+Objects and background take their colours from one small palette per image, so a threshold on
+colour cannot separate targets; shape and texture do.
 
-The set is drawn, not stored: the same version always gives the same images.
+The images are drawn, not stored. The same version always gives the same images.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from autosam.data.synthetic.drawing import Array, Rng, Stencil
 from autosam.errors import DataError
 from autosam.utils.assets import cache_folder
 
-VERSION = 1  # raise it whenever the images change
+VERSION = 1  # increase when the images change
 MARKER = "autosam-synthetic.json"
 SPLITS = ("train", "validation", "test")
 _KINDS = ("images", "masks")
 EMPTY_SHARE = 0.08  # images without any target
-# (width, height) at size 256: mostly square, the others make loaders pad.
+# (width, height) at size 256. Images that are not square need padding.
 _FRAMES = ((256, 256), (256, 256), (256, 256), (256, 192), (192, 256), (320, 240))
 _DISTRACTORS = (
     ("lobed", "dots"), ("lobed", "rings"), ("lobed", "clouds"), ("lobed", "stripes"),
@@ -38,7 +38,7 @@ _SHAPES = {"lobed": drawing.lobed, "ellipse": drawing.ellipse, "polygon": drawin
 
 
 def _draw_colours(rng: Rng) -> Array:
-    """Palette of one image: float32 (4, 3) in [0, 1], each well apart in brightness."""
+    """Draw the palette of an image: float32 4 x 3 in [0, 1], with distinct brightness."""
     luma = np.linspace(0.2, 0.8, 4)[:, None] + rng.uniform(-0.04, 0.04, (4, 1))
     hue = rng.normal(0, 1, (1, 3)) * 0.08 + rng.normal(0, 0.07, (4, 3))
     colours = luma + hue - hue.mean(axis=1, keepdims=True)
@@ -46,7 +46,7 @@ def _draw_colours(rng: Rng) -> Array:
 
 
 def _polar_field(rng: Rng, stencil: Stencil, centre: Array, radius: float, kind: str) -> Array:
-    """Pattern around the centre of an object, float32 (h, w): radial stripes or rings."""
+    """Draw radial stripes or rings around the centre of an object, float32 h x w."""
     height, width = stencil.alpha.shape
     xs = np.arange(width, dtype=np.float32)[None] + np.float32(stencil.x - centre[0])
     ys = np.arange(height, dtype=np.float32)[:, None] + np.float32(stencil.y - centre[1])
@@ -55,12 +55,12 @@ def _polar_field(rng: Rng, stencil: Stencil, centre: Array, radius: float, kind:
         phase = np.arctan2(ys, xs) * np.float32(count)
     else:
         phase = np.hypot(xs, ys) * np.float32(2 * math.pi / (radius * rng.uniform(0.28, 0.4)))
-    phase += drawing.noise_field(rng, (height, width), radius, 1)  # a slight bend, up to 1 rad
+    phase += drawing.noise_field(rng, (height, width), radius, 1)  # distortion of up to 1 rad
     return drawing.wave(phase + np.float32(rng.uniform(0, 2 * math.pi)), 1.2)
 
 
 def _pattern(rng: Rng, stencil: Stencil, centre: Array, radius: float, kind: str) -> Array:
-    """Surface pattern of one object, float32 (h, w) in [0, 1]."""
+    """Draw the surface pattern of an object, float32 h x w in [0, 1]."""
     height, width = stencil.alpha.shape
     period = max(radius * rng.uniform(0.28, 0.4), 5)
     if kind in ("radial", "rings"):
@@ -73,7 +73,7 @@ def _pattern(rng: Rng, stencil: Stencil, centre: Array, radius: float, kind: str
 
 
 class _Canvas:
-    """An image under construction: float32 canvas, owner of every pixel, its target ids."""
+    """An unfinished image: float32 canvas, object id of each pixel, ids of the targets."""
 
     def __init__(self, rng: Rng, width: int, height: int, unit: float) -> None:
         self.rng, self.unit, self.frame = rng, unit, (height, width)
@@ -88,7 +88,7 @@ class _Canvas:
         self.targets: list[int] = []
 
     def _fits(self, stencil: Stencil, inside: Array) -> bool:
-        """Whether overlaps stay small and every target remains mostly visible."""
+        """Whether an object overlaps others little and leaves every target mostly visible."""
         below = stencil.window(self.owner)[inside]
         if np.count_nonzero(below) > 0.25 * len(below):
             return False
@@ -97,7 +97,7 @@ class _Canvas:
         return all(left[target] >= 0.7 * self.areas[target] for target in self.targets)
 
     def add(self, shape: str, kind: str) -> None:
-        """Draw one object where it fits; after some tries in a full image draw none."""
+        """Draw one object at a random place where it fits; none after 20 tries."""
         rng = self.rng
         for _ in range(20):
             radius = drawing.log_uniform(rng, 14, 48) * self.unit
@@ -123,16 +123,21 @@ class _Canvas:
 
 
 def draw_example(rng: Rng, size: int = 256) -> tuple[Array, Array]:
-    """Draw one image, uint8 (H, W, 3) RGB, and its target mask, uint8 (H, W) of 0 and 255.
+    """Draw one image and its mask.
 
-    The sides are ``size``, or 0.75 to 1.25 times ``size`` in the images that are not square.
+    Args:
+        rng: random generator.
+        size: side in px; images that are not square have sides of 0.75 to 1.25 times `size`.
+
+    Returns:
+        uint8 H x W x 3 RGB, and the mask, uint8 H x W, 0 and 255.
     """
     width, height = (round(side * size / 256) for side in _FRAMES[rng.integers(len(_FRAMES))])
     image = _Canvas(rng, width, height, size / 256)
     targets = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, 5))
     kinds = [("lobed", "radial")] * targets
     kinds += [_DISTRACTORS[i] for i in rng.integers(len(_DISTRACTORS), size=rng.integers(3, 8))]
-    if targets:  # one target first, so that a full image cannot lose them all
+    if targets:  # one target first, so that it always fits
         image.add(*kinds.pop(0))
     for index in rng.permutation(len(kinds)):
         image.add(*kinds[index])
@@ -143,7 +148,7 @@ def draw_example(rng: Rng, size: int = 256) -> tuple[Array, Array]:
 
 
 def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> None:
-    """Write ``count`` images (JPEG, a third of the size of PNG here) and masks (PNG)."""
+    """Write `count` images (JPEG, a third of the size of PNG) and masks (PNG)."""
     for kind in _KINDS:
         (folder / split / kind).mkdir(parents=True)
     for index in range(count):
@@ -156,7 +161,7 @@ def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> 
 
 
 def _is_complete(root: Path, recipe: dict[str, int]) -> bool:
-    """Whether ``root`` holds the set of this recipe with none of its files missing."""
+    """Whether a folder holds the data set of this recipe without missing files."""
     try:
         if json.loads((root / MARKER).read_text(encoding="utf-8")) != recipe:
             return False
@@ -167,14 +172,17 @@ def _is_complete(root: Path, recipe: dict[str, int]) -> bool:
 
 
 def _check_ours(root: Path) -> None:
-    """Refuse to replace a folder that holds anything this module did not write."""
+    """
+    Raises:
+        DataError: the folder holds anything that this module did not write.
+    """
     names = {path.name for path in root.iterdir()} if root.is_dir() else set()
     foreign = names - {MARKER, *SPLITS}
     if (root.exists() and not root.is_dir()) or foreign or (names and MARKER not in names):
         found = f"it holds {min(foreign)!r}" if foreign else f"it has no {MARKER}"
         raise DataError(
-            f"{root} exists and is not a synthetic data set of autosam ({found}); "
-            "choose another folder or remove it"
+            f"{root}: exists and is not a synthetic data set of autosam ({found}). "
+            "Choose another folder or remove it."
         )
 
 
@@ -186,25 +194,24 @@ def write_synthetic(
     size: int = 256,
     seed: int = 0,
 ) -> Path:
-    """Write the data set as ``root/{train,validation,test}/{images,masks}/0000.*``.
+    """Write the data set as root/{train,validation,test}/{images,masks}/0000.*.
 
-    A complete set of the same version and arguments is reused. One of another version or with
-    missing files is replaced. The folder appears under its name only once it is complete.
+    A complete data set of the same version and arguments is reused; another version, or one with
+    missing files, is replaced. The folder is renamed into place once it is complete.
 
-    Parameters
-    ----------
-    root : folder to create; its parents are made.
-    train, validation, test : images per split.
-    size : side of the square images in px; some are 0.75 to 1.25 times as wide or high.
-    seed : images depend on the seed, the split and their number only, not on the counts.
+    Args:
+        root: folder to create, with its parents.
+        train: number of training images.
+        validation: number of validation images.
+        test: number of test images.
+        size: side of the images in px, see `draw_example`.
+        seed: an image depends on the seed, its split and its number, not on the counts.
 
-    Returns
-    -------
-    ``root``.
+    Returns:
+        `root`.
 
-    Raises
-    ------
-    DataError : ``root`` holds something else.
+    Raises:
+        DataError: `root` holds other files.
     """
     root = Path(root)
     recipe = {"version": VERSION, "size": size, "seed": seed}
@@ -214,7 +221,7 @@ def write_synthetic(
     _check_ours(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as work:
-        fresh = Path(work, "new")  # not the temporary folder itself: that one is private (0700)
+        fresh = Path(work, "new")  # the temporary folder itself has mode 0700
         for split in SPLITS:
             _write_split(fresh, split, recipe[split], size, seed)
         (fresh / MARKER).write_text(json.dumps(recipe), encoding="utf-8")
@@ -223,11 +230,11 @@ def write_synthetic(
                 root.rename(Path(work, "old"))
             fresh.rename(root)
         except OSError:
-            if not _is_complete(root, recipe):  # else another process wrote it meanwhile
+            if not _is_complete(root, recipe):  # otherwise another process has written it
                 raise
     return root
 
 
 def synthetic_root() -> Path:
-    """Folder of the embedded data set in the cache, written when missing (some seconds)."""
+    """Folder of the embedded data set in the cache; written if missing (some seconds)."""
     return write_synthetic(cache_folder() / f"synthetic-v{VERSION}")

@@ -1,6 +1,6 @@
-"""Photographic textures for drawn scenes: the public-domain images inside scikit-image.
+"""Photographic textures for synthetic scenes, from the public-domain images in scikit-image.
 
-Used by `autosam pretrain` alone, so scikit-image belongs to the extra `pretrain`.
+Only `autosam pretrain` uses them, so scikit-image is in the extra `pretrain`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from autosam.data.synthetic.drawing import Array, Rng, colourise, draw_palette, log_uniform
 from autosam.errors import ConfigError
 
-# Public domain or CC0, each as its docstring in skimage.data says.
+# Public domain or CC0 according to the docstrings of skimage.data.
 PHOTOS = (
     "astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel",
     "hubble_deep_field", "immunohistochemistry", "moon", "retina", "rocket",
@@ -23,7 +23,7 @@ PHOTOS = (
 
 @cache
 def load_photos() -> tuple[Array, ...]:
-    """`PHOTOS` as float32 (H, W, 3) in [0, 1].
+    """Load `PHOTOS`, each float32 H x W x 3 in [0, 1].
 
     Raises:
         ConfigError: scikit-image is not installed.
@@ -32,7 +32,7 @@ def load_photos() -> tuple[Array, ...]:
         from skimage import data
     except ImportError:
         raise ConfigError(
-            "Pretraining takes textures from scikit-image: pip install 'autosam[pretrain]'."
+            "Pretraining needs textures from scikit-image: pip install 'autosam[pretrain]'."
         ) from None
     photos = []
     for name in PHOTOS:
@@ -43,15 +43,23 @@ def load_photos() -> tuple[Array, ...]:
 
 
 def photo_texture(rng: Rng, photos: Sequence[Array], shape: tuple[int, int]) -> Array:
-    """A turned and scaled piece of a photograph, float32 `shape` x 3 in [0, 1], own memory.
+    """Draw a random crop of a photograph, scaled and flipped.
 
-    A third of the pieces keep their colours, a third get other ones channel by channel, a third
-    only lend their light and dark to a drawn palette.
+    A third of the crops keep their colours, a third get new colours per channel, and a third map
+    their brightness to a random palette.
+
+    Args:
+        rng: random generator.
+        photos: float32 H x W x 3 each.
+        shape: h, w of the result.
+
+    Returns:
+        float32 h x w x 3 in [0, 1], a new array.
     """
     photo = photos[int(rng.integers(len(photos)))]
     height, width = shape
     zoom = log_uniform(rng, 0.4, 2.5)
-    # The piece is as large as the photograph allows where the zoom asks for more.
+    # The crop is limited to the size of the photograph.
     factor = max(zoom, height / photo.shape[0], width / photo.shape[1])
     rows = min(photo.shape[0], max(2, round(height / factor)))
     columns = min(photo.shape[1], max(2, round(width / factor)))

@@ -1,12 +1,10 @@
-"""Endless class-agnostic scenes for pretraining a promptable segmenter, and their primitives.
+"""Random class-agnostic scenes for pretraining a promptable segmenter.
 
-Every scene is drawn from one random generator: a textured background, then objects of many shape
-families with textures, shading, camouflage and occlusion, then the effects of light and camera.
-All noise comes from resizing small random grids and all work on an object stays in its bounding
-box, because a scene has to cost about as much as decoding a photograph (some milliseconds).
+A scene is drawn from one random generator: a textured background, objects of many shapes with
+texture, shading, camouflage and occlusion, then light and camera effects. An object is drawn within
+its bounding box, so that a scene takes about as long as decoding a photograph (some milliseconds).
 
-Conventions: images under construction ("canvas") are float32 (H, W, 3), RGB in [0, 1]; fields
-are float32 (H, W) in [0, 1]; lengths are in pixels; points are float (n, 2) arrays of (x, y).
+For the array conventions see `drawing`.
 """
 
 from __future__ import annotations
@@ -43,17 +41,16 @@ from autosam.data.synthetic.drawing import (
 from autosam.data.synthetic.photos import photo_texture
 
 MIN_VISIBLE_AREA = 100  # px at 256 x 256, scaled with the area of the image
-MIN_VISIBLE_SHARE = 0.2  # an object hidden more than this is a remnant, not an object
+MIN_VISIBLE_SHARE = 0.2  # objects with a smaller visible share are removed from the labels
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn image and the objects in it.
+    """One drawn image and its objects.
 
-    Attributes
-    ----------
-    image : uint8 (H, W, 3), RGB.
-    instances : uint8 (H, W), 0 for background, 1..n for the visible pixels of each object.
+    Attributes:
+        image: uint8 H x W x 3 RGB.
+        instances: uint8 H x W, 0 for background, 1..n for the visible pixels of each object.
     """
 
     image: Array
@@ -62,10 +59,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Style:
-    """How the surface of an object looks; strengths are 0 (absent) to about 1."""
+    """Appearance of an object. Strengths are 0 (off) to about 1."""
 
     palette: Array
-    photo: bool  # its surface is a piece of a photograph
+    photo: bool  # surface from a photograph
     texture: int
     scale: float  # px, size of texture features
     camouflage: bool
@@ -81,7 +78,8 @@ class Style:
 
 
 def draw_style(rng: Rng, ground: Array, unit: float) -> Style:
-    """Surface of an object in a scene whose background has the palette ``ground`` (k, 3)."""
+    """Draw a style for an object; `ground` is the background's palette, k x 3, and `unit` px per
+    1/256 of the image side."""
     near = ground[rng.integers(len(ground))] + rng.normal(0, 0.12) if rng.random() < 0.45 else None
     soft, shaded = rng.random() < 0.35, rng.random() < 0.55
     return Style(
@@ -100,7 +98,7 @@ def draw_style(rng: Rng, ground: Array, unit: float) -> Style:
 
 
 def height_of(alpha: Array) -> Array:
-    """Rounded height map (h, w) of a stencil, scaled so that its slope is about 1 at any size."""
+    """Smooth height map of a stencil, float32 h x w, with a slope of about 1 at any size."""
     reach = max(3, min(alpha.shape) // 3)
     height = cv2.blur(cv2.blur(alpha.astype(np.float32), (reach, reach)), (reach, reach))
     return height * np.float32(reach / 255)
@@ -109,13 +107,13 @@ def height_of(alpha: Array) -> Array:
 def _surface(
     rng: Rng, canvas: Array, stencil: Stencil, style: Style, photos: Sequence[Array]
 ) -> Array:
-    """Unshaded colours of an object, float32 (h, w, 3)."""
+    """Draw the colours of an object without shading, float32 h x w x 3."""
     height, width = stencil.alpha.shape
     if not style.camouflage and style.photo and photos:
         return photo_texture(rng, photos, (height, width))
     if not style.camouflage:
         return draw_texture(rng, (height, width), style.palette, style.texture, style.scale)
-    # The same material from elsewhere in the image: only shading and a slight shift tell.
+    # Camouflage: a patch of the image; the object differs by shading and a small colour shift.
     top = int(rng.integers(canvas.shape[0] - height + 1))
     left = int(rng.integers(canvas.shape[1] - width + 1))
     patch = canvas[top : top + height, left : left + width]
@@ -123,9 +121,17 @@ def _surface(
 
 
 def _ensure_contrast(rng: Rng, skin: Array, under: Array, inside: Array, style: Style) -> Array:
-    """Shift ``skin`` in brightness when it would be indistinguishable from what it covers."""
+    """Shift the brightness of `skin` if it is too similar to the pixels it covers.
+
+    Args:
+        rng: random generator.
+        skin: colours of the object, float32 h x w x 3.
+        under: the canvas below, of the same shape.
+        inside: uint8 h x w, 1 inside the object.
+        style: of the object.
+    """
     difference = np.abs(np.subtract(cv2.mean(skin, inside), cv2.mean(under, inside))[:3]).mean()
-    if not style.camouflage:  # another pattern is visible without a difference in the mean
+    if not style.camouflage:  # texture counts as contrast, too
         difference += 0.5 * cv2.meanStdDev(skin, mask=inside)[1].max()
     level = cv2.mean(under, inside)[0]
     least = (0.05 + 0.08 * level) / style.opacity
@@ -135,7 +141,7 @@ def _ensure_contrast(rng: Rng, skin: Array, under: Array, inside: Array, style: 
 
 
 def add_shadow(canvas: Array, stencil: Stencil, light: float, strength: float) -> None:
-    """Darken ``canvas`` in place on the side of the stencil that is away from the light."""
+    """Darken the canvas in place on the side of the stencil away from the light (rad)."""
     shift = np.array([[1, 0, -4 * math.cos(light)], [0, 1, -4 * math.sin(light)]])
     alpha = stencil.alpha
     shade = cv2.warpAffine(alpha, shift, alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
@@ -144,14 +150,14 @@ def add_shadow(canvas: Array, stencil: Stencil, light: float, strength: float) -
 
 
 def _add_gloss(rng: Rng, skin: Array, shade: Array, strength: float) -> None:
-    """Wet highlights in place where the surface faces the light, broken up by noise."""
+    """Add specular highlights in place where the surface faces the light, modulated by noise."""
     glint = shade * (np.float32(0.6) + noise_field(rng, shade.shape, 12, 2))
     glint = np.clip((glint - np.float32(1.45)) * np.float32(4), 0, 1)
     skin += rgb(glint) * (strength * (1 - np.minimum(skin, 1)))
 
 
 def blend(canvas: Array, stencil: Stencil, skin: Array, opacity: float, softness: float) -> None:
-    """Lay ``skin`` (h, w, 3) over ``canvas`` in place, its edge blurred by ``softness`` px."""
+    """Blend `skin`, h x w x 3, over the canvas in place, with edges blurred by `softness` px."""
     alpha: Array = stencil.alpha.astype(np.float32) * np.float32(opacity / 255)
     if softness > 0.3:
         alpha = cv2.GaussianBlur(alpha, (0, 0), softness)
@@ -167,14 +173,14 @@ def paint_object(
     light: float,
     photos: Sequence[Array] = (),
 ) -> None:
-    """Draw one object on ``canvas`` in place, lit from angle ``light`` (rad)."""
+    """Draw one object on the canvas in place, lit from the angle `light` (rad)."""
     alpha = stencil.alpha
     inside = (alpha > 127).astype(np.uint8)
-    skin = _surface(rng, canvas, stencil, style, photos)  # a new array: free to change in place
+    skin = _surface(rng, canvas, stencil, style, photos)  # a new array that may be changed in place
     bump = max(style.bump, 0.3) if style.camouflage else style.bump
     shade = lit_relief(height_of(alpha), light, bump) if bump else np.ones_like(alpha, np.float32)
     skin *= rgb(shade)
-    np.clip(skin, 0, 1, out=skin)  # what is lost beyond the range must not count as contrast
+    np.clip(skin, 0, 1, out=skin)  # clipped values do not count as contrast
     skin = _ensure_contrast(rng, skin, stencil.window(canvas), inside, style)
     if style.gloss:
         _add_gloss(rng, skin, shade, style.gloss)
@@ -189,8 +195,8 @@ def paint_object(
 def _paint_part(
     rng: Rng, canvas: Array, whole: Stencil, style: Style, light: float, largest: float = 0.3
 ) -> None:
-    """Give an object an inner part (nucleus, patch, stripe) that belongs to it, of a radius up to
-    ``largest`` times the object's lesser side."""
+    """Draw an inner part (nucleus, patch, stripe) of an object, with a radius of up to `largest`
+    times its shorter side."""
     height, width = whole.alpha.shape
     radius = min(height, width) * rng.uniform(0.12, largest)
     centre = (width * rng.uniform(0.25, 0.75), height * rng.uniform(0.25, 0.75))
@@ -202,8 +208,8 @@ def _paint_part(
     paint_object(rng, whole.window(canvas), Stencil(clipped, part.x, part.y), inner, light)
 
 
-class _Studio:
-    """A scene under construction: the canvas, its instance map and full areas of its objects."""
+class _SceneBuilder:
+    """An unfinished scene: the canvas, the instance map, and the full area of each object."""
 
     def __init__(self, rng: Rng, size: int, photos: Sequence[Array]) -> None:
         self.rng, self.size, self.unit, self.photos = rng, size, size / 256, photos
@@ -213,7 +219,7 @@ class _Studio:
         self.areas = [0]
 
     def place(self, stencil: Stencil | None, style: Style, parts: int = 0) -> None:
-        """Paint an object with inner parts and enter it in the instance map."""
+        """Draw an object with inner parts and add it to the instance map."""
         if stencil is None or len(self.areas) > 250:
             return
         inside = stencil.alpha > 127
@@ -226,11 +232,11 @@ class _Studio:
         self.areas.append(int(inside.sum()))
 
     def style(self) -> Style:
-        """A new surface that may resemble the background of this scene."""
+        """Draw a style that may be similar to the background of this scene."""
         return draw_style(self.rng, self.ground, self.unit)
 
     def scatter(self, count: int) -> None:
-        """Place unlike objects, the large ones first so that they do not bury the small."""
+        """Place different objects, large ones first, so that they do not cover small ones."""
         radii = [log_uniform(self.rng, 8 if i else 25, 125) * self.unit for i in range(count)]
         for radius in sorted(radii, reverse=True):
             family = FAMILIES[self.rng.integers(len(FAMILIES))]
@@ -238,8 +244,8 @@ class _Studio:
             self.place(rasterise(family(self.rng, radius), (x, y), (self.size,) * 2), self.style())
 
     def portrait(self) -> None:
-        """Place one rounded object that may fill the image, mottled and often hard to tell from
-        the ground: a lesion, a fruit, a face seen close."""
+        """Place one rounded object that may fill the image, with inner parts and often with low
+        contrast (a lesion, a fruit, a face)."""
         rng = self.rng
         family = (blob, blob, ellipse, ellipse, union, lobed)[rng.integers(6)]
         radius = log_uniform(rng, 35, 170) * self.unit
@@ -253,7 +259,7 @@ class _Studio:
         self.place(stencil, style, parts=int(rng.integers(0, 6)))
 
     def crowd(self, count: int) -> None:
-        """Place similar objects of one family and surface on a jittered grid."""
+        """Place similar objects of one shape and style on a jittered grid."""
         rng, style = self.rng, self.style()
         family = FAMILIES[rng.integers(len(FAMILIES))]
         per_side = math.ceil(math.sqrt(count * rng.uniform(1, 2.5)))
@@ -267,7 +273,7 @@ class _Studio:
             self.place(stencil, style)
 
     def labelled(self) -> Array:
-        """Instance map without remnants, its ids consecutive from 1, uint8 (H, W)."""
+        """Instance map of the sufficiently visible objects, uint8 H x W, with ids from 1."""
         visible = np.bincount(self.instances.ravel(), minlength=len(self.areas))
         least = np.maximum(
             MIN_VISIBLE_AREA * self.unit**2, MIN_VISIBLE_SHARE * np.array(self.areas)
@@ -284,7 +290,11 @@ class _Studio:
 def draw_background(
     rng: Rng, frame: tuple[int, int], light: float, photos: Sequence[Array] = ()
 ) -> tuple[Array, Array]:
-    """Textured ground with folds and vessels: canvas (H, W, 3) and its palette (k, 3)."""
+    """Draw a textured background with folds and vessels.
+
+    Returns:
+        The canvas, H x W x 3, and its palette, k x 3.
+    """
     extent = max(frame)
     palette = draw_palette(rng)
     scale = log_uniform(rng, 0.012, 0.25) * extent
@@ -292,7 +302,7 @@ def draw_background(
     if photos and rng.random() < 0.4:
         canvas = photo_texture(rng, photos, frame)
         palette = cv2.resize(canvas, (3, 1), interpolation=cv2.INTER_AREA)[0]
-    if rng.random() < 0.35:  # a second material in patches, without an object's clear edge
+    if rng.random() < 0.35:  # patches of a second material without sharp edges
         other = draw_palette(rng, palette[0] + rng.normal(0, 0.08, 3))
         second = draw_texture(rng, frame, other, int(rng.integers(len(TEXTURES))), scale)
         canvas += rgb(noise_field(rng, frame, extent / 3, 2)) * (second - canvas)
@@ -306,7 +316,7 @@ def draw_background(
 
 
 def _add_vessels(rng: Rng, canvas: Array) -> None:
-    """Faint thin lines in place that are no objects (vessels, scratches, cracks)."""
+    """Add weak thin lines in place that are not objects (vessels, scratches, cracks)."""
     height, width = canvas.shape[:2]
     colour = np.float32(rng.uniform(0.6, 0.9)) if rng.random() < 0.7 else np.float32(1.2)
     for _ in range(int(rng.integers(1, 5))):
@@ -319,7 +329,7 @@ def _add_vessels(rng: Rng, canvas: Array) -> None:
 
 
 def _add_glints(rng: Rng, canvas: Array) -> None:
-    """Specular spots in place, over objects and background alike."""
+    """Add specular spots in place, on objects and background."""
     height, width = canvas.shape[:2]
     for _ in range(int(rng.integers(2, 12))):
         spot = (rng.uniform(0, width), rng.uniform(0, height))
@@ -329,11 +339,15 @@ def _add_glints(rng: Rng, canvas: Array) -> None:
 
 
 def draw_scene(rng: Rng, size: int = 256, photos: Sequence[Array] = ()) -> Scene:
-    """Draw one scene of ``size`` x ``size`` px with 1 to about 12 objects (crowds: up to 16).
+    """Draw one scene with 1 to about 12 objects (crowds: up to 16).
 
-    The same state of ``rng`` gives the same scene. ``photos``, float32 (H, W, 3) each, lend their
-    textures to part of the surfaces. Every id in ``instances`` covers at least
-    ``MIN_VISIBLE_AREA`` px (scaled from 256 x 256 to the size).
+    Args:
+        rng: random generator; the same state gives the same scene.
+        size: side of the image in px.
+        photos: float32 H x W x 3 each, used as textures of some surfaces.
+
+    Returns:
+        The scene. Each object covers at least `MIN_VISIBLE_AREA` px (scaled from 256 x 256).
     """
     while True:
         scene = _try_scene(rng, size, photos)
@@ -342,20 +356,20 @@ def draw_scene(rng: Rng, size: int = 256, photos: Sequence[Array] = ()) -> Scene
 
 
 def _try_scene(rng: Rng, size: int, photos: Sequence[Array]) -> Scene:
-    studio = _Studio(rng, size, photos)
+    builder = _SceneBuilder(rng, size, photos)
     if rng.random() < 0.4:
         if rng.random() < 0.3:
-            studio.scatter(int(rng.integers(1, 4)))
-        studio.portrait()  # last: what is seen in its middle belongs to it
+            builder.scatter(int(rng.integers(1, 4)))
+        builder.portrait()  # last, so that nothing covers it
     else:
         if rng.random() < 0.35:
-            studio.place(draw_region(rng, (size, size)), studio.style())
+            builder.place(draw_region(rng, (size, size)), builder.style())
         if rng.random() < 0.35:
-            studio.crowd(int(rng.integers(4, 15)))
-            studio.scatter(int(rng.integers(0, 3)))
+            builder.crowd(int(rng.integers(4, 15)))
+            builder.scatter(int(rng.integers(0, 3)))
         else:
-            studio.scatter(min(12, int(rng.geometric(0.22))))
-    canvas = studio.canvas
+            builder.scatter(min(12, int(rng.geometric(0.22))))
+    canvas = builder.canvas
     if rng.random() < 0.3:
         _add_glints(rng, canvas)
     if rng.random() < 0.5:
@@ -363,5 +377,5 @@ def _try_scene(rng: Rng, size: int, photos: Sequence[Array]) -> Scene:
     if rng.random() < 0.08:
         view = scope_mask(rng, size)
         canvas[~view] = rng.uniform(0, 0.1)
-        studio.instances[~view] = 0
-    return Scene(expose(rng, canvas), studio.labelled())
+        builder.instances[~view] = 0
+    return Scene(expose(rng, canvas), builder.labelled())
