@@ -83,7 +83,7 @@ def a_root_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, str(root))
 
 
-@cause("pairing", DataError, r"is a file\. A CSV or JSONL goes with --data\.layout manifest")
+@cause("pairing", DataError, r"is a file\. For CSV or JSONL use --data\.layout manifest")
 def a_root_that_is_a_file(rng: Random, folder: Path, good: Good) -> Bad:
     root = folder / rng.choice(["set.zip", "set.h5", "list.csv", "clip.mp4"])
     root.write_bytes(rng.randbytes(99))
