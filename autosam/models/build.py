@@ -30,7 +30,7 @@ def build_segmenter(
 
     Args:
         config: the run.
-        backbone_weights: overrides `config.model.backbone_weights` (a checkpoint brings its own).
+        backbone_weights: overrides `config.model.backbone_weights` (a checkpoint holds its own).
         encoder: False: without SAM's image encoder; batches must hold embeddings.
         fast: without SAM: the surrogate decoder makes the masks.
 

@@ -18,7 +18,7 @@ log = logging.getLogger("autosam")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Log nothing but errors inside, where messages would be repeated."""
+    """Log errors only inside the context, to avoid repeated messages."""
     level = log.level
     log.setLevel(logging.ERROR)
     try:

@@ -38,13 +38,13 @@ class AtOnce(BaseException):
 class Interrupt:
     """Records the first signal instead of ending the process.
 
-    Where `at_once` is set, a signal raises `AtOnce` (outside the context: `Stopped`); elsewhere the
-    training checks `signal` between two steps. A second SIGINT raises KeyboardInterrupt. Does
-    nothing in other threads than the main one, which alone receives signals.
+    While `at_once` is set, a signal raises `AtOnce` (outside the context: `Stopped`); otherwise the
+    training checks `signal` between two steps. A second SIGINT raises KeyboardInterrupt. Only the
+    main thread receives signals; in other threads the context has no effect.
 
     Attributes:
-        signal: the signal that came, or None.
-        remedy: how to continue afterwards, for the message.
+        signal: the number of the first signal, or None.
+        remedy: the command that continues the run, for the message.
     """
 
     def __init__(self) -> None:
@@ -112,8 +112,8 @@ class Interrupt:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def worker_init(self, worker: int) -> None:
-        """For the worker processes of a loader: a signal to the whole group does not end a worker
-        before its parent is done, and a worker ends with its parent."""
+        """Initialise a worker process of a loader: a signal to the process group does not end it
+        before its parent is done, and it ends with its parent."""
         for number in SIGNALS:
             signal.signal(number, self._end_if_done if number == signal.SIGTERM else signal.SIG_IGN)
         die_with_parent()
@@ -127,18 +127,18 @@ class Interrupt:
 
 
 def handled_signals() -> list[int]:
-    """The signals that are not ignored from the start, as nohup asks for; Ctrl-C never is."""
+    """The signals to handle: all that were not ignored at the start, as by nohup, and Ctrl-C."""
     return [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
 
 
 def _say(text: str) -> None:
-    """To the terminal from within a signal handler, where print may be in use already."""
+    """Write to stderr within a signal handler, where `print` may already be running."""
     with contextlib.suppress(OSError):
         os.write(2, f"{text}\n".encode())
 
 
 def die_with_parent() -> None:
-    """End this process, a child by multiprocessing, when its parent has ended for any reason."""
+    """End this process, a child by multiprocessing, as soon as its parent has ended."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -151,8 +151,8 @@ def die_with_parent() -> None:
 
 
 def kill_children() -> None:
-    """Kill the processes that this one started, and their children, before it ends itself.
-    Processes that clean up after the others are left to do so."""
+    """Kill the child processes of this process and their children, before it ends itself. Resource
+    trackers of multiprocessing are kept, because they clean up."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report each
     for child in psutil.Process().children(recursive=True):
@@ -163,12 +163,12 @@ def kill_children() -> None:
 
 @contextlib.contextmanager
 def ending_in_time() -> Iterator[None]:
-    """Around a command: a signal ends it with code 128 and the signal's number.
+    """Run a command so that a signal ends it, with the exit code 128 plus the signal's number.
 
-    Where the command has no better way (`Interrupt`) it leaves at once, by SystemExit or, of
-    Ctrl-C, KeyboardInterrupt. If it has not left `GRACE` seconds later, whatever it waits for, the
-    process is ended, and those that it started. In another thread than the main one nothing is
-    done.
+    Unless the command handles signals itself (`Interrupt`), a signal raises SystemExit, or
+    KeyboardInterrupt for Ctrl-C. If the process is still running `GRACE` seconds later, it is
+    killed with its children. Only the main thread receives signals; in other threads the context
+    has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -191,10 +191,10 @@ def ending_in_time() -> Iterator[None]:
     threading.Thread(target=_end_after, args=(reader,), daemon=True).start()
     try:
         yield
-        if came:  # some code caught the exception
+        if came:  # the exception was caught
             sys.exit(128 + came[0])
     except Stopped:
-        kill_children()  # workers without a parent need not be waited for
+        kill_children()  # without waiting for the workers
         raise
     finally:
         for number, handler in before.items():
@@ -205,7 +205,7 @@ def ending_in_time() -> Iterator[None]:
 
 
 def leave_now(code: int) -> NoReturn:
-    """End the process without cleaning up first, which takes seconds on a busy machine."""
+    """End the process without cleanup, which takes seconds on a busy machine."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -33,7 +33,7 @@ NAME = "sam_tiny.pth"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file in as many ways as servers go wrong."""
+    """Serves one file, with every fault that servers have."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -42,7 +42,7 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
         """Answers Range requests with 206."""
         self.if_range = True
-        """Heeds If-Range, as it should."""
+        """Respects If-Range, as it should."""
         self.cut: int | None = None
         """Closes the connection after so many bytes."""
         self.status = 200
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Serves the tiny SAM's file, which the registry says is there, without stating its hash."""
+    """Serves the tiny SAM's file. The registry has its address, without a hash."""
     server = Server(tiny_file.read_bytes())
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -112,7 +112,7 @@ def register(monkeypatch: pytest.MonkeyPatch, **fields: str) -> None:
 
 @pytest.fixture
 def cached() -> Path:
-    """Where the file has to be in the end."""
+    """The path of the downloaded file."""
     return files.cache_folder() / NAME
 
 
@@ -150,7 +150,7 @@ def test_an_interrupted_download_is_resumed(server: Server, cached: Path) -> Non
     assert left(cached) == {NAME, f"{NAME}.sha256"}
 
 
-def test_a_complete_part_is_not_asked_for_again(server: Server, cached: Path) -> None:
+def test_a_complete_partial_download_is_not_requested_again(server: Server, cached: Path) -> None:
     server.cut = 1000
     with pytest.raises(CheckpointError):
         files.fetch("tiny")
@@ -160,8 +160,10 @@ def test_a_complete_part_is_not_asked_for_again(server: Server, cached: Path) ->
 
 
 @pytest.mark.parametrize("case", ["no ranges", "etag", "if-range ignored", "length", "416"])
-def test_a_part_is_never_glued_onto_another_file(server: Server, cached: Path, case: str) -> None:
-    """The part is of an older file; the server tells so in different ways."""
+def test_a_partial_download_is_not_joined_to_another_file(
+    server: Server, cached: Path, case: str
+) -> None:
+    """The partial download is of an older file, which the server shows in different ways."""
     right = server.content
     server.content = bytes(2 * len(right) if case == "416" else len(right))
     server.cut = cut = len(right) + 1000 if case == "416" else 100_000

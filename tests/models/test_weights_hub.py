@@ -182,6 +182,13 @@ def test_what_the_hubs_cache_holds_is_copied(hub: Hub, monkeypatch: pytest.Monke
     assert files.fetch("tiny").read_bytes() == hub.content
 
 
+def test_a_name_that_no_repository_can_have(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SOURCE.replace("owner", "..")
+    monkeypatch.setitem(SAMS, "tiny", dataclasses.replace(SAMS["tiny"], source=source))
+    expect_failure(f"{hub.address}/../sam", "Repo id")
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize(
     ("status", "code", "reason"),
     [

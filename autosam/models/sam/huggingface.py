@@ -13,8 +13,8 @@ from torch import Tensor
 from autosam.errors import CheckpointError
 from autosam.models.sam.vit import from_meta
 
-# SAM has one positional embedding, for the image's cells and for points alike. `SamModel` holds
-# it twice, and its files hold one copy or both.
+# SAM has one positional embedding, for the cells of the image and for points. `SamModel` stores it
+# twice, and its files hold one copy or both.
 POSITION = (
     "shared_image_embedding.positional_embedding",
     "prompt_encoder.shared_embedding.positional_embedding",

@@ -42,8 +42,8 @@ class MobileEncoder(nn.Module):
         Args:
             dims: channels of each stage.
             depths: blocks of each stage.
-            heads: attention heads of each stage (the first is convolutional: not used).
-            windows: side of the attention windows of each stage (likewise).
+            heads: attention heads of each stage; the first, a convolutional one, has none.
+            windows: side of the attention windows of each stage, cells; the first is not used.
         """
         super().__init__()
         trunk = TinyVit(

@@ -1,4 +1,7 @@
-"""The registry of SAMs: a dict of checkpoints by name (`--sam`)."""
+"""The registry of SAMs: a dict of checkpoints by name (`--sam`).
+
+`autosam.config.sams` lists the names for command lines that answer before torch is imported.
+"""
 
 from __future__ import annotations
 

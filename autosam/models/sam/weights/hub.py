@@ -48,9 +48,12 @@ def cached_by_hub(file: HubFile) -> Path | None:
     """The file in the cache that `huggingface_hub` shares between programs, or None."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    found = try_to_load_from_cache(
-        file.repository, file.name, cache_dir=constants.HF_HUB_CACHE, revision=file.revision
-    )
+    try:
+        found = try_to_load_from_cache(
+            file.repository, file.name, cache_dir=constants.HF_HUB_CACHE, revision=file.revision
+        )
+    except ValueError:  # not a valid name of a repository
+        return None
     return Path(found) if isinstance(found, str) else None
 
 

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS
 from autosam.models.sam.weights import locate as files
+from autosam.models.sam.weights.hub import endpoint
 from autosam.models.sam.weights.identify import guess, recognise
 from autosam.models.state_dict import file_hash, read_weights
 
@@ -27,6 +28,7 @@ def show() -> None:
     Console(markup=False, emoji=False).print(table)
     print(f"cache folder (AUTOSAM_CACHE): {files.cache_folder()}")
     print(f"mirror (AUTOSAM_MIRROR): {os.environ.get('AUTOSAM_MIRROR') or 'none'}")
+    print(f"mirror of the Hugging Face hub (HF_ENDPOINT): {endpoint() or 'none'}")
 
 
 def get(*names: str) -> None:
