@@ -1,4 +1,4 @@
-"""The charts of a comparison, as SVG that needs no other file."""
+"""The charts of a comparison, as self-contained SVG."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-matplotlib.rcParams["svg.hashsalt"] = "autosam"  # the same figures give the same file
+matplotlib.rcParams["svg.hashsalt"] = "autosam"  # makes the files reproducible
 
 
 def learning_curves(curves: dict[str, list[list[float]]]) -> str:
-    """Validation Dice by epoch.
+    """Draw validation Dice by epoch.
 
     Args:
-        curves: of each run, the epochs of each of its trainings.
+        curves: for each run the validation Dice of each of its trainings, by epoch.
 
     Returns:
-        SVG: one line for each run, the mean over the trainings that got so far, and a faint one for
-        each training.
+        SVG: for each run a line of the mean over the trainings that reached the epoch, and a faint
+        line for each training.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -40,7 +40,10 @@ def learning_curves(curves: dict[str, list[list[float]]]) -> str:
 
 
 def distributions(scores: dict[str, Sequence[float]]) -> str:
-    """Dice of every test image, a line for each run: box, median, and a point for each image.
+    """Draw the Dice of all test images, one line for each run: a box plot and a point per image.
+
+    Args:
+        scores: Dice of each test image, by run.
 
     Returns:
         SVG.

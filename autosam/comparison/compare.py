@@ -1,4 +1,4 @@
-"""Train several runs on one split, score each once on test, and report them side by side."""
+"""Train several runs on the same splits, score each once on test, and report the results."""
 
 from __future__ import annotations
 
@@ -32,11 +32,17 @@ from autosam.utils.logging import quiet
 
 
 def compare(config: CompareConfig) -> ResultsTable:
-    """Train what is missing, score, and write report.html, table.md, table.csv and TensorBoard.
+    """Train the runs that are not finished, score them, and write the report.
+
+    Args:
+        config: the runs, the data and the shared settings.
+
+    Returns:
+        The results table, as written to report.html, table.md, table.csv and TensorBoard.
 
     Raises:
-        ConfigError: settings that cannot work.
-        AutosamError: a run failed; the same command goes on once the cause is removed.
+        ConfigError: invalid settings.
+        AutosamError: a run failed. The same command continues once the cause is removed.
     """
     require_config(config, CompareConfig, "compare")
     check(config)
@@ -51,13 +57,13 @@ def compare(config: CompareConfig) -> ResultsTable:
     try:
         run_jobs(jobs, config.jobs)
     except Stopped as stopped:
-        again = Stopped("stopped; the same command goes on with what is left")
+        again = Stopped("stopped; the same command goes on with the remaining trainings")
         again.signal = stopped.signal
         raise again from None
     by_variant = jobs_by_variant(jobs, ablated_variants(config))
     names = listed(config.runs)
     base = Variant("autosam" if "autosam" in names else names[0])
-    with quiet():  # the trainings have logged what there is to say about the data
+    with quiet():  # the trainings have logged the messages about the data
         trivial = trivial_scores(by_variant[base])
         results = make_table(by_variant, base, trivial, facts(settings, splits, seeds), splits)
         add_warnings(results, settings)
@@ -67,7 +73,7 @@ def compare(config: CompareConfig) -> ResultsTable:
         html = build(results, predict_images(results, by_variant), empty, splits, colours)
     write(results, html, folder)
     results.print()
-    print(f"report: {folder / 'report.html'} (beside it table.md and table.csv)")
+    print(f"report: {folder / 'report.html'} (also table.md and table.csv)")
     return results
 
 
@@ -78,7 +84,15 @@ def make_table(
     facts: dict[str, str],
     splits: Splits,
 ) -> ResultsTable:
-    """The rows of all variants, and what masks without a network score."""
+    """Make the results table.
+
+    Args:
+        by_variant: the trainings that each row is scored from.
+        base: the row that the others are compared with.
+        trivial: scores of trivial predictions by name and image.
+        facts: lines below the table, by title.
+        splits: the images, with their groups.
+    """
     rows = [make_row(variant, jobs) for variant, jobs in by_variant.items()]
     groups = {pair.name: pair.group for pairs in splits.values() for pair in pairs}
     means = {name: mean_scores(list(scores.values()))["dice"] for name, scores in trivial.items()}
@@ -86,7 +100,12 @@ def make_table(
 
 
 def add_warnings(results: ResultsTable, settings: Settings) -> None:
-    """Add to the facts what the images hold, what masks without a network score, and warnings."""
+    """Add facts about the images, the Dice of trivial predictions, and warnings.
+
+    Args:
+        results: the table; its facts are extended.
+        settings: the shared settings.
+    """
     data = settings.data
     results.facts |= describe_images(results.rows[0].scores[0], data.class_names)
     results.facts["Dice without a network"] = ", ".join(
@@ -100,7 +119,15 @@ def add_warnings(results: ResultsTable, settings: Settings) -> None:
 def predict_images(
     results: ResultsTable, by_variant: dict[Variant, list[Job]]
 ) -> dict[Variant, dict[str, Predicted]]:
-    """Predictions for the images of the report, by the first seed of each row."""
+    """Predict the images of the report by the first seed of each row.
+
+    Args:
+        results: the table.
+        by_variant: the trainings of each row.
+
+    Returns:
+        Predictions by row and image.
+    """
     names = [name for _, name in select_images(results)]
     predictions: dict[Variant, dict[str, Predicted]] = {}
     for row in results.rows:
@@ -113,7 +140,13 @@ def predict_images(
 
 
 def facts(settings: Settings, splits: Splits, seeds: int) -> dict[str, str]:
-    """What was compared, for the lines below the table."""
+    """Describe what was compared, for the lines below the table.
+
+    Args:
+        settings: the shared settings.
+        splits: the images.
+        seeds: number of seeds.
+    """
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
     if settings.data.folds:
         counts = f"{sum(map(len, splits.values()))} images in {settings.data.folds} folds"
@@ -121,7 +154,7 @@ def facts(settings: Settings, splits: Splits, seeds: int) -> dict[str, str]:
     grouped = any(pair.group for pairs in splits.values() for pair in pairs)
     independent = "groups (patients, slides, volumes)"
     if not grouped:
-        independent = "images, each taken as independent (--data.groups says what belongs together)"
+        independent = "images, taken as independent (set --data.groups if they are not)"
     return {
         "data": f"{source}: {counts} (files {fingerprint(splits)[:12]})",
         "budget of each run": f"{settings.train.epochs} epochs of {len(splits['train'])} images, "

@@ -1,4 +1,4 @@
-"""The trainings of a comparison: each in a folder of its own, several at a time on request."""
+"""Run the trainings of a comparison, each in its own folder, one or several at a time."""
 
 from __future__ import annotations
 
@@ -36,39 +36,43 @@ class Job:
     """One training of a comparison."""
 
     variant: Variant
-    """The row that it counts for."""
+    """The row that it belongs to."""
     seed: int
-    """Its number among the seeds, from 0."""
+    """Index of its seed, from 0."""
     config: Config
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
+        """The run folder."""
         assert self.config.output is not None
         return Path(self.config.output)
 
     @property
     def finished(self) -> bool:
+        """Whether the training has been scored."""
         return (self.folder / "scores.yaml").is_file()
 
     def run(self) -> None:
-        """Train, or resume an interrupted training; nothing if it is finished."""
+        """Train, or resume an interrupted training; do nothing if it is finished."""
         if self.finished:
             return
         if resume.files(self.folder):
             train(Config(resume=str(self.folder)))
-        else:  # interrupted before its first state was saved: starts again
+        else:  # not started, or interrupted before its first state was saved
             train(dataclasses.replace(self.config, overwrite=True))
 
     def read(self, name: str, parse: Callable[[Path], T]) -> T:
         """Read a file of the run folder.
 
         Args:
-            name: of the file.
-            parse: reads it.
+            name: name of the file.
+            parse: reads the file.
+
+        Returns:
+            The result of `parse`.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: the file is damaged.
         """
         try:
             return parse(self.folder / name)
@@ -79,7 +83,7 @@ class Job:
             ) from None
 
     def curve(self) -> list[float]:
-        """Dice by epoch, of the split that the best epoch was chosen on."""
+        """Read Dice by epoch, on the split that the best epoch was chosen on."""
         split = "test" if self.config.paper.select_on_test else "validation"
         return self.read(
             "metrics.jsonl",
@@ -87,7 +91,7 @@ class Job:
         )
 
     def facts(self) -> dict[str, float]:
-        """What scores.yaml holds beside the scores: seconds, peak memory, trainable parameters."""
+        """Read the costs from scores.yaml: seconds, peak memory, trainable parameters."""
         content = self.read(
             "scores.yaml", lambda file: yaml.safe_load(file.read_text("utf-8")) | {}
         )
@@ -95,11 +99,15 @@ class Job:
 
 
 def run_jobs(jobs: list[Job], parallel: int) -> None:
-    """Train what is not finished, `parallel` at a time.
+    """Run the trainings that are not finished.
+
+    Args:
+        jobs: all trainings.
+        parallel: how many to run at a time.
 
     Raises:
-        Stopped: a signal came; trainings that had started saved their state.
-        TrainingError: a process died.
+        Stopped: a signal was received; trainings that had started saved their state.
+        TrainingError: a training failed, or its process died.
     """
     left = [job for job in jobs if not job.finished]
     print(f"{len(jobs)} trainings, {len(jobs) - len(left)} of them finished")
@@ -126,8 +134,8 @@ def _run_in_processes(jobs: list[Job], parallel: int) -> None:
         except BrokenProcessPool:
             if not received:
                 raise TrainingError(
-                    "a process that trained died, perhaps for lack of memory. The same command "
-                    "goes on, with a lower --jobs."
+                    "a training process died, perhaps for lack of memory. Run the same command "
+                    "again, with a lower --jobs."
                 ) from None
         finally:
             for future in futures:
@@ -140,7 +148,7 @@ def _run_in_processes(jobs: list[Job], parallel: int) -> None:
 
 @contextlib.contextmanager
 def _signals_to_children() -> Iterator[list[int]]:
-    """Pass signals on to the processes that train; the list holds those that came."""
+    """Forward signals to the training processes; yields the list of received signals."""
     received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -157,15 +165,15 @@ def _signals_to_children() -> Iterator[list[int]]:
 
 
 def _initialize_process(threads: int) -> None:
-    """Set up a process that trains beside others: few threads, no output (log.txt has it)."""
+    """Set up a training process: few threads, no output (it is in log.txt)."""
     die_with_parent()
-    Finalize(None, leave_now, (0,), exitpriority=-100)  # after all others
+    Finalize(None, leave_now, (0,), exitpriority=-100)  # runs after all other finalizers
     torch.set_num_threads(threads)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open until the process ends: the log uses it
 
 
 _stopped: Stopped | None = None
-"""In a process that trains: why it starts no further training."""
+"""In a training process: the reason why it starts no further training."""
 
 
 def _run_in_process(job: Job) -> str:

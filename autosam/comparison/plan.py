@@ -1,4 +1,4 @@
-"""What a comparison trains: its settings checked, and a job for each variant, seed and fold."""
+"""Plan a comparison: check its settings, and make a job for each variant, seed and fold."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ from autosam.errors import ConfigError
 from autosam.models.sam import sam_hash
 
 QUICK_LIMIT = 48
-"""Images of each split with --quick, at most."""
+"""Largest number of images of each split with --quick."""
 
 QUICK_EPOCHS = 5
-"""Epochs with --quick, at most."""
+"""Largest number of epochs with --quick."""
 
 
 def check(config: CompareConfig) -> None:
-    """
+    """Check the settings of a comparison.
+
+    Args:
+        config: the settings.
+
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: invalid settings.
     """
     names = listed(config.runs)
     unknown = [name for name in names if name not in RUNS]
@@ -42,7 +46,7 @@ def check(config: CompareConfig) -> None:
         raise ConfigError(f"--runs {config.runs}: a run is listed twice.")
     _check_prompts(config)
     if config.data.folds is not None or config.data.fold:
-        raise ConfigError("--data.folds, --data.fold: say --folds, which trains every fold.")
+        raise ConfigError("--data.folds, --data.fold: use --folds, which trains every fold.")
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
     for name in names:
         check_settings(Config(**shared, run=name))
@@ -70,7 +74,14 @@ def _check_prompts(config: CompareConfig) -> None:
 
 
 def shared_settings(config: CompareConfig) -> CompareConfig:
-    """The settings of all runs, with the limits of --quick and with --folds applied."""
+    """Apply --quick and --folds to the settings that all runs share.
+
+    Args:
+        config: the settings of the comparison.
+
+    Returns:
+        A copy with `data` and `train` changed.
+    """
     settings = dataclasses.replace(config)
     if config.quick:
         limit = min(config.data.limit or QUICK_LIMIT, QUICK_LIMIT)
@@ -85,17 +96,17 @@ def shared_settings(config: CompareConfig) -> CompareConfig:
 def plan(
     settings: Settings, variants: list[Variant], seeds: int, folder: Path, splits: Splits
 ) -> list[Job]:
-    """Every training that a comparison needs.
+    """List the trainings of a comparison.
 
     Args:
-        settings: what all runs share; `data.folds` makes a job of each fold.
-        variants: what is trained.
-        seeds: how many, from `train.seed` on.
-        folder: where the run folders go.
+        settings: the settings that all runs share; with `data.folds` there is a job for each fold.
+        variants: the variants to train.
+        seeds: number of seeds; the first is `train.seed`.
+        folder: parent of the run folders.
         splits: the images, of any fold.
 
     Returns:
-        Variant by variant, the seeds and folds of each.
+        Jobs by variant, then seed, then fold.
     """
     data = fingerprint(splits)
     if depends_on_rule(splits, settings.data):
@@ -111,12 +122,15 @@ def plan(
 def plan_job(
     settings: Settings, variant: Variant, seed: int, fold: int, folder: Path, data: str
 ) -> Job:
-    """One training, its run folder named by what its result depends on.
+    """Make the job of one training; the name of its run folder has a hash of all that its result
+    depends on.
 
     Args:
-        settings, folder: see `plan`.
-        variant: what is trained.
-        seed, fold: their numbers, from 0.
+        settings: see `plan`.
+        variant: the variant to train.
+        seed: index of the seed, from 0.
+        fold: index of the fold, from 0.
+        folder: see `plan`.
         data: fingerprint of the images.
     """
     config = Config(
@@ -139,7 +153,15 @@ def plan_job(
 
 
 def digest(config: Config, data: str) -> str:
-    """SHA-256 of everything that a run's result depends on."""
+    """Hash everything that the result of a run depends on: settings, SAM's weights, data, version.
+
+    Args:
+        config: the run.
+        data: fingerprint of the images.
+
+    Returns:
+        SHA-256 in hexadecimal digits.
+    """
     values = flatten(to_dict(config))
     settings = {
         one.first_key: values[key]

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML file that needs nothing else."""
+"""The report of a comparison, one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -23,15 +23,21 @@ from autosam.evaluation.visualize import overlay
 from autosam.utils.io import make_folder, write_atomically
 
 SHOWN = 2
-"""Images of each kind: best, median, worst."""
+"""Number of best, median and worst images each."""
 
 SIDE = 300
 """Longest side of an image in pixels; it is displayed at half of that."""
 
 
 def select_images(results: ResultsTable) -> list[tuple[str, str]]:
-    """The test images that the report shows: "best", "median" or "worst" by the Dice of the base's
-    first seed, and the name."""
+    """Select the test images of the report by the Dice of the base row's first seed.
+
+    Args:
+        results: the table.
+
+    Returns:
+        "best", "median" or "worst", and the name of the image.
+    """
     rows = results[results.base].scores[0]
     scores = {name: row["dice"] for name, row in rows.items() if math.isfinite(row["dice"])}
     order = sorted(scores, key=lambda name: (-scores[name], name))
@@ -56,14 +62,17 @@ def build(
     splits: Splits,
     colours: np.ndarray,
 ) -> str:
-    """The report as HTML.
+    """Render the report.
 
     Args:
         results: the table.
-        predictions: by row and image, those of `select_images`.
-        empty: names of the test images with nothing in them.
+        predictions: predictions of the images of `select_images`, by row and image.
+        empty: names of the empty test images.
         splits: the images of each split.
-        colours: uint8 K x 3, of the classes.
+        colours: uint8 K x 3, RGB of the classes.
+
+    Returns:
+        HTML.
     """
     lines = list(results.lines())
     groups = [[line for line in lines if line.row.variant.is_oracle == oracle]
@@ -91,7 +100,13 @@ def build(
 
 
 def write(results: ResultsTable, html: str, folder: Path) -> None:
-    """Write report.html, table.md, table.csv and TensorBoard's file."""
+    """Write report.html, table.md, table.csv and a TensorBoard file.
+
+    Args:
+        results: the table.
+        html: the report.
+        folder: output folder.
+    """
     make_folder(folder)
     markdown = results.markdown()
     files = {"table.md": markdown, "table.csv": results.csv(), "report.html": html}
@@ -113,7 +128,7 @@ def _table_line(line: Line) -> dict[str, Any]:
 
 
 def _left_empty(results: ResultsTable, empty: list[str]) -> list[tuple[str, str]]:
-    """The share of the empty images in which each row predicts nothing."""
+    """Compute the share of the empty images in which each row predicts nothing, as text."""
     if not empty:
         return []
     shares = [np.mean([row.by_image()[name] for name in empty]) for row in results.rows]
@@ -135,7 +150,7 @@ def _image_row(
 
 
 def _jpeg(found: Predicted, colours: np.ndarray) -> str:
-    """The prediction filled, the truth as a white line; base64 of a JPEG."""
+    """Draw the prediction filled and the truth as a white contour: a JPEG in base64."""
     height, width = found.image.shape[:2]
     scale = SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,4 +1,4 @@
-"""The rows of a comparison, made of its finished trainings."""
+"""The rows of a comparison, computed from its finished trainings."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Row:
 
     variant: Variant
     scores: list[Scores]
-    """Of each seed."""
+    """Scores of each seed."""
     trainable: int = 0
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     seconds: float | None = None
-    """Of one training; None where nothing was trained for this row."""
+    """Mean duration of a training; None if nothing was trained for this row."""
     speed: float = 0.0
-    """Images per second, one at a time."""
+    """Predicted images per second, one at a time."""
     peak_gib: float | None = None
     """Peak memory of training, GiB."""
     curves: list[list[float]] = field(default_factory=list)
-    """Validation Dice by epoch, of each of its trainings."""
+    """Validation Dice by epoch of each training."""
     difference: Difference | None = None
-    """Dice minus that of the base row; set by the table."""
+    """Difference in Dice to the base row; set by the table."""
 
     @property
     def title(self) -> str:
@@ -42,8 +42,8 @@ class Row:
 
     @property
     def metrics(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over seeds, by metric; `metric/CLASS` where there are several
-        classes."""
+        """Mean and standard deviation over seeds by metric; with several classes also by
+        `metric/class`."""
         names = dict.fromkeys(name for seed in self.scores for row in seed.values() for name in row)
         found = {}
         for name in names:
@@ -54,13 +54,20 @@ class Row:
         return found
 
     def means(self, metric: str) -> list[float]:
-        """The mean over the images that have it, of each seed; NaN where none has."""
+        """Average a metric over the images for which it is not NaN.
+
+        Args:
+            metric: name of the metric.
+
+        Returns:
+            The mean of each seed; NaN if no image has the metric.
+        """
         return [
             mean_known([row.get(metric, math.nan) for row in seed.values()]) for seed in self.scores
         ]
 
     def over_seeds(self) -> Scores:
-        """Every score of each image, the mean over the seeds that have it."""
+        """Average each score of each image over the seeds for which it is not NaN."""
         return {
             image: {
                 name: mean_known([seed[image].get(name, math.nan) for seed in self.scores])
@@ -70,7 +77,14 @@ class Row:
         }
 
     def by_image(self, metric: str = "dice") -> dict[str, float]:
-        """The mean over seeds, of each image."""
+        """Average a metric of each image over the seeds.
+
+        Args:
+            metric: name of the metric.
+
+        Returns:
+            Means by image; NaN if it is for any seed.
+        """
         return {
             image: float(np.mean([seed[image].get(metric, math.nan) for seed in self.scores]))
             for image in sorted(self.scores[0])
@@ -78,11 +92,14 @@ class Row:
 
 
 def jobs_by_variant(jobs: list[Job], ablated: list[Variant]) -> dict[Variant, list[Job]]:
-    """The trainings that each row is scored from.
+    """Group trainings by the rows that are scored from them.
 
     Args:
         jobs: see `plan`.
         ablated: ablations of the run `autosam`, which use its trainings.
+
+    Returns:
+        Trainings by row.
     """
     found: dict[Variant, list[Job]] = {}
     for job in jobs:
@@ -91,14 +108,14 @@ def jobs_by_variant(jobs: list[Job], ablated: list[Variant]) -> dict[Variant, li
 
 
 def make_row(variant: Variant, jobs: list[Job]) -> Row:
-    """Scores and costs of a variant.
+    """Collect the scores and costs of a variant.
 
     Args:
-        variant: the row.
-        jobs: the trainings that it is scored from.
+        variant: the variant.
+        jobs: its trainings, for all seeds and folds.
 
     Raises:
-        CheckpointError: a damaged run folder.
+        CheckpointError: a run folder is damaged.
     """
     costs = [job.facts() for job in jobs]
     row = Row(

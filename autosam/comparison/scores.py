@@ -1,4 +1,4 @@
-"""What the finished trainings of a comparison score on test, as trained and with ablations."""
+"""Test scores, speed and predictions of finished trainings, as trained and with ablations."""
 
 from __future__ import annotations
 
@@ -30,28 +30,34 @@ from autosam.utils.device import choose_device, wait
 from autosam.utils.io import write_atomically
 
 TIMED = 8
-"""Test images that the speed of prediction is measured on, at most."""
+"""Largest number of test images that the speed of prediction is measured on."""
 
 
 @dataclass
 class Predicted:
-    """One test image with its prediction."""
+    """A test image with its prediction."""
 
     image: np.ndarray
     """uint8 H x W x 3."""
     label: np.ndarray
-    """The truth, see `autosam.data.labels`."""
+    """H x W, the true mask, see `autosam.data.labels`."""
     masks: np.ndarray
     """bool K x H x W."""
 
 
 def scores_of(job: Job, ablation: Ablation = "") -> Scores:
-    """Scores of a finished job on test. Those of an ablation are computed once and kept in the run
-    folder.
+    """Read the test scores of a training. Scores of an ablation are computed once and kept in the
+    run folder.
 
     Args:
         job: a finished training.
-        ablation: what replaces SAM's embedding at test.
+        ablation: replacement of SAM's embedding at test.
+
+    Returns:
+        Scores by image.
+
+    Raises:
+        CheckpointError: the run folder is damaged.
     """
     if not ablation:
         return job.read("test_scores.csv", read_scores)
@@ -72,7 +78,12 @@ def scores_of(job: Job, ablation: Ablation = "") -> Scores:
 
 
 def load_segmenter(job: Job, ablation: Ablation = "") -> SegmentationModel:
-    """The segmenter of a finished job, with an ablation applied."""
+    """Load the segmenter of a training.
+
+    Args:
+        job: a finished training.
+        ablation: replacement of SAM's embedding at test.
+    """
     fast = ablation == "surrogate"
     loaded = checkpoint.load(job.folder, fast=fast, blank=ablation == "blank")
     return loaded.segmenter.to(choose_device())
@@ -81,7 +92,14 @@ def load_segmenter(job: Job, ablation: Ablation = "") -> SegmentationModel:
 def open_test(
     config: Config, segmenter: SegmentationModel, ablation: Ablation = "", cached: bool = True
 ) -> PairDataset:
-    """The test split, as the segmenter takes it; embeddings come from the cache if there is one."""
+    """Open the test split.
+
+    Args:
+        config: the settings of the training.
+        segmenter: its network, which sets the sizes of the inputs.
+        ablation: replacement of SAM's embedding at test.
+        cached: take embeddings from the cache, if the run uses one.
+    """
     if ablation == "shuffled":
         config = dataclasses.replace(config, embedding="shuffled")
     copies = copies_of(config) if cached and ablation != "surrogate" else 0
@@ -92,7 +110,16 @@ def open_test(
 
 
 def batches(segmenter: SegmentationModel, dataset: PairDataset, size: int) -> Iterator[Batch]:
-    """The images in order, on the segmenter's device."""
+    """Load the images in order.
+
+    Args:
+        segmenter: sets the device.
+        dataset: the images.
+        size: batch size.
+
+    Returns:
+        Batches on the segmenter's device.
+    """
     device = next(segmenter.parameters()).device
     loader = make_loader(dataset, EpochSampler(len(dataset), shuffle=False), size)
     return (batch.to(device) for batch in loader)
@@ -100,8 +127,18 @@ def batches(segmenter: SegmentationModel, dataset: PairDataset, size: int) -> It
 
 @torch.no_grad()
 def images_per_second(job: Job, ablation: Ablation = "") -> float:
-    """Speed of a finished job on test images one at a time, from the pixels in memory to the
-    mask at the image's own size, image encoder included; kept in the run folder."""
+    """Measure the speed of prediction on test images, one at a time, and keep it in the run folder.
+
+    The time is from the pixels in memory to the mask at the image's own size, with the image
+    encoder.
+
+    Args:
+        job: a finished training.
+        ablation: replacement of SAM's embedding at test.
+
+    Returns:
+        Images per second.
+    """
     file = job.folder / (f"speed-{ablation}.yaml" if ablation else "speed.yaml")
     if file.is_file():
         return float(yaml.safe_load(file.read_text(encoding="utf-8"))["images_per_second"])
@@ -125,7 +162,16 @@ def images_per_second(job: Job, ablation: Ablation = "") -> float:
 
 @torch.no_grad()
 def predict_some(job: Job, names: Collection[str], ablation: Ablation = "") -> dict[str, Predicted]:
-    """Predictions of a finished job for the test images of these names."""
+    """Predict some of the test images.
+
+    Args:
+        job: a finished training.
+        names: names of the images; those of other folds are ignored.
+        ablation: replacement of SAM's embedding at test.
+
+    Returns:
+        Predictions by image.
+    """
     segmenter = load_segmenter(job, ablation)
     dataset = open_test(job.config, segmenter, ablation)
     device, found = next(segmenter.parameters()).device, {}
@@ -140,22 +186,25 @@ def predict_some(job: Job, names: Collection[str], ablation: Ablation = "") -> d
 
 
 def gather(jobs: list[Job], scores: Callable[[Job], Scores]) -> list[Scores]:
-    """The scores of each seed, those of its folds together.
+    """Collect the scores of each seed over its folds.
 
     Args:
-        jobs: of one variant, every seed and fold.
-        scores: of one job.
+        jobs: all trainings of one variant.
+        scores: reads the scores of a training.
+
+    Returns:
+        Scores by image, for each seed.
 
     Raises:
-        CheckpointError: an image was tested by two folds, or not by every seed.
+        CheckpointError: two folds tested the same image, or two seeds tested different images.
     """
     by_seed: dict[int, Scores] = {}
     for job in jobs:
         seed, rows = by_seed.setdefault(job.seed, {}), scores(job)
         if twice := sorted(seed.keys() & rows.keys())[:3]:
             raise CheckpointError(
-                f"{job.folder}: tested {', '.join(twice)}, as another fold did. Delete the "
-                "folder it is in, and the same command trains the folds again."
+                f"{job.folder}: tested {', '.join(twice)}, as another fold did. Delete its parent "
+                "folder, and the same command trains the folds again."
             )
         seed.update(rows)
     first = by_seed[jobs[0].seed]

@@ -1,4 +1,4 @@
-"""The results table of a comparison: a row for each variant, as plain values and as text."""
+"""The results table of a comparison, as values and as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autosam.comparison.rows import Row
-from autosam.comparison.statistics import FEWEST, Difference, compare, seed_margin
+from autosam.comparison.statistics import MIN_GROUPS, Difference, compare, seed_margin
 from autosam.comparison.variants import Variant
 from autosam.evaluation.tables import COLUMNS, EMPTINESS_COLUMNS
 
@@ -24,24 +24,24 @@ class Line:
 
     row: Row
     label: str
-    """Title of the row, with the class where the line is of one class."""
+    """Title of the row; with the class if the line is for one class."""
     cells: list[str]
-    """One for each column after the first."""
+    """Text of each column after the first."""
 
 
 @dataclass
 class ResultsTable:
-    """All rows: those that need no truth first, best Dice first; then the oracles."""
+    """All rows by decreasing Dice; oracles, which use true masks as prompts, come last."""
 
     rows: list[Row]
     base: Variant
-    """The row that all others are compared with."""
+    """The row that the others are compared with."""
     facts: dict[str, str] = field(default_factory=dict)
-    """What was compared: data, budget, seeds."""
+    """Data, budget, seeds, ... by title."""
     groups: dict[str, str] = field(default_factory=dict)
     """Patient, slide, ... of each test image; images of one group are not independent."""
     trivial: dict[str, float] = field(default_factory=dict)
-    """Dice of masks that need no network, by what they are."""
+    """Dice of trivial predictions by name."""
     conclusion: str = ""
     """See `autosam.comparison.conclusion`."""
 
@@ -58,12 +58,24 @@ class ResultsTable:
         return row
 
     def find(self, variant: Variant) -> Row | None:
-        """The row of a variant, if it was compared."""
+        """Find the row of a variant.
+
+        Args:
+            variant: the variant.
+
+        Returns:
+            The row; None if the variant was not compared.
+        """
         return next((row for row in self.rows if row.variant == variant), None)
 
     def minus(self, one: Row, other: Row) -> Difference:
-        """Dice of one row minus another's, image by image (each the mean over seeds: other seeds
-        are no further images), tested over groups."""
+        """Compare the Dice of two rows image by image; the scores of an image are averaged over
+        seeds, because seeds are not independent images.
+
+        Args:
+            one: a row.
+            other: the row to subtract.
+        """
         own, theirs = one.by_image(), other.by_image()
         return compare(
             np.array([own[name] for name in theirs]),
@@ -72,13 +84,20 @@ class ResultsTable:
         )
 
     def margin(self, one: Row, other: Row) -> float:
-        """The difference of two rows that other seeds alone could make, see `seed_margin`."""
+        """Compute the difference that seeds alone can make between two rows, see `seed_margin`.
+
+        Args:
+            one: a row.
+            other: another row.
+
+        Returns:
+            A difference in Dice.
+        """
         return seed_margin(one.means("dice"), other.means("dice"))
 
     @property
     def columns(self) -> dict[str, tuple[str, str]]:
-        """Title and format of each metric that is shown. Scores of empty images have columns of
-        their own where there are empty images."""
+        """Title and format of each metric; with columns for empty images if there are any."""
         shown = {name: (title, f".{max(1, n - 1)}f") for name, (title, n) in COLUMNS.items()}
         if any("false_alarm" in row.metrics for row in self.rows):
             shown |= EMPTINESS_COLUMNS | {
@@ -101,7 +120,11 @@ class ResultsTable:
         ]
 
     def lines(self) -> Iterator[Line]:
-        """The rows as text; a row of several classes is followed by a line for each of them."""
+        """Format the rows as text.
+
+        Yields:
+            A line for each row; with several classes followed by a line for each class.
+        """
         for row in self.rows:
             endings = [name[4:] for name in row.metrics if name.partition("/")[0] == "dice"]
             for ending in endings:  # "" for the mean, then "/CLASS"
@@ -120,11 +143,11 @@ class ResultsTable:
         return cells
 
     def all_facts(self) -> dict[str, str]:
-        """The facts, and the conclusion if there is one."""
+        """The facts with the conclusion, if there is one."""
         return self.facts | ({"conclusion": self.conclusion} if self.conclusion else {})
 
     def markdown(self) -> str:
-        """The table, the facts below it."""
+        """Format the table and the facts as Markdown."""
         header = self.header()
         lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
         lines += ["| " + " | ".join([line.label, *line.cells]) + " |" for line in self.lines()]
@@ -132,7 +155,7 @@ class ResultsTable:
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """A line for each row, with full precision."""
+        """Format the rows as CSV with six significant digits."""
         metrics = list(dict.fromkeys(name for row in self.rows for name in row.metrics))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -184,6 +207,6 @@ def _costs(row: Row) -> list[str]:
 
 
 def _interval(difference: Difference) -> str:
-    if difference.groups < FEWEST:
+    if difference.groups < MIN_GROUPS:
         return "too few to tell"
     return f"{difference.low:+.3f}, {difference.high:+.3f}"

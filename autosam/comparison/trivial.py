@@ -1,4 +1,4 @@
-"""Dice of masks that need no network: what a run has to beat."""
+"""Dice of trivial predictions, which need no network: baselines for every run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ MEAN = "the mean mask of the training images"
 SIDE = 64
 """Side of the mean mask, pixels."""
 
-MOST_MASKS = 500
-"""Training masks that it is the mean of, about, at most."""
+MAX_MASKS = 500
+"""Approximate limit on the number of training masks that are averaged."""
 
 
 def trivial_scores(jobs: list[Job]) -> dict[str, Scores]:
-    """Scores of each such mask on the test images of the first seed, by what it is."""
+    """Score the trivial predictions on the test images of the first seed.
+
+    Args:
+        jobs: the trainings of one row.
+
+    Returns:
+        Scores by name of the prediction and by image.
+    """
     found: dict[str, Scores] = {}
     for job in jobs:
         if job.seed == 0:
@@ -34,8 +41,8 @@ def trivial_scores(jobs: list[Job]) -> dict[str, Scores]:
 
 
 def _trivial_scores(job: Job) -> dict[str, Scores]:
-    """The same of one job. Of several classes, the mask that covers every image is of the class
-    with the largest share of the training images."""
+    """Score the trivial predictions of one training. With several classes the mask of the whole
+    image is of the class with the largest area in the training images."""
     config = job.config
     data = open_data(config, load_segmenter(job).input_spec, 0)
     mean = mean_mask(data.train, config.data.num_classes)
@@ -55,9 +62,17 @@ def _trivial_scores(job: Job) -> dict[str, Scores]:
 
 
 def mean_mask(train: PairDataset, num_classes: int) -> np.ndarray:
-    """float64 K x SIDE x SIDE in [0, 1]: the mean of training masks, resized."""
+    """Average the resized training masks.
+
+    Args:
+        train: the training images.
+        num_classes: K.
+
+    Returns:
+        float64 K x SIDE x SIDE in [0, 1].
+    """
     result = np.zeros((num_classes, SIDE, SIDE))
-    pairs = train.pairs[:: max(1, len(train.pairs) // MOST_MASKS)]
+    pairs = train.pairs[:: max(1, len(train.pairs) // MAX_MASKS)]
     for pair in pairs:
         for k, mask in enumerate(class_masks(train.encoding.read(pair.mask), num_classes)):
             small = cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)

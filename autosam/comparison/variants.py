@@ -1,4 +1,4 @@
-"""The rows of a comparison: which run, how it is trained and how it is tested."""
+"""The variants of a comparison: a run, how it is trained and how it is tested."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from autosam.config import RUNS, LearnedPrompt, PaperConfig
 from autosam.config.commands import CompareConfig
 
 Control = Literal["", "blank", "shuffled"]
-"""What a run is trained and tested with instead of SAM's embedding of the image: zeros, or the
-embedding of another image. "" is the real embedding."""
+"""Replacement of SAM's image embedding in training and test: zeros, or the embedding of another
+image; "" for none."""
 
 Ablation = Literal["", "blank", "shuffled", "surrogate"]
-"""What a trained run is only tested with instead: zeros, the embedding of another image, or no SAM
-at all. "" is what it was trained with."""
+"""Replacement of SAM's image embedding at test only: zeros, the embedding of another image, or the
+surrogate decoder without SAM; "" for none."""
 
 CONTROLS: tuple[Control, ...] = ("blank", "shuffled")
 
@@ -27,12 +27,12 @@ ABLATIONS: dict[Ablation, str] = {
 """Title of each ablation."""
 
 SWITCHES = tuple(f.name for f in dataclasses.fields(PaperConfig))
-"""Peculiarities of the published code."""
+"""Settings that reproduce the published code."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a row of a comparison is."""
+    """One row of a comparison."""
 
     run: str
     """A key of `RUNS`."""
@@ -52,33 +52,33 @@ class Variant:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a run as it is, without control, ablation or other changes."""
+        """Whether it is a run without control, ablation or other changes."""
         return self == Variant(self.run)
 
     @property
     def learns(self) -> bool:
-        """Whether something is trained for this row alone."""
+        """Whether it has trainings of its own."""
         return RUNS[self.run].learns and not self.ablation
 
     @property
     def is_oracle(self) -> bool:
-        """Whether prompts are taken from the true masks of the test images."""
+        """Whether its prompts come from the true masks of the test images."""
         return RUNS[self.run].needs_truth
 
     @property
     def is_judged(self) -> bool:
-        """Whether the conclusion judges it: it uses SAM as intended, without the truth."""
-        as_intended = not (self.control or self.ablation or self.paper)
-        return RUNS[self.run].uses_sam and as_intended and not self.is_oracle
+        """Whether the conclusion judges it: it uses SAM, without changes and without the truth."""
+        changed = self.control or self.ablation or self.paper
+        return RUNS[self.run].uses_sam and not changed and not self.is_oracle
 
 
 def listed(names: str) -> list[str]:
-    """`"a, b"` -> `["a", "b"]`."""
+    """Split a list of names: "a, b" becomes ["a", "b"]."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def trained_variants(config: CompareConfig) -> list[Variant]:
-    """The rows that need trainings of their own, in the order of training.
+    """List the rows that have trainings of their own, in the order of training.
 
     Args:
         config: checked settings.
@@ -95,7 +95,11 @@ def trained_variants(config: CompareConfig) -> list[Variant]:
 
 
 def ablated_variants(config: CompareConfig) -> list[Variant]:
-    """The rows that are tests of the run `autosam` with something else than SAM's embedding."""
+    """List the rows that test the run `autosam` with a replacement of SAM's embedding.
+
+    Args:
+        config: checked settings.
+    """
     if not config.attribution or "autosam" not in listed(config.runs):
         return []
     return [

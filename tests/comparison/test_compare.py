@@ -205,31 +205,33 @@ def test_the_verdict_follows_the_figures() -> None:
         rows = [row("autosam", list(head + gain + noise)), row("head", list(head))]
         return conclusion(ResultsTable(rows, Variant("autosam")))
 
-    assert verdict_of(0.05).endswith("So SAM helps here, by autosam.")
-    assert verdict_of(-0.05).endswith("without it the same backbone does better.")
+    assert verdict_of(0.05).endswith("So SAM helps here, in autosam.")
+    assert verdict_of(-0.05).endswith("the same backbone without it is better.")
     none = verdict_of(-float(noise.mean()))
-    assert "neither clearly better nor clearly worse" in none
-    assert none.endswith("no sign that SAM helps here: without it the same backbone does as well.")
+    assert "neither significantly better nor significantly worse" in none
+    assert none.endswith(
+        "no evidence that SAM helps here: the same backbone without it is as good."
+    )
     # Better than the head, but no better than without SAM's view of the image.
     rows = [row("autosam", list(head + 0.05)), row("head", list(head))]
     blind = conclusion(
         ResultsTable([*rows, row(BLANK, list(head + 0.05 + noise))], Variant("autosam"))
     )
-    assert "no sign that it is by what its image encoder sees" in blind
+    assert "no evidence that its image encoder contributes" in blind
     assert conclusion(ResultsTable([row("head", list(head))], Variant("head"))) == ""
 
 
 @pytest.mark.parametrize(
     ("blank", "alone", "words"),
     [
-        (-0.05, -0.05, "what SAM's image encoder sees improves the masks"),
-        (0.0, -0.05, "SAM's mask decoder improves on what the prompt says"),
-        (0.0, 0.0, "the learned prompt draws the mask by itself"),
-        (0.05, 0.05, "the learned prompt draws the mask by itself"),
-        (-0.05, 0.0, "what SAM's image encoder sees improves the masks"),
+        (-0.05, -0.05, "SAM's image encoder improves the masks"),
+        (0.0, -0.05, "SAM's mask decoder improves on the prompt alone"),
+        (0.0, 0.0, "the learned prompt alone determines the mask"),
+        (0.05, 0.05, "the learned prompt alone determines the mask"),
+        (-0.05, 0.0, "SAM's image encoder improves the masks"),
     ],
 )
-def test_the_conclusion_says_who_draws_the_mask(blank: float, alone: float, words: str) -> None:
+def test_the_conclusion_names_what_helps(blank: float, alone: float, words: str) -> None:
     rng = np.random.default_rng(0)
     own = rng.uniform(0.6, 0.9, 40)
 
@@ -238,11 +240,11 @@ def test_the_conclusion_says_who_draws_the_mask(blank: float, alone: float, word
         return row(name, list(own + difference + noise - noise.mean()))
 
     rows = [row("autosam", list(own)), against(BLANK, blank)]
-    assert "In plain words" not in conclusion(ResultsTable(rows, Variant("autosam")))
+    assert "In short" not in conclusion(ResultsTable(rows, Variant("autosam")))
     rows.append(against(NO_SAM, alone))
     said = conclusion(ResultsTable(rows, Variant("autosam")))
-    assert said.count("In plain words") == 1
-    assert f"In plain words: {words}" in said or "In plain words: there is no sign" in said
+    assert said.count("In short") == 1
+    assert f"In short: {words}" in said or "In short: there is no evidence" in said
     assert words in said
 
 
@@ -265,9 +267,9 @@ def test_every_run_that_uses_sam_is_judged() -> None:
     )
     assert "the best of those that use SAM" in said
     assert "decoder is better (+0.1" in said
-    assert "hybrid is neither clearly better nor clearly worse" in said
+    assert "hybrid is neither significantly better nor significantly worse" in said
     assert "autosam is worse (-0.0" in said
-    assert said.endswith("So SAM helps here, by decoder.")
+    assert said.endswith("So SAM helps here, in decoder.")
     assert "sam-box" not in said
 
 
@@ -278,20 +280,20 @@ def test_many_runs_find_nothing_by_chance_alone() -> None:
             for name in ("autosam", "decoder", "hybrid")]  # fmt: skip
     alone = ResultsTable([rows[1], row("head", list(HEAD))], Variant("head"))
     assert 1 / 60 < alone.minus(rows[1], alone[Variant("head")]).p < 0.05
-    assert conclusion(alone).endswith("So SAM helps here, by decoder.")
+    assert conclusion(alone).endswith("So SAM helps here, in decoder.")
     together = conclusion(ResultsTable([*rows, row("head", list(HEAD))], Variant("head")))
-    assert "decoder is neither clearly better" in together
-    assert "no sign that SAM helps" in together
+    assert "decoder is neither significantly better" in together
+    assert "no evidence that SAM helps" in together
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"curves": [[0.1, 0.2, 0.3, 0.4]]}, "head had not come to its end .* rose by 0.100"),
+        ({"curves": [[0.1, 0.2, 0.3, 0.4]]}, "head had not converged .* rose by 0.100"),
         ({"curves": [[0.1, 0.2]]}, "head was trained for 2 epochs only"),
         ({"curves": [[0.9] * 8], "trivial": {"a mask of the whole image": 0.95}},
-         r"head has learnt nothing \(Dice 0.\d+, where a mask of the whole image has 0.950\)"),
-        ({"groups": 5}, "the test images are of 5 groups, and below 6 nothing can be told"),
+         r"head has learned nothing \(Dice 0.\d+; a mask of the whole image has 0.950\)"),
+        ({"groups": 5}, "the test images are of 5 groups, and below 6 no difference"),
     ],
 )  # fmt: skip
 def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> None:
@@ -306,7 +308,7 @@ def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> No
 def test_a_run_that_is_behind_and_still_learns_is_not_called_worse() -> None:
     learning = row("decoder", list(HEAD - 0.1 + NOISE), curves=[[0.2, 0.3, 0.4, 0.5]] * 3)
     done = row("head", list(HEAD), curves=[[0.5, 0.7, 0.7, 0.7]] * 3)
-    assert "No conclusion: decoder had not come" in conclusion(
+    assert "No conclusion: decoder had not converged" in conclusion(
         ResultsTable([learning, done], Variant("head"))
     )
     learning.curves = [[0.2, 0.5, 0.5, 0.5]] * 3
@@ -324,7 +326,7 @@ def test_a_difference_that_other_seeds_could_make_is_not_sure() -> None:
     """Over the images it is sure; but one seed each differs by 0.016 in 1 of 20 cases or more."""
     one, other = row("decoder", list(HEAD + 0.015 + NOISE / 10), 1), row("head", list(HEAD), 1)
     said = judge(ResultsTable([one, other], Variant("head")), one, other)
-    assert "neither clearly better" in said
+    assert "neither significantly better" in said
     assert "other seeds alone can make a difference of 0.022, so more seeds are needed" in said
     one.scores, other.scores = one.scores * 3, other.scores * 3
     assert judge(ResultsTable([one, other], Variant("head")), one, other).startswith("better")

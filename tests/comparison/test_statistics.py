@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from autosam.comparison.statistics import FEWEST, LEVEL, compare, holm, seed_margin
+from autosam.comparison.statistics import LEVEL, MIN_GROUPS, compare, holm, seed_margin
 
 SIMULATIONS = 600
 ERROR = 3 * math.sqrt(LEVEL * (1 - LEVEL) / SIMULATIONS)
@@ -28,15 +28,15 @@ def test_differences_worked_by_hand() -> None:
     assert (found.p, found.low, found.high, found.groups) == (2 / 64, 1.5, 11.5, 6)
     assert found.mean == values.mean()
     same = compare(np.ones(8), np.ones(8))
-    assert (same.mean, same.low, same.high, same.p, same.sure) == (0, 0, 0, 1, False)
+    assert (same.mean, same.low, same.high, same.p, same.significant) == (0, 0, 0, 1, False)
 
 
-def test_below_six_groups_nothing_is_sure() -> None:
+def test_below_six_groups_nothing_is_significant() -> None:
     for groups in range(1, 9):
         values = np.linspace(1, 2, 10 * groups)
         found = compare(values, np.zeros_like(values), [str(i // 10) for i in range(len(values))])
         assert found.p == 2 / 2**groups
-        assert found.sure == (groups >= FEWEST) == math.isfinite(found.low)
+        assert found.significant == (groups >= MIN_GROUPS) == math.isfinite(found.low)
 
 
 def test_images_that_have_no_score_are_left_out() -> None:
@@ -63,7 +63,7 @@ def test_p_and_interval_say_the_same() -> None:
         ours, theirs = rng.beta(5, 1, (2, rng.integers(6, 40))).round(2)
         ours += rng.uniform(-0.2, 0.2)
         found = compare(ours, theirs)
-        assert found.sure == (found.low > 0 or found.high < 0)
+        assert found.significant == (found.low > 0 or found.high < 0)
 
 
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, list[str] | None]]
@@ -100,7 +100,7 @@ def test_runs_that_are_alike_are_told_apart_in_one_of_twenty_cases(name: str) ->
     rng, wrong = np.random.default_rng(7), 0
     for _ in range(SIMULATIONS if "0 images" not in name else SIMULATIONS // 3):
         differences, groups = ALIKE[name](rng)
-        wrong += compare(differences, np.zeros(len(differences)), groups).sure
+        wrong += compare(differences, np.zeros(len(differences)), groups).significant
     jobs = SIMULATIONS if "0 images" not in name else SIMULATIONS // 3
     print(f"{name}: {wrong / jobs:.1%} of {jobs}")
     error = ERROR * math.sqrt(SIMULATIONS / jobs)
@@ -124,7 +124,7 @@ def test_a_real_difference_is_found() -> None:
     found = 0
     for _ in range(100):
         differences, groups = ALIKE["10 patients of 20 slices"](rng)
-        found += compare(differences + 0.08, np.zeros(200), groups).sure
+        found += compare(differences + 0.08, np.zeros(200), groups).significant
     assert found > 95
 
 
@@ -140,8 +140,8 @@ def test_other_seeds_are_not_taken_for_another_run(seeds: int) -> None:
         # Seeds x images, of both runs.
         runs = 0.8 + rng.normal(0, 0.008, (2, seeds, 1)) + rng.normal(0, 0.02, (2, seeds, 80))
         found = compare(*runs.mean(1))
-        by_images += found.sure
-        judged += found.sure_beyond(seed_margin(*runs.mean(2)))
+        by_images += found.significant
+        judged += found.significant_beyond(seed_margin(*runs.mean(2)))
     print(f"{seeds} seeds: {by_images / jobs:.1%} by images, {judged / jobs:.1%} with seeds")
     assert by_images / jobs > 0.4
     assert judged / jobs < LEVEL + ERROR * math.sqrt(SIMULATIONS / jobs)

@@ -254,7 +254,7 @@ def a_variable_of_the_shell_that_is_not_set(rng: Random, folder: Path, good: Goo
     return [verb, f"{flag}="], flag
 
 
-@cause("line", ConfigError, r"(choose from|listed twice|must be |say --folds|empty)", 8)
+@cause("line", ConfigError, r"(choose from|listed twice|must be |use --folds|empty)", 8)
 def a_comparison_that_cannot_be(rng: Random, folder: Path, good: Good) -> Bad:
     flag, named = rng.choice([
         ("--runs=foo", "--runs foo"), ("--runs=", "--runs"), ("--runs=head,head", "--runs"),
