@@ -1,1 +1,1 @@
-"""Time, memory and size."""
+"""Measure time, memory and parameters."""

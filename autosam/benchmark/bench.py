@@ -1,4 +1,4 @@
-"""How fast this machine encodes, trains and predicts: the cases, measured, as tables."""
+"""Measure how fast this machine encodes, trains and predicts, and print tables."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ from autosam.utils.io import make_folder, write_atomically
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
-    """Measure and print; returns the figures by case.
+    """Measure the cases and print tables.
+
+    Args:
+        config: the SAM, the cases and the number of repeats.
+
+    Returns:
+        Figures by case: seconds per image of each repeat, memory in GiB, and others.
 
     Raises:
-        ConfigError: a SAM or case that does not exist, or a number that makes no sense.
+        ConfigError: an unknown SAM or case, or a number out of range.
     """
     known(config.sam)
     cases = {case.name: case for case in cases_of(config)}
@@ -60,7 +66,11 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def compare(figures: dict[str, Any]) -> None:
-    """Replace the embeddings by their cosine similarity to the first encoder's."""
+    """Replace the embeddings by their cosine similarity to those of the first encoder.
+
+    Args:
+        figures: figures by case; changed in place.
+    """
     features = {name: row.pop("features") for name, row in figures.items() if "features" in row}
     for name, values in features.items():
         first = next(iter(features.values())).ravel()
@@ -69,7 +79,13 @@ def compare(figures: dict[str, Any]) -> None:
 
 
 def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
-    """Seconds per image (median, spread), where they go, and peak memory."""
+    """Make a table of the time per image (median, minimum, maximum), its parts, and peak memory.
+
+    Args:
+        kind: "encoder", "training" or "prediction".
+        sam: name of the SAM.
+        rows: figures by case.
+    """
     titles = {
         "encoder": f"image encoder of {sam}, one image",
         "training": f"training step of the run autosam with {sam}, per image",
@@ -77,10 +93,12 @@ def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
     }
     result = Table(title=titles[kind], title_justify="left")
     result.add_column(kind)
-    columns = ["ms", "least", "most"]
-    columns += ["images/s", "times the first", "cosine"] if kind == "encoder" else []
-    columns += ["batch", *PARTS, "learn, million"] if kind == "training" else []
-    for column in (*columns, "peak GiB"):
+    columns = {
+        "encoder": ["images/s", "speed-up", "cosine"],
+        "training": ["batch", *PARTS, "trainable, million"],
+        "prediction": [],
+    }[kind]
+    for column in ("ms", "min", "max", *columns, "peak GiB"):
         result.add_column(column, justify="right")
     first = median(next(iter(rows.values()))["seconds"])
     for name, row in rows.items():
@@ -100,9 +118,16 @@ def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
 
 
 def ratios(figures: dict[str, Any]) -> list[str]:
-    """Ratios between cases, as sentences."""
+    """Compare the times of cases.
 
-    def over(above: str, below: str) -> float | None:
+    Args:
+        figures: figures by case.
+
+    Returns:
+        A sentence for each pair of cases that were both measured.
+    """
+
+    def ratio_of(above: str, below: str) -> float | None:
         if above in figures and below in figures:
             return median(figures[above]["seconds"]) / median(figures[below]["seconds"])
         return None
@@ -112,17 +137,21 @@ def ratios(figures: dict[str, Any]) -> list[str]:
         (
             "cached",
             "floor",
-            "a cached step takes {:.2f} times the floor (all in memory, no images)",
+            "a cached step takes {:.2f} times as long as the floor (all data in memory)",
         ),
         (
             "cached",
             "cached, dense prompt alone",
-            "a step takes {:.2f} times that of the dense prompt",
+            "a step takes {:.2f} times as long as with the dense prompt",
         ),
         ("not cached", "cached", "without the cache a step takes {:.1f} times as long per image"),
         ("published", "cached", "the published loop takes {:.0f} times as long per image"),
-        ("published", "published generator, cached", "with its own generator, {:.1f} times"),
+        (
+            "published",
+            "published generator, cached",
+            "the published loop takes {:.1f} times as long as its generator with the cache",
+        ),
     ):
-        if (ratio := over(above, below)) is not None:
+        if (ratio := ratio_of(above, below)) is not None:
             lines.append(text.format(ratio))
     return lines

@@ -1,4 +1,4 @@
-"""One case of the benchmark, from building to figures; see `autosam.bench`."""
+"""The cases of the benchmark, and the functions that measure them; see `autosam.bench`."""
 
 from __future__ import annotations
 
@@ -48,42 +48,47 @@ from autosam.utils.distributed import make_accelerator
 from autosam.utils.memory import peak_gib
 
 PARTS = ("data", "encoder", "generator", "decoder", "loss", "backward", "optimiser")
+"""Parts of a training step."""
 COPIES = 4
-"""Fixed copies per image where embeddings are cached, as by default."""
+"""Augmented copies of each image with cached embeddings, as by default."""
 SIDES = (512, 640)
 """Rows and columns of the images."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of a table; all weights are random."""
+    """One row of a table. All weights are random."""
 
     name: str
     kind: Literal["encoder", "training", "prediction"]
     reference: bool = False
-    """The image encoder is `segment_anything`'s own."""
+    """Use the image encoder of `segment_anything`."""
     half: bool = False
-    """The encoder computes in bfloat16 where the device gains from it."""
+    """Compute the encoder in bfloat16, if the device is faster with it."""
     compiled: bool = False
+    """Compile the encoder."""
     embeddings: Literal["memory", "cache", "encoder"] = "encoder"
-    """Where embeddings come from; memory: everything is there before the clock starts."""
+    """Source of the embeddings; with "memory" all batches are loaded before the measurement."""
     batch_size: int = 1
     sam: str = "vit_b"
     backbone: str = "tf_efficientnet_lite0"
     input_size: int = 256
     prompt: LearnedPrompt = "dense+high_res"
-    """What the generator emits, see `ModelConfig`."""
+    """Kinds of learned prompts, see `ModelConfig`."""
     repeats: int = 3
-    """Measurements, after one that does not count."""
+    """Number of measurements, after a warm-up that does not count."""
 
 
 def build_sam(name: str, reference: bool, encoder: bool) -> Sam:
-    """SAM with random weights, the same at every call whichever encoder implements them.
+    """Build a SAM with random weights, which are the same for both implementations of the encoder.
 
     Args:
         name: a key of `SAMS`.
-        reference: the image encoder is `segment_anything`'s own.
-        encoder: False leaves the image encoder out.
+        reference: use the image encoder of `segment_anything`.
+        encoder: whether to build the image encoder.
+
+    Returns:
+        The SAM, frozen and in evaluation mode.
     """
     torch.manual_seed(0)
     spec = SAMS[name]
@@ -99,7 +104,7 @@ def build_sam(name: str, reference: bool, encoder: bool) -> Sam:
         published = sam_model_registry[name]()
         with torch.no_grad():
             for key, value in published.image_encoder.named_parameters():
-                if "_pos" in key or key == "pos_embed":  # zero as they are made
+                if "_pos" in key or key == "pos_embed":  # initialised to zero
                     value.normal_(std=0.02)
         sam = spec.build(spec)
         sam.load_state_dict(from_meta(published.state_dict()))
@@ -111,7 +116,14 @@ def build_sam(name: str, reference: bool, encoder: bool) -> Sam:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Seconds per image of each repetition, and what else the table shows."""
+    """Measure one case.
+
+    Args:
+        case: the case.
+
+    Returns:
+        Seconds per image of each repeat, peak memory, and the figures of its kind.
+    """
     device = choose_device()
     figures = {"encoder": encoding, "training": training, "prediction": prediction}[case.kind](
         case, device
@@ -120,7 +132,15 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def encoding(case: Case, device: torch.device) -> dict[str, Any]:
-    """One image through the image encoder."""
+    """Measure the image encoder on one image.
+
+    Args:
+        case: the case.
+        device: device to compute on.
+
+    Returns:
+        Seconds of each repeat, of the first call, and the embedding.
+    """
     sam = build_sam(case.sam, case.reference, encoder=True)
     sam.to(device)
     if case.compiled:
@@ -145,7 +165,11 @@ def encoding(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def build_segmenter(case: Case) -> Segmenter:
-    """The run `autosam`, with random weights."""
+    """Build the run `autosam` with random weights.
+
+    Args:
+        case: the case.
+    """
     sam = build_sam(case.sam, case.reference, encoder=case.embeddings == "encoder")
     model = ModelConfig(
         backbone=case.backbone,
@@ -161,7 +185,12 @@ def build_segmenter(case: Case) -> Segmenter:
 
 
 def draw(folder: Path, count: int) -> None:
-    """`count` photographs of noise as JPEG, each with an ellipse, and its mask as PNG."""
+    """Write images of noise with an ellipse as JPEG, and their masks as PNG.
+
+    Args:
+        folder: an empty folder.
+        count: number of images.
+    """
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (folder / name).mkdir()
@@ -175,7 +204,16 @@ def draw(folder: Path, count: int) -> None:
 
 
 def training(case: Case, device: torch.device) -> dict[str, Any]:
-    """Epochs of one step each, by the function that trains."""
+    """Measure training in epochs of one step.
+
+    Args:
+        case: the case.
+        device: device to compute on.
+
+    Returns:
+        Seconds per image of each repeat, of the parts of a step, and the number of trainable
+        parameters.
+    """
     accelerator = make_accelerator()
     segmenter = build_segmenter(case)
     optimizer = torch.optim.AdamW(parameter_groups(segmenter, 0.01), lr=1e-4)
@@ -211,8 +249,8 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
             wait(device)
             total = time.perf_counter() - started
             seconds.append(total / case.batch_size)
-            of = watch.seconds | {"data": values["data_wait"] * total}
-            parts.append({part: of.get(part, 0.0) / case.batch_size for part in PARTS})
+            measured = watch.seconds | {"data": values["data_wait"] * total}
+            parts.append({part: measured.get(part, 0.0) / case.batch_size for part in PARTS})
     return {
         "seconds": seconds[1:],
         "parts": {part: median(p[part] for p in parts[1:]) for part in PARTS},
@@ -222,7 +260,13 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
-    """One batch of images from files; their embeddings, where cached, from files too."""
+    """Make a loader of one batch that reads images, and cached embeddings, from files.
+
+    Args:
+        case: the case.
+        segmenter: sets the sizes of the inputs.
+        folder: an empty folder for the files.
+    """
     draw(folder, case.batch_size)
     pairs = find_pairs(folder / "images", folder / "masks")
     cached = case.embeddings != "encoder"
@@ -241,14 +285,22 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
 
 
 def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:
-    """C x h x w of each level of the image embedding."""
+    """List the shape C x h x w of each level of a SAM's image embedding, coarse to fine."""
     features = (sam.width, *sam.grid)
     finer = [(width, *size) for width, size in high_res_shapes(sam.width, sam.grid)]
     return (features, *finer)[: sam.levels]
 
 
 def prediction(case: Case, device: torch.device) -> dict[str, Any]:
-    """From image to mask."""
+    """Measure prediction from image to mask.
+
+    Args:
+        case: the case.
+        device: device to compute on.
+
+    Returns:
+        Seconds of each repeat.
+    """
     loaded = Loaded(build_segmenter(case), Config(), Path("random weights"), {})
     predictor = Predictor(loaded, device)
     image = np.random.default_rng(0).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
@@ -261,7 +313,11 @@ def prediction(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def cases_of(config: BenchConfig) -> list[Case]:
-    """Everything that can be measured."""
+    """List all cases.
+
+    Args:
+        config: the SAM, the backbone and the batch size.
+    """
     vit = config.sam in VITS
     half = faster_in_half(known(config.sam), choose_device())
     own = Case("", "training", sam=config.sam, backbone=config.backbone,
@@ -269,7 +325,7 @@ def cases_of(config: BenchConfig) -> list[Case]:
     batched = replace(own, batch_size=config.batch_size)
 
     def published(case: Case, **changes: Any) -> Case:
-        """The same with the prompt generator of the original AutoSAM."""
+        """Change a case to the prompt generator of the published AutoSAM."""
         return replace(case, backbone="hardnet85", input_size=512, prompt="dense", **changes)
 
     found = []

@@ -21,13 +21,20 @@ T = TypeVar("T")
 
 @dataclass
 class Stopwatch:
-    """Seconds by name, of the methods that it wraps."""
+    """Measures the time spent in methods."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Total time by name, seconds."""
 
     def watch(self, owner: Any, method: str, name: str) -> None:
-        """Add the time that each call of `owner.method` takes to `name`."""
+        """Wrap a method so that the time of its calls is added to `seconds`.
+
+        Args:
+            owner: an object; its method is replaced.
+            method: name of the method.
+            name: key of `seconds`.
+        """
         original = getattr(owner, method)
 
         @wraps(original)
@@ -43,6 +50,14 @@ class Stopwatch:
 
 
 def in_own_process(function: Callable[..., T], *args: Any) -> T:
-    """`function(*args)` in a fresh process, so that its peak memory is measured separately."""
+    """Call a function in a new process, so that its peak memory is measured separately.
+
+    Args:
+        function: a function that can be pickled.
+        args: its arguments.
+
+    Returns:
+        Its result.
+    """
     with ProcessPoolExecutor(1, get_context("spawn"), die_with_parent) as pool:
         return pool.submit(function, *args).result()

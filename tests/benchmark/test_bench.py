@@ -69,7 +69,7 @@ def test_ratios_and_cosines_by_hand() -> None:
         "published": {"seconds": [10.0]},
     }
     assert ratios(figures) == [
-        "a cached step takes 1.25 times the floor (all in memory, no images)",
+        "a cached step takes 1.25 times as long as the floor (all data in memory)",
         "the published loop takes 40 times as long per image",
     ]
     rows = {
@@ -92,7 +92,7 @@ def test_the_tables_and_the_file(
     config.cases = ["autosam, fp32", "floor", "cached", "one image"]
     figures = bench(config)
     out = capsys.readouterr().out
-    for words in ("image encoder of tiny", "optimiser", "one image", "times the floor"):
+    for words in ("image encoder of tiny", "optimiser", "one image", "as long as the floor"):
         assert words in out
     written = json.loads(path.read_text())
     assert list(written["cases"]) == config.cases
