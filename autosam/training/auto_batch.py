@@ -1,4 +1,4 @@
-"""`--auto-batch`: a batch size that fits into memory."""
+"""`--auto-batch`: find a batch size that fits into memory."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ def fit_batch(
     dataset: PairDataset,
     accelerator: Accelerator,
 ) -> TrainConfig:
-    """Halve the batch until a training step with a quarter more images fits into memory, on every
-    process: a training needs more than a step, and memory comes in pieces.
+    """Halve the batch size until a training step fits into memory on every process.
+
+    The step is tried with a quarter more images, because a training needs more memory than one
+    step, and memory gets fragmented.
 
     Args:
-        config: with the batch size to try first.
-        segmenter: its weights are the same afterwards.
+        config: the run, with the batch size to try first.
+        segmenter: its weights are restored afterwards.
         dataset: the training images.
-        accelerator: the device, and the other processes.
+        accelerator: the device and the processes.
 
     Returns:
-        `config.train` with a `batch_size` that fits, and so many batches per optimiser step that it
-        sees as many images as before (or a few more).
+        `config.train` with a `batch_size` that fits, and with `accumulate` such that an optimiser
+        step has at least as many images as before.
 
     Raises:
-        TrainingError: not even one image fits.
+        TrainingError: a single image does not fit.
     """
     device = accelerator.device
     bf16 = trains_in_bf16(config.train.precision, device)
@@ -49,7 +51,7 @@ def fit_batch(
     def step(size: int) -> None:
         batch = largest_batch(dataset, size).to(device)
         optimizer = build_optimizer(segmenter, config.train)
-        for _ in range(2):  # in the second, moments and gradients take room beside the activations
+        for _ in range(2):  # the second step also holds the optimiser's moments
             losses_of(segmenter.train(), batch, criterion, device, bf16)[0].backward()
             optimizer.step()
 
@@ -71,7 +73,7 @@ def fit_batch(
 
 
 def _fits(step: Callable[[int], None], size: int) -> bool:
-    """Whether a step with `size` images ends otherwise than by lack of memory."""
+    """Whether a training step with `size` images fits into memory."""
     try:
         step(size)
         return True

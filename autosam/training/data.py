@@ -1,4 +1,4 @@
-"""Data sets and loaders of a training."""
+"""Open the data sets of a run, and make their loaders."""
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ from autosam.utils.signals import Interrupt
 
 
 def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
-    """Find, check and wrap the files; warnings go to the log.
+    """Find and check the files, and open a data set for each split. Warnings are logged.
 
     Args:
         config: the run.
-        input_spec: of its segmenter.
-        copies: V of the training images, 0 for none; the others then have one.
+        input_spec: input spec of the segmenter.
+        copies: number of augmented copies of each training image, if embeddings are cached;
+            validation and test images then have one. 0 without a cache.
+
+    Returns:
+        The data sets.
 
     Raises:
         ConfigError, DataError: see `load_splits` and `check_splits`.
@@ -75,22 +79,25 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
 def epoch_loader(
     dataset: PairDataset, config: Config, processes: int, interrupt: Interrupt, shuffle: bool
 ) -> tuple[DataLoader[Any], EpochSampler]:
-    """The loader of a training and the sampler that orders it.
+    """Make the loader of a split.
 
     Args:
-        dataset: one split.
+        dataset: the split.
         config: the run.
-        processes: how many compute.
-        interrupt: ends the worker processes when a signal comes.
-        shuffle: for training, see `EpochBatches`; otherwise every image comes once and in order,
-            or again where accelerate fills the last batches.
+        processes: number of processes that train.
+        interrupt: ends the workers when a signal is received.
+        shuffle: for training, see `EpochBatches`. Otherwise images come in order, each once, except
+            those that accelerate repeats to fill the last batches.
+
+    Returns:
+        The loader, and the sampler that orders it.
     """
     sampler = EpochSampler(len(dataset), shuffle, config.train.seed)
     batch_size, count = config.train.batch_size, worker_count(config.data.workers, processes)
     workers = None
     if count:
         size = sum(t.nbytes for t in tensors_of(largest_batch(dataset, 1))) * batch_size
-        # The keys hold the epoch, so that workers may live longer.
+        # The keys contain the epoch, so workers can persist over epochs.
         workers = Workers(count, size, processes, interrupt, persistent=True, warn=shuffle)
     if shuffle:
         batches = EpochBatches(sampler, batch_size, processes)
@@ -99,5 +106,9 @@ def epoch_loader(
 
 
 def default_epochs(images: int) -> int:
-    """How long to train where the settings do not say; see `TrainConfig.epochs`."""
+    """Choose the number of epochs if the settings do not set it, see `TrainConfig.epochs`.
+
+    Args:
+        images: number of training images.
+    """
     return max(5, min(50, math.ceil(1440 / images)))

@@ -1,4 +1,4 @@
-"""Image embeddings computed once, before training."""
+"""Compute the image embeddings of a data set once, before training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from autosam.utils.distributed import broadcast, processes
 from autosam.utils.signals import Interrupt
 
 FORMAT = 1
-"""Increased when the same image would give another embedding than before."""
+"""Version of the embeddings; increased when the same image gives another embedding."""
 
 
 BATCH = 4
@@ -41,12 +41,23 @@ BATCH = 4
 
 
 def folder_of(cache: CacheConfig) -> Path:
-    """Where the caches are."""
+    """Choose the folder of all caches.
+
+    Args:
+        cache: the settings of the cache.
+    """
     return Path(cache.dir) if cache.dir else cache_folder() / "embeddings"
 
 
 def copies_of(config: Config) -> int:
-    """V in force, see `CacheConfig.copies`; 0 for a run without SAM."""
+    """Choose the number of augmented copies of each training image, see `CacheConfig.copies`.
+
+    Args:
+        config: the run.
+
+    Returns:
+        The number of copies; 0 for a run without a cache or without SAM.
+    """
     if not RUNS[config.run].uses_sam:
         return 0
     if config.cache.copies is not None:
@@ -56,7 +67,7 @@ def copies_of(config: Config) -> int:
 
 @dataclass(frozen=True)
 class Cached:
-    """(position, copy) -> embedding, out of a store."""
+    """Reads embeddings from a store by position of the image and number of the copy."""
 
     store: Store
     copies: int
@@ -66,7 +77,12 @@ class Cached:
 
 
 class SamInputs(Dataset):
-    """The SAM inputs of all records: uint8 3 x S x S, valid size int64 2, number of the record."""
+    """The SAM input of each record of a cache: uint8 3 x S x S, its size without padding int64 2,
+    and the number of the record.
+
+    Args:
+        dataset: the images, with fixed copies.
+    """
 
     def __init__(self, dataset: PairDataset) -> None:
         self.dataset = dataset
@@ -86,22 +102,23 @@ def use_cache(
     workers: int,
     interrupt: Interrupt | None = None,
 ) -> None:
-    """Give data sets their embeddings: those that are on disk, and the others made now.
+    """Compute the missing embeddings of data sets, and let the data sets read from the cache.
 
-    The image encoder is in memory only while embeddings are made. An interrupted call is continued
-    by the next one. Processes that were launched together make their shares; of those that were
-    not, one makes a cache and the others wait for it.
+    The image encoder is in memory only while embeddings are computed. The next call continues an
+    interrupted one. Processes of one launch share the work. Of independent processes one computes
+    a cache and the others wait for it.
 
     Args:
-        config: the run; `copies_of` it is not 0.
-        splits: data sets with fixed copies, by name.
-        device: where to encode.
-        workers: processes that read images.
-        interrupt: of the run that uses them, if any.
+        config: the run; `copies_of(config)` is not 0.
+        splits: data sets with fixed copies, by name of the split.
+        device: device of the encoder.
+        workers: number of processes that read images.
+        interrupt: signals that were received.
 
     Raises:
         TrainingError: a worker process died.
-        DataError: no room for the cache, or it cannot be written; an embedding is not finite.
+        DataError: there is no room for the cache, it cannot be written, or an embedding is not
+            finite.
     """
     root, main = folder_of(config.cache), processes().is_main_process
 
@@ -121,7 +138,7 @@ def use_cache(
                 if main:
                     store = Store.open(folder, facts, count)
                     if store is None or store.missing():
-                        stack.enter_context(only_maker(folder, title))
+                        stack.enter_context(lock_cache(folder, title))
                         store = _prepare(config.cache, dataset, folder, facts, title, sam)
                         missing = store.missing()
                 missing = broadcast(missing)
@@ -144,8 +161,13 @@ def use_cache(
 
 
 @contextlib.contextmanager
-def only_maker(folder: Path, title: str) -> Iterator[None]:
-    """Wait for other processes that make this cache, and keep others waiting."""
+def lock_cache(folder: Path, title: str) -> Iterator[None]:
+    """Lock a cache; wait if another process computes it.
+
+    Args:
+        folder: folder of the cache.
+        title: description of the cache, for the message.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(folder.name + ".lock"))
     try:
@@ -160,7 +182,16 @@ def only_maker(folder: Path, title: str) -> Iterator[None]:
 
 
 def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict[str, Any]:
-    """All that an embedding depends on, as plain values: a cache serves where they are equal."""
+    """Collect all that embeddings depend on. A cache is reused if these values are equal.
+
+    Args:
+        config: the run.
+        dataset: the images.
+        device: device of the encoder, which decides on bfloat16.
+
+    Returns:
+        Plain values by name.
+    """
     spec = sam_spec(config)
     with ThreadPoolExecutor() as pool:
         files = list(pool.map(lambda pair: pair.image.digest(), dataset.pairs))
@@ -193,7 +224,7 @@ def _prepare(
     title: str,
     sam: Callable[[], Sam],
 ) -> Store:
-    """The store, made with its first record where there is none."""
+    """Open the store, or create it with its first record."""
     count = len(dataset) * dataset.copies
     store = Store.open(folder, facts, count)
     if store is None:
@@ -216,10 +247,10 @@ def _encode(
     workers: int,
     interrupt: Interrupt,
 ) -> None:
-    """Make this process's share of the records that are missing.
+    """Compute this process's share of the missing records.
 
-    Batches of the encoder are the same whichever process computes them and whichever records
-    exist: the last bits of an embedding may depend on the batch.
+    The batches do not depend on the number of processes or on the records that exist, because the
+    last bits of an embedding may depend on the batch.
     """
     process, wanted = processes(), set(missing)
     firsts = sorted({record - record % BATCH for record in missing})
@@ -249,10 +280,16 @@ def _encode(
 
 
 def require_room(cache: CacheConfig, folder: Path, size: int, title: str) -> None:
-    """Say how large a cache will be, and refuse one that has no room.
+    """Print the size of a new cache, and check that there is room for it.
+
+    Args:
+        cache: the settings of the cache.
+        folder: folder of the cache.
+        size: size of the cache, bytes.
+        title: description of the cache, for messages.
 
     Raises:
-        DataError: more than `cache.max_gb` in all, or more than the disk has left.
+        DataError: all caches would exceed `cache.max_gb`, or the disk is too full.
     """
     others = sum(entry.bytes for entry in entries(folder.parent) if entry.folder != folder)
     free = shutil.disk_usage(folder.parent).free

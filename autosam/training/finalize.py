@@ -1,4 +1,4 @@
-"""The end of a training: the best checkpoint is scored once on test, the report written."""
+"""Finalize a training: score its best checkpoint once on test, and write the report."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ class TrainResult:
 
     folder: Path
     validation: dict[str, float]
-    """Means over the validation images, by metric, of the chosen checkpoint."""
+    """Mean scores of the best checkpoint over the validation images, by metric."""
     test: dict[str, float]
+    """Mean scores of the best checkpoint over the test images, by metric."""
     epochs: int
+    """Number of epochs that were trained."""
     seconds: float
-    """Of all calls, where it was interrupted."""
+    """Duration; for a resumed training that of all calls."""
 
     @property
     def scores(self) -> Scores:
@@ -51,7 +53,7 @@ class TrainResult:
         """The trained run as a function from images to masks, see `autosam.load`.
 
         Raises:
-            CheckpointError: a run that cannot segment by itself, such as one with true boxes.
+            CheckpointError: the run needs prompts from true masks, or is a control.
         """
         import autosam
 
@@ -63,15 +65,19 @@ class TrainResult:
 
 
 def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
-    """Take the checkpoint that validation chose, score it once on test, write the report.
+    """Load the best checkpoint, choose its threshold, score it on validation and test, and write
+    the report.
 
     Args:
-        run: trained.
-        peak_gib: most memory that training held, GiB.
+        trainer: the training, done.
+        peak_gib: peak memory of the training, GiB.
+
+    Returns:
+        The run folder and the scores.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
-        DataError: the data changed while the run trained.
+        CheckpointError: the best checkpoint is missing or damaged.
+        DataError: the data changed during the training.
     """
     trainer.inputs.require_unchanged(trainer.folder)
     trainer.accelerator.wait_for_everyone()
@@ -96,16 +102,29 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
 
 
 def is_calibrated(config: Config) -> bool:
-    """Whether a threshold is chosen on validation: not for a SAM as it comes, nor where the most
-    probable class wins, nor where logits are stretched to be cut at 0.5."""
-    several = config.data.exclusive and config.data.num_classes > 1
+    """Whether a threshold is chosen on validation.
+
+    None is chosen for runs without training, for several exclusive classes, and with
+    `paper.min_max_logits`, which implies 0.5.
+
+    Args:
+        config: the run.
+    """
+    multiclass = config.data.exclusive and config.data.num_classes > 1
     learns = RUNS[config.run].uses_training_images
-    return learns and not several and not config.paper.min_max_logits
+    return learns and not multiclass and not config.paper.min_max_logits
 
 
 def choose_thresholds(trainer: Trainer) -> dict[str, float]:
-    """The threshold and the smallest area of the run, and of its surrogate decoder where it has
-    one."""
+    """Choose the threshold and the smallest area on validation.
+
+    Args:
+        trainer: the training, with the best checkpoint loaded.
+
+    Returns:
+        `threshold` and `min_area`; with the prefix "fast_" those of the surrogate decoder, if there
+        is one.
+    """
     models: dict[str, SegmentationModel] = {"": trainer.segmenter}
     if isinstance(trainer.segmenter, Segmenter) and trainer.segmenter.surrogate is not None:
         models["fast_"] = trainer.segmenter.without_sam()
@@ -122,7 +141,14 @@ def choose_thresholds(trainer: Trainer) -> dict[str, float]:
 
 
 def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float) -> None:
-    """Write the scores and the contact sheet, and print them."""
+    """Write the scores and the contact sheet, and print the scores.
+
+    Args:
+        trainer: the training, with the best checkpoint loaded.
+        scores: mean scores by split.
+        test_rows: scores of the test images.
+        peak_gib: peak memory of the training, GiB.
+    """
     assert trainer.tracker is not None
     folder, config = trainer.folder, trainer.config
     total, trainable = count_parameters(trainer.segmenter)
@@ -144,10 +170,10 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
         decision = trainer.segmenter.decision
         chosen = f"{decision.threshold:g}, chosen on validation"
         if decision.min_area > 0:
-            chosen += f"; masks of less than {decision.min_area:.2%} of the image count as none"
+            chosen += f"; masks of less than {decision.min_area:.2%} of the image are removed"
         facts["threshold"] = chosen
-    if trusted := format_gates(scores["test"]):
-        facts["SAM's image embedding let through, coarse to fine"] = trusted
+    if gates := format_gates(scores["test"]):
+        facts["gates on SAM's image embedding, coarse to fine"] = gates
     facts |= describe_images(test_rows, config.data.class_names)
     print_scores(scores, facts)
     for message in sanity_warnings(test_rows, config.data.num_classes > 1):

@@ -1,4 +1,4 @@
-"""A training from its settings to its test score."""
+"""Train a run, from its settings to its test scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from autosam.config import RUNS, Config
 from autosam.config.validation import check_settings
 from autosam.data.loaders import Data, worker_count
 from autosam.models import checkpoint
-from autosam.models.base import SegmentationModel
 from autosam.models.build import build_segmenter
 from autosam.models.sam.weights.locate import known
 from autosam.training import resume
@@ -36,17 +35,17 @@ from autosam.utils.signals import Interrupt
 
 
 def train(config: Config) -> TrainResult:
-    """Train a run from start to test score.
+    """Train a run and score it on validation and test.
 
     Args:
         config: the run; see `autosam.config`.
 
     Returns:
-        The run folder and its scores.
+        The run folder and the scores.
 
     Raises:
-        AutosamError: before training: settings, data or weights that cannot be used, nothing
-            written; during it: a loss that is no longer finite, the last good checkpoint kept.
+        AutosamError: before training, with nothing written: settings, data or weights that cannot
+            be used. During training: a loss that is not finite; the best checkpoint is kept.
     """
     started = time.perf_counter()
     check_launcher()
@@ -63,14 +62,14 @@ def train(config: Config) -> TrainResult:
 def _train(
     config: Config, saved: dict[str, Any] | None, started: float, interrupt: Interrupt
 ) -> TrainResult:
-    """`train`, while signals are noted."""
+    """Train while signals are handled, see `train`."""
     accelerator = make_accelerator(config.train.accumulate)
     main = accelerator.is_main_process
     set_up_log(main)
     if launcher_precision() != "no":
         log.info("the launcher's precision %s is not used: --train.precision %s decides",
                  launcher_precision(), config.train.precision)  # fmt: skip
-    # Every process has its own clock, and so its own idea of the folder's name.
+    # The default name contains the time, which differs between processes.
     folder = Path(broadcast_object_list([config.output])[0])
     config.output = str(folder)
     if saved is None:
@@ -92,7 +91,7 @@ def _train(
             stack.enter_context(occupy(folder, empty=saved is None))
         accelerator.wait_for_everyone()
         if copies:
-            embed(config, data, segmenter, accelerator, interrupt)
+            embed(config, data, accelerator, interrupt)
         if config.auto_batch and saved is None and RUNS[config.run].learns:
             config.train = fit_batch(config, segmenter, data.train, accelerator)
             accelerator.gradient_accumulation_steps = config.train.accumulate
@@ -117,11 +116,17 @@ def _train(
 def embed(
     config: Config,
     data: Data,
-    segmenter: SegmentationModel,
     accelerator: Accelerator,
     interrupt: Interrupt,
 ) -> None:
-    """Let the data sets take their embeddings from the cache."""
+    """Fill the embedding cache, and let the data sets read from it.
+
+    Args:
+        config: the run.
+        data: the data sets of the splits.
+        accelerator: the device and the processes.
+        interrupt: signals that were received.
+    """
     workers = worker_count(config.data.workers, accelerator.num_processes)
     splits = {"validation": data.validation, "test": data.test}
     if RUNS[config.run].uses_training_images:

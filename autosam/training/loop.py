@@ -1,4 +1,4 @@
-"""One epoch of training."""
+"""Train for one epoch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ OnStep = Callable[[int, float], None]
 
 
 ONE_VALUE = "Expected more than 1 value per channel"
-"""Torch's message where BatchNorm has one value per channel."""
+"""Start of torch's message if BatchNorm gets one value per channel."""
 
 
 def one_value(error: Exception) -> str:
-    """The message for `ONE_VALUE`, with what to do."""
+    """Explain the error of `ONE_VALUE`.
+
+    Args:
+        error: torch's error.
+
+    Returns:
+        The message, with remedies.
+    """
     return (
         f"BatchNorm cannot learn from a single image whose last map is one cell ({error}). Take "
         "--train.batch_size 2 or more (and as many images), a larger --model.input_size, or "
@@ -38,20 +45,23 @@ def one_value(error: Exception) -> str:
 
 @dataclass
 class EpochStatistics:
-    """Sums over the batches of an epoch so far; its figures are means of them."""
+    """Sums over the batches of an epoch so far."""
 
     batches: int = 0
     images: int = 0
-    """Of all processes."""
+    """Number of images of all processes."""
     parts: dict[str, float] = field(default_factory=dict)
     """Sum over batches of each term of the loss."""
     norms: int = 0
+    """Number of optimiser steps."""
     norm: float = 0.0
+    """Sum over optimiser steps of the norm of the gradient."""
     seconds: float = 0.0
     waited: float = 0.0
+    """Seconds spent waiting for data."""
 
     def means(self) -> dict[str, float]:
-        """See `train_one_epoch`."""
+        """Average over the batches, see `train_one_epoch`."""
         return {name: value / self.batches for name, value in self.parts.items()} | {
             "grad_norm": self.norm / max(1, self.norms),
             "images_per_second": self.images / self.seconds,
@@ -61,7 +71,7 @@ class EpochStatistics:
 
 @dataclass(frozen=True)
 class Optimization:
-    """How weights change: an optimizer, its schedule, and the largest norm of a gradient."""
+    """An optimizer, its schedule, and the largest norm of the gradient."""
 
     optimizer: Optimizer
     scheduler: LRScheduler
@@ -75,14 +85,24 @@ def losses_of(
     device: torch.device,
     bf16: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss that a training step minimizes, and its terms by name; for the arguments see
-    `train_one_epoch`."""
+    """Compute the loss of a training step.
+
+    Args:
+        model: a segmenter.
+        batch: a batch with targets.
+        criterion: computes the loss and its terms.
+        device: device of the model and the batch.
+        bf16: whether to compute the forward pass in bfloat16.
+
+    Returns:
+        The loss to minimise, and its terms by name.
+    """
     with half_precision(device, bf16):
-        logits, beside = model(batch, with_surrogate=True)
+        logits, surrogate_logits = model(batch, with_surrogate=True)
     parts = criterion(logits, batch.targets, batch.weights)
     total = parts["loss"]
-    if beside is not None:
-        parts["surrogate"] = criterion(beside, batch.targets, batch.weights)["loss"]
+    if surrogate_logits is not None:
+        parts["surrogate"] = criterion(surrogate_logits, batch.targets, batch.weights)["loss"]
         total = total + parts["surrogate"]
     return total, parts
 
@@ -97,25 +117,25 @@ def train_one_epoch(
     on_step: OnStep = lambda images, loss: None,
     stats: EpochStatistics | None = None,
 ) -> dict[str, float]:
-    """Train for one epoch, or for the rest of one.
+    """Train for one epoch, or for the rest of a resumed one.
 
     Args:
         model: a segmenter, prepared by the accelerator.
         loader: batches with targets.
-        criterion: gives the loss and its terms.
-        optimization: optimizer and schedule are stepped once per accumulated batch.
-        accelerator: device, processes, accumulation.
-        bf16: forward pass in bfloat16 where it is safe; the loss stays float32.
+        criterion: computes the loss and its terms.
+        optimization: the optimizer and the schedule, stepped once for each accumulated batch.
+        accelerator: device, processes and accumulation.
+        bf16: whether to compute the forward pass in bfloat16; the loss is always in float32.
         on_step: called after each batch.
-        stats: of the batches of this epoch that `loader` leaves out, if any; added to.
+        stats: statistics of the batches of this epoch before it was resumed; changed in place.
 
     Returns:
-        Means over the batches of all processes of each term of the loss, and of the surrogate's
-        loss; `grad_norm`; `lr` at the end; `images_per_second`; `data_wait`, the share of time
-        spent waiting for data.
+        Means over the batches of all processes of each term of the loss, and of the surrogate
+        decoder's loss; `grad_norm`; `lr`, the learning rate at the end; `images_per_second`;
+        `data_wait`, the share of time spent waiting for data.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite; the weights are those before that
+        TrainingError: the loss or its gradient is not finite. The weights are those before that
             batch.
     """
     optimizer, scheduler = optimization.optimizer, optimization.scheduler
@@ -157,7 +177,7 @@ def train_one_epoch(
         on_step(len(batch), parts["loss"].item())
         before = time.perf_counter()
     means = stats.means()
-    if accelerator.num_processes > 1:  # each has seen its share of the batches
+    if accelerator.num_processes > 1:  # each process has seen its share of the batches
         values = torch.tensor(
             [means[name] for name in stats.parts], dtype=torch.float64, device=accelerator.device
         )

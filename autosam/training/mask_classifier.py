@@ -1,4 +1,4 @@
-"""Fit the classifier of SAM's masks on a grid of points (run sam-auto)."""
+"""Fit the mask classifier of the run sam-auto."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from autosam.types import Batch
 def fit_mask_classifier(
     segmenter: SegmentationModel, loader: Iterable[Batch], images: int = 100
 ) -> int:
-    """Fit the mask classifier: which of SAM's masks are of which class.
+    """Fit the mask classifier, which assigns a class to each of SAM's masks.
 
     Args:
-        segmenter: prompted on a grid.
-        loader: batches with targets, unaugmented training images.
-        images: how many are enough.
+        segmenter: a segmenter that is prompted with a grid of points.
+        loader: batches of training images with targets, without augmentation.
+        images: number of images to fit on; the last batch may exceed it.
 
     Returns:
-        How many masks it was fitted on.
+        The number of masks that it was fitted on.
     """
     assert isinstance(segmenter, Segmenter)
     prompter = segmenter.prompter
@@ -42,9 +42,9 @@ def fit_mask_classifier(
             shares = torch.cat([1 - target.sum(0, keepdim=True).clamp(max=1), target]) * weight
             shares = F.interpolate(shares[None], masks.shape[-2:], mode="area")[0]
             covered = masks.flatten(1).to(shares) @ shares.flatten(1).T
-            seen_there = covered.sum(1) > 0  # a mask of unlabelled pixels is of no known class
-            features.append(found[seen_there])
-            labels.append(covered[seen_there].argmax(1))
+            labelled = covered.sum(1) > 0  # masks of unlabelled pixels have no class
+            features.append(found[labelled])
+            labels.append(covered[labelled].argmax(1))
         seen += len(batch)
         if seen >= images:
             break

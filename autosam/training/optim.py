@@ -13,13 +13,18 @@ from autosam.config import TrainConfig
 from autosam.models.base import SegmentationModel
 
 NEW_LR = 4e-3
-"""Peak learning rate of what starts at random, where none is set: all but the next."""
+"""Default peak learning rate of randomly initialised parameters."""
 PRETRAINED_LR = 1e-3
-"""The same of the backbone and of SAM's mask decoder."""
+"""Default peak learning rate of pretrained ones: the backbone and SAM's mask decoder."""
 
 
 def build_optimizer(segmenter: SegmentationModel, config: TrainConfig) -> Optimizer:
-    """AdamW or Adam on the trainable parameters."""
+    """Build AdamW or Adam for the trainable parameters.
+
+    Args:
+        segmenter: the network.
+        config: optimiser, learning rate and weight decay.
+    """
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     groups = parameter_groups(segmenter, config.weight_decay)
     if config.lr is not None:
@@ -34,7 +39,13 @@ def build_optimizer(segmenter: SegmentationModel, config: TrainConfig) -> Optimi
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> LambdaLR:
-    """Warm-up, then as the settings say, over `steps` optimiser steps."""
+    """Build the learning rate schedule: a warm-up, then constant or half a cosine.
+
+    Args:
+        optimizer: its learning rates are scaled.
+        config: the kind of schedule and the length of the warm-up.
+        steps: total number of optimiser steps.
+    """
     warmup = int(config.warmup * steps)
     if config.schedule == "constant":
         return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
@@ -42,9 +53,15 @@ def build_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> Lam
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Trainable parameters in two groups: matrices and kernels decay, vectors do not.
+    """Split the trainable parameters by weight decay.
 
-    Normalisation weights and biases are kept free of weight decay, as in timm and SAM's recipe.
+    Args:
+        module: the network.
+        weight_decay: decay of matrices and kernels.
+
+    Returns:
+        Two groups: parameters of more than one dimension, and those of at most one, such as biases
+        and normalisation weights, which have no weight decay.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     return [
@@ -54,7 +71,13 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def warmup_cosine(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
-    """Linear warm-up over `warmup` steps, then half a cosine down to zero at step `total`."""
+    """Build a schedule with a linear warm-up, then half a cosine down to zero.
+
+    Args:
+        optimizer: its learning rates are scaled.
+        warmup: optimiser steps of the warm-up.
+        total: optimiser steps in all.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:

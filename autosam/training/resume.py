@@ -1,5 +1,4 @@
-"""Resuming: the states of a run, each in a file whose name holds its hash, and the files that the
-run must find unchanged."""
+"""Save and load the state of an interrupted run, and check that its inputs are unchanged."""
 
 from __future__ import annotations
 
@@ -27,19 +26,20 @@ from autosam.utils.io import write_atomically
 
 FOLDER = Path("checkpoints")
 NAME = re.compile(r"state-\d+-[0-9a-f]{16}\.pt")
+"""Names of state files; the digits at the end are a hash of the content."""
 KEPT = 3
-"""How many states are kept; the newest valid one is used."""
+"""Number of states that are kept; the newest valid one is used."""
 
 
 def save(folder: Path, content: dict[str, Any]) -> None:
-    """Write a state, and delete those before the last `KEPT`.
+    """Write a state, and delete all but the last `KEPT`.
 
     Args:
         folder: the run folder.
         content: tensors and plain values.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the state cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -47,7 +47,7 @@ def save(folder: Path, content: dict[str, Any]) -> None:
     before = files(folder)
     number = _number(before[0]) + 1 if before else 1
     path = folder / FOLDER / f"state-{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
-    for file in (folder / FOLDER).glob("state-*.partial"):  # of a process that was killed
+    for file in (folder / FOLDER).glob("state-*.partial"):  # left by a process that was killed
         file.unlink(missing_ok=True)
     write_atomically(path, lambda to: to.write_bytes(data))
     for file in before[KEPT - 1 :]:
@@ -55,13 +55,21 @@ def save(folder: Path, content: dict[str, Any]) -> None:
 
 
 def thin_out(folder: Path) -> None:
-    """Delete all states but the newest."""
+    """Delete all states but the newest.
+
+    Args:
+        folder: the run folder.
+    """
     for file in files(folder)[1:]:
         file.unlink(missing_ok=True)
 
 
 def files(folder: Path) -> list[Path]:
-    """The states of a run folder, the newest first."""
+    """List the states of a run folder, the newest first.
+
+    Args:
+        folder: the run folder.
+    """
     found = [path for path in (folder / FOLDER).glob("state-*.pt") if NAME.fullmatch(path.name)]
     return sorted(filter(Path.is_file, found), key=_number, reverse=True)
 
@@ -71,19 +79,22 @@ def _number(path: Path) -> int:
 
 
 def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The newest valid state.
+    """Load the newest valid state.
+
+    Args:
+        folder: the run folder.
 
     Returns:
-        Its content, and a warning for each newer one that is damaged.
+        The content of the state, and a warning for each newer state that is damaged.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no valid state.
     """
     warnings: list[str] = []
     for path in files(folder):
         data = path.read_bytes()
         if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
-            with contextlib.suppress(Exception):  # no state of ours, whatever its name says
+            with contextlib.suppress(Exception):  # not written by this package
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
                 if isinstance(content, dict):
                     return content, warnings
@@ -100,17 +111,21 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def how_to_go_on(folder: Path) -> str:
-    """The command for a run that has a state."""
+    """Format the command that resumes a run.
+
+    Args:
+        folder: the run folder.
+    """
     return f"autosam train --resume {shlex.quote(str(folder))}"
 
 
 class Inputs:
-    """The images, masks and weights of SAM that a run began with.
+    """The images, masks and SAM weights at the start of a run.
 
     Args:
         config: the run.
-        splits: its images and masks.
-        segmenter: its network.
+        splits: the images and masks of the run.
+        segmenter: the network of the run.
     """
 
     def __init__(self, config: Config, splits: Splits, segmenter: SegmentationModel) -> None:
@@ -122,10 +137,10 @@ class Inputs:
         }
 
     def note(self, learns: bool) -> dict[str, Any]:
-        """What a checkpoint keeps of them, by which `evaluate` knows the images that were seen.
+        """Describe the images for the checkpoint, so that `evaluate` can detect them.
 
         Args:
-            learns: whether anything is fitted to them.
+            learns: whether anything is fitted to the images.
         """
         names = ("train", "validation") if learns else ()
         return {
@@ -134,10 +149,13 @@ class Inputs:
         }
 
     def require_unchanged(self, folder: Path) -> None:
-        """Compare the sizes of the files with those at the start.
+        """Check that the files have the same sizes as at the start.
+
+        Args:
+            folder: the run folder, for the message.
 
         Raises:
-            DataError: naming the files that changed.
+            DataError: files have changed.
         """
         now = sizes(self.splits)
         if changed := [name for name, size in self.sizes.items() if now[name] != size]:
@@ -147,14 +165,14 @@ class Inputs:
             )
 
     def require_same(self, facts: dict[str, Any], folder: Path) -> None:
-        """Compare them with what an interrupted run began with.
+        """Check that an interrupted run started from the same inputs.
 
         Args:
-            facts: of that run.
-            folder: its folder.
+            facts: facts of the interrupted run.
+            folder: its run folder, for the message.
 
         Raises:
-            CheckpointError: naming what differs.
+            CheckpointError: the images, the masks or the weights of SAM differ.
         """
         for name, what in (("data", "images and masks"), ("sam", "weights of SAM")):
             if facts[name] != self.facts[name]:
@@ -184,9 +202,11 @@ def restore_weights(
     Args:
         saved: the state.
         folder: the run folder, for messages.
-        segmenter, optimizer, scheduler: loaded into.
-        steps: of the schedule; another number than the state's where the number of processes
-            changed: the schedule then goes on at the same share of it.
+        segmenter: its trainable weights are loaded.
+        optimizer: its state is loaded.
+        scheduler: its state is loaded.
+        steps: length of the schedule. If it differs from that of the state, because the number of
+            processes changed, the schedule continues at the same fraction of its length.
     """
     checkpoint.restore_trainable(segmenter, saved["model"], str(folder))
     optimizer.load_state_dict(saved["optimizer"])

@@ -1,4 +1,4 @@
-"""The folder of a run: who writes into it, and which settings it goes on with."""
+"""The run folder: lock it, and resolve the settings of a new or a resumed run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from autosam.utils import provenance
 from autosam.utils.io import LOCK, lock, make_folder
 
 MAY_CHANGE = keys_with(Config, "resume")
-"""Settings that --resume takes: where things are, not what is trained."""
+"""Settings that may change on --resume: paths and the like."""
 
 
 @contextlib.contextmanager
 def occupy(folder: Path, empty: bool) -> Iterator[None]:
-    """Be the one process that writes into a run folder, which is made if need be.
+    """Create and lock a run folder.
 
     Args:
         folder: the run folder.
-        empty: delete what an earlier run left in it.
+        empty: delete the files of an earlier run.
 
     Raises:
         ConfigError, StorageError: see `lock`.
@@ -47,23 +47,29 @@ def occupy(folder: Path, empty: bool) -> Iterator[None]:
 
 
 def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
-    """The settings in force (paths absolute, `output` set), and the state to go on from or None.
+    """Resolve the settings of a run.
+
+    Args:
+        config: the settings as given; with `resume` the others come from the run folder.
+
+    Returns:
+        The settings with absolute paths and `output`, and the state to resume from or None.
 
     Raises:
-        ConfigError: `--resume` with settings beside it that are not those of `MAY_CHANGE`.
-        CheckpointError: nothing to resume.
+        ConfigError: `--resume` together with settings other than `MAY_CHANGE`.
+        CheckpointError: there is nothing to resume.
     """
     if not config.resume:
         name = f"runs/{datetime.now():%Y%m%d-%H%M%S}-{config.title}"
         return dataclasses.replace(with_whole_paths(config), output=config.output or name), None
     folder, default = Path(config.resume), flatten(to_dict(Config()))
-    said = {key: value for key, value in flatten(to_dict(config)).items() if value != default[key]}
-    del said["resume"]
-    if others := [key for key in said if key not in MAY_CHANGE]:
+    given = {key: value for key, value in flatten(to_dict(config)).items() if value != default[key]}
+    del given["resume"]
+    if others := [key for key in given if key not in MAY_CHANGE]:
         raise ConfigError(
-            f"--resume takes its settings from the run: leave {', '.join(others)} out. Only where "
-            f"things are may change ({', '.join(MAY_CHANGE)}). (--init RUN starts a new run, with "
-            "settings of its own, from its weights.)"
+            f"--resume takes its settings from the run: leave {', '.join(others)} out. Only these "
+            f"may change: {', '.join(MAY_CHANGE)}. (--init RUN starts a new run from its weights, "
+            "with other settings.)"
         )
     saved, warnings = resume.load(folder)
     for warning in warnings:
@@ -75,7 +81,7 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
             "from its weights with --init."
         )
     values = read_yaml(file)
-    for key, value in said.items():
+    for key, value in given.items():
         section, _, last = key.rpartition(".")
         (values.setdefault(section, {}) if section else values)[last] = value
     try:
@@ -86,7 +92,14 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
 
 
 def with_whole_paths(config: Config) -> Config:
-    """The settings with absolute paths: a checkpoint must find its files from any folder."""
+    """Make the paths of settings absolute, so that they are valid in any working directory.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        A copy.
+    """
     config = copy.deepcopy(config)
     for key, one in settings_of(Config).items():
         value, is_path = value_at(config, key), one.facts.get("path")
@@ -97,22 +110,26 @@ def with_whole_paths(config: Config) -> Config:
 
 
 def refuse_folder(folder: Path, config: Config) -> None:
-    """Say no to an output folder that holds anything but an old run to be replaced on request.
+    """Check that an output folder is new or empty, or with `overwrite` an earlier run.
+
+    Args:
+        folder: the output folder.
+        config: the run.
 
     Raises:
-        ConfigError: it must not be written to.
+        ConfigError: the folder must not be written to.
     """
     if not folder.exists():
         return
-    # A killed run may have left no more than its lock.
+    # A killed run may have left nothing but its lock.
     if folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()):
         return
     if not config.overwrite:
         raise ConfigError(
-            f"--output {folder}: exists. Choose another, pass --overwrite, or go on with it by "
+            f"--output {folder}: exists. Choose another, pass --overwrite, or resume it by "
             f"--resume {folder}."
         )
-    if not (folder / provenance.FILE).exists():  # the first that a run writes
+    if not (folder / provenance.FILE).exists():  # the first file that a run writes
         raise ConfigError(
             f"--output {folder}: is not a run (no {provenance.FILE}); not overwritten."
         )

@@ -1,4 +1,4 @@
-"""What a run leaves behind: TensorBoard, metrics.jsonl, per-image scores, the log."""
+"""Write the records of a run: TensorBoard, metrics.jsonl, config.yaml and the log."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ from autosam.utils.io import not_written, to_disk, write_atomically
 from autosam.utils.logging import LogFile, log
 
 EVENTS = "events.out.tfevents.*"
-"""TensorBoard's files."""
+"""Pattern of TensorBoard's files."""
 
 
 HPARAMS = ".hparams"
-"""How the name of TensorBoard's file of hyper-parameters ends."""
+"""End of the name of TensorBoard's file of hyper-parameters."""
 
 
 class Tracker:
-    """Writes into a run folder. Only the main process makes one.
+    """Writes the records of a run. Only the main process has a tracker.
 
     Args:
         folder: the run folder.
-        config: written as config.yaml and as text in TensorBoard.
-        first_epoch: what was written from this epoch on by an interrupted run is taken back.
+        config: written to config.yaml and as text to TensorBoard.
+        first_epoch: number of finished epochs; records of later ones, written before a run was
+            interrupted, are deleted.
 
     Raises:
-        StorageError: by every method: the folder cannot be written to.
+        StorageError: by every method, if the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, config: Config, first_epoch: int = 0) -> None:
         self.folder = folder
         self.config = config
-        # Whoever trains with this file means another folder, and from the beginning.
+        # Settings of this call, such as the output folder, do not belong into a config file.
         calls = keys_with(Config, "call")
-        said = {key: value for key, value in to_dict(config).items() if key not in calls}
-        self.text = yaml.safe_dump(said, sort_keys=False)
+        kept_settings = {key: v for key, v in to_dict(config).items() if key not in calls}
+        self.text = yaml.safe_dump(kept_settings, sort_keys=False)
         self.metrics = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["epoch"] <= first_epoch]
         rows = "".join(json.dumps(row) + "\n" for row in kept)
@@ -71,7 +72,11 @@ class Tracker:
             raise not_written(self.folder, error) from None
 
     def parameters(self, model: nn.Module) -> None:
-        """The settings, and a table of parameters by part, as text."""
+        """Write the settings and a table of parameters as text to TensorBoard.
+
+        Args:
+            model: the network.
+        """
         lines = ["| part | parameters | trainable |", "|---|---|---|"]
         for name, part in model.named_children():
             for child_name, child in [(name, part)] + [
@@ -82,35 +87,49 @@ class Tracker:
         with self._writing():
             self.writer.add_text("config", f"```yaml\n{self.text}```")
             self.writer.add_text("parameters", "\n".join(lines))
-            self.writer.flush()  # a call that resumes the run does not write them again
+            self.writer.flush()  # a resumed run does not write them again
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
-        """Scalars of one finished epoch (1 is the first), as `group/name`."""
+        """Write the scalars of a finished epoch.
+
+        Args:
+            epoch: number of the epoch, from 1.
+            values: scalars by `group/name`.
+        """
         with self._writing():
             for name, value in values.items():
                 self.writer.add_scalar(name, value, epoch)
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"epoch": epoch, **values}) + "\n")
             self.writer.flush()
-            # The state that follows says that this epoch is noted, even if the power fails.
+            # The state saved next relies on these records, so they must be on the disk.
             for written in (self.metrics, *self.folder.glob(EVENTS)):
                 to_disk(written)
 
     def images(self, epoch: int, sheet: np.ndarray) -> None:
-        """A contact sheet, uint8 H x W x 3."""
+        """Write a contact sheet to TensorBoard.
+
+        Args:
+            epoch: number of the epoch, from 1.
+            sheet: uint8 H x W x 3, RGB.
+        """
         with self._writing():
             self.writer.add_image("validation", sheet, epoch, dataformats="HWC")
 
     def hyperparameters(self, final: dict[str, float]) -> None:
-        """Hyper-parameters with the final scores."""
+        """Write the hyper-parameters and the final scores to TensorBoard.
+
+        Args:
+            final: final scores by `final/name`.
+        """
         flat = {
             key: value
             for key, value in flatten(to_dict(self.config)).items()
             if isinstance(value, bool | int | float | str)
         }
         with self._writing():
-            # A file of their own, as `add_hparams` makes it, but one that takes the place of that
-            # of an earlier call: a finished run may be resumed.
+            # As `add_hparams`, but replacing the file of an earlier call: a finished run may be
+            # resumed.
             for file in self.folder.glob(f"*{HPARAMS}"):
                 file.unlink()
             with SummaryWriter(self.folder, filename_suffix=HPARAMS) as writer:
@@ -121,6 +140,7 @@ class Tracker:
         log.info("final %s", json.dumps(final))
 
     def close(self) -> None:
+        """Close the files."""
         log.removeHandler(self.handler)
         with self._writing():
             try:
@@ -130,8 +150,11 @@ class Tracker:
 
 
 def _order_events(folder: Path, now: int) -> None:
-    """TensorBoard reads a folder's files in the order of the seconds in their names: those of
-    before must stay before, even where the clock was set back since."""
+    """Rename TensorBoard's files so that new ones sort after them.
+
+    TensorBoard reads files in the order of the time in their names, which fails if the clock was
+    set back.
+    """
     files = sorted(folder.glob(EVENTS))
     names = [file.name.split(".") for file in files]
     if not any(int(words[3]) >= now for words in names):
@@ -142,7 +165,14 @@ def _order_events(folder: Path, now: int) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl, none if there is no such file; a line that is damaged is left out."""
+    """Read the rows of metrics.jsonl; damaged lines are left out.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        One dictionary for each epoch; empty if the file is missing.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
@@ -151,13 +181,26 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             rows.append(row | {"epoch": int(row["epoch"])})
-        except (ValueError, LookupError, TypeError, RecursionError):  # a run that was cut off
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            RecursionError,
+        ):  # cut off by a kill
             log.warning("%s: an incomplete line was left out", path)
     return rows
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """All and trainable parameters; those of an image encoder that was not loaded count too."""
+    """Count parameters.
+
+    Args:
+        module: a network.
+
+    Returns:
+        All parameters, including those of an image encoder that is not loaded, and the trainable
+        ones.
+    """
     total = sum(p.numel() for p in module.parameters())
     total += sum(m.left_out for m in module.modules() if isinstance(m, AbsentEncoder))
     return total, sum(p.numel() for p in module.parameters() if p.requires_grad)

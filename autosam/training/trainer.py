@@ -1,4 +1,4 @@
-"""A training: its epochs, its evaluations, its checkpoints."""
+"""The trainer: epochs, evaluations and checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ from autosam.config import RUNS, Config
 from autosam.data.dataset import PairDataset
 from autosam.data.loaders import Data, worker_error
 from autosam.data.pairs import SPLITS, Splits
-from autosam.errors import (
-    CheckpointError,
-    ConfigError,
-    TrainingError,
-    is_out_of_memory,
-)
+from autosam.errors import CheckpointError, ConfigError, TrainingError, is_out_of_memory
 from autosam.evaluation import visualize
 from autosam.evaluation.contact_sheet import contact_sheet
 from autosam.evaluation.evaluator import evaluate
@@ -56,21 +51,21 @@ from autosam.utils.signals import AtOnce, Interrupt
 
 
 class Trainer:
-    """A training from its first epoch to its last.
+    """Trains a run.
 
     Args:
-        config: resolved; `train.epochs` is set.
-        folder: the run folder, made already.
+        config: resolved settings; `train.epochs` is set.
+        folder: the run folder, which exists.
         segmenter: the network.
-        data: the three splits.
+        data: the data sets of the splits.
         accelerator: device and processes.
-        started: `time.perf_counter()` when it began.
-        interrupt: a signal that came.
-        saved: state of an interrupted run, to go on from.
+        started: `time.perf_counter()` at the start of the run.
+        interrupt: signals that were received.
+        saved: state of an interrupted run to resume from.
 
     Raises:
-        ConfigError: not one batch of training images.
-        CheckpointError: the state belongs to other data or another SAM.
+        ConfigError: there are fewer training images than a batch.
+        CheckpointError: the state belongs to other data or another SAM, or is damaged.
     """
 
     def __init__(
@@ -97,9 +92,9 @@ class Trainer:
         )
         optimizer = build_optimizer(segmenter, config.train)
         learns = RUNS[config.run].learns
-        optimizer.register_step_pre_hook(self._hold)
+        optimizer.register_step_pre_hook(self._forbid_exit)
         self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
-        # Without anything to learn there is nothing to synchronise.
+        # Without trainable parameters there is nothing to synchronise.
         self.model = accelerator.prepare(segmenter) if learns else segmenter.to(accelerator.device)
         if len(self.loader) == 0:
             raise ConfigError(
@@ -139,7 +134,7 @@ class Trainer:
 
     @functools.cached_property
     def noted(self) -> dict[str, Any]:
-        """What checkpoints keep of the images that the run learns from."""
+        """The description of the training images that checkpoints contain."""
         return self.inputs.note(RUNS[self.config.run].uses_training_images)
 
     def close(self) -> None:
@@ -149,7 +144,7 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Duration of the run, of all calls together."""
+        """Duration of the run in seconds, with earlier calls if it was resumed."""
         return time.perf_counter() - self._started
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -159,16 +154,16 @@ class Trainer:
         )
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
         self.stats = EpochStatistics(**saved["sums"])
-        if self.epoch:  # better now than when the last epoch is done
+        if self.epoch:  # fails now rather than after the last epoch
             checkpoint.read_trained(self.folder / checkpoint.BEST)
         self._started -= saved["seconds"]
         log.info(
-            "going on after epoch %d and %d images, best validation Dice %.4f",
+            "resumed after epoch %d and %d images, best validation Dice %.4f",
             self.epoch, self.stats.images, self.best,
         )  # fmt: skip
 
     def save_state(self) -> None:
-        """Write what resuming from here needs; between two optimiser steps, by the main process."""
+        """Write the state of the run; between two optimiser steps, by the main process."""
         if self.tracker is not None:
             content = {
                 "model": self.segmenter.trainable_state(),
@@ -186,28 +181,28 @@ class Trainer:
         self.interrupt.remedy = resume.how_to_go_on(self.folder)
         self._saved = time.perf_counter()
 
-    def _hold(self, *_: object) -> None:
-        """From here to the end of the step the weights are no longer those of `_kept`."""
+    def _forbid_exit(self, *_: object) -> None:
+        """Do not exit during an optimizer step: the weights would not belong to the snapshot."""
         self.interrupt.at_once = False
 
-    def _keep(self) -> None:
-        """Between two optimiser steps: what the batches of the next one change before it."""
+    def _take_snapshot(self) -> None:
+        """Copy what batches change before the next optimizer step: statistics and buffers."""
         buffers = [(one, one.clone()) for one in self.segmenter.trainable_buffers()]
-        self._kept = copy.deepcopy(self.stats), buffers
+        self._snapshot = copy.deepcopy(self.stats), buffers
         self._allow_exit()
 
     def _allow_exit(self) -> None:
-        """Exit at once when a signal comes; not with several processes, where others would wait."""
+        """Exit at once on a signal; not with several processes, because the others would wait."""
         self.interrupt.at_once = self.accelerator.num_processes == 1
 
-    def _restore_step(self) -> None:
+    def _restore_snapshot(self) -> None:
         """Return to the end of the last optimizer step."""
-        self.stats, buffers = self._kept
-        for buffer, kept in buffers:
-            buffer.copy_(kept)
+        self.stats, buffers = self._snapshot
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
     def _asked_to_stop(self) -> bool:
-        """Whether any process was; all of them come to the same answer."""
+        """Whether any process received a signal; the result is the same for all processes."""
         if self.accelerator.num_processes == 1:
             return self.interrupt.signal is not None
         if self.interrupt.signal is not None:
@@ -216,40 +211,43 @@ class Trainer:
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
-        """Translate torch's errors about processes of the run that died.
+        """Translate torch's errors about worker processes and other processes that died.
 
         Raises:
-            Stopped: a signal to all of them came.
-            TrainingError: another reason.
+            Stopped: they were ended by a signal.
+            TrainingError: they died for another reason.
         """
         again = f"Go on with --resume {self.folder}"
         try:
             yield
         except RuntimeError as error:
-            if self.interrupt.signal is not None:  # a worker process was only just starting
+            if self.interrupt.signal is not None:  # a worker was still starting
                 raise self.interrupt.stopped() from None
             if found := worker_error(error, again) or peer_error(error, again):
                 raise found from None
             raise
 
     def watched(self, split: str) -> Iterator[Batch]:
-        """The batches of a split, until a signal comes; for work that can be repeated."""
+        """Yield the batches of a split until a signal is received, which raises `Stopped`."""
         for batch in self.loaders[split]:
             if self._asked_to_stop():
                 raise self.interrupt.stopped()
             yield batch
 
     def fit(self, progress: Progress) -> None:
-        """Train until the last epoch or until validation stops improving.
+        """Train until the last epoch, or `train.patience` epochs without improvement.
+
+        Args:
+            progress: gets a bar.
 
         Raises:
             TrainingError: the loss is not finite; the best checkpoint so far is kept.
-            Stopped: a signal came; the state is saved.
+            Stopped: a signal was received; the state is saved.
         """
         if isinstance(self.segmenter.prompter, GridPrompter):
             masks = fit_mask_classifier(self.segmenter, self.loader)
-            log.info("%d masks of training images say which masks count", masks)
-        if self.epochs == 0 and self.tracker is not None:  # nothing learns: zero-shot SAM
+            log.info("mask classifier fitted on %d masks of training images", masks)
+        if self.epochs == 0 and self.tracker is not None:  # a zero-shot run
             checkpoint.save(
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.noted
             )
@@ -272,14 +270,14 @@ class Trainer:
             self._record(values, split, scores)
 
     def _train_epoch(self, progress: Progress, bar: TaskID) -> dict[str, float]:
-        """Train to the end of the epoch; its figures."""
+        """Train to the end of the epoch, and return its statistics."""
         epoch = self.epoch + 1
         clock, seen = time.perf_counter(), self.stats.images
 
         def seed() -> None:
-            # Each step has its own, so that a resumed run draws what an unbroken one does.
-            words = np.random.SeedSequence([self.config.train.seed, epoch, self.stats.batches, 5])
-            set_seed(int(words.generate_state(1)[0]), device_specific=True)
+            # Each step has its own seed, so that a resumed run equals an uninterrupted one.
+            seeds = np.random.SeedSequence([self.config.train.seed, epoch, self.stats.batches, 5])
+            set_seed(int(seeds.generate_state(1)[0]), device_specific=True)
 
         def on_step(images: int, loss: float) -> None:
             speed = (self.stats.images - seen) / (time.perf_counter() - clock)
@@ -291,13 +289,13 @@ class Trainer:
                     self.save_state()
                 if stop:
                     raise self.interrupt.stopped()
-                self._keep()
+                self._take_snapshot()
             seed()
 
         seed()
         self.sampler.epoch, self.sampler.start = epoch, self.stats.images
         try:
-            self._keep()
+            self._take_snapshot()
             return train_one_epoch(
                 self.model,
                 self.loader,
@@ -310,7 +308,7 @@ class Trainer:
             )
         except AtOnce:
             self.interrupt.at_once = False
-            self._restore_step()
+            self._restore_snapshot()
             self.save_state()
             raise self.interrupt.stopped() from None
         except TrainingError as error:
@@ -335,7 +333,15 @@ class Trainer:
         raise TrainingError(message)
 
     def evaluate(self, split: str, final: bool = False) -> dict[str, dict[str, float]]:
-        """Scores by image; the final ones in float32, as `evaluate` and `predict` compute them."""
+        """Score a split.
+
+        Args:
+            split: name of the split.
+            final: compute all metrics, in float32 as `autosam evaluate` does.
+
+        Returns:
+            Scores by image.
+        """
         if self.accelerator.num_processes > 1:
             for buffer in self.segmenter.buffers():  # BatchNorm's statistics differ by process
                 broadcast(buffer, from_process=0)
@@ -353,7 +359,7 @@ class Trainer:
         return rows
 
     def _record(self, values: dict[str, float], split: str, scores: dict[str, float]) -> None:
-        """Write one epoch's figures (the scores being of `split`), images and checkpoints."""
+        """Write the records of an epoch, and its checkpoint if its scores are the best."""
         if self.tracker is None:
             return
         self.tracker.epoch(
@@ -381,7 +387,7 @@ class Trainer:
         self.save_state()
 
     def sheet(self, dataset: PairDataset, count: int) -> np.ndarray:
-        """A contact sheet of so many images, uint8 H x W x 3."""
+        """Draw a contact sheet of `count` images of a data set: uint8 H x W x 3, RGB."""
         return contact_sheet(
             self.segmenter,
             dataset,
