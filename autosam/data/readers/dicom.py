@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 
 from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window, digest
-from autosam.data.readers.dicom_values import max_palette_value, padding_mask, used_bits
-from autosam.data.readers.raster import equals
+from autosam.data.readers.dicom_values import (
+    max_palette_value,
+    missing_pixels,
+    padding_mask,
+    shared_window,
+    used_bits,
+)
 from autosam.data.readers.stretch import percentile_window, to_rgb
 from autosam.errors import DataError
 from autosam.utils.io import list_folder
@@ -311,28 +316,6 @@ def to_image(
     if inverted:
         rgb = 255 - rgb if valid is None else np.where(valid[..., None], 255 - rgb, 0)
     return rgb.astype(np.uint8), valid
-
-
-def missing_pixels(
-    values: np.ndarray, padded: np.ndarray | None, nodata: float | None = None
-) -> np.ndarray | None:
-    """Where values are padding, NaN or `nodata`: bool of the same shape; None: nowhere."""
-    missing = np.zeros(values.shape, bool) if padded is None else padded
-    if nodata is not None:
-        missing = missing | equals(values, nodata)
-    if values.dtype.kind == "f":
-        missing = missing | np.isnan(values)
-    return missing if missing.any() else None
-
-
-def shared_window(images: Iterable[tuple[np.ndarray, np.ndarray | None]], name: str) -> Window:
-    """The 0.1 and 99.9 percentiles of several grey images together, where they hold data.
-
-    Raises:
-        DataError: see `percentile_window`.
-    """
-    known = [values.ravel() if missing is None else values[~missing] for values, missing in images]
-    return percentile_window(np.concatenate(known), None, name)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from autosam.data.images import Window
+from autosam.data.readers.raster import equals
+from autosam.data.readers.stretch import percentile_window
 
 
 def used_bits(stored: np.ndarray, data: Any) -> np.ndarray:
@@ -41,3 +46,25 @@ def padding_mask(stored: np.ndarray, data: Any) -> np.ndarray | None:
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]
     padded = (stored >= min(ends)) & (stored <= max(ends))
     return padded if padded.any() else None
+
+
+def missing_pixels(
+    values: np.ndarray, padded: np.ndarray | None, nodata: float | None = None
+) -> np.ndarray | None:
+    """Where values are padding, NaN or `nodata`: bool of the same shape; None: nowhere."""
+    missing = np.zeros(values.shape, bool) if padded is None else padded
+    if nodata is not None:
+        missing = missing | equals(values, nodata)
+    if values.dtype.kind == "f":
+        missing = missing | np.isnan(values)
+    return missing if missing.any() else None
+
+
+def shared_window(images: Iterable[tuple[np.ndarray, np.ndarray | None]], name: str) -> Window:
+    """The 0.1 and 99.9 percentiles of several grey images together, where they hold data.
+
+    Raises:
+        DataError: see `percentile_window`.
+    """
+    known = [values.ravel() if missing is None else values[~missing] for values, missing in images]
+    return percentile_window(np.concatenate(known), None, name)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from autosam.data.images import MAX_PIXELS, Window, digest
-from autosam.data.readers import dicom
+from autosam.data.readers import dicom, dicom_values
 from autosam.data.readers.dicom import is_dicom
 from autosam.data.readers.dicom_series import Series, read_series
 from autosam.errors import DataError
@@ -195,13 +195,13 @@ def window_of(path: Path, nodata: float | None = None) -> Window:
             sample = np.asarray(_open(path).dataobj[::4, ::4, ::4])
         except Exception as error:  # see `read_slice`
             raise _unreadable(path, error) from None
-        samples.append((sample, dicom.missing_pixels(sample, None, nodata)))
+        samples.append((sample, dicom_values.missing_pixels(sample, None, nodata)))
     else:
         for index in range(0, depth, 4):
             values, padded = read_slice(path, 2, index)
-            missing = dicom.missing_pixels(values, padded, nodata)
+            missing = dicom_values.missing_pixels(values, padded, nodata)
             samples.append((values[::4, ::4], None if missing is None else missing[::4, ::4]))
-    return dicom.shared_window(samples, str(path))
+    return dicom_values.shared_window(samples, str(path))
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Slice:
         """Read an image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None:
         everywhere)."""
         values, padded = read_slice(self.path, self.axis, self.index)
-        missing = dicom.missing_pixels(values, padded, self.nodata)
+        missing = dicom_values.missing_pixels(values, padded, self.nodata)
         window = self.window or window_of(self.path, self.nodata)
         return dicom.to_image(values, missing, is_inverted(self.path), window, str(self))
 
