@@ -28,9 +28,9 @@ class CheckConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """The data, as for training."""
     cache: CacheConfig = field(default_factory=CacheConfig)
-    """For the size of a cache: its copies."""
+    """Cache settings, for the estimated size of a cache of embeddings."""
     sam: str = "lite"
-    """Which SAM is meant, for the smallest object that it can draw."""
+    """SAM used for the estimate of the smallest object that can be segmented."""
     output: str | None = None
     """PNG file for a contact sheet of images with their masks outlined."""
     groups: str | None = None
@@ -41,7 +41,7 @@ class CheckConfig:
 
 @dataclass
 class RoughPreview:
-    """Preview the rough masks, and the prompts taken from them, on some training images.
+    """Preview rough masks and the prompts derived from them on some training images.
 
     Examples:
         autosam rough --images images --masks masks
@@ -51,13 +51,13 @@ class RoughPreview:
     data: DataConfig = field(default_factory=DataConfig)
     """The data, as for training."""
     rough: RoughConfig = field(default_factory=RoughConfig)
-    """The rule."""
+    """The rule on colours."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
-    """How prompts are taken."""
+    """How prompts are derived."""
     count: int = setting(8, min=1)
-    """Images, spread over the training split (the test split is not looked at)."""
+    """Number of images, spread evenly over the training split (never the test split)."""
     output: str = "rough.png"
-    """PNG file of image, true mask, rough mask and prompts."""
+    """PNG file that shows image, true mask, rough mask and prompts."""
 
 
 @dataclass
@@ -71,26 +71,26 @@ class CompareConfig(Settings):
     """
 
     runs: str = setting("autosam,decoder,head", common=True)
-    """Which runs, with commas between them; see --run of train."""
+    """Runs, separated by commas; see --run of train."""
     seeds: int = setting(3, common=True, min=1, max=1000)
-    """Trainings of each run, with seeds from --train.seed on."""
+    """Trainings per run, with consecutive seeds from --train.seed."""
     folds: int | None = setting(None, common=True, min=2, max=1000)
-    """Cross-validation: each image is tested once, by one of so many trainings."""
+    """Number of folds for cross-validation: each image is tested once, by one of the trainings."""
     attribution: bool = True
-    """Beside the run autosam: trained and tested with blank and shuffled image embeddings, only
-    tested with them, and its surrogate decoder, which uses no SAM."""
+    """Add controls for the run autosam: trained and tested with blank and shuffled image
+    embeddings, only tested with them, and its surrogate decoder, which uses no SAM."""
     prompts: str = ""
-    """Beside the run autosam: with these learned prompts, with commas between them; see
-    --model.prompt of train (dense is the published AutoSAM's)."""
+    """Add the run autosam with these learned prompts, separated by commas; see --model.prompt of
+    train (dense is the published AutoSAM's)."""
     paper_compat: bool = False
-    """Beside the run autosam: with each of the published code's peculiarities, and with all; see
+    """Add the run autosam with each peculiarity of the published code, and with all of them; see
     --paper of train."""
     quick: bool = setting(False, common=True)
-    """A first look: at most 48 images of each split and 5 epochs, one seed."""
+    """Quick comparison: at most 48 images per split, 5 epochs, one seed."""
     jobs: int = setting(1, min=1, max=1000)
-    """Trainings at a time."""
+    """Number of trainings that run in parallel."""
     output: str = setting("runs/compare", common=True)
-    """Folder of the table, the report and the runs."""
+    """Folder for the table, the report and the runs."""
 
 
 @dataclass
@@ -105,52 +105,52 @@ class EvaluateConfig:
     checkpoint: str = setting("", missing=(CheckpointError, "file or folder"))
     """Run folder or checkpoint file."""
     zero_shot: bool = False
-    """Score a SAM without any training, with prompts taken from the true masks: the yardstick for
-    choosing a SAM."""
+    """Score a SAM without training, with prompts derived from the true masks, to choose between
+    SAMs."""
     sam: str | None = None
-    """Which SAM, for --zero-shot alone; unset: lite."""
+    """SAM to score, only with --zero-shot; unset: lite."""
     sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
-    """SAM weights, where they lie elsewhere than in training or than usual."""
+    """File of the SAM weights, if it is another one than in training."""
     fast: bool = False
-    """Score the mask that the learned prompt makes by itself, through the surrogate decoder."""
+    """Score the masks of the surrogate decoder, which needs no SAM."""
     split: Literal["train", "validation", "test", "all"] = setting("test", alias="part")
-    """Which split to score. Of --data.images with --data.masks that were not trained on: all."""
+    """Split to score. For images that were not part of the training data: all."""
     output: str | None = None
     """CSV file for the per-image scores."""
     batch_size: int = setting(8, min=1, max=1_000_000)
-    """Images at a time (with --zero-shot always one)."""
+    """Images per batch (always one with --zero-shot)."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Unset: the data it was trained on, split in the same way."""
+    """Unset: the data of the training, split in the same way."""
 
 
 @dataclass(kw_only=True)
 class OutputOptions:
-    """What is written beside masks, and how images are gone through."""
+    """Outputs besides masks, and how images are processed."""
 
     overlay: bool = setting(False, common=True, result=False)
-    """Also write NAME_overlay.png, the mask drawn on the image; of videos NAME_overlay.mp4 (not
-    for volumes)."""
+    """Also write NAME_overlay.png, the mask drawn on the image; NAME_overlay.mp4 for videos. Not
+    for volumes."""
     probabilities: bool = setting(False, result=False)
-    """Also write NAME_probability.png, 16 bits, 0 to 65535 (images alone)."""
+    """Also write NAME_probability.png, 16 bits, 0 to 65535 (images only)."""
     coco: Literal["no", "rle", "polygon"] = setting("no", result=False)
-    """Also write coco.json, each connected part an object, as run lengths or as polygons, which
-    lose holes (images alone)."""
+    """Also write coco.json, one object per connected component, as RLE or as polygons without holes
+    (images only)."""
     geojson: bool = setting(False, common=True, result=False)
-    """Also write NAME.geojson, outlines with holes in pixels (images alone)."""
+    """Also write NAME.geojson, outlines with holes in pixel coordinates (images only)."""
     tile: int | None = setting(None, common=True, min=32, alias="window")
-    """Images larger than this, in pixels, are segmented tile by tile of this size, TIFFs
-    without reading more than that at a time. Choose the size of the images trained on. Unset:
-    every image as a whole."""
+    """Tile size, pixels: larger images are segmented in tiles of this size, and TIFFs are read tile
+    by tile. Use the size of the training images. Unset: each image as a whole."""
     overlap: float = setting(0.25, min=0, max=0.9)
-    """Share of a tile that the next one covers again, 0 to 0.9; logits are averaged there."""
+    """Overlap of neighbouring tiles as a share of their size, 0 to 0.9; logits are averaged."""
     smooth: float = setting(0.0, min=0, below=1)
-    """Of videos: share of the frames before in each frame's logits, 0 (none) to below 1."""
+    """For videos: weight of the previous frames in the logits of a frame, 0 (none) to below 1."""
 
 
 @dataclass
 class PredictConfig(OutputOptions):
-    """Segment images, volumes and videos with a trained run. What is done already is skipped; a
-    file that cannot be read is named and does not stop the rest, but the exit code says so.
+    """Segment images, volumes and videos with a trained run. Files that are done are skipped. A
+    file that cannot be read is reported and does not stop the others; the exit code is then not
+    0.
 
     Examples:
         autosam predict --checkpoint runs/kvasir --input photos --output masks
@@ -163,7 +163,7 @@ class PredictConfig(OutputOptions):
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
     input: str = setting("", common=True, result=False, missing=(DataError, "file or folder"))
     """An image, a volume (NIfTI, or a folder of DICOM slices), a video, a DICOM file, a folder of
-    such, or a pattern in quotes ('scans/*/*.png'). Hidden and system files are ignored."""
+    these, or a pattern in quotes ('scans/*/*.png'). Hidden and system files are ignored."""
     output: str = setting("", common=True, result=False)
     """Folder for the masks: NAME.png, 0 background; 255 foreground for one class, else the class
     number; or the mask values that the data of the training named (--data.values, data.classes).
@@ -171,29 +171,28 @@ class PredictConfig(OutputOptions):
     geometry of the volume. Of videos: a folder with a mask for each frame. Beside them
     areas.csv: area, objects and mean probability of each."""
     recursive: bool = setting(False, common=True, result=False)
-    """Search folders to the bottom; the output has the same sub-folders."""
+    """Include sub-folders; the output has the same structure."""
     overwrite: bool = setting(False, common=True, result=False)
-    """Do again what is done already. Without it, only what is missing, or was made from other
-    content, is done."""
+    """Repeat files that are done. Otherwise only outputs that are missing, or that were made from
+    other content, are written."""
     sam_checkpoint: str | None = setting(None, result=False, missing=(CheckpointError, "file"))
-    """SAM weights, where they lie elsewhere than in training."""
+    """File of the SAM weights, if it is another one than in training."""
     fast: bool = setting(False, common=True)
-    """The mask that the learned prompt makes by itself, through the surrogate decoder; SAM is not
-    loaded."""
+    """Use the surrogate decoder instead of SAM, which is not loaded."""
     flips: bool = False
-    """Also segment the mirror images that training drew, and average: twice or four times the
-    work."""
+    """Test-time augmentation: average over the flips that training used, which is two or four times
+    slower."""
     threshold: float | None = setting(None, common=True)
-    """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
+    """Smallest probability of a foreground pixel; unset: the checkpoint's."""
     min_area: float | None = None
-    """Share of the image (with --tile of a tile, of a volume of a slice) that a class covers at
-    least, or it counts as not found, 0 to below 1; unset: the checkpoint's own."""
+    """Smallest area of a class as a share of the image (of the tile with --tile, of the slice in
+    volumes), 0 to below 1; a smaller one is removed. Unset: the checkpoint's."""
 
 
 @dataclass
 class ExportConfig:
-    """Write a run as one graph: an image of any size in, its mask out, no prompt. The file is run
-    on images and compared with PyTorch before it is kept.
+    """Export a run as one graph that takes an image of any size and returns its mask. The file is
+    compared with PyTorch on images before it is kept.
 
     Examples:
         autosam export --checkpoint runs/kvasir --output model.onnx
@@ -203,33 +202,32 @@ class ExportConfig:
     checkpoint: str = setting("", missing=(CheckpointError, "file or folder"))
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name)."""
     output: str = "model.onnx"
-    """The file: .onnx, or .pt2 for torch.export's own format."""
+    """File name: .onnx, or .pt2 for torch.export."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Of .onnx. fp16: half the size. int8: matrix products in 8 bits, their scales found while they
-    run."""
+    """Precision of .onnx files. fp16: half the size. int8: dynamic quantisation of matrix
+    products."""
     images: str | None = None
-    """Folder of images to compare on; unset: the test images of its data."""
+    """Folder of images for the comparison; unset: the test images of its data."""
     count: int = setting(20, min=1)
-    """How many images to compare on, at most."""
+    """Largest number of images for the comparison."""
     fast: bool = False
-    """The mask that the learned prompt makes by itself, through the surrogate decoder: no SAM in
-    the graph."""
+    """Export the surrogate decoder instead of SAM."""
     threshold: float | None = None
-    """Probability from which on a pixel is foreground; unset: the checkpoint's own."""
+    """Smallest probability of a foreground pixel; unset: the checkpoint's."""
     min_area: float | None = None
-    """Share of the image that a class covers at least, or it counts as not found; unset: the
-    checkpoint's own."""
+    """Smallest area of a class as a share of the image; a smaller one is removed. Unset: the
+    checkpoint's."""
     sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
-    """SAM weights, where they lie elsewhere than in training."""
+    """File of the SAM weights, if it is another one than in training."""
     overwrite: bool = False
-    """Replace the file if it is there."""
+    """Replace an existing file."""
 
 
 @dataclass
 class AppConfig:
-    """A page: drop images, see the mask of each run side by side, move the threshold, take the
-    masks along. It serves this machine alone unless --host says otherwise, and asks nothing of any
-    other.
+    """Start a web page: drop images, compare the masks of several runs, change the threshold,
+    download masks. It is served to this machine only, unless --host is given, and loads nothing
+    from other servers.
 
     Examples:
         autosam app --checkpoint runs/kvasir
@@ -237,23 +235,23 @@ class AppConfig:
     """
 
     checkpoint: list[str] = field(default_factory=list)
-    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name); again for each
-    further run."""
+    """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name); can be
+    repeated."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets others in, without a password."""
+    """Address to listen on; 0.0.0.0 gives every machine access, without a password."""
     port: int = setting(7860, min=1, max=65535)
     """Port to listen on."""
     max_megabytes: int = setting(50, min=1)
-    """Largest file that is taken."""
+    """Largest accepted file, 10^6 bytes."""
     max_megapixels: int = setting(50, min=1)
-    """Largest image that is decoded, millions of pixels."""
+    """Largest accepted image, 10^6 pixels."""
     sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
-    """SAM weights, where they lie elsewhere than in training."""
+    """File of the SAM weights, if it is another one than in training."""
 
 
 @dataclass
 class BenchConfig:
-    """Measure this machine.
+    """Measure speed and memory on this machine.
 
     Examples:
         autosam bench
@@ -261,28 +259,27 @@ class BenchConfig:
     """
 
     sam: str = "vit_b"
-    """Which SAM (random weights)."""
+    """SAM, with random weights."""
     backbone: str = "tf_efficientnet_lite0"
     """Backbone of the prompt generator."""
     input_size: int = setting(256, min=32, multiple=32, alias="view_size")
     """G, pixels."""
     batch_size: int = setting(8, min=1, max=1000)
-    """Images per step where embeddings are cached. (2 where they are not, 3 in the published
-    loop.)"""
+    """Images per training step with cached embeddings (2 without a cache, 3 for the published
+    code)."""
     repeats: int = setting(3, min=1, max=1000)
-    """Measurements of each case, after one that does not count."""
+    """Measurements per case, after a warm-up."""
     cases: list[str] = field(default_factory=list)
-    """Which cases, by the names that the tables show; unset: all."""
+    """Names of the cases to run; unset: all."""
     compile: bool = False
-    """Also the encoder compiled by torch.compile, which takes minutes to begin and a C++
-    compiler."""
+    """Also measure the encoder with torch.compile, which takes minutes and needs a C++ compiler."""
     json: str | None = None
-    """Also write the figures to this file."""
+    """JSON file for the figures."""
 
 
 @dataclass
 class PretrainConfig:
-    """Pretraining of SAM `lite`.
+    """Pretrain SAM `lite` on synthetic scenes.
 
     Examples:
         autosam pretrain
@@ -290,13 +287,13 @@ class PretrainConfig:
     """
 
     output: str = "runs/pretrain"
-    """Folder for the state (resumed when it is there) and `sam_lite.safetensors`."""
+    """Folder for the state (resumed if it exists) and `sam_lite.safetensors`."""
     scenes: int = setting(4000, min=1, max=1_000_000)
-    """Drawn scenes whose trunk features are kept in memory at first (about 0.9 MB each)."""
+    """Scenes of the first phase, whose trunk features are kept in memory (about 0.9 MB each)."""
     frozen_steps: int = setting(1500, min=0, max=10**9)
-    """Optimiser steps with a frozen trunk on those scenes."""
+    """Optimiser steps of the first phase, with a frozen trunk."""
     steps: int = setting(2500, min=1, max=10**9)
-    """Optimiser steps in all; the later ones train everything, each on new scenes."""
+    """Optimiser steps in total; the second phase trains everything, on new scenes at each step."""
     batch_size: int = setting(10, min=1, max=10_000)
     """Scenes per step."""
     objects: int = setting(4, min=2, max=1000)
@@ -304,14 +301,14 @@ class PretrainConfig:
     lr: float = setting(1e-3, min=0, max=100)
     """Peak learning rate of AdamW."""
     trunk_lr: float = setting(5e-5, min=0, max=100)
-    """The same for the trunk."""
+    """Peak learning rate of the trunk."""
     seed: int = setting(0, min=0, max=2**32 - 1)
     """Seed of the scenes, the prompts and the weights."""
     save_every: int = setting(250, min=1, max=10**9)
     """Steps between saved states."""
     held_out: int = setting(200, min=1, max=1_000_000)
-    """Scenes of another seed on which zero-shot IoU is printed at each save."""
+    """Held-out scenes for the zero-shot IoU that is printed at each save."""
     workers: int = setting(2, min=0, max=256)
-    """Processes that draw scenes."""
+    """Worker processes that draw scenes."""
     stop_after: int | None = setting(None, min=1, max=10**9)
-    """Stop at this step and go on at the next call (the learning rate still aims at `steps`)."""
+    """Stop at this step; the next call continues (the schedule is still that of `steps`)."""

@@ -27,6 +27,7 @@ def help_of(kind: type, prog: str, everything: bool) -> str:
     common = [one for one in found if one.facts.get("short") or one.facts.get("common")]
     if not any(one.facts.get("common") for one in own):
         common = [*(one for one in common if one.section), *own]
+    common.sort(key=lambda one: one.default != "")  # what must be given comes first
     width = min(shutil.get_terminal_size().columns, 100)
     lines = [
         f"usage: {prog} [--config FILE] [--NAME VALUE ...]",

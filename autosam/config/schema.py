@@ -35,14 +35,14 @@ LearnedPrompt = Literal[
 
 @dataclass
 class AugmentConfig:
-    """Random changes to training images; masks follow. All zero or false: none."""
+    """Augmentation of training images and their masks. All zero or false: none."""
 
     flip: float = setting(0.5, min=0, max=1)
-    """Probability of a left-right flip."""
+    """Probability of a horizontal flip."""
     vertical_flip: float = setting(0.0, min=0, max=1)
-    """Probability of an upside-down flip."""
+    """Probability of a vertical flip."""
     quarter_turns: bool = False
-    """Turn by 0, 90, 180 or 270 degrees (for images without an upright)."""
+    """Rotate by 0, 90, 180 or 270 degrees, for images without a preferred orientation."""
     rotate: float = setting(15.0, min=0, max=180)
     """Largest rotation, degrees."""
     scale: float = setting(0.25, min=0, max=0.99)
@@ -63,18 +63,18 @@ class ModelConfig:
     """`auto`: ImageNet weights (bundled for tf_efficientnet_lite0, else timm's); `none`: from
     scratch; or a file."""
     input_size: int = setting(256, min=32, multiple=32, alias="view_size")
-    """G: side of the square that the backbone sees, pixels; a multiple of 32."""
+    """G: input size of the backbone, pixels; a multiple of 32."""
     width: int = setting(192, min=16, max=4096)
-    """Channels of the neck at stride 16; finer levels have half as many at each step."""
+    """Channels of the neck at stride 16; half as many at each finer level."""
     prompt: LearnedPrompt = "dense+high_res"
     """Which prompt embeddings the generator emits. dense (the published AutoSAM's): on the grid of
     the image embedding. sparse: tokens, as of points. high_res: maps of twice and four times the
     grid, added where the mask decoder upscales. both: dense+sparse."""
     sparse_tokens: int = setting(8, min=1, max=1024)
-    """N: sparse prompt tokens per class, where there are any."""
+    """N: sparse prompt tokens per class, if the prompt has any."""
     gate: bool = True
-    """Whether a high_res prompt comes with a gate on the image embedding: how far SAM's view of
-    each cell is trusted, which starts nearly closed."""
+    """Whether a high_res prompt comes with a learned gate that scales each cell of SAM's image
+    embedding from 0 to 1; it starts nearly closed."""
 
     @property
     def prompt_kinds(self) -> tuple[str, ...]:
@@ -89,35 +89,35 @@ class ModelConfig:
 
 @dataclass
 class PromptConfig:
-    """Prompts taken from true masks (runs decoder-box, decoder-points, sam-box, sam-points). Every
-    connected part of a class is an object of its own."""
+    """Prompts derived from true masks (runs decoder-box, decoder-points, sam-box, sam-points).
+    Every connected component of a class is an object."""
 
     objects: int = setting(8, min=1, max=10_000)
-    """Most objects of a training image that are prompted at a time, drawn again at each visit; the
-    others count as background then. In evaluation every object is prompted."""
+    """Largest number of prompted objects per training image, drawn at random each time; the others
+    count as background. In evaluation every object is prompted."""
     box_jitter: float = setting(0.1, min=0, max=1)
-    """Largest move of each side of a box as a share of the box's width or height, in training."""
+    """Random shift of each side of a box in training, as a share of the box's width or height."""
     box_pixels: float = setting(0.0, min=0, max=10_000)
-    """The same in pixels of SAM's input, on top of it."""
+    """Additional random shift, pixels of SAM's input."""
     points: int = setting(3, min=1, max=1000)
-    """Points on each object."""
+    """Foreground points per object."""
     negative_points: int = setting(0, min=0, max=1000)
-    """Points beside each object, in its neighbourhood."""
+    """Background points per object, near it."""
     erosion: float = setting(0.3, min=0, max=1)
-    """Points keep this share of the object's largest inner radius from its edge."""
+    """Distance of points from the object's edge, as a share of its largest inner radius."""
     spacing: float = setting(0.5, min=0, max=10)
-    """Intended distance between an object's points, as a share of the root of its area."""
+    """Distance between points of an object, as a share of the square root of its area."""
     grid: int = setting(8, min=1, max=256)
-    """Points in each row and column of the grid (run sam-auto)."""
+    """Points per row and column of the grid (run sam-auto)."""
     multimask: Literal["single", "best", "true", "mean"] = "single"
-    """Which of SAM's masks counts. single: the one made for unambiguous prompts. Of the three
-    others: best by SAM's estimate of IoU; best by true IoU (in training only); or their mean."""
+    """Which of SAM's masks is used. single: the one for unambiguous prompts. Of the three others,
+    best: highest estimated IoU; true: highest true IoU (in training only); mean: their mean."""
 
 
 @dataclass
 class RoughConfig:
-    """Rough masks by a rule on colours, from which prompts are taken (runs decoder-rough and
-    sam-rough); `autosam rough` shows what a rule finds."""
+    """Rough masks from a rule on colours, from which prompts are derived (runs decoder-rough and
+    sam-rough); `autosam rough` shows them."""
 
     method: Literal["otsu", "hsv", "index"] = "otsu"
     """otsu: grey values above Otsu's threshold. hsv: colours between `lower` and `upper`. index:
@@ -160,19 +160,19 @@ class LossConfig:
 
 @dataclass
 class CacheConfig:
-    """Image embeddings computed once and kept on disk, so that training costs no image encoder."""
+    """Image embeddings computed once and stored, so that training needs no image encoder."""
 
     copies: int | None = setting(None, min=0, max=1000, alias="views")
-    """V: augmented copies of each training image whose embeddings are cached, the image as it is
-    among them; one is drawn at each visit. Colors then change in the generator input only. 0: no
-    cache, every visit encodes an augmented image of its own. Unset: 4 for SAMs of 1024 px,
-    0 for smaller ones."""
+    """V: augmented copies of each training image whose embeddings are cached, including the image
+    without augmentation; one of them is drawn each time. Colour augmentation then applies to the
+    generator input only. 0: no cache; each image is augmented and encoded each time. Unset: 4 for
+    SAMs of 1024 px, 0 for smaller ones."""
     dtype: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
-    """How embeddings are kept. fp32 also computes them in float32."""
+    """Data type of stored embeddings. fp32 also computes them in float32."""
     dir: str | None = setting(None, path=always_path, resume=True, result=False)
-    """Folder of the caches; unset: `embeddings` in the folder of downloaded weights."""
+    """Folder for the caches; unset: `embeddings` in the folder of downloaded weights."""
     max_gb: float = setting(100.0, min=0, resume=True, result=False)
-    """Most that the caches in that folder may take up together, 10^9 bytes."""
+    """Largest total size of the caches in that folder, 10^9 bytes."""
 
 
 @dataclass
@@ -180,53 +180,53 @@ class TrainConfig:
     """The training loop."""
 
     epochs: int | None = setting(None, min=1, short="epochs")
-    """Most epochs; early stopping may end before. Unset: 5, or on fewer than 288 images as many
-    (up to 50) as it takes to see 1440: a first answer within minutes."""
+    """Largest number of epochs; early stopping may end before. Unset: 5, or with fewer than 288
+    images as many (up to 50) as 1440 training samples take."""
     batch_size: int = setting(8, min=1, max=1_000_000, short="batch_size")
-    """Images per step and process."""
+    """Images per batch and process."""
     accumulate: int = setting(1, min=1)
-    """Batches per optimiser step."""
+    """Batches per optimiser step (gradient accumulation)."""
     optimizer: Literal["adamw", "adam"] = "adamw"
-    """adam: weight decay is added to the gradient, as the published AutoSAM has it."""
+    """adam: L2 regularisation instead of decoupled weight decay, as in the published AutoSAM."""
     lr: float | None = setting(None, min=1e-12, max=100, short="lr")
-    """Peak learning rate of all that learns. Unset: 1e-3 for what is pretrained (the backbone,
-    SAM's mask decoder), 4e-3 for what starts at random (neck and heads)."""
+    """Peak learning rate of all trained parameters. Unset: 1e-3 for pretrained ones (the backbone,
+    SAM's mask decoder), 4e-3 for randomly initialised ones (neck and heads)."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: down to zero along a cosine, or level."""
+    """Learning rate after the warm-up: cosine decay to zero, or constant."""
     weight_decay: float = setting(0.01, min=0, max=100)
-    """On matrices and kernels only."""
+    """Weight decay of matrices and kernels; none for biases and norms."""
     warmup: float = setting(0.05, min=0, max=0.99)
-    """Share of all steps over which the learning rate rises."""
+    """Share of all steps with a linearly rising learning rate."""
     clip: float = setting(1.0, min=1e-12)
-    """Largest gradient norm; larger ones are scaled down."""
+    """Gradient clipping by norm."""
     patience: int = setting(10, min=1)
-    """Epochs without a better validation Dice before training stops."""
+    """Early stopping: epochs without a better validation Dice."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """`auto`: bf16 on a GPU that has it; elsewhere float32, but for frozen image encoders of
-    1024 px where the processor multiplies bf16. `no`: float32 throughout, embeddings out of a
-    cache aside. `bf16`: everywhere."""
+    """`auto`: bf16 on GPUs that support it; float32 elsewhere, except frozen image encoders of
+    1024 px on processors with bf16 instructions. `no`: float32, except cached embeddings. `bf16`:
+    always."""
     seed: int = setting(0, min=0, max=2**32 - 1, short="seed")
-    """Seed of the weights, the order and the augmentation."""
+    """Seed of initialisation, order and augmentation."""
     save_minutes: float = setting(10.0, min=0, result=False)
-    """Minutes between two states that --resume can go on from, besides those of each epoch."""
+    """Minutes between saved states for --resume, besides the state after each epoch."""
     sheet_images: int = setting(6, min=0, max=1000, alias="pictures", result=False)
-    """Validation images drawn in TensorBoard after each epoch."""
+    """Validation images shown in TensorBoard after each epoch."""
 
 
 @dataclass
 class PaperConfig:
-    """What the published AutoSAM's code does and this package does not, to see what each is worth.
-    Whatever is on is in the run's name."""
+    """Peculiarities of the published AutoSAM's code, to measure the effect of each. Those that are
+    on are in the run's title."""
 
     double_normalisation: bool = False
     """SAM's pixels are normalised twice: its encoder sees an almost black image."""
     min_max_logits: bool = False
-    """The logits of each class of an image are stretched so that the least becomes 0 and the
-    largest 1, and cut at 0.5: no mask can be empty."""
+    """The logits of each class of an image are stretched to 0..1 and thresholded at 0.5: no mask
+    can be empty."""
     loss_on_padding: bool = False
-    """The loss is taken on the padding, too (and on pixels that nobody labelled)."""
+    """The loss includes padding and unlabelled pixels."""
     select_on_test: bool = False
-    """The best epoch is chosen by its score on test, which then says nothing any more."""
+    """The best epoch is selected on test, so that the test score is biased."""
 
     @property
     def names(self) -> list[str]:
@@ -236,14 +236,14 @@ class PaperConfig:
 
 @dataclass
 class Settings:
-    """What runs that are compared with each other share."""
+    """Settings that the runs of a comparison share."""
 
     sam: str = setting("lite", common=True)
-    """Which SAM: lite (shipped) or another that `autosam weights list` shows."""
+    """SAM: lite (shipped) or another one of `autosam weights list`."""
     sam_checkpoint: str | None = setting(
         None, path=always_path, resume=True, result=False, missing=(CheckpointError, "file")
     )
-    """Weights file of that SAM; unset: the shipped or downloaded one."""
+    """Weights file of that SAM; unset: the shipped or downloaded file."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -253,13 +253,13 @@ class Settings:
     cache: CacheConfig = field(default_factory=CacheConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     deterministic: bool = False
-    """Let GPUs take slower algorithms that give the same figures every time, and none that have no
-    such form (torch names it then). CPUs do so anyway."""
+    """Use deterministic algorithms on GPUs, which are slower; torch names operations that have
+    none. CPUs are always deterministic."""
 
 
 @dataclass
 class Config(Settings):
-    """A run: a prompter and a set of trainable parts, on some data.
+    """Train a run (a prompter, a mask decoder and the parts that learn) and score it once on test.
 
     Examples:
         autosam train --images images --masks masks
@@ -267,15 +267,14 @@ class Config(Settings):
     """
 
     run: str = setting("autosam", choices=RUNS, common=True)
-    """Which composition to train. autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder
-    trained, no prompt. hybrid: both train. head: the same backbone with a plain head and no SAM.
-    decoder-box, decoder-points: the mask decoder trained with prompts from the true masks.
-    decoder-rough: with prompts from a rule on colors, see `rough`. sam-box, sam-points, sam-rough:
-    the same prompts, nothing trained. sam-auto: points on a grid; training images say which masks
-    count."""
+    """What to train. autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder trained, no
+    prompt. hybrid: both trained. head: the same backbone with a plain head, no SAM. decoder-box,
+    decoder-points: the mask decoder trained with prompts from the true masks. decoder-rough: with
+    prompts from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts,
+    nothing trained. sam-auto: points on a grid, masks classified by a fit to training images."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
-    """What SAM's mask decoder is given of the image, for controls. blank: zeros. shuffled: the
-    image embedding of another image of the same split. The prompt generator sees the image."""
+    """Image embedding that SAM's mask decoder gets, for controls. blank: zeros. shuffled: that of
+    another image of the same split. The prompt generator always gets the image."""
     paper: PaperConfig = field(default_factory=PaperConfig)
     output: str | None = setting(None, common=True, result=False, call=True)
     """Run folder; unset: runs/<time>-<run>."""
@@ -286,19 +285,19 @@ class Config(Settings):
     )
     """Start from the weights of this run (folder or checkpoint file)."""
     auto_batch: bool = False
-    """Before training, halve the batch until a step fits into memory; so many batches then make up
-    an optimiser step that it sees as many images as before."""
+    """Before training, halve the batch size until a step fits into memory, and accumulate gradients
+    so that an optimiser step still uses as many images."""
     resume: str | None = setting(None, common=True, result=False, call=True)
-    """Go on with this run from its last state, with its settings. Only paths and
-    limits of this machine may change: data.{root,images,masks,annotations,groups,workers},
-    cache.{dir,max_gb}, sam_checkpoint."""
+    """Continue this run from its last state, with its settings. Only paths and limits of the
+    machine may change: data.{root,images,masks,annotations,groups,workers}, cache.{dir,max_gb},
+    sam_checkpoint."""
 
     def __post_init__(self) -> None:
         check_choices(self)
 
     @property
     def title(self) -> str:
-        """The run and everything that makes it another than it seems."""
+        """The run's name, with controls and peculiarities that are on."""
         odd = [self.embedding] if self.embedding != "real" else []
         return "+".join([self.run, *odd, *self.paper.names])
 

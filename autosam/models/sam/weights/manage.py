@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS
-from autosam.models.sam.weights import locate as files
+from autosam.models.sam.weights import locate
 from autosam.models.sam.weights.hub import endpoint
 from autosam.models.sam.weights.identify import guess, recognise
 from autosam.models.state_dict import file_hash, read_weights
@@ -21,12 +21,12 @@ def show() -> None:
     """Print every SAM with its weights file: shipped, its path, or not downloaded."""
     table = Table("--sam", "image encoder", "MB", Column("file", overflow="fold"), "licence")
     for name, spec in SAMS.items():
-        path = files.find(name)
+        path = locate.find(name)
         megabytes = path.stat().st_size / 1e6 if path else spec.megabytes
-        where = "shipped" if files.shipped(name) else str(path or "not downloaded")
+        where = "shipped" if locate.shipped(name) else str(path or "not downloaded")
         table.add_row(name, spec.architecture, f"{megabytes:.0f}", where, spec.licence)
     Console(markup=False, emoji=False).print(table)
-    print(f"cache folder (AUTOSAM_CACHE): {files.cache_folder()}")
+    print(f"cache folder (AUTOSAM_CACHE): {locate.cache_folder()}")
     print(f"mirror (AUTOSAM_MIRROR): {os.environ.get('AUTOSAM_MIRROR') or 'none'}")
     print(f"mirror of the Hugging Face hub (HF_ENDPOINT): {endpoint() or 'none'}")
 
@@ -35,12 +35,12 @@ def get(*names: str) -> None:
     """Download missing weights files, and print the path of each.
 
     Raises:
-        ConfigError, CheckpointError: see `files.fetch`.
+        ConfigError, CheckpointError: see `locate.fetch`.
     """
     for name in names:
-        files.known(name)  # check all names before the first download
+        locate.known(name)  # check all names before the first download
     for name in names:
-        print(f"{name}: {files.fetch(name)}")
+        print(f"{name}: {locate.fetch(name)}")
 
 
 def verify(file: str | Path, sam: str | None = None) -> None:
@@ -62,11 +62,11 @@ def verify(file: str | Path, sam: str | None = None) -> None:
         raise CheckpointError(f"{path}: not the weights file of a known SAM. {guess(state)}")
     others = f" (could also be {', '.join(names[1:])}: see --sam)" if names[1:] else ""
     print(f"  SAM      {names[0]}{others}")
-    files.check(names[0], path)
+    locate.check(names[0], path)
     facts = []
-    if stated := files.known(names[0]).sha256:
+    if stated := locate.known(names[0]).sha256:
         facts.append("as its source states it" if stated == digest else f"starts with {stated}")
-    if files.recorded(path):
+    if locate.recorded(path):
         facts.append("as recorded next to the file")
     print(f"  hash     {' and '.join(facts) or 'none is stated or recorded to compare it with'}")
     print(f"  tensors  all {len(state)} fit")
@@ -95,6 +95,6 @@ def add(name: str, file: str | Path) -> None:
     """Check a weights file and copy it into the cache folder, where `--sam NAME` finds it.
 
     Raises:
-        ConfigError, CheckpointError: see `files.add`.
+        ConfigError, CheckpointError: see `locate.add`.
     """
-    print(f"{name}: {files.add(name, file)}")
+    print(f"{name}: {locate.add(name, file)}")
