@@ -99,7 +99,7 @@ class DataConfig:
     fold: int = setting(0, min=0, max=999)
     """The fold, counted from 0, that is the test split."""
     limit: int | None = setting(None, min=1)
-    """Largest number of images per split, drawn by `split_seed`, for a quick trial."""
+    """Largest number of images per split, drawn by `split_seed`, for a quick test."""
     workers: int | None = setting(None, min=0, max=256, resume=True, result=False)
     """Worker processes that read images; unset: by the number of processors."""
 
