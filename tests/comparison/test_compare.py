@@ -312,7 +312,7 @@ def test_a_run_that_is_behind_and_still_learns_is_not_called_worse() -> None:
         ResultsTable([learning, done], Variant("head"))
     )
     learning.curves = [[0.2, 0.5, 0.5, 0.5]] * 3
-    assert conclusion(ResultsTable([learning, done], Variant("head"))).endswith("does better.")
+    assert conclusion(ResultsTable([learning, done], Variant("head"))).endswith("is better.")
 
 
 def test_how_steeply_curves_rise() -> None:

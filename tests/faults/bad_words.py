@@ -52,7 +52,7 @@ def a_video_beside_its_frames(rng: Random, folder: Path, good: Good) -> Bad:
     return predicting(good, folder, f"--input={root}", "--recursive=true"), name
 
 
-@cause("predict", DataError, r"skipped: .*(tiles of an|RescaleSlope is 0|a film: save).*1 of 1",
+@cause("predict", DataError, r"skipped: .*(tiles of an|RescaleSlope is 0|a video: save).*1 of 1",
        6, 2, ("areas.csv",))  # fmt: skip
 def a_dicom_file_of_something_else(rng: Random, folder: Path, good: Good) -> Bad:
     import dicom_files
