@@ -190,7 +190,8 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         device: device of the encoder, which decides on bfloat16.
 
     Returns:
-        Plain values by name.
+        Plain values by name. The names are part of the hash that names a cache, so they never
+        change.
     """
     spec = sam_spec(config)
     with ThreadPoolExecutor() as pool:
@@ -207,9 +208,9 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         "geometry": spec.geometry,
         "pixel_mean": list(spec.pixel_mean) if spec.pixel_mean else None,
         "pixel_std": list(spec.pixel_std) if spec.pixel_std else None,
-        "images": hashlib.sha256("".join(files).encode()).hexdigest(),
+        "pictures": hashlib.sha256("".join(files).encode()).hexdigest(),  # alias of images
         "count": len(files),
-        "copies": dataset.copies,
+        "views": dataset.copies,  # alias of copies
         "moves": geometry,
         "dtype": config.cache.dtype,
         "bf16": config.cache.dtype != "fp32" and faster_in_half(spec, device),

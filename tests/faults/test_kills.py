@@ -124,7 +124,7 @@ def test_training(tiny_file: Path, tmp_path: Path) -> None:
         farthest[folder] = seen
         for meta in cache.glob(f"*/{META}"):
             facts = json.loads(meta.read_text())["facts"]
-            count = facts["count"] * facts["copies"]
+            count = facts["count"] * facts["views"]
             store = Store.open(meta.parent, facts, count)
             assert store is not None
             for record in set(range(count)) - set(store.missing()):

@@ -179,6 +179,17 @@ def test_files_hold_the_bytes_that_they_held(exact: bool, tmp_path: Path) -> Non
             assert path.read_bytes() == (WRITTEN / name).read_bytes(), name
 
 
+def test_a_cache_of_embeddings_is_found_again(tmp_path: Path) -> None:
+    train(
+        tiny_config(
+            SAM, f"--output={tmp_path / 'run'}", *flags_of("autosam"), "--train.epochs=1",
+            "--cache.copies=2", "--cache.dtype=fp32", f"--cache.dir={tmp_path / 'cache'}",
+        )
+    )  # fmt: skip
+    folders = {path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()}
+    assert folders == {"048c430c6d918db6", "b4f55f3ea76630fa", "f2c0102a7a9f223c"}
+
+
 class _Stop(Exception):
     pass
 
