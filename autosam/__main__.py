@@ -19,8 +19,11 @@ def main() -> None:
         print(f"autosam {__version__}")
         sys.exit(0)
     if command not in COMMANDS:
-        if command:
-            hint = suggest(command, list(COMMANDS))
+        if command.startswith("-"):
+            hint = suggest(command.lstrip("-"), {"help": "--help", "version": "--version"})
+            print(f"error: autosam {command}: a command comes first.{hint}", file=sys.stderr)
+        elif command:
+            hint = suggest(command, {one: one for one in COMMANDS} | {"help": "--help"})
             print(f"error: autosam {command}: unknown command.{hint}", file=sys.stderr)
         print(usage(), file=sys.stderr)
         sys.exit(2)

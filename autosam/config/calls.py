@@ -7,7 +7,7 @@ import sys
 import types
 from typing import Any, TypeVar
 
-from autosam.config.setting import names_of, sections_of
+from autosam.config.setting import names_of, sections_of, shown_names_of
 from autosam.config.values import require_config
 from autosam.errors import ConfigError
 from autosam.utils.suggest import suggest_key
@@ -31,10 +31,11 @@ def with_settings(kind: type[T], config: T | None, settings: dict[str, Any], nam
         require_config(config, kind, name)
     found: Any = kind() if config is None else config
     known = {**names_of(kind), **{section: section for section in sections_of(kind)}}
+    shown = {one: one for one in (*shown_names_of(kind), *sections_of(kind))}
     if unknown := [given for given in settings if given not in known]:
         raise ConfigError(
             "\n".join(
-                f"{name}({one}=...): unknown setting.{suggest_key(one, known)}" for one in unknown
+                f"{name}({one}=...): unknown setting.{suggest_key(one, shown)}" for one in unknown
             )
         )
     changes: dict[str, dict[str, Any]] = {}

@@ -7,14 +7,22 @@ import contextlib
 import dataclasses
 import errno
 import gc
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, get_args
 
 from autosam.config.sams import require_sam_early
-from autosam.config.setting import Setting, names_of, sections_of, settings_of, value_at
-from autosam.config.values import convert, range_mistakes, read_structure
+from autosam.config.setting import (
+    Setting,
+    names_of,
+    sections_of,
+    settings_of,
+    shown_names_of,
+    value_at,
+)
+from autosam.config.values import convert, expected_words, range_mistakes, read_structure
 from autosam.config.yaml import read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.utils.launcher import check_alone, check_launcher
@@ -52,19 +60,20 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
     values: dict[str, Any] = {}
     mistakes: list[str] = []
     sources: list[str] = []
-    listed: set[str] = set()
+    given: dict[str, str] = {}  # what each setting was called, for messages
     while words:
         word = words.pop(0)
         flag, equals, text = word.partition("=")
         if not flag.startswith("--") or flag == "--":
-            mistakes.append(f"{word}: unexpected word; settings are written --NAME VALUE.")
+            rest = [*itertools.takewhile(lambda word: not word.startswith("-"), words)]
+            del words[: len(rest)]
+            mistakes.append(_unexpected(kind, word, rest))
             continue
         name = flag[2:].replace("-", "_")
         key = names_of(kind).get(name, name)
         one = settings_of(kind).get(key)
         if one is None and key not in ("config", *sections_of(kind)):
-            known = [f"--{known}" for known in names_of(kind)]
-            mistakes.append(f"{flag}: unknown setting.{suggest_key(flag, known)}")
+            mistakes.append(f"{flag}: unknown setting.{_suggest_flag(name, kind)}")
             if not equals and words and not words[0].startswith("--"):
                 del words[0]
             continue
@@ -74,34 +83,67 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
             elif one is not None and one.hint is bool:
                 text = "true"
             else:
-                mistakes.append(f"{flag}: expected a value.")
+                wanted = "" if one is None else f", {expected_words(one.hint)}"
+                mistakes.append(f"{flag}: expected a value{wanted}.")
                 continue
         try:
             if key == "config":
                 sources.append(text)
-                values |= _read(kind, read_config(text, kind), mistakes, f"{text}: ")
+                found = _read(kind, read_config(text, kind), mistakes, f"{text}: ")
+                values |= found
+                given |= {key: f"{text}: {key}" for key in found}
             elif one is None:
                 section = read_structure(text, sections_of(kind)[key])
-                values |= _read(kind, {key: section}, mistakes, "--")
+                if not isinstance(section, dict):
+                    raise ConfigError(
+                        f"{flag} {text}: {key} is a section. Its settings are written "
+                        f"--{key}.NAME VALUE."
+                    )
+                values |= _read(kind, {key: section}, mistakes, f"{flag}: ")
             elif one.hint == list[str]:
-                values[key] = [*(values[key] if key in listed else []), *_entries(text)]
-                listed.add(key)
+                more = given.get(key, "").startswith("--")
+                values[key] = [*(values[key] if more else []), *_entries(text)]
+                given[key] = flag
             else:
                 values[key] = _read_one(one, _unset(text, one))
+                given[key] = flag
         except ConfigError as error:
             mistakes.append(str(error))
         except ValueError as error:
-            mistakes.append(f"{flag} {text}: {error}")
+            mistakes.append(f"{f'{flag} {text}'.rstrip()}: {error}")
     where = f" (in {', '.join(sources)} or the flags)" if sources else ""
-    if not mistakes:
-        try:
-            config = _build(kind, values)
-            mistakes = range_mistakes(config)
-        except ConfigError as error:
-            mistakes = [f"{error}{where}"]
+    try:
+        config = _build(kind, values)
+        mistakes += range_mistakes(config, names=given)
+    except ConfigError as error:
+        mistakes.append(f"{error}{where}")
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return config
+
+
+def _suggest_flag(name: str, kind: type) -> str:
+    """ " Did you mean --X?" for a mistyped flag, or nothing."""
+    flags = {one: f"--{one.replace('_', '-')}" for one in (*shown_names_of(kind), "config")}
+    off = names_of(kind).get(name.removeprefix("no_"), "")
+    if name.startswith("no_") and off and settings_of(kind)[off].hint is bool:
+        return f" Did you mean {flags[off]} false?"
+    others = {"help": "--help", "help_all": "--help-all", "version": "autosam --version"}
+    return suggest_key(name, flags | others)
+
+
+def _unexpected(kind: type, word: str, rest: list[str]) -> str:
+    """The message for words that belong to no flag, such as the files of a pattern."""
+    name, equals, _ = word.strip("-").partition("=")
+    if word.startswith("-") or equals:
+        hint = _suggest_flag(name.replace("-", "_"), kind)
+        return f"{word}: unexpected word; settings are written --NAME VALUE.{hint}"
+    if not rest:
+        return f"{word}: unexpected word; settings are written --NAME VALUE."
+    return (
+        f"{word} and {len(rest)} more: unexpected words; settings are written --NAME VALUE, and a "
+        "list or a pattern in quotes."
+    )
 
 
 def _unset(text: str, one: Setting) -> str | None:
@@ -141,7 +183,7 @@ def _read(
             else:
                 mistakes.append(f"{where}{path} holds {value!r:.60}, expected `key: value` lines.")
         elif one is None or "." in str(name) or one.section != section.rstrip("."):
-            mistakes.append(f"{where}{path}: unknown key.{suggest_key(path, settings_of(kind))}")
+            mistakes.append(f"{where}unknown key {path!r}.{_suggest_key(path, kind)}")
         else:
             try:
                 found[key] = _read_one(one, value)
@@ -150,15 +192,24 @@ def _read(
     return found
 
 
+def _suggest_key(path: str, kind: type) -> str:
+    """What to write instead of an unknown key of a file, or nothing."""
+    section, dot, name = path.partition(".")
+    if path in settings_of(kind) and dot:
+        return f" Write {name} indented below `{section}:`."
+    sections = {one: one for one in sections_of(kind)}
+    return suggest_key(path, shown_names_of(kind) | sections)
+
+
 def _read_one(one: Setting, value: Any) -> Any:
     """The value of a setting.
 
     Raises:
-        ConfigError: nothing between the quotes, as a shell makes it of a variable that is not set.
-        ValueError: see `convert`.
+        ValueError: see `convert`; or nothing between the quotes, as a shell makes it of a variable
+            that is not set.
     """
     if value == "" and one.default != "":
-        raise ConfigError(f"--{one.key}: empty. Give a value; leave it out for the default.")
+        raise ValueError("empty. Give a value; leave it out for the default.")
     return convert(value, one.hint)
 
 

@@ -176,6 +176,14 @@ def names_of(kind: type) -> dict[str, str]:
     return names
 
 
+@once
+def shown_names_of(kind: type) -> dict[str, str]:
+    """The same without old names: what is suggested to who mistypes one."""
+    found = settings_of(kind).items()
+    shorts = {one.facts["short"]: key for key, one in found if "short" in one.facts}
+    return shorts | {key: key for key, _ in found}
+
+
 def value_at(config: Any, key: str) -> Any:
     """The value of a setting by its key."""
     for name in key.split("."):

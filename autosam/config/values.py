@@ -9,6 +9,7 @@ import os
 import re
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from autosam.config.setting import hints_of, is_section, settings_of, value_at
@@ -23,6 +24,8 @@ KINDS: dict[Any, tuple[Any, str]] = {
     type(None): (type(None), "None"),
 }
 """What counts as each type of a setting, and what messages call it."""
+TRUTH = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
+NO_NUMBER = re.compile(r"[-+]?\.?inf|\.?nan")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -43,6 +46,8 @@ def convert(value: Any, hint: Any) -> Any:
                 return convert(value, argument)
             except ValueError:
                 continue
+        if len(arguments) == 2 and type(None) is arguments[1] and value is not None:
+            return convert(value, arguments[0])  # its own, more exact words
     elif is_section(hint):
         return _convert_entry(read_structure(value, hint), hint)
     elif origin in (list, tuple):
@@ -52,39 +57,53 @@ def convert(value: Any, hint: Any) -> Any:
             if len(items) == len(hints):
                 return origin(convert(*pair) for pair in zip(items, hints, strict=True))
     elif hint in (int, float, bool) and isinstance(value, str):
-        found = _scalar(value)
-        if _is_a(found, hint):
-            return hint(found)
+        found = _scalar(value.strip().lower(), hint)
+        if found is not None:
+            return found
     elif _is_a(value, hint):
         return float(value) if hint is float else value
-    some = [argument for argument in arguments or [hint] if argument is not type(None)]
-    wanted = " or ".join(map(_words, some)) if type(None) in arguments else _words(hint)
-    raise ValueError(f"expected {wanted}.{_nearest(value, hint)}")
+    raise ValueError(f"expected {expected_words(hint)}.{_nearest(value, hint)}")
+
+
+def expected_words(hint: Any) -> str:
+    """What messages on flags and files call a type: without None, which is left out there."""
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return " or ".join(expected_words(one) for one in arguments if one is not type(None))
+    if typing.get_origin(hint) is list and is_section(arguments[0]):
+        kind = arguments[0]
+        entry = ", ".join(f"{name}: ..." for name in _needed(kind))
+        return f"a list of entries with {', '.join(hints_of(kind))}: [{{{entry}}}, {{{entry}}}]"
+    return words_of(hint)
 
 
 def _convert_entry(value: Any, kind: type) -> Any:
     """An entry of a list of dataclasses, such as a class."""
     hints = hints_of(kind)
     if not isinstance(value, dict):
-        raise ValueError(f"expected {_words(kind)}.")
+        raise ValueError(f"expected {expected_words(list[kind])}.")  # type: ignore[valid-type]
     if unknown := [key for key in value if key not in hints]:
-        raise ValueError(f"unknown key {unknown[0]!r}; expected {_words(kind)}.")
-    needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-    if missing := [name for name in needed if name not in value]:
-        raise ValueError(f"{missing[0]} is missing; expected {_words(kind)}.")
+        hint = suggest(str(unknown[0]), hints.keys())
+        raise ValueError(f"unknown key {unknown[0]!r}; expected {', '.join(hints)}.{hint}")
+    if missing := [name for name in _needed(kind) if name not in value]:
+        raise ValueError(f"{missing[0]} is missing; expected {', '.join(hints)}.")
     return kind(**{key: convert(entry, hints[key]) for key, entry in value.items()})
 
 
-def _scalar(text: str) -> Any:
-    """What YAML makes of a text without quotes; 1e-3 is a number, too."""
-    if NUMBER.fullmatch(text.strip()) and re.search(r"[.eE]", text):
-        return float(text)
-    import yaml
+def _needed(kind: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
 
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return text
+
+def _scalar(text: str, hint: type) -> Any:
+    """The number or truth value that a text in small letters says, or None.
+
+    Numbers are decimal: 010 is ten, which YAML takes for eight.
+    """
+    if hint is bool:
+        return TRUTH.get(text)
+    if hint is float and (NUMBER.fullmatch(text) or NO_NUMBER.fullmatch(text)):
+        return float(text.replace(".nan", "nan").replace(".inf", "inf"))
+    return int(text) if re.fullmatch(r"[-+]?\d{1,99}", text) and hint is int else None
 
 
 def read_structure(value: Any, hint: Any) -> Any:
@@ -141,17 +160,19 @@ def _is_a(value: Any, hint: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, KINDS.get(hint, (hint,))[0])
 
 
-def _words(hint: Any) -> str:
+def words_of(hint: Any) -> str:
     """What messages call a type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(argument) for argument in arguments)
+        return " or ".join(words_of(argument) for argument in arguments)
     if origin is typing.Literal:
         return f"one of {', '.join(arguments)}"
     if origin is tuple:
-        return f"{len(arguments)} numbers"
+        kind = "whole numbers" if arguments[0] is int else "numbers"
+        example = list(range(1, len(arguments) + 1))
+        return f"{len(arguments)} {kind}, such as {example}"
     if origin is list:
-        return f"a list of {_words(arguments[0])}"
+        return f"a list of {words_of(arguments[0])}"
     return KINDS[hint][1] if hint in KINDS else f"{getattr(hint, '__name__', hint)}(...)"
 
 
@@ -188,20 +209,23 @@ def check_choices(config: Any, section: str = "") -> None:
             continue
         if typing.get_origin(hint) is typing.Literal and not _is_a(value, hint):
             near = _nearest(value, hint)
-            raise ConfigError(f"--{key} {value}: expected {_words(hint)}.{near}")
+            raise ConfigError(f"--{key} {value}: expected {words_of(hint)}.{near}")
         if not _is_a(value, hint):
-            raise ConfigError(f"{key}: {value!r:.60}; expected {_words(hint)}.")
+            raise ConfigError(f"{key}: {value!r:.60}; expected {words_of(hint)}.")
         for i, entry in enumerate(value if isinstance(value, list) else []):
             if dataclasses.is_dataclass(entry):
                 check_choices(entry, f"{key}[{i}].")
 
 
-def range_mistakes(config: Any, section: str = "") -> list[str]:
+def range_mistakes(
+    config: Any, section: str = "", names: Mapping[str, str] | None = None
+) -> list[str]:
     """What is wrong with the numbers of some settings: those out of the range of their setting.
 
     Args:
         config: a dataclass of settings.
         section: its name, if it is a section.
+        names: what the user called each setting, by its key; without it, the flag.
 
     Returns:
         A sentence for each, naming the setting, what was found and what is expected.
@@ -211,19 +235,20 @@ def range_mistakes(config: Any, section: str = "") -> list[str]:
         value = value_at(config, key)
         if value is None:
             continue
-        shown = f"{section}.{key}" if section else key
+        shown = f"--{section}.{key}" if section else f"--{key}"
+        shown = (names or {}).get(key, shown)
         numbers = value if isinstance(value, list | tuple) else [value]
         least, most = one.facts.get("min", -math.inf), one.facts.get("max", math.inf)
         mosts = most if isinstance(most, tuple) else [most] * len(numbers)
         for number, most in zip(numbers, mosts, strict=True):
             if (least, most) != (-math.inf, math.inf) and not least <= number <= most:
-                found.append(f"--{shown} {number}: must be {_range_words(least, most)}.")
+                found.append(f"{shown} {number:.10g}: must be {_range_words(least, most)}.")
         if "below" in one.facts and not value < one.facts["below"]:
-            found.append(f"--{shown} {value}: must be below {one.facts['below']:g}.")
+            found.append(f"{shown} {value:.10g}: must be below {one.facts['below']:g}.")
         multiple = one.facts.get("multiple", 1)
         if value % multiple if isinstance(value, int) else False:
             near = max(multiple, round(value / multiple) * multiple)
-            found.append(f"--{shown} {value}: must be a multiple of {multiple}, such as {near}.")
+            found.append(f"{shown} {value}: must be a multiple of {multiple}, such as {near}.")
     return found
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from autosam.config.schema import Config
-from autosam.config.setting import names_of, sections_of
+from autosam.config.setting import names_of, sections_of, settings_of
 from autosam.config.values import as_written
 from autosam.errors import ConfigError
 from autosam.utils.assets import asset_folder
-from autosam.utils.suggest import suggest_key
+from autosam.utils.suggest import suggest
 
 log = logging.getLogger("autosam")
 MOST = 10_000
@@ -36,28 +36,25 @@ def config_path(name: str) -> Path:
         return Path(name)
     if shipped.is_file() and Path(name).parent in (Path("."), Path("configs")):
         return shipped
-    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-    raise ConfigError(f"--config {name}: no such file, and not a shipped config ({known}).")
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    hint = suggest(Path(name).stem, known)
+    raise ConfigError(
+        f"--config {name}: no such file, and not a shipped config ({', '.join(known)}).{hint}"
+    )
 
 
 def read_config(name: str, kind: type) -> dict[str, Any]:
     """The settings of a YAML file that the dataclass `kind` has fields for.
 
-    One file serves every command: `evaluate` takes its `data`, `train` all of it. A key
-    that no command knows is an error.
+    One file serves every command: `evaluate` takes its `data`, `train` all of it. Keys that no
+    command knows are left in, for the message.
     """
     path = config_path(name)
     content = read_yaml(path, kind)
-    own, known = _top_names(kind), _top_names(kind) | _top_names(Config)
-    if unknown := [key for key in content if key not in known]:
-        raise ConfigError(
-            "\n".join(
-                f"{path}: unknown key {key!r}.{suggest_key(str(key), known)}" for key in unknown
-            )
-        )
-    used = {key: value for key, value in content.items() if key in own}
+    own, others = _top_names(kind), _top_names(Config)
+    used = {key: value for key, value in content.items() if key in own or key not in others}
     if content and not used and "data" not in own:
-        keys = ", ".join(sorted(own))
+        keys = ", ".join(sorted({*sections_of(kind), *settings_of(kind)}))
         raise ConfigError(f"{path}: has nothing for this command, which reads {keys}.")
     return used
 

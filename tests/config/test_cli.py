@@ -33,6 +33,28 @@ CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
         (["--trian.lr", "3"], "Did you mean --train.lr?"),
         (["--lrr", "3"], "Did you mean --lr?"),
         (["--train.lrr=3"], "Did you mean --train.lr?"),
+        (["--learning-rate", "3"], "--learning-rate: unknown setting. Did you mean --lr?"),
+        (["--bs", "3"], "Did you mean --batch-size?"),
+        (["--LR", "3"], "Did you mean --lr?"),
+        (
+            ["-lr", "3"],
+            "-lr: unexpected word; settings are written --NAME VALUE. Did you mean --lr",
+        ),
+        (["lr=3"], "Did you mean --lr?"),
+        (["--hlep"], "Did you mean --help?"),
+        (["--no-overwrite"], "Did you mean --overwrite false?"),
+        (["--run", "HEAD"], "Did you mean head?"),
+        (["--config", "kvasr"], "Did you mean kvasir?"),
+        (["--data", "folder"], "data is a section. Its settings are written --data.NAME VALUE."),
+        (["--epochs"], "--epochs: expected a value, a whole number."),
+        (["--epochs", "0x10"], "--epochs 0x10: expected a whole number."),
+        (["--epochs", "1:30"], "--epochs 1:30: expected a whole number."),
+        (["--lr="], "--lr: empty."),
+        (["--lr", "-1"], "--lr -1: must be 1e-12 to 100."),
+        (["--data.bands", "1,2,3"], "expected 3 whole numbers, such as [1, 2, 3]."),
+        (["--data.classes", "a"], "a list of entries with name, color, values: [{name: ...}, "),
+        (["--data.classes", "[{name: a, colour: red}]"], "Did you mean color?"),
+        (["a.png", "b.png", "c.png"], "a.png and 2 more: unexpected words; settings are written "),
         (["--train.lr", "abc"], "train.lr"),
         (["--train.epochs", "3.5"], "--train.epochs 3.5: expected a whole number."),
         (["--run", "foo"], "autosam"),
@@ -49,6 +71,10 @@ def test_wrong_flags(flags: list[str], message: str) -> None:
     ("text", "message"),
     [
         ("runn: head", "unknown key 'runn'. Did you mean run?"),
+        ("runn: head\nrun: hed", "run 'hed': expected one of "),
+        ("epochs: 3", "unknown key 'epochs'. Did you mean train.epochs?"),
+        ("train.lr: 3", "unknown key 'train.lr'. Write lr indented below `train:`."),
+        ("train: {epochs: 0}", "c.yaml: train.epochs 0: must be at least 1."),
         ("train:\n  lrr: 3", "Did you mean train.lr?"),
         ("train:\n  lr: [1]", "train.lr"),
         ("run: [head", "not valid YAML"),
@@ -231,6 +257,34 @@ def test_short_names_and_every_mistake_in_one_message() -> None:
         "--cache.dtype fp8: expected one of bf16, fp16, fp32, int8.",
         "y: unexpected word; settings are written --NAME VALUE.",
     ]
+
+
+def test_values_out_of_range_are_named_along_with_those_of_the_wrong_kind() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(Config, ["--seed=-1", "--epochs=x", "--data.workers=-2", "--foo"])
+    assert str(error.value).splitlines() == [
+        "--epochs x: expected a whole number.",
+        "--foo: unknown setting.",
+        "--data.workers -2: must be 0 to 256.",
+        "--seed -1: must be 0 to 4294967295.",
+    ]
+
+
+def test_numbers_on_the_command_line_are_decimal() -> None:
+    assert parse(Config, ["--epochs", "010"]).train.epochs == 10
+    assert parse(Config, ["--lr", "1E-3", "--data.nodata", ".nan"]).train.lr == 1e-3
+
+
+@pytest.mark.parametrize(("option", "split"), [("val", "validation"), ("Train", "train")])
+def test_the_beginning_of_a_choice_is_recognised(option: str, split: str) -> None:
+    with pytest.raises(ConfigError, match=f"Did you mean {split}?"):
+        parse(EvaluateConfig, ["--split", option])
+
+
+def test_old_names_are_not_suggested() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(EvaluateConfig, ["--pat", "x"])
+    assert "--part" not in str(error.value)
 
 
 def test_commands_are_called_with_settings_or_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
