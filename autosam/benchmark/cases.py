@@ -278,8 +278,8 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
         layout = Layout(shapes, "bf16")
         store = Store.create(folder / "cache", {}, len(pairs) * copies, layout, "bench")
         for i in range(store.count):
-            first, *finer = (torch.randn(1, *shape) for shape in shapes)
-            store.put(i, ImageEmbedding(first, tuple(finer)))
+            first, *high_res = (torch.randn(1, *shape) for shape in shapes)
+            store.put(i, ImageEmbedding(first, tuple(high_res)))
         dataset.use(Cached(store, copies))
     return make_loader(dataset, EpochSampler(len(pairs), shuffle=False), len(pairs))
 
@@ -287,8 +287,8 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
 def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:
     """List the shape C x h x w of each level of a SAM's image embedding, coarse to fine."""
     features = (sam.width, *sam.grid)
-    finer = [(width, *size) for width, size in high_res_shapes(sam.width, sam.grid)]
-    return (features, *finer)[: sam.levels]
+    high_res = [(width, *size) for width, size in high_res_shapes(sam.width, sam.grid)]
+    return (features, *high_res)[: sam.levels]
 
 
 def prediction(case: Case, device: torch.device) -> dict[str, Any]:

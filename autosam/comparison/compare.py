@@ -15,7 +15,13 @@ from autosam.comparison.rows import jobs_by_variant, make_row
 from autosam.comparison.scores import Predicted, predict_some
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.trivial import trivial_scores
-from autosam.comparison.variants import Variant, ablated_variants, listed, trained_variants
+from autosam.comparison.variants import (
+    AUTOSAM,
+    Variant,
+    ablated_variants,
+    listed,
+    trained_variants,
+)
 from autosam.config import Settings
 from autosam.config.commands import CompareConfig
 from autosam.config.values import require_config
@@ -62,7 +68,7 @@ def compare(config: CompareConfig) -> ResultsTable:
         raise again from None
     by_variant = jobs_by_variant(jobs, ablated_variants(config))
     names = listed(config.runs)
-    base = Variant("autosam" if "autosam" in names else names[0])
+    base = AUTOSAM if AUTOSAM.run in names else Variant(names[0])
     with quiet():  # the trainings have logged the messages about the data
         trivial = trivial_scores(by_variant[base])
         results = make_table(by_variant, base, trivial, facts(settings, splits, seeds), splits)

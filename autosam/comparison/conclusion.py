@@ -7,7 +7,7 @@ import numpy as np
 from autosam.comparison.rows import Row
 from autosam.comparison.statistics import LEVEL, MIN_GROUPS, Difference, holm
 from autosam.comparison.table import ResultsTable
-from autosam.comparison.variants import CONTROLS, Variant
+from autosam.comparison.variants import AUTOSAM, CONTROLS, HEAD, Variant
 from autosam.evaluation.evaluator import format_gates
 
 MAX_RISE = 0.02
@@ -17,9 +17,8 @@ unfinished."""
 MIN_EPOCHS = 3
 """Epochs below which a training counts as unfinished."""
 
-AUTOSAM, HEAD = Variant("autosam"), Variant("head")
-BLANK = Variant("autosam", control="blank")
-NO_SAM = Variant("autosam", ablation="surrogate")
+BLANK = Variant(AUTOSAM.run, control="blank")
+NO_SAM = Variant(AUTOSAM.run, ablation="surrogate")
 
 
 def judge(results: ResultsTable, one: Row, other: Row, p: float | None = None) -> str:
@@ -154,20 +153,20 @@ def _controls(results: ResultsTable, own: Row) -> list[str]:
     """Compare the run `autosam` with its controls and ablations."""
     parts = []
     for control in CONTROLS:
-        if (row := results.find(Variant("autosam", control=control))) is not None:
-            what = "no image at all" if control == "blank" else "another image"
+        if (row := results.find(Variant(AUTOSAM.run, control=control))) is not None:
+            what = "a blank embedding" if control == "blank" else "embeddings of other images"
             parts.append(
-                f"With SAM's embedding of the image autosam is {judge(results, own, row)} than "
-                f"when trained and tested with that of {what}."
+                f"Against the same run trained and tested with {what}, autosam is "
+                f"{judge(results, own, row)}."
             )
     for control in CONTROLS:
-        if (row := results.find(Variant("autosam", ablation=control))) is not None:
+        if (row := results.find(Variant(AUTOSAM.run, ablation=control))) is not None:
             change = -results.minus(own, row).mean
             parts.append(
                 f"Only at test time, {control} embeddings change its Dice by {change:+.3f}."
             )
     if (row := results.find(NO_SAM)) is not None:
-        parts.append(f"SAM's mask is {judge(results, own, row)} than that of the prompt alone.")
+        parts.append(f"Against the mask of the prompt alone, SAM's is {judge(results, own, row)}.")
     if gates := format_gates({name: mean for name, (mean, _) in own.metrics.items()}):
         parts.append(f"The learned gates pass {gates} of SAM's image embedding (coarse to fine).")
     if (summary := contribution_of_sam(results, own)) is not None:

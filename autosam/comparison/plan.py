@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 import autosam
 from autosam.comparison.jobs import Job
-from autosam.comparison.variants import Variant, listed
+from autosam.comparison.variants import AUTOSAM, Variant, listed
 from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
 from autosam.config.cli import flatten, to_dict
 from autosam.config.commands import CompareConfig
@@ -62,7 +62,7 @@ def _check_prompts(config: CompareConfig) -> None:
                 f"--prompts {config.prompts}: expected some of {', '.join(get_args(LearnedPrompt))}"
                 ", each once."
             )
-    if prompts and "autosam" not in listed(config.runs):
+    if prompts and AUTOSAM.run not in listed(config.runs):
         raise ConfigError(f"--prompts {config.prompts}: needs autosam among --runs.")
     kinds = [dataclasses.replace(config.model, prompt=prompt).prompt_kinds for prompt in prompts]
     for prompt, own in zip(prompts, kinds, strict=True):

@@ -19,7 +19,7 @@ from autosam.data.loaders import EpochSampler, make_loader
 from autosam.errors import CheckpointError
 from autosam.evaluation.evaluator import evaluate
 from autosam.evaluation.metrics import METRICS, require_all
-from autosam.evaluation.prediction import predict_batch
+from autosam.evaluation.predict_batch import predict_batch
 from autosam.evaluation.scores import Scores, read_scores, write_scores
 from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel

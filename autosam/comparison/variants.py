@@ -72,6 +72,11 @@ class Variant:
         return RUNS[self.run].uses_sam and not changed and not self.is_oracle
 
 
+AUTOSAM, HEAD = Variant("autosam"), Variant("head")
+"""The run that has controls, ablations and other prompts, and the one without SAM that all are
+compared with. No other code depends on the name of a run."""
+
+
 def listed(names: str) -> list[str]:
     """Split a list of names: "a, b" becomes ["a", "b"]."""
     return [name.strip() for name in names.split(",") if name.strip()]
@@ -85,12 +90,12 @@ def trained_variants(config: CompareConfig) -> list[Variant]:
     """
     names, prompts = listed(config.runs), cast(list[LearnedPrompt], listed(config.prompts))
     variants = [Variant(name) for name in names]
-    if config.attribution and "autosam" in names:
-        variants += [Variant("autosam", control) for control in CONTROLS]
-    variants += [Variant("autosam", prompt=prompt) for prompt in prompts]
-    if config.paper_compat and "autosam" in names:
-        variants += [Variant("autosam", paper=(switch,)) for switch in SWITCHES]
-        variants.append(Variant("autosam", paper=SWITCHES))
+    if config.attribution and AUTOSAM.run in names:
+        variants += [Variant(AUTOSAM.run, control) for control in CONTROLS]
+    variants += [Variant(AUTOSAM.run, prompt=prompt) for prompt in prompts]
+    if config.paper_compat and AUTOSAM.run in names:
+        variants += [Variant(AUTOSAM.run, paper=(switch,)) for switch in SWITCHES]
+        variants.append(Variant(AUTOSAM.run, paper=SWITCHES))
     return variants
 
 
@@ -100,10 +105,10 @@ def ablated_variants(config: CompareConfig) -> list[Variant]:
     Args:
         config: checked settings.
     """
-    if not config.attribution or "autosam" not in listed(config.runs):
+    if not config.attribution or AUTOSAM.run not in listed(config.runs):
         return []
     return [
-        Variant("autosam", ablation=ablation)
+        Variant(AUTOSAM.run, ablation=ablation)
         for ablation in ABLATIONS
         if ablation != "surrogate" or config.model.prompt_has_maps
     ]

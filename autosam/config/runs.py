@@ -5,6 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+PROMPTERS = {
+    "learned": "a prompt generator emits SAM's prompt embeddings",
+    "none": "SAM's mask decoder is given no prompt",
+    "rough": "prompts come from a color prior",
+    "grid": "SAM is prompted with a grid of points, and a mask classifier selects masks",
+    "box": "prompts are boxes from true masks",
+    "points": "prompts are points from true masks",
+}
+"""Description of each prompter, which `build_prompter` in autosam/models/build.py builds."""
+
 
 @dataclass(frozen=True)
 class Composition:

@@ -14,7 +14,7 @@ from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.mask_stats import MaskStats, compute_mask_stats
 from autosam.data.near_duplicates import edges, leaking_scenes, scenes
 from autosam.data.pairs import Pair, Pixels, Splits, read_valid
-from autosam.data.readers.images import read_orientation
+from autosam.data.readers.pillow import read_orientation
 from autosam.errors import DataError
 
 FULL = 5000

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from autosam.data.readers.images import PlainImage, plain_size
+from autosam.data.readers.pillow import PlainImage, plain_size
 from autosam.data.readers.raster import MAX_PIXELS, Raster, Region, StoredMask
 from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.data.readers.stretch import (

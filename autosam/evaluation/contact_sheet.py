@@ -10,7 +10,7 @@ from autosam.data.labels import class_masks
 from autosam.evaluation import visualize
 from autosam.evaluation.explain import explain
 from autosam.evaluation.metrics import dice
-from autosam.evaluation.prediction import predict_label
+from autosam.evaluation.predict_batch import predict_label
 from autosam.models.base import SegmentationModel
 from autosam.types import Batch
 

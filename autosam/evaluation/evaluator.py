@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from autosam.data.labels import class_masks, known
 from autosam.evaluation.calibration import THRESHOLDS, choose
 from autosam.evaluation.metrics import dice, score
-from autosam.evaluation.prediction import predict_batch, predict_label
+from autosam.evaluation.predict_batch import predict_batch, predict_label
 from autosam.evaluation.scores import Scores
 from autosam.models.base import SegmentationModel
 from autosam.models.losses import SegmentationLoss

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from autosam.data.images import write_png
 from autosam.errors import ConfigError
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
 from autosam.inference.polygons import connected_parts
-from autosam.inference.prediction import Prediction
 from autosam.utils.io import write_atomically
+
+if TYPE_CHECKING:
+    from autosam.inference.prediction import Prediction
 
 
 @dataclass(frozen=True)

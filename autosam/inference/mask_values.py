@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autosam.config import DataConfig
 from autosam.config.validation import value_ranges
-from autosam.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from autosam.inference.prediction import Prediction
 
 
 def own_values(data: DataConfig) -> list[int] | None:

@@ -7,19 +7,10 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from autosam.config import RUNS
+from autosam.config.runs import PROMPTERS
 from autosam.evaluation.tables import COLUMNS
 from autosam.models.checkpoint import Loaded
 from autosam.models.sam import SAMS
-
-MEANING = {
-    "learned": "a prompt generator emits SAM's prompt embeddings",
-    "none": "SAM's mask decoder is given no prompt",
-    "rough": "prompts come from a color prior",
-    "grid": "SAM is prompted with a grid of points, and a mask classifier selects masks",
-    "box": "prompts are boxes from true masks",
-    "points": "prompts are points from true masks",
-}
-"""Description of each prompter."""
 
 
 def model_card(loaded: Loaded) -> ModelCard:
@@ -38,7 +29,7 @@ def model_card(loaded: Loaded) -> ModelCard:
     if loaded.segmenter.sam is not None:
         spec = SAMS[config.sam]
         learns = " and ".join(composition.trainable).replace("decoder", "mask decoder") or "nothing"
-        meaning = f"{MEANING[composition.prompter]}; trainable parts: {learns}."
+        meaning = f"{PROMPTERS[composition.prompter]}; trainable parts: {learns}."
         facts["SAM"] = f"{config.sam}, SHA-256 {header['sam']['sha256'][:16]}..."
         facts["licence of SAM's weights"] = spec.licence or "see its source"
         facts["paper of that SAM"] = spec.paper or "-"

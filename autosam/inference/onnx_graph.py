@@ -98,7 +98,7 @@ class Graph(nn.Module):
         return (masks[0] if self.exclusive or len(masks) == 1 else masks), logits
 
     def _without_specks(self, masks: Tensor) -> Tensor:
-        """Remove classes below the smallest area, see `prediction.without_specks`."""
+        """Remove classes below the smallest area, see `predict_batch.without_specks`."""
         if not self.min_area:
             return masks
         return masks & (masks.double().mean((1, 2)) >= self.min_area)[:, None, None]

@@ -13,6 +13,7 @@ from autosam.config import DataConfig
 from autosam.data.pairs import Pixels
 from autosam.errors import ConfigError
 from autosam.evaluation.visualize import overlay, palette
+from autosam.inference.formats import format_of
 
 DISPLAY_SIDE = 1024
 """Longest side of the image that a notebook displays, pixels."""
@@ -78,8 +79,6 @@ class Prediction:
         Raises:
             ConfigError: no format has this suffix.
         """
-        from autosam.inference.formats import format_of
-
         path = Path(path)
         chosen = format_of(path, self._data)
         files = [path.with_name(path.stem + ending) for ending in chosen.endings(self._data)]

@@ -23,7 +23,7 @@ from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.evaluation.explain import Explanation, explain
-from autosam.evaluation.prediction import predict_batch, predict_label
+from autosam.evaluation.predict_batch import predict_batch, predict_label
 from autosam.inference.model_card import model_card
 from autosam.inference.prediction import Prediction
 from autosam.models import checkpoint

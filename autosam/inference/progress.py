@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from autosam.config.commands import PredictConfig
+from autosam.config.setting import names_of
 from autosam.errors import DataError
 from autosam.inference.sources import Source
 from autosam.utils.distributed import broadcast, processes
@@ -73,8 +75,9 @@ class ProgressLog:
             if other := entry.get("made_by"):
                 differs = [key for key, value in self.made_by.items() if other.get(key) != value]
                 if differs:
+                    current = [names_of(PredictConfig).get(key, key) for key in differs]
                     raise DataError(
-                        f"{self.folder}: holds masks made with another {' and '.join(differs)}. "
+                        f"{self.folder}: holds masks made with another {' and '.join(current)}. "
                         "Choose another --output, or pass --overwrite true to do everything again."
                     )
             elif _is_complete(entry) and all(

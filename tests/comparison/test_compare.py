@@ -305,6 +305,12 @@ def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> No
     assert re.search(rf"No conclusion: {reason}", conclusion(found))
 
 
+def test_the_conclusion_of_few_images_is_a_sentence() -> None:
+    rows = [row(name, [0.8, 0.7]) for name in (Variant("autosam"), BLANK, NO_SAM)]
+    said = conclusion(ResultsTable(rows, Variant("autosam")))
+    assert said.count("is not comparable (+0.000 Dice, too few groups).") == 2
+
+
 def test_a_run_that_is_behind_and_still_learns_is_not_called_worse() -> None:
     learning = row("decoder", list(HEAD - 0.1 + NOISE), curves=[[0.2, 0.3, 0.4, 0.5]] * 3)
     done = row("head", list(HEAD), curves=[[0.5, 0.7, 0.7, 0.7]] * 3)

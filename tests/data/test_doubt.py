@@ -21,7 +21,7 @@ from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.pairs import Layers
-from autosam.data.readers.images import read_orientation
+from autosam.data.readers.pillow import read_orientation
 from autosam.errors import AutosamError, DataError
 from autosam.evaluation import evaluator as engine
 from autosam.evaluation.metrics import by_subset, mean_scores

@@ -21,7 +21,7 @@ from autosam.evaluation.metrics import (
     score,
     surface_dice,
 )
-from autosam.evaluation.prediction import predict_label
+from autosam.evaluation.predict_batch import predict_label
 from autosam.evaluation.sanity import describe_images, sanity_warnings, trivial_dice
 from autosam.evaluation.scores import read_scores, write_scores
 

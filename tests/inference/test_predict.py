@@ -163,6 +163,8 @@ def test_what_is_done_is_skipped(
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 2
     with pytest.raises(DataError, match="holds masks made with another flips and threshold"):
         run(trained, images, out, flips=True, threshold=0.6)
+    with pytest.raises(DataError, match="holds masks made with another tile"):
+        run(trained, images, out, tile=32)
     run(trained, images, out, overwrite=True, flips=True)
     assert (out / "a.png").stat().st_mtime_ns != before
 

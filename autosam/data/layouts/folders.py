@@ -17,6 +17,7 @@ from pathlib import Path
 
 from autosam.config import DataConfig
 from autosam.data.images import EXTENSIONS, MaskFile
+from autosam.data.mask_stats import single_class
 from autosam.data.pairs import SPLITS, Layers, Pair
 from autosam.data.readers.files import image_file
 from autosam.data.synthetic.embedded import synthetic_root
@@ -80,7 +81,7 @@ def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> l
     config = config or DataConfig()
     names = [entry.name for entry in config.classes or []]
     if not config.exclusive and names and all((masks / name).is_dir() for name in names):
-        columns = [find_pairs(images, masks / name, _one_class(config)) for name in names]
+        columns = [find_pairs(images, masks / name, single_class(config)) for name in names]
         return [
             dataclasses.replace(row[0], mask=Layers(tuple(pair.mask for pair in row)))
             for row in zip(*columns, strict=True)
@@ -108,10 +109,6 @@ def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> l
         Pair(stem, image_file(image_files[stem], config), MaskFile(stripped[stem]))
         for stem in sorted(image_files)
     ]
-
-
-def _one_class(config: DataConfig) -> DataConfig:
-    return dataclasses.replace(config, classes=None, num_classes=1)
 
 
 def _suffix_hint(alone: list[str], orphans: list[str]) -> str:

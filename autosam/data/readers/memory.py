@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from autosam.data.images import ImageReader, Window
-from autosam.data.readers.images import PlainImage
+from autosam.data.readers.pillow import PlainImage
 from autosam.data.readers.raster import equals
 from autosam.data.readers.stretch import percentile_window, to_rgb
 from autosam.errors import DataError

@@ -28,9 +28,9 @@ from autosam.data.readers.raster import (
     refuse_large,
     stored_region,
 )
-from autosam.data.readers.segments import read_stored
 from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.data.readers.tiff_pages import image_pages
+from autosam.data.readers.tiff_segments import read_stored
 from autosam.errors import DataError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

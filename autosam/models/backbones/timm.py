@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import autosam.models.backbones.hardnet  # noqa: F401  registers HarDNet in timm
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.backbones.fit import require_fit
+from autosam.models.backbones.check import require_fit
 from autosam.models.normalize import normalise
 from autosam.models.state_dict import read_weights
 from autosam.utils import hub

@@ -15,8 +15,8 @@ from timm.models import list_modules
 
 from autosam.errors import ConfigError
 from autosam.models import checkpoint
-from autosam.models.backbones import fit
-from autosam.models.backbones.fit import fault
+from autosam.models.backbones import check
+from autosam.models.backbones.check import fault
 from autosam.models.backbones.timm import Backbone, _build, _options
 from autosam.models.build import build_segmenter
 
@@ -101,7 +101,7 @@ def test_the_trial_changes_nothing() -> None:
     net = _build(name, _options(name, 64)).train()
     before = copy.deepcopy(net.state_dict())
     assert fault(net, 64) is None
-    fit._forward(net, 64, None)  # for networks that cannot do without values
+    check._forward(net, 64, None)  # for networks that cannot do without values
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
     assert not any(getattr(module, "attention_bias_cache", None) for module in net.modules())
