@@ -320,8 +320,14 @@ def cases_of(config: BenchConfig) -> list[Case]:
     """
     vit = config.sam in VITS
     half = faster_in_half(known(config.sam), choose_device())
-    own = Case("", "training", sam=config.sam, backbone=config.backbone,
-               input_size=config.input_size, repeats=config.repeats)  # fmt: skip
+    own = Case(
+        "",
+        "training",
+        sam=config.sam,
+        backbone=config.backbone,
+        input_size=config.input_size,
+        repeats=config.repeats,
+    )
     batched = replace(own, batch_size=config.batch_size)
 
     def published(case: Case, **changes: Any) -> Case:

@@ -75,8 +75,9 @@ def build(
         HTML.
     """
     lines = list(results.lines())
-    groups = [[line for line in lines if line.row.variant.is_oracle == oracle]
-              for oracle in (False, True)]  # fmt: skip
+    groups = [
+        [line for line in lines if line.row.variant.is_oracle == oracle] for oracle in (False, True)
+    ]
     curves = {row.title: row.curves for row in results.rows if row.curves}
     template = Environment(loader=PackageLoader("autosam.comparison", "."), autoescape=True)
     return template.get_template("report.html").render(
@@ -86,17 +87,21 @@ def build(
         groups=[[_table_line(line) for line in group] for group in groups if group],
         curves=charts.learning_curves(curves) if curves else "",
         distributions=charts.distributions(
-            {row.title: [dice for dice in row.by_image().values() if math.isfinite(dice)]
-             for row in results.rows}
+            {
+                row.title: [dice for dice in row.by_image().values() if math.isfinite(dice)]
+                for row in results.rows
+            }
         ),
         base=results.base.title,
         columns=[variant.title for variant in predictions],
-        images=[_image_row(rank, name, results, predictions, colours)
-                for rank, name in select_images(results)],
+        images=[
+            _image_row(rank, name, results, predictions, colours)
+            for rank, name in select_images(results)
+        ],
         empty={"count": len(empty), "shares": _left_empty(results, empty)},
         facts=results.facts.items(),
         splits=[(split, sorted(pair.name for pair in pairs)) for split, pairs in splits.items()],
-    )  # fmt: skip
+    )
 
 
 def write(results: ResultsTable, html: str, folder: Path) -> None:

@@ -160,10 +160,20 @@ class ResultsTable:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(
-            ["run", *(f"{name}{end}" for name in metrics for end in ("", "_sd")),
-             "dice_difference", "low", "high", "p", "oracle", "trainable", "seconds",
-             "images_per_second", "peak_gib"]
-        )  # fmt: skip
+            [
+                "run",
+                *(f"{name}{end}" for name in metrics for end in ("", "_sd")),
+                "dice_difference",
+                "low",
+                "high",
+                "p",
+                "oracle",
+                "trainable",
+                "seconds",
+                "images_per_second",
+                "peak_gib",
+            ]
+        )
         for row in self.rows:
             scores = [v for name in metrics for v in row.metrics.get(name, (math.nan, math.nan))]
             d = row.difference
@@ -171,10 +181,17 @@ class ResultsTable:
             if d is not None:
                 differences = [f"{v:.6g}" for v in (d.mean, d.low, d.high, d.p)]
             writer.writerow(
-                [row.title, *("" if math.isnan(v) else f"{v:.6g}" for v in scores), *differences,
-                 row.variant.is_oracle, row.trainable, row.seconds, f"{row.speed:.4g}",
-                 row.peak_gib]
-            )  # fmt: skip
+                [
+                    row.title,
+                    *("" if math.isnan(v) else f"{v:.6g}" for v in scores),
+                    *differences,
+                    row.variant.is_oracle,
+                    row.trainable,
+                    row.seconds,
+                    f"{row.speed:.4g}",
+                    row.peak_gib,
+                ]
+            )
         return text.getvalue()
 
     def print(self) -> None:

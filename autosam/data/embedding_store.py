@@ -246,8 +246,10 @@ def show(root: Path) -> None:
     found = entries(root)
     for entry in found:
         state = "" if entry.done == 1 else f"  {entry.done:.0%} complete"
-        print(f"{entry.folder.name}  {entry.bytes / 1e9:8.2f} GB  used {entry.used / 86400:.0f} "
-              f"days ago{state}  {entry.title}")  # fmt: skip
+        print(
+            f"{entry.folder.name}  {entry.bytes / 1e9:8.2f} GB  used {entry.used / 86400:.0f} "
+            f"days ago{state}  {entry.title}"
+        )
     print(f"{len(found)} caches, {sum(e.bytes for e in found) / 1e9:.2f} GB in {root}")
 
 

@@ -63,8 +63,11 @@ def _infer_numbers(found: Found, config: DataConfig, layers: bool) -> MaskEncodi
                 f"--data.values {config.values}: {found[0][0]} holds several classes. List the "
                 "values of each in --data.classes."
             )
-        listed = tuple((value, 1) for low, high in value_ranges(config.values)
-                       for value in range(low, high + 1))  # fmt: skip
+        listed = tuple(
+            (value, 1)
+            for low, high in value_ranges(config.values)
+            for value in range(low, high + 1)
+        )
         rest = [value for value in values if value not in dict(listed)]
         background = first_ten(rest) or "no other value"
         description = f"{config.values} is foreground, {background} background"

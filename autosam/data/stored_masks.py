@@ -172,8 +172,10 @@ def binary_of_palette(
         return lookup[indices], "palette" if (colors[:, 0] != used).any() else ""
     black = [i for i, color in zip(used, colors, strict=True) if color.max() <= BLACK]
     if len(black) > 1 or (not black and (len(used) > 1 or used == [0])):
-        shown = ", ".join(f"{i} is #{r:02x}{g:02x}{b:02x}"
-                          for i, (r, g, b) in list(zip(used, colors, strict=True))[:4])  # fmt: skip
+        shown = ", ".join(
+            f"{i} is #{r:02x}{g:02x}{b:02x}"
+            for i, (r, g, b) in list(zip(used, colors, strict=True))[:4]
+        )
         raise DataError(
             f"{name}: not one colour of its palette is black (index {shown}), so that the "
             "background is ambiguous. Set the index of the foreground: --data.values INDEX."

@@ -126,8 +126,15 @@ class ZeroShot:
                     part, embedding, input_spec, rng, device
                 ).items():
                     for i, (one, mask) in enumerate(zip(predicted, part, strict=True)):
-                        self.rows.append({"image": name, "class": k, "object": start + i,
-                                          "prompt": prompt, "iou": iou(one, mask)})  # fmt: skip
+                        self.rows.append(
+                            {
+                                "image": name,
+                                "class": k,
+                                "object": start + i,
+                                "prompt": prompt,
+                                "iou": iou(one, mask),
+                            }
+                        )
                     union.setdefault(prompt, np.zeros(truth.shape, bool))
                     union[prompt] |= predicted.any(0)
             for prompt, predicted in union.items():

@@ -74,18 +74,21 @@ def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
         the image, x to the right, y down; for the order of the points see `rings_of`.
     """
     features = []
-    for named, mask, likely in zip(named_classes(data), found.masks, found.probabilities,
-                                   strict=True):  # fmt: skip
+    for named, mask, likely in zip(
+        named_classes(data), found.masks, found.probabilities, strict=True
+    ):
         for part, rings in connected_parts(mask):
-            features.append({
-                "type": "Feature",
-                "properties": {
-                    **named,
-                    "pixels": int(part.sum()),
-                    "score": round(float(likely[part].mean()), 4),
-                },
-                "geometry": {"type": "Polygon", "coordinates": rings},
-            })  # fmt: skip
+            features.append(
+                {
+                    "type": "Feature",
+                    "properties": {
+                        **named,
+                        "pixels": int(part.sum()),
+                        "score": round(float(likely[part].mean()), 4),
+                    },
+                    "geometry": {"type": "Polygon", "coordinates": rings},
+                }
+            )
     return {"type": "FeatureCollection", "features": features}
 
 

@@ -27,17 +27,20 @@ def rows_of(file: str, found: Prediction, data: DataConfig) -> list[dict[str, An
         components and the mean probability of its pixels ("" for an empty mask).
     """
     rows = []
-    for named, mask, likely in zip(named_classes(data), found.masks, found.probabilities,
-                                   strict=True):  # fmt: skip
+    for named, mask, likely in zip(
+        named_classes(data), found.masks, found.probabilities, strict=True
+    ):
         pixels = int(mask.sum())
-        rows.append({
-            "file": file,
-            **named,
-            "pixels": pixels,
-            "share": round(pixels / mask.size, 6),
-            "objects": cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1,
-            "score": round(float(likely[mask].mean()), 4) if pixels else "",
-        })  # fmt: skip
+        rows.append(
+            {
+                "file": file,
+                **named,
+                "pixels": pixels,
+                "share": round(pixels / mask.size, 6),
+                "objects": cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1,
+                "score": round(float(likely[mask].mean()), 4) if pixels else "",
+            }
+        )
     return rows
 
 
@@ -71,12 +74,14 @@ def objects_of(found: Prediction, rle: bool) -> list[dict[str, Any]]:
                 segmentation = {"size": packed["size"], "counts": packed["counts"].decode()}
             xs, ys = np.flatnonzero(part.any(0)), np.flatnonzero(part.any(1))
             x, y = int(xs[0]), int(ys[0])
-            objects.append({
-                "category_id": k + 1,
-                "segmentation": segmentation,
-                "area": int(part.sum()),
-                "bbox": [x, y, int(xs[-1]) - x + 1, int(ys[-1]) - y + 1],
-                "iscrowd": 0,
-                "score": round(float(likely[part].mean()), 4),
-            })  # fmt: skip
+            objects.append(
+                {
+                    "category_id": k + 1,
+                    "segmentation": segmentation,
+                    "area": int(part.sum()),
+                    "bbox": [x, y, int(xs[-1]) - x + 1, int(ys[-1]) - y + 1],
+                    "iscrowd": 0,
+                    "score": round(float(likely[part].mean()), 4),
+                }
+            )
     return objects

@@ -52,9 +52,13 @@ def export(config: ExportConfig) -> Exported:
     require_config(config, ExportConfig, "export")
     output, kind = check(config)
     predictor = load(
-        config.checkpoint, config.sam_checkpoint, "cpu", config.fast, False, config.threshold,
-        config.min_area,
-    )  # fmt: skip
+        config.checkpoint,
+        config.sam_checkpoint,
+        device="cpu",
+        fast=config.fast,
+        threshold=config.threshold,
+        min_area=config.min_area,
+    )
     if predictor.loaded.config.color_prior is not None:
         raise CheckpointError(
             f"--checkpoint {config.checkpoint}: the run {predictor.loaded.config.run} takes its "
@@ -126,8 +130,12 @@ def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgr
     Returns:
         The program, without stack traces.
     """
-    graph = Graph(predictor.segmenter, predictor.loaded.config.data.exclusive, predictor.threshold,
-                  predictor.min_area)  # fmt: skip
+    graph = Graph(
+        predictor.segmenter,
+        predictor.loaded.config.data.exclusive,
+        predictor.threshold,
+        predictor.min_area,
+    )
     sides = {
         axis: torch.export.Dim(name, min=MIN_SIDE, max=MAX_SIDE)
         for axis, name in enumerate(("height", "width"))

@@ -149,9 +149,14 @@ def compare(run: Runner, predictor: Predictor, images: list[Pixels], output: Pat
         shares.append(float((masks == expected.masks).mean()))
         differences.append(float(np.abs(logits - expected.logits).max()))
     return Exported(
-        output, len(images), float(np.mean(shares)), min(shares), max(differences),
-        float(np.median(seconds)), float(np.median(torch_seconds)),
-    )  # fmt: skip
+        output,
+        len(images),
+        float(np.mean(shares)),
+        min(shares),
+        max(differences),
+        float(np.median(seconds)),
+        float(np.median(torch_seconds)),
+    )
 
 
 def report(result: Exported, config: ExportConfig) -> None:

@@ -44,9 +44,13 @@ def predict(config: PredictConfig) -> list[Path]:
     sources = find_sources(config.input, config.recursive, output)
     require_text([str(output), *(source.key for source in sources)])
     predictor = load(
-        config.checkpoint, config.sam_checkpoint, None, config.fast, config.flips, config.threshold,
-        config.min_area,
-    )  # fmt: skip
+        config.checkpoint,
+        config.sam_checkpoint,
+        fast=config.fast,
+        flips=config.flips,
+        threshold=config.threshold,
+        min_area=config.min_area,
+    )
     data = predictor.loaded.config.data
     if config.tile is not None and predictor.loaded.config.color_prior is not None:
         raise ConfigError(
@@ -129,8 +133,10 @@ def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]
     if states["replaced"]:
         print(f"{states['replaced']} were made from other files of the same names: done again")
     if states["unknown"]:
-        print(f"{states['unknown']} were noted by an earlier version of autosam, which did not "
-              "record the source files: done again")  # fmt: skip
+        print(
+            f"{states['unknown']} were noted by an earlier version of autosam, which did not "
+            "record the source files: done again"
+        )
     return left
 
 

@@ -241,10 +241,19 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         checkpoint.publish(self.loaded, Path(save_directory))
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None,
-                         force_download: bool, local_files_only: bool, token: str | bool | None,
-                         sam_checkpoint: str | None = None, fast: bool = False,
-                         **model_kwargs: Any) -> Predictor:  # fmt: skip
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        sam_checkpoint: str | None = None,
+        fast: bool = False,
+        **model_kwargs: Any,
+    ) -> Predictor:
         file = checkpoint.find(
             model_id,
             revision=revision,
@@ -277,9 +286,10 @@ def require_promptless(loaded: Loaded) -> None:
         CheckpointError: the run needs prompts from true masks, or is a control.
     """
     if RUNS[loaded.config.run].needs_truth:
+        others = [name for name, one in RUNS.items() if one.learns and not one.needs_truth]
         raise CheckpointError(
             f"{loaded.path}: the run {loaded.config.run} takes its prompts from true masks, which "
-            "new images do not have. Train autosam, decoder, decoder-rough, hybrid or head."
+            f"new images do not have. Train one of {', '.join(others)}."
         )
     if loaded.config.embedding == "shuffled":
         raise CheckpointError(

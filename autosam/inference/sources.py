@@ -54,8 +54,15 @@ class Source:
         facts = []
         for path in self.files:
             seen = path.stat()
-            facts.append([str(path.absolute()), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns,
-                          seen.st_ino])  # fmt: skip
+            facts.append(
+                [
+                    str(path.absolute()),
+                    seen.st_size,
+                    seen.st_mtime_ns,
+                    seen.st_ctime_ns,
+                    seen.st_ino,
+                ]
+            )
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def digest(self) -> str:
@@ -210,8 +217,13 @@ def frames_of(path: Path, window: Window | None = None) -> Iterator[np.ndarray]:
             raise DataError(f"{path}: holds no frame that can be decoded. Convert it.")
         stated = video.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate for some containers
         if count < stated - max(1, 0.02 * stated):
-            log.warning("%s: %d of about %d frames could be decoded: it is truncated or damaged. "
-                        "Take another copy of it.", path, count, stated)  # fmt: skip
+            log.warning(
+                "%s: %d of about %d frames could be decoded: it is truncated or damaged. "
+                "Take another copy of it.",
+                path,
+                count,
+                stated,
+            )
     finally:
         video.release()
 

@@ -150,9 +150,14 @@ def use_cache(
                     )
                 if missing:
                     _encode(
-                        store, dataset, missing, sam(), f"embedding {title}", workers,
+                        store,
+                        dataset,
+                        missing,
+                        sam(),
+                        f"embedding {title}",
+                        workers,
                         interrupt or Interrupt(),
-                    )  # fmt: skip
+                    )
                     processes().wait_for_everyone()
         except OSError as error:
             raise disk_error(error, folder) from None

@@ -67,8 +67,11 @@ def _train(
     main = accelerator.is_main_process
     set_up_log(main)
     if launcher_precision() != "no":
-        log.info("the launcher's precision %s is not used: --train.precision %s decides",
-                 launcher_precision(), config.train.precision)  # fmt: skip
+        log.info(
+            "the launcher's precision %s is not used: --train.precision %s decides",
+            launcher_precision(),
+            config.train.precision,
+        )
     # The default name contains the time, which differs between processes.
     folder = Path(broadcast_object_list([config.output])[0])
     config.output = str(folder)
@@ -95,19 +98,27 @@ def _train(
         if config.auto_batch and saved is None and RUNS[config.run].learns:
             config.train = fit_batch(config, segmenter, data.train, accelerator)
             accelerator.gradient_accumulation_steps = config.train.accumulate
-            log.info("batches of %d, %d for each optimiser step",
-                     config.train.batch_size, config.train.accumulate)  # fmt: skip
+            log.info(
+                "batches of %d, %d for each optimiser step",
+                config.train.batch_size,
+                config.train.accumulate,
+            )
         trainer = Trainer(config, folder, segmenter, data, accelerator, started, interrupt, saved)
         stack.callback(trainer.close)
         stack.enter_context(trainer.explaining())
-        with PeakMemory() as peak, Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  loss {task.fields[loss]}  val Dice "
-                       "{task.fields[dice]}  {task.fields[speed]:.1f} images/s  left"),
-            TimeRemainingColumn(),
-            disable=not main,
-        ) as progress:  # fmt: skip
+        with (
+            PeakMemory() as peak,
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn(
+                    "{task.percentage:>3.0f} %  loss {task.fields[loss]}  val Dice "
+                    "{task.fields[dice]}  {task.fields[speed]:.1f} images/s  left"
+                ),
+                TimeRemainingColumn(),
+                disable=not main,
+            ) as progress,
+        ):
             trainer.fit(progress)
         log.info("scoring validation and test by the checkpoint that validation chose")
         return finalize(trainer, peak.gib)

@@ -133,8 +133,13 @@ def refuse_folder(folder: Path, config: Config) -> None:
         raise ConfigError(
             f"--output {folder}: is not a run (no {provenance.FILE}); not overwritten."
         )
-    read = (config.data.root, config.data.images, config.data.masks, config.sam_checkpoint,
-            config.init)  # fmt: skip
+    read = (
+        config.data.root,
+        config.data.images,
+        config.data.masks,
+        config.sam_checkpoint,
+        config.init,
+    )
     for path in (Path(p).resolve() for p in read if p):
         if path == folder.resolve() or folder.resolve() in path.parents:
             raise ConfigError(f"--output {folder}: holds {path}, which this run reads.")

@@ -157,10 +157,8 @@ class Trainer:
         if self.epoch:  # fails now rather than after the last epoch
             checkpoint.read_trained(self.folder / checkpoint.BEST)
         self._started -= saved["seconds"]
-        log.info(
-            "resumed after epoch %d and %d images, best validation Dice %.4f",
-            self.epoch, self.stats.images, self.best,
-        )  # fmt: skip
+        done = f"epoch {self.epoch} and {self.stats.images} images"
+        log.info("resumed after %s, best validation Dice %.4f", done, self.best)
 
     def save_state(self) -> None:
         """Write the state of the run; between two optimiser steps, by the main process."""
@@ -367,11 +365,12 @@ class Trainer:
             {f"train/{name}": value for name, value in values.items()}
             | {f"{split}/{name}": value for name, value in scores.items()},
         )
-        log.info(
-            "epoch %d  loss %.4f  %s loss %.4f  Dice %.4f  IoU %.4f  %.1f images/s%s",
-            self.epoch, values["loss"], split, scores["loss"], scores["dice"], scores["iou"],
-            values["images_per_second"], "  *" if self.stale == 0 else "",
-        )  # fmt: skip
+        text = (
+            f"epoch {self.epoch}  loss {values['loss']:.4f}  {split} loss {scores['loss']:.4f}  "
+            f"Dice {scores['dice']:.4f}  IoU {scores['iou']:.4f}  "
+            f"{values['images_per_second']:.1f} images/s"
+        )
+        log.info("%s", f"{text}  *" if self.stale == 0 else text)
         if self.config.train.sheet_images:
             sheet = self.sheet(self.data.validation, self.config.train.sheet_images)
             self.tracker.images(self.epoch, sheet)

@@ -17,8 +17,18 @@ import torch
 from autosam.utils.io import not_written
 
 FILE = "origin.jsonl"
-LIBRARIES = ("autosam", "torch", "torchvision", "timm", "segment-anything", "monai",
-             "accelerate", "numpy", "opencv-python-headless", "safetensors")  # fmt: skip
+LIBRARIES = (
+    "autosam",
+    "torch",
+    "torchvision",
+    "timm",
+    "segment-anything",
+    "monai",
+    "accelerate",
+    "numpy",
+    "opencv-python-headless",
+    "safetensors",
+)
 
 
 def note(folder: Path, **facts: Any) -> None:

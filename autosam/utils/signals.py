@@ -222,8 +222,10 @@ def _end_after(reader: socket.socket) -> None:
                 return
             number = read[0]
     time.sleep(GRACE)
-    _say(f"did not end {GRACE:g} s after {signal.Signals(number).name}, so it was killed; files "
-         "saved before are complete")  # fmt: skip
+    _say(
+        f"did not end {GRACE:g} s after {signal.Signals(number).name}, so it was killed; files "
+        "saved before are complete"
+    )
     kill_children()
     os._exit(128 + number)
 

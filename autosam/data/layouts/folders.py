@@ -98,11 +98,14 @@ def find_pairs(images: Path, masks: Path, config: DataConfig | None = None) -> l
     if alone or orphans:
         lines = [f"{images} and {masks} do not pair up."]
         if alone:
-            lines.append(f"  {len(alone)} images without a mask, for example "
-                         f"{image_files[alone[0]].name}")  # fmt: skip
+            lines.append(
+                f"  {len(alone)} images without a mask, for example {image_files[alone[0]].name}"
+            )
         if orphans:
-            lines.append(f"  {len(orphans)} masks without an image, for example "
-                         f"{mask_files[orphans[0]].name}")  # fmt: skip
+            lines.append(
+                f"  {len(orphans)} masks without an image, for example "
+                f"{mask_files[orphans[0]].name}"
+            )
         lines.append(_suffix_hint(alone, orphans) or "Remove them, or add the missing files.")
         raise DataError("\n".join(lines))
     return [

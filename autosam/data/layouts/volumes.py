@@ -69,16 +69,19 @@ def _compare_orientations(pairs: list[Pair], axis: int) -> None:
             f"{axis} would be different planes of the body. Reorient them (nibabel.as_closest_"
             "canonical), masks too."
         )
-    log.warning("Volumes are stored in different orientations: %s. Slices of some are mirrored.",
-                listed)  # fmt: skip
+    log.warning(
+        "Volumes are stored in different orientations: %s. Slices of some are mirrored.", listed
+    )
 
 
 def _pairs(folder: Path, config: DataConfig) -> list[Pair]:
     volumes, masks = _by_name(folder / "images"), _by_name(folder / "masks")
     stripped = {name.removesuffix(config.mask_suffix): path for name, path in masks.items()}
     if alone := sorted(set(volumes) ^ set(stripped)):
-        raise DataError(f"{folder}: {alone[0]} is in only one of images/ and masks/ "
-                        f"({len(alone)} such names). Add it, or remove the other.")  # fmt: skip
+        raise DataError(
+            f"{folder}: {alone[0]} is in only one of images/ and masks/ "
+            f"({len(alone)} such names). Add it, or remove the other."
+        )
     found = []
     for name, path in volumes.items():
         shape, mask = shape_of(path), stripped[name]

@@ -38,6 +38,7 @@ PIXEL_TAGS = [
       for what in ("Descriptor", "Data")),
 ]  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
+COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,10 @@ def read_header(path: Path) -> Header | None:
         tags: list[Any] = TAGS
         data = pydicom.dcmread(path, stop_before_pixels=True, force=forced, specific_tags=tags)
         if "SOPClassUID" not in data and "Rows" not in data:
-            raise DataError(f"{path}: cannot be read as DICOM: not a DICOM file, or damaged. "
-                            "Replace or remove it.")  # fmt: skip
+            raise DataError(
+                f"{path}: cannot be read as DICOM: not a DICOM file, or damaged. "
+                "Replace or remove it."
+            )
         return _header(path, data) if "Rows" in data and "Columns" in data else None
     except DataError:
         raise
@@ -175,16 +178,21 @@ def _header(path: Path, data: Any) -> Header:
     for i in range(count):
         slope, intercept = number(i, scale, "RescaleSlope"), number(i, scale, "RescaleIntercept")
         if slope is not None and float(slope) == 0:
-            raise DataError(f"{path}: its RescaleSlope is 0, so all pixels are equal. Write it "
-                            "again with its original slope.")  # fmt: skip
-        frames.append(Frame(
-            path, i,
-            1.0 if slope is None else float(slope),
-            0.0 if intercept is None else float(intercept),
-            numbers(i, "PlanePositionSequence", "ImagePositionPatient", 3),
-            numbers(i, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
-            numbers(i, "PixelMeasuresSequence", "PixelSpacing", 2),
-        ))  # fmt: skip
+            raise DataError(
+                f"{path}: its RescaleSlope is 0, so all pixels are equal. Write it "
+                "again with its original slope."
+            )
+        frames.append(
+            Frame(
+                path,
+                i,
+                1.0 if slope is None else float(slope),
+                0.0 if intercept is None else float(intercept),
+                numbers(i, "PlanePositionSequence", "ImagePositionPatient", 3),
+                numbers(i, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
+                numbers(i, "PixelMeasuresSequence", "PixelSpacing", 2),
+            )
+        )
     thickness = data.get("SpacingBetweenSlices") or number(
         0, "PixelMeasuresSequence", "SpacingBetweenSlices"
     )
@@ -210,8 +218,10 @@ def read_headers(path: Path) -> list[Header]:
     files = files_of(path) if path.is_dir() else [path]
     headers = [header for header in map(read_header, files) if header is not None]
     if not headers:
-        raise DataError(f"{path}: cannot be read as DICOM: none of its {len(files)} DICOM files "
-                        "holds an image. Replace or remove it.")  # fmt: skip
+        raise DataError(
+            f"{path}: cannot be read as DICOM: none of its {len(files)} DICOM files "
+            "holds an image. Replace or remove it."
+        )
     return headers
 
 
@@ -237,10 +247,11 @@ def read_values(frame: Frame) -> tuple[np.ndarray, np.ndarray | None, str]:
             deep = colours.dtype.itemsize > 1 and max_palette_value(data) > 255
             return (colours >> 8 if deep else colours).astype(np.uint8), None, "RGB"
         if stored.ndim == 3:
-            if stored.dtype != np.uint8 or meaning not in ("RGB", "YBR_FULL", "YBR_FULL_422",
-                                                           "YBR_ICT", "YBR_RCT"):  # fmt: skip
-                raise DataError(f"{frame.path}: {meaning} pixels of {stored.dtype}; expected grey, "
-                                "or colours of 8 bits. Convert it.")  # fmt: skip
+            if stored.dtype != np.uint8 or meaning not in COLORS:
+                raise DataError(
+                    f"{frame.path}: {meaning} pixels of {stored.dtype}; expected grey, "
+                    "or colours of 8 bits. Convert it."
+                )
             return stored, None, "RGB"
         if meaning not in GREY:
             raise DataError(f"{frame.path}: {meaning} pixels; expected grey or RGB. Convert it.")
@@ -353,8 +364,10 @@ def _one(path: Path) -> Header:
     (header,) = read_headers(path)
     height, width = header.size
     if height * width > MAX_PIXELS:
-        raise DataError(f"{path}: {width} x {height} pixels, more than the limit of {MAX_PIXELS}. "
-                        "Cut it into tiles.")  # fmt: skip
+        raise DataError(
+            f"{path}: {width} x {height} pixels, more than the limit of {MAX_PIXELS}. "
+            "Cut it into tiles."
+        )
     return header
 
 

@@ -59,8 +59,13 @@ def download(address: str, part: Path, title: str) -> None:
             response.close()
             return download(address, part, title)
         total = note["length"] or (start + response.length if response.length else None)
-        bar = Progress("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn(),
-                       console=Console(stderr=True))  # fmt: skip
+        bar = Progress(
+            "{task.description}",
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         with open(part, "ab" if start else "wb") as file, bar:
             # After the file was truncated: the note must not describe the content of another file.
             metadata_of(part).write_text(json.dumps(note), encoding="utf-8")
