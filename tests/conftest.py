@@ -96,7 +96,7 @@ def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _log_anew() -> Iterator[None]:
+def _reset_log() -> Iterator[None]:
     """What writes the log holds on to the standard output of one test."""
     yield
     logging.getLogger("autosam").handlers.clear()

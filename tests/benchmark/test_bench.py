@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; its arithmetic is checked on figures made up here."""
+"""The benchmark: cases, statistics of the timings, and printed tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Side by side: the plan, what is reused, the table, the figures behind it, and what they say."""
+"""Comparisons: the plan, reused runs, the results table and the conclusion."""
 
 from __future__ import annotations
 
@@ -196,18 +196,18 @@ def row(name: str | Variant, dice: list[float], seeds: int = 3, **more) -> Row:
     return Row(name if isinstance(name, Variant) else Variant(name), scores, **more)
 
 
-def test_the_verdict_follows_the_figures() -> None:
+def test_the_conclusion_follows_the_figures() -> None:
     rng = np.random.default_rng(0)
     head = rng.uniform(0.6, 0.9, 40)
     noise = rng.normal(0, 0.02, 40)
 
-    def verdict_of(gain: float) -> str:
+    def conclusion_of(gain: float) -> str:
         rows = [row("autosam", list(head + gain + noise)), row("head", list(head))]
         return conclusion(ResultsTable(rows, Variant("autosam")))
 
-    assert verdict_of(0.05).endswith("So SAM helps here, in autosam.")
-    assert verdict_of(-0.05).endswith("the same backbone without it is better.")
-    none = verdict_of(-float(noise.mean()))
+    assert conclusion_of(0.05).endswith("So SAM helps here, in autosam.")
+    assert conclusion_of(-0.05).endswith("the same backbone without it is better.")
+    none = conclusion_of(-float(noise.mean()))
     assert "neither significantly better nor significantly worse" in none
     assert none.endswith(
         "no evidence that SAM helps here: the same backbone without it is as good."

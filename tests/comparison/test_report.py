@@ -1,4 +1,4 @@
-"""The report of a comparison: what it contains, and that a browser can use it."""
+"""The HTML report of a comparison: its content, and its use in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The test of a difference: values worked by hand, and simulations with known truth."""
+"""The permutation test: values worked by hand, and simulations with known truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: typed, strict, and clear about mistakes."""
+"""The command line: types, strictness and error messages."""
 
 from __future__ import annotations
 

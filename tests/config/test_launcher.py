@@ -1,4 +1,4 @@
-"""What `accelerate launch` asks for: its own flags, turned into variables by its own code."""
+"""`accelerate launch`: environment variables made by accelerate's own code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of Python take settings alone, and hold them to their types and choices."""
+"""Python functions of commands refuse other objects than settings, and wrong types."""
 
 from __future__ import annotations
 

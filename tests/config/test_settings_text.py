@@ -1,4 +1,4 @@
-"""A text that a setting is given is the text it has: by file, flag, round trip and checkpoint."""
+"""Text settings keep their text in flags, files, round trips and checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_house import KINDS, PAGES
+from test_repository import KINDS, PAGES
 
 from autosam.config import ClassConfig, Config
 from autosam.config.cli import from_dict, parse, to_dict

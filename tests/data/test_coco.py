@@ -1,4 +1,4 @@
-"""COCO files, and what is wrong with them named."""
+"""COCO files, and the messages about invalid ones."""
 
 from __future__ import annotations
 

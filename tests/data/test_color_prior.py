@@ -1,4 +1,4 @@
-"""Rough masks by colour, their prompts, and the preview."""
+"""Rough masks by colour, prompts derived from them, and the preview."""
 
 from __future__ import annotations
 

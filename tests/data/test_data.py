@@ -1,4 +1,4 @@
-"""Files as users have them: read rightly, or refused with the file's name and the remedy."""
+"""Image and mask files of users: read correctly, or refused with the file and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM against SimpleITK (GDCM), which the package does not use: order, place, values."""
+"""DICOM against SimpleITK (GDCM), which the package does not use: order, position, values."""
 
 from __future__ import annotations
 

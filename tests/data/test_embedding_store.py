@@ -1,4 +1,4 @@
-"""Embeddings on disk: what goes in comes out, and nothing else passes for it."""
+"""Embeddings on disk: round trips, and damaged records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is resized and padded comes back where it was."""
+"""Resizing, padding and their inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks lie where their volumes lie, as SimpleITK (which the package does not use) reads both."""
+"""Masks have the geometry of their volumes, as read by SimpleITK."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hidden and system files are ignored, whatever reads a folder."""
+"""Hidden and system files are ignored wherever a folder is read."""
 
 from __future__ import annotations
 

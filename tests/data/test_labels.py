@@ -1,4 +1,4 @@
-"""Labels of numbers and of bits."""
+"""Labels as class numbers and as bitmasks."""
 
 from __future__ import annotations
 

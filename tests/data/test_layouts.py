@@ -1,4 +1,4 @@
-"""Each layout on a miniature, and what is wrong with it named."""
+"""Each layout on a small example, and the messages about invalid ones."""
 
 from __future__ import annotations
 

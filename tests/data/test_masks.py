@@ -1,4 +1,4 @@
-"""How stored mask values become classes: right, or refused with the file's name and a remedy."""
+"""From stored mask values to classes: correct, or refused with the file and the remedy."""
 
 from __future__ import annotations
 

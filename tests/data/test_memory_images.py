@@ -1,4 +1,4 @@
-"""Images that are not files: arrays, tensors and Pillow's, as `autosam.load` takes them."""
+"""Images in memory: arrays, tensors and Pillow images, as `autosam.load` takes them."""
 
 from __future__ import annotations
 

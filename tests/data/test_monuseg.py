@@ -1,4 +1,4 @@
-"""MoNuSeg: tiles, outlines in XML, and what is wrong with them named."""
+"""MoNuSeg: tiles, outlines in XML, and the messages about invalid ones."""
 
 from __future__ import annotations
 

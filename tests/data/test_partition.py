@@ -1,4 +1,4 @@
-"""Splits and folds as properties: sizes, coverage, whole groups, strata, chance, order."""
+"""Properties of splits and folds: sizes, coverage, groups, strata, randomness, order."""
 
 from __future__ import annotations
 

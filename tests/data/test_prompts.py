@@ -1,4 +1,4 @@
-"""Prompts taken from masks lie where they should."""
+"""Positions of prompts derived from masks."""
 
 from __future__ import annotations
 

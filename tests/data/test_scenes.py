@@ -1,4 +1,4 @@
-"""Scenes are deterministic, well formed, varied in size and cheap to draw."""
+"""Scenes: deterministic, valid, varied in size and fast to draw."""
 
 from __future__ import annotations
 

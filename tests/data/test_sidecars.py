@@ -1,4 +1,4 @@
-"""What GDAL writes beside a TIFF about pixels without data."""
+"""GDAL's sidecar files about pixels without data."""
 
 from __future__ import annotations
 

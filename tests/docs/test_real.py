@@ -1,4 +1,4 @@
-"""The main job on real photographs, in a few steps."""
+"""Training on real photographs, in a few steps."""
 
 from __future__ import annotations
 

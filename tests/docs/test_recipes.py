@@ -1,4 +1,4 @@
-"""Every recipe from its data in their true layout to a checkpoint and a prediction."""
+"""Every recipe, from data in their original layout to a checkpoint and a prediction."""
 
 from __future__ import annotations
 

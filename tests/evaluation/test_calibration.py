@@ -1,4 +1,4 @@
-"""The rule that chooses threshold and smallest area: by hand, and by resampling validation."""
+"""The choice of threshold and smallest area: by hand, and by resampling validation."""
 
 from __future__ import annotations
 

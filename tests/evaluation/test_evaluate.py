@@ -1,4 +1,4 @@
-"""What `evaluate` scores: which pairs, and by which settings they are read."""
+"""`evaluate`: which pairs are scored, and with which settings they are read."""
 
 from __future__ import annotations
 

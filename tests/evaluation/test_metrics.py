@@ -1,4 +1,4 @@
-"""Metrics against values worked by hand, empty masks included."""
+"""Metrics against values worked by hand, with empty masks."""
 
 from __future__ import annotations
 

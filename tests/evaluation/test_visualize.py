@@ -1,4 +1,4 @@
-"""Images: the right pixels in the right colours."""
+"""Drawings: the right pixels in the right colours."""
 
 from __future__ import annotations
 

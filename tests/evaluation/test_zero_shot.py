@@ -1,4 +1,4 @@
-"""Zero-shot scores: the yardstick is itself measured."""
+"""Zero-shot scores."""
 
 from __future__ import annotations
 

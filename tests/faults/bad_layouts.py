@@ -105,7 +105,7 @@ def outlines_of_an_unknown_code(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("monuseg", DataError, r"XML with DOCTYPE or ENTITY is not read.*Remove")
-def outlines_that_unfold(rng: Random, folder: Path, good: Good) -> Bad:
+def outlines_that_expand(rng: Random, folder: Path, good: Good) -> Bad:
     """A billion laughs."""
     lines = "".join(
         f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, rng.randrange(9, 20))

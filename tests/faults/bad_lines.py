@@ -102,7 +102,7 @@ def values_that_are_neither_text_nor_number(rng: Random, folder: Path, good: Goo
     ConfigError,
     r"expands into more than 10000 values\. Write it without|not valid YAML: .*recursive",
 )
-def a_text_that_unfolds(rng: Random, folder: Path, good: Good) -> Bad:
+def a_text_that_expands(rng: Random, folder: Path, good: Good) -> Bad:
     depth = rng.randrange(6, 30)
     lines = [f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, depth)]
     bomb = "data:\n  a0: &a0 [x]\n" + "\n".join(lines)
@@ -388,7 +388,7 @@ def a_fold_of_nothing(rng: Random, folder: Path, good: Good) -> Bad:
 
 
 @cause("line", DataError, r"error.*(cannot be read|do not pair up)", 4, 1)
-def data_that_the_doctor_refuses(rng: Random, folder: Path, good: Good) -> Bad:
+def data_that_check_refuses(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)
     path = root / rng.choice(["images", "masks"]) / f"{name}.png"
     if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Random damage to files that were whole: what comes of it is well formed, or an error of ours."""
+"""Random damage to valid files: the result is valid, or an error of autosam."""
 
 from __future__ import annotations
 

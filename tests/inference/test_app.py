@@ -1,4 +1,4 @@
-"""The page, driven by a real browser: images in, masks out, and what is refused."""
+"""The web page in a real browser: uploads, masks, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file that does what a run does: images of any size and shape, several classes, no SAM."""
+"""Exported graphs compute what the run computes: any image size, several classes, no SAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `predict` leaves, as shapely, pycocotools and csv read it; and what it skips."""
+"""Outputs of `predict` as read by shapely, pycocotools and csv; and what is skipped."""
 
 from __future__ import annotations
 

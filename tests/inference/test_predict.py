@@ -1,4 +1,4 @@
-"""`predict` on files, folders, patterns and videos: what it writes, skips, survives and refuses."""
+"""`predict` on files, folders, patterns and videos: outputs, skipped files, errors."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_what_would_do_harm_is_refused(trained: Path, tmp_path: Path) -> None:
         run(trained, "", out)
     with pytest.raises(DataError, match="no such file or folder"):
         run(trained, tmp_path / "none", out)
-    with pytest.raises(ConfigError, match=r"--smooth 1\.0: must be below 1"):
+    with pytest.raises(ConfigError, match=r"--smooth 1: must be below 1"):
         run(trained, tmp_path / "a.png", out, smooth=1.0)
     out.mkdir()
     (out / "a.png").write_bytes(b"somebody's")

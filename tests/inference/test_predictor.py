@@ -1,4 +1,4 @@
-"""`autosam.load`: images in, masks out; saved, published and loaded again."""
+"""`autosam.load`: images to masks; saved, published and loaded again."""
 
 from __future__ import annotations
 

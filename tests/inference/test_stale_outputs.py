@@ -1,4 +1,4 @@
-"""Nothing of a file that is gone stays in an output folder, and no output replaces another."""
+"""Outputs of removed or replaced files are removed, and no output replaces another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images larger than a window: read and segmented piece by piece, in bounded memory."""
+"""Images larger than a tile: read and segmented tile by tile, in bounded memory."""
 
 from __future__ import annotations
 

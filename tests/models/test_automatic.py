@@ -1,4 +1,4 @@
-"""SAM on a grid of points, and the classifier of its masks."""
+"""SAM on a grid of points, and the mask classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbones: bundled weights that classify rightly, local files, and clear refusals."""
+"""Backbones: bundled weights, local files, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbones that work at the size asked for, and what is said of those that do not."""
+"""Backbones at an input size, and the messages about those that do not work."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_feature_maps_other_than_announced_are_refused() -> None:
     assert "none from 4 to 32" in str(fault(net, 64))
 
 
-def test_the_trial_changes_nothing() -> None:
+def test_the_check_changes_nothing() -> None:
     name = "efficientformerv2_s0"
     net = _build(name, _options(name, 64)).train()
     before = copy.deepcopy(net.state_dict())

@@ -1,4 +1,4 @@
-"""What every SAM backend must do, whichever it is: one suite for all."""
+"""One suite for every SAM backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HarDNet against reference values, and its use through timm."""
+"""HarDNet against reference values, and through timm."""
 
 from __future__ import annotations
 

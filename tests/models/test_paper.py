@@ -1,4 +1,4 @@
-"""The published code's peculiarities, which a user can put back to see what each is worth."""
+"""Switches that reproduce the published code."""
 
 from __future__ import annotations
 

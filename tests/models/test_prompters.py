@@ -1,4 +1,4 @@
-"""From the masks of prompted objects to classes, by hand."""
+"""From masks of prompted objects to classes, by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `lite` adds to SAM: prompts drawn into the mask prompt, and high-resolution levels."""
+"""Additions of `lite` to SAM: prompts drawn into the mask prompt, and high-resolution levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One composition for every run: what learns, what stays, and what comes out."""
+"""The network of every run: trainable parts, frozen parts and outputs."""
 
 from __future__ import annotations
 

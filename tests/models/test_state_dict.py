@@ -1,4 +1,4 @@
-"""What is read as weights, what is refused and how, and what a file is guessed to be."""
+"""Weights files: read, refused and identified."""
 
 from __future__ import annotations
 

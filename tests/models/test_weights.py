@@ -1,4 +1,4 @@
-"""Weights files: fetched, resumed, refused, listed, verified and added. All servers are local."""
+"""Weights files: downloaded, resumed, refused, listed, verified, added, by local servers."""
 
 from __future__ import annotations
 

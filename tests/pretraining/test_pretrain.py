@@ -1,4 +1,4 @@
-"""Pretraining of SAM lite: it learns, it resumes, and its prompts are what they say."""
+"""Pretraining of `lite`: it learns and resumes, and its prompts are correct."""
 
 from __future__ import annotations
 

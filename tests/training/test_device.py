@@ -1,4 +1,4 @@
-"""Runs on an imaginary GPU; see `pretend_device`."""
+"""Runs on an imaginary GPU, see `pretend_device`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of image embeddings: made once, never a wrong one, and training does not notice."""
+"""The cache of image embeddings: computed once, never a wrong one, without effect on results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as lack of memory, and the batch that takes most of it; batches of one image."""
+"""Errors that count as lack of memory, the largest batch, and batches of one image."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_other_errors(text: str) -> None:
 
 
 @pytest.mark.parametrize("run", ["decoder-box", "decoder-points"])
-def test_the_trial_has_as_many_objects_as_any_image_may(
+def test_the_largest_batch_has_as_many_objects_as_any_image_may(
     run: str, tiny_file: Path, folders: Path
 ) -> None:
     config = tiny_config(tiny_file, f"--data.root={folders}", f"--run={run}", "--prompt.objects=5")

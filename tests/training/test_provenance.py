@@ -1,4 +1,4 @@
-"""What a run folder says of its origin, and that it can be made again from it."""
+"""The origin in a run folder, and reproducing a run from it."""
 
 from __future__ import annotations
 

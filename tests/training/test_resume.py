@@ -1,4 +1,4 @@
-"""Stopped, killed, damaged, moved: a run goes on as if nothing had happened."""
+"""Stopped, killed, damaged and moved runs resume to the same result."""
 
 from __future__ import annotations
 

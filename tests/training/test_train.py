@@ -1,4 +1,4 @@
-"""Whole runs on a tiny SAM: train, stop, resume, start from, evaluate, predict."""
+"""Whole runs on a tiny SAM: train, stop, resume, initialise, evaluate, predict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub is asked once, and only for what can be no path; offline is a sentence, not a minute."""
+"""The hub is asked once, and only for names that cannot be paths; offline fails at once."""
 
 from __future__ import annotations
 

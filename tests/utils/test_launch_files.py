@@ -1,4 +1,4 @@
-"""The files of train/: what they start, with stand-ins for the programs that they call."""
+"""The files of train/, with stand-ins for the programs that they call."""
 
 from __future__ import annotations
 

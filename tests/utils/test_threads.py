@@ -1,4 +1,4 @@
-"""How torch's threads wait: what the OpenMP runtime itself says that it was told."""
+"""How torch's threads wait, as the OpenMP runtime reports it."""
 
 from __future__ import annotations
 

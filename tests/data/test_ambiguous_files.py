@@ -1,4 +1,4 @@
-"""What files leave in doubt is said or refused: white as zero, no data, turns, all unknown."""
+"""Ambiguous files are reported or refused: MinIsWhite, no data, orientation, unknown pixels."""
 
 from __future__ import annotations
 

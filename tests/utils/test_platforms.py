@@ -1,4 +1,4 @@
-"""What Windows and macOS lack or do otherwise, shown on whatever runs the tests."""
+"""Differences of Windows and macOS, simulated on any platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users hand in by mistake: each ends in an error that names the file and the remedy."""
+"""Common mistakes of users: each ends in an error with the file and the remedy."""
 
 from __future__ import annotations
 

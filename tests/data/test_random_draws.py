@@ -1,4 +1,4 @@
-"""Whatever is drawn for an image is drawn independently of everything else that is drawn."""
+"""Random draws for an image are independent of each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores are kept by name: each image has one that no other has, and each its score."""
+"""Scores by image name: unique names, one score each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that are a word or a path: a word is never a path, whatever lies around."""
+"""Settings that are a keyword or a path: a keyword is never read as a path."""
 
 from __future__ import annotations
 
