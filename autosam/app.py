@@ -26,9 +26,10 @@ def app(config: AppConfig | None = None, wait: bool = True, **settings: Any) -> 
     Raises:
         ConfigError, CheckpointError: before anything is served.
     """
+    config = with_settings(AppConfig, config, settings, "app")
     from autosam.inference.app import app as run
 
-    return run(with_settings(AppConfig, config, settings, "app"), wait)
+    return run(config, wait)
 
 
 def main() -> None:

@@ -29,9 +29,10 @@ def bench(config: BenchConfig | None = None, **settings: Any) -> dict[str, Any]:
     Raises:
         ConfigError: a SAM or case that does not exist.
     """
+    config = with_settings(BenchConfig, config, settings, "bench")
     from autosam.benchmark.bench import bench as run
 
-    return run(with_settings(BenchConfig, config, settings, "bench"))
+    return run(config)
 
 
 def main() -> None:

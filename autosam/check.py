@@ -29,9 +29,10 @@ def check(config: CheckConfig | None = None, **settings: Any) -> Inspection:
     Raises:
         ConfigError: invalid settings, or output files that exist.
     """
+    config = with_settings(CheckConfig, config, settings, "check")
     from autosam.evaluation.data_report import check as run
 
-    return run(with_settings(CheckConfig, config, settings, "check"))
+    return run(config)
 
 
 def main() -> None:

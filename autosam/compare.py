@@ -29,9 +29,10 @@ def compare(config: CompareConfig | None = None, **settings: Any) -> ResultsTabl
         ConfigError: settings that cannot work.
         AutosamError: a run failed; the same call goes on once the cause is removed.
     """
+    config = with_settings(CompareConfig, config, settings, "compare")
     from autosam.comparison.compare import compare as run
 
-    return run(with_settings(CompareConfig, config, settings, "compare"))
+    return run(config)
 
 
 def main() -> None:

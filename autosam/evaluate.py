@@ -25,9 +25,10 @@ def evaluate(config: EvaluateConfig | None = None, **settings: Any) -> dict[str,
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
+    config = with_settings(EvaluateConfig, config, settings, "evaluate")
     from autosam.evaluation.evaluate import evaluate as run
 
-    return run(with_settings(EvaluateConfig, config, settings, "evaluate"))
+    return run(config)
 
 
 def main() -> None:

@@ -29,9 +29,10 @@ def export(config: ExportConfig | None = None, **settings: Any) -> Exported:
         ConfigError, DataError, CheckpointError: before anything is written.
         CheckpointError: the file does not do what the run does; nothing is kept.
     """
+    config = with_settings(ExportConfig, config, settings, "export")
     from autosam.inference.onnx import export as run
 
-    return run(with_settings(ExportConfig, config, settings, "export"))
+    return run(config)
 
 
 def main() -> None:

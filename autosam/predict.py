@@ -27,9 +27,10 @@ def predict(config: PredictConfig | None = None, **settings: Any) -> list[Path]:
         ConfigError, DataError, CheckpointError: before anything is written.
         DataError: at the end, naming the sources that failed.
     """
+    config = with_settings(PredictConfig, config, settings, "predict")
     from autosam.inference.predict import predict as run
 
-    return run(with_settings(PredictConfig, config, settings, "predict"))
+    return run(config)
 
 
 def main() -> None:

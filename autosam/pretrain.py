@@ -36,9 +36,10 @@ def pretrain(config: PretrainConfig | None = None, **settings: Any) -> Path:
         CheckpointError: that state is damaged.
         StorageError: the folder cannot be written to.
     """
+    config = with_settings(PretrainConfig, config, settings, "pretrain")
     from autosam.pretraining.lite import pretrain as run
 
-    return run(with_settings(PretrainConfig, config, settings, "pretrain"))
+    return run(config)
 
 
 def main() -> None:

@@ -26,9 +26,10 @@ def rough(config: RoughPreview | None = None, **settings: Any) -> list[float]:
         ConfigError: invalid settings, or the output file exists.
         DataError: data that cannot be used.
     """
+    config = with_settings(RoughPreview, config, settings, "rough")
     from autosam.evaluation.rough_preview import rough as run
 
-    return run(with_settings(RoughPreview, config, settings, "rough"))
+    return run(config)
 
 
 def main() -> None:

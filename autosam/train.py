@@ -29,9 +29,10 @@ def train(config: Config | None = None, **settings: Any) -> TrainResult:
         AutosamError: before training: settings, data or weights that cannot be used, nothing
             written; during it: a loss that is no longer finite, the last good checkpoint kept.
     """
+    config = with_settings(Config, config, settings, "train")
     from autosam.training.fit import train as run
 
-    return run(with_settings(Config, config, settings, "train"))
+    return run(config)
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from autosam.config.calls import make_callable
 from autosam.config.cli import Words, one_message, unknown_action
 from autosam.config.sams import require_sam_early
-from autosam.errors import ConfigError
+from autosam.errors import CheckpointError, ConfigError
+from autosam.utils.paths import require_path
 
 ACTIONS = ("list", "get", "verify", "add")
 
@@ -31,6 +32,8 @@ def weights(action: str = "list", *words: str | Path, sam: str | None = None) ->
     names = {"get": words, "add": words[:1], "verify": () if sam is None else (sam,)}
     for name in names.get(action, ()):
         require_sam_early(str(name))
+    for file in {"verify": words[:1], "add": words[1:2]}.get(action, ()):
+        require_path(f"weights {action}", str(file), "file", CheckpointError)
     from autosam.models.sam.weights import manage
 
     run: Callable[..., None] = getattr(manage, "show" if action == "list" else action)

@@ -37,7 +37,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     known(config.sam)
     cases = {case.name: case for case in cases_of(config)}
     if unknown := set(config.cases) - cases.keys():
-        raise ConfigError(f"--cases {unknown.pop()}: not one of {', '.join(cases)}.")
+        raise ConfigError(f"--cases {unknown.pop()}: not one of {'; '.join(cases)}.")
     if config.json:
         if Path(config.json).is_dir():
             raise ConfigError(f"--json {config.json}: is a folder. Name a file.")

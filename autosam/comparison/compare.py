@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autosam.comparison.conclusion import conclusion
 from autosam.comparison.jobs import Job, run_jobs
-from autosam.comparison.plan import check, plan, shared_settings
+from autosam.comparison.plan import plan, shared_settings
 from autosam.comparison.report import build, select_images, write
 from autosam.comparison.rows import jobs_by_variant, make_row
 from autosam.comparison.scores import Predicted, predict_some
@@ -19,12 +19,11 @@ from autosam.comparison.variants import (
     AUTOSAM,
     Variant,
     ablated_variants,
-    listed,
     trained_variants,
 )
 from autosam.config import Settings
+from autosam.config.checks import listed
 from autosam.config.commands import CompareConfig
-from autosam.config.values import require_config
 from autosam.data.layouts import load_splits
 from autosam.data.pairs import Splits, fingerprint
 from autosam.errors import Stopped
@@ -50,8 +49,6 @@ def compare(config: CompareConfig) -> ResultsTable:
         ConfigError: invalid settings.
         AutosamError: a run failed. The same command continues once the cause is removed.
     """
-    require_config(config, CompareConfig, "compare")
-    check(config)
     settings = shared_settings(config)
     splits = load_splits(settings.data)
     if settings.train.epochs is None:

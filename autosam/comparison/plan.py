@@ -6,20 +6,16 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import cast, get_args
 
 import autosam
 from autosam.comparison.jobs import Job
-from autosam.comparison.variants import AUTOSAM, Variant, listed
-from autosam.config import RUNS, Config, LearnedPrompt, PaperConfig, Settings
+from autosam.comparison.variants import Variant
+from autosam.config import RUNS, Config, PaperConfig, Settings
 from autosam.config.cli import flatten, to_dict
 from autosam.config.commands import CompareConfig
 from autosam.config.setting import settings_of
-from autosam.config.validation import check_settings
-from autosam.config.values import check_ranges
 from autosam.data.pairs import Splits, fingerprint
 from autosam.data.splits import RULE, depends_on_rule
-from autosam.errors import ConfigError
 from autosam.models.sam import sam_hash
 
 QUICK_LIMIT = 48
@@ -27,50 +23,6 @@ QUICK_LIMIT = 48
 
 QUICK_EPOCHS = 5
 """Largest number of epochs with --quick."""
-
-
-def check(config: CompareConfig) -> None:
-    """Check the settings of a comparison.
-
-    Args:
-        config: the settings.
-
-    Raises:
-        ConfigError: invalid settings.
-    """
-    names = listed(config.runs)
-    unknown = [name for name in names if name not in RUNS]
-    if unknown or not names:
-        raise ConfigError(f"--runs {config.runs}: choose from {', '.join(RUNS)}.")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"--runs {config.runs}: a run is listed twice.")
-    _check_prompts(config)
-    if config.data.folds is not None or config.data.fold:
-        raise ConfigError("--data.folds, --data.fold: use --folds, which trains every fold.")
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
-    for name in names:
-        check_settings(Config(**shared, run=name))
-    last = dataclasses.replace(config.train, seed=config.train.seed + config.seeds - 1)
-    check_ranges(last, "train")
-
-
-def _check_prompts(config: CompareConfig) -> None:
-    prompts = cast(list[LearnedPrompt], listed(config.prompts))
-    for prompt in prompts:
-        if prompt not in get_args(LearnedPrompt) or prompts.count(prompt) > 1:
-            raise ConfigError(
-                f"--prompts {config.prompts}: expected some of {', '.join(get_args(LearnedPrompt))}"
-                ", each once."
-            )
-    if prompts and AUTOSAM.run not in listed(config.runs):
-        raise ConfigError(f"--prompts {config.prompts}: needs autosam among --runs.")
-    kinds = [dataclasses.replace(config.model, prompt=prompt).prompt_kinds for prompt in prompts]
-    for prompt, own in zip(prompts, kinds, strict=True):
-        if own == config.model.prompt_kinds or kinds.count(own) > 1:
-            raise ConfigError(
-                f"--prompts {config.prompts}: {prompt} would be trained twice. Expected others "
-                f"than autosam's own, {config.model.prompt}, each once."
-            )
 
 
 def shared_settings(config: CompareConfig) -> CompareConfig:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from autosam.config import RUNS, LearnedPrompt, PaperConfig
+from autosam.config.checks import listed
 from autosam.config.commands import CompareConfig
 
 Control = Literal["", "blank", "shuffled"]
@@ -75,11 +76,6 @@ class Variant:
 AUTOSAM, HEAD = Variant("autosam"), Variant("head")
 """The run that has controls, ablations and other prompts, and the one without SAM that all are
 compared with. No other code depends on the name of a run."""
-
-
-def listed(names: str) -> list[str]:
-    """Split a list of names: "a, b" becomes ["a", "b"]."""
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def trained_variants(config: CompareConfig) -> list[Variant]:

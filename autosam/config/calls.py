@@ -7,6 +7,7 @@ import sys
 import types
 from typing import Any, TypeVar
 
+from autosam.config.checks import check_command
 from autosam.config.setting import names_of, sections_of, shown_names_of
 from autosam.config.values import require_config
 from autosam.errors import ConfigError
@@ -25,7 +26,7 @@ def with_settings(kind: type[T], config: T | None, settings: dict[str, Any], nam
         name: the command.
 
     Raises:
-        ConfigError: neither is given; an unknown name; see `require_config`.
+        ConfigError: neither is given; an unknown name; see `require_config` and `check_command`.
     """
     if config is not None or not settings:
         require_config(config, kind, name)
@@ -47,6 +48,7 @@ def with_settings(kind: type[T], config: T | None, settings: dict[str, Any], nam
         own[section] = dataclasses.replace(own.get(section, getattr(found, section)), **values)
     found = dataclasses.replace(found, **own)
     require_config(found, kind, name)
+    check_command(found)
     return found
 
 

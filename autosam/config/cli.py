@@ -278,14 +278,22 @@ def require_paths(config: Any) -> None:
     """Refuse paths that are missing before anything heavy is imported.
 
     Raises:
-        AutosamError: naming the flag and the path.
+        AutosamError: naming the flag and the path of each.
     """
+    mistakes: list[AutosamError] = []
     for key, one in settings_of(type(config)).items():
-        text = value_at(config, key)
         by_name = key == "data.root" and config.data.layout in ("huggingface", "manifest")
-        if "missing" in one.facts and isinstance(text, str) and not by_name:
-            error, kind = one.facts["missing"]
-            require_path(f"--{key}", text, kind, error)
+        if "missing" not in one.facts or by_name:
+            continue
+        error, kind = one.facts["missing"]
+        value = value_at(config, key)
+        for text in value if isinstance(value, list) else [value or ""]:
+            try:
+                require_path(f"--{key}", text, kind, error)
+            except error as mistake:
+                mistakes.append(mistake)
+    if mistakes:
+        raise type(mistakes[0])("\n".join(map(str, mistakes)))
 
 
 @contextlib.contextmanager

@@ -182,9 +182,9 @@ class PredictConfig(OutputOptions):
     flips: bool = False
     """Test-time augmentation: average over the flips that training used, which is two or four times
     slower."""
-    threshold: float | None = setting(None, common=True)
+    threshold: float | None = setting(None, above=0, below=1, common=True)
     """Smallest probability of a foreground pixel; unset: the checkpoint's."""
-    min_area: float | None = None
+    min_area: float | None = setting(None, min=0, below=1)
     """Smallest area of a class as a share of the image (of the tile with --tile, of the slice in
     volumes), 0 to below 1; a smaller one is removed. Unset: the checkpoint's."""
 
@@ -206,15 +206,15 @@ class ExportConfig:
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """Precision of .onnx files. fp16: half the size. int8: dynamic quantisation of matrix
     products."""
-    images: str | None = None
+    images: str | None = setting(None, missing=(DataError, "folder"))
     """Folder of images for the comparison; unset: the test images of its data."""
     count: int = setting(20, min=1)
     """Largest number of images for the comparison."""
     fast: bool = False
     """Export the surrogate decoder instead of SAM."""
-    threshold: float | None = None
+    threshold: float | None = setting(None, above=0, below=1)
     """Smallest probability of a foreground pixel; unset: the checkpoint's."""
-    min_area: float | None = None
+    min_area: float | None = setting(None, min=0, below=1)
     """Smallest area of a class as a share of the image; a smaller one is removed. Unset: the
     checkpoint's."""
     sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
@@ -234,7 +234,9 @@ class AppConfig:
         autosam app --checkpoint runs/autosam --checkpoint runs/head --port 8000
     """
 
-    checkpoint: list[str] = field(default_factory=list)
+    checkpoint: list[str] = field(
+        default_factory=list, metadata={"missing": (CheckpointError, "file or folder")}
+    )
     """Run folder, checkpoint file, or name on the Hugging Face hub (owner/name); can be
     repeated."""
     host: str = "127.0.0.1"

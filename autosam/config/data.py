@@ -10,6 +10,10 @@ from autosam.errors import ConfigError, DataError
 MOST_OVERLAPPING = 16
 """K of classes that may overlap: they are bits of whole numbers, which resizing keeps exact."""
 
+LAYOUT_NAMES = ("folders", "manifest", "coco", "voc", "huggingface", "glas", "monuseg", "polyp",
+                "stamps", "volumes")  # fmt: skip
+"""The keys of `LAYOUTS` in autosam/data/layouts; a test compares them."""
+
 
 @dataclass
 class ClassConfig:

@@ -287,7 +287,9 @@ class Config(Settings):
     auto_batch: bool = False
     """Before training, halve the batch size until a step fits into memory, and accumulate gradients
     so that an optimiser step still uses as many images."""
-    resume: str | None = setting(None, common=True, result=False, call=True)
+    resume: str | None = setting(
+        None, common=True, result=False, call=True, missing=(CheckpointError, "run folder")
+    )
     """Continue this run from its last state, with its settings. Only paths and limits of the
     machine may change: data.{root,images,masks,annotations,groups,workers}, cache.{dir,max_gb},
     sam_checkpoint."""

@@ -61,8 +61,9 @@ def setting(
         facts: `path`: a function that says whether a text is a path, which is made absolute and
             left out of published checkpoints. `resume`: may change when a run is resumed.
             `result`: False where the result does not depend on it. `call`: belongs to one call and
-            not to what is trained. `choices`: the texts allowed. `missing`: for a file or folder
-            that must exist, the error where it does not and what is expected, see
+            not to what is trained. `choices`: the texts allowed. `above`, `below`: limits that it
+            must not reach. `multiple`: of which it must be a multiple. `missing`: for a file or
+            folder that must exist, the error where it does not and what is expected, see
             `autosam.utils.paths.require_path`.
     """
     known = {"min": min, "max": max, "short": short, "alias": alias, "common": common, **facts}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterable
 
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
+from autosam.config.data import LAYOUT_NAMES
 from autosam.config.values import check_choices, check_ranges
 from autosam.errors import ConfigError
+from autosam.utils.suggest import suggest
 
 
 def check_settings(config: Config) -> None:
@@ -18,6 +22,7 @@ def check_settings(config: Config) -> None:
     check_choices(config)
     check_ranges(config)
     check_data(config.data)
+    check_folders(config.data)
     weights = {f"--loss.{k}": v for k, v in vars(config.loss).items() if not isinstance(v, str)}
     if not any(weights.values()):
         raise ConfigError(f"{', '.join(weights)}: one must be above 0.")
@@ -41,11 +46,55 @@ def check_data(data: DataConfig) -> None:
         ConfigError: naming the key.
     """
     check_ranges(data, "data")
+    check_layout(data)
     check_classes(data)
     check_values(data)
     if data.window is not None and not data.window[0] < data.window[1]:
         raise ConfigError(
             f"--data.window {list(data.window)}: the first value must be below the second."
+        )
+
+
+def check_layout(data: DataConfig) -> None:
+    """Refuse an unknown layout, unless a script may have added layouts of its own.
+
+    Raises:
+        ConfigError: see `require_layout`.
+    """
+    if "autosam.data.layouts" not in sys.modules:
+        require_layout(data.layout, LAYOUT_NAMES)
+
+
+def require_layout(name: str, names: Iterable[str]) -> None:
+    """Refuse a layout that does not exist.
+
+    Raises:
+        ConfigError: with the names, and the nearest of them.
+    """
+    names = list(names)
+    if name not in names:
+        hint = suggest(name, names)
+        raise ConfigError(f"--data.layout {name}: unknown. Choose one of {', '.join(names)}.{hint}")
+
+
+def check_folders(data: DataConfig) -> None:
+    """Refuse folders and files that the layout does not read together.
+
+    Raises:
+        ConfigError: naming the settings.
+    """
+    partner = "annotations" if data.layout == "coco" else "masks"
+    if data.root and (data.images or data.masks or data.annotations):
+        raise ConfigError(
+            f"--data.root and --data.images/--data.{partner} exclude each other. Leave one out."
+        )
+    if bool(data.images) != bool(getattr(data, partner)):
+        raise ConfigError(f"--data.images and --data.{partner} go together. Give both.")
+    unread = "masks" if data.layout == "coco" else "annotations"
+    if getattr(data, unread):
+        raise ConfigError(
+            f"--data.{unread}: --data.layout {data.layout} does not read it. Leave it out, or "
+            "choose another layout."
         )
 
 

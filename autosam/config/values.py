@@ -243,6 +243,8 @@ def range_mistakes(
         for number, most in zip(numbers, mosts, strict=True):
             if (least, most) != (-math.inf, math.inf) and not least <= number <= most:
                 found.append(f"{shown} {number:.10g}: must be {_range_words(least, most)}.")
+        if "above" in one.facts and not value > one.facts["above"]:
+            found.append(f"{shown} {value:.10g}: must be above {one.facts['above']:g}.")
         if "below" in one.facts and not value < one.facts["below"]:
             found.append(f"{shown} {value:.10g}: must be below {one.facts['below']:g}.")
         multiple = one.facts.get("multiple", 1)

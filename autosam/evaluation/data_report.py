@@ -21,7 +21,7 @@ from autosam.evaluation import visualize
 from autosam.evaluation.visualize import spread
 from autosam.models.sam.cost import cache_costs
 from autosam.models.sam.weights.locate import known
-from autosam.utils.io import make_folder, require_new
+from autosam.utils.io import make_folder
 
 SIDE = 224
 """Side of a cell of the contact sheet, pixels."""
@@ -42,10 +42,6 @@ def check(config: CheckConfig) -> Inspection:
         ConfigError: invalid settings, or output files that exist.
     """
     spec = known(config.sam)
-    if config.output:
-        require_new("output", config.output, ".png")
-    if config.groups:
-        require_new("groups", config.groups)
     copies = config.cache.copies if config.cache.copies is not None else 4
     found = inspect_data(config.data, config.sam, spec.image_size, spec.geometry)
     if found.images:

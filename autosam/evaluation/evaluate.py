@@ -8,11 +8,9 @@ from pathlib import Path
 from rich.progress import track
 
 from autosam.config.commands import EvaluateConfig
-from autosam.config.validation import check_data
 from autosam.data.checks import check_pairs
 from autosam.data.dataset import PairDataset, Prompting
 from autosam.data.loaders import EpochSampler, make_loader
-from autosam.errors import ConfigError
 from autosam.evaluation import evaluator
 from autosam.evaluation.evaluate_sam import evaluate_sam
 from autosam.evaluation.leakage import leakage_warning, require_same_rule
@@ -23,7 +21,7 @@ from autosam.evaluation.select_pairs import same_folders, select_pairs
 from autosam.evaluation.tables import print_report, print_scores
 from autosam.models import checkpoint
 from autosam.utils.distributed import gather, processes
-from autosam.utils.io import make_folder, require_new
+from autosam.utils.io import make_folder
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -40,18 +38,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
-    check_data(config.data)
-    if config.output:
-        require_new("output", config.output)
     if config.zero_shot:
         return evaluate_sam(config)
     process = processes()
-    if not config.checkpoint:
-        raise ConfigError(
-            "--checkpoint RUN is needed: a run folder or a checkpoint file. (Or --zero-shot.)"
-        )
-    if config.sam:
-        raise ConfigError(f"--sam {config.sam}: the checkpoint sets it; only for --zero-shot.")
     device = process.device
     loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint, config.fast)
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data

@@ -10,7 +10,7 @@ from autosam.config.commands import EvaluateConfig
 from autosam.data.checks import check_pairs
 from autosam.data.labels import class_masks, without
 from autosam.data.pairs import read_valid
-from autosam.errors import ConfigError, DataError
+from autosam.errors import DataError
 from autosam.evaluation.select_pairs import select_pairs
 from autosam.evaluation.tables import print_report, print_zero_shot
 from autosam.evaluation.zero_shot import ZeroShot
@@ -33,10 +33,6 @@ def evaluate_sam(config: EvaluateConfig) -> dict[str, float]:
         ConfigError, DataError, CheckpointError: before anything is scored.
     """
     check_alone()
-    if config.fast:
-        raise ConfigError("--fast: --zero-shot has no surrogate decoder.")
-    if config.checkpoint:
-        raise ConfigError("--zero-shot scores a pretrained SAM: leave --checkpoint out.")
     device = choose_device()
     name = config.sam or "lite"
     sam = load_sam(name, config.sam_checkpoint)

@@ -16,7 +16,7 @@ from autosam.evaluation import visualize
 from autosam.evaluation.metrics import iou
 from autosam.evaluation.visualize import spread
 from autosam.types import InputSpec
-from autosam.utils.io import make_folder, require_new
+from autosam.utils.io import make_folder
 
 SIDE = 320
 """Side of a cell of the contact sheet, pixels."""
@@ -35,7 +35,6 @@ def rough(config: RoughPreview) -> list[float]:
         ConfigError: the file exists, or a setting is invalid.
         DataError: data that cannot be used.
     """
-    require_new("output", config.output, ".png")
     pairs = load_splits(config.data)["train"]
     chosen = [pairs[i] for i in spread(len(pairs), config.count)]
     encoding = check_pairs(chosen, config.data).encoding

@@ -16,7 +16,6 @@ import torch
 
 from autosam.config import RUNS
 from autosam.config.commands import AppConfig
-from autosam.config.values import require_config
 from autosam.data.images import image_size, write_png
 from autosam.data.pairs import read_valid
 from autosam.data.readers.files import image_file
@@ -284,8 +283,7 @@ def app(config: AppConfig, wait: bool = True) -> Any:
     Raises:
         ConfigError, CheckpointError: before anything is served.
     """
-    require_config(config, AppConfig, "app")
-    check(config)
+    require_address(config)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio as gr
@@ -311,17 +309,15 @@ def app(config: AppConfig, wait: bool = True) -> Any:
     return page
 
 
-def check(config: AppConfig) -> None:
-    """Check the settings, and that the address is free, before checkpoints are loaded.
+def require_address(config: AppConfig) -> None:
+    """Check that the address is free, before checkpoints are loaded.
 
     Args:
         config: the settings.
 
     Raises:
-        ConfigError: no checkpoint, or the address cannot be listened on.
+        ConfigError: the address cannot be listened on.
     """
-    if not all(config.checkpoint or [""]):
-        raise ConfigError("--checkpoint RUN is needed.")
     try:
         socket.create_server((config.host, config.port)).close()
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autosam.config.checks import check_export
 from autosam.config.commands import ExportConfig
 from autosam.config.values import require_config
 from autosam.errors import CheckpointError, ConfigError
@@ -50,7 +51,10 @@ def export(config: ExportConfig) -> Exported:
         CheckpointError: the file disagrees with PyTorch; it is not kept.
     """
     require_config(config, ExportConfig, "export")
-    output, kind = check(config)
+    check_export(config)
+    output = Path(config.output)
+    kind = output.suffix.lower().removeprefix(".")
+    require_packages(kind)
     predictor = load(
         config.checkpoint,
         config.sam_checkpoint,
@@ -92,32 +96,15 @@ def export(config: ExportConfig) -> Exported:
     return result
 
 
-def check(config: ExportConfig) -> tuple[Path, str]:
-    """Check the settings.
-
-    Args:
-        config: the settings.
-
-    Returns:
-        The file to write, and "onnx" or "pt2".
+def require_packages(kind: str) -> None:
+    """Refuse a kind of file whose packages are missing.
 
     Raises:
-        ConfigError: invalid settings, or missing packages.
+        ConfigError: with the command that installs them.
     """
-    if not config.checkpoint:
-        raise ConfigError("--checkpoint RUN is needed.")
-    output = Path(config.output)
-    kind = output.suffix.lower().removeprefix(".")
-    if kind not in NEEDS:
-        raise ConfigError(f"--output {output}: the name must end in .onnx or .pt2.")
-    if kind == "pt2" and config.precision != "fp32":
-        raise ConfigError(f"--precision {config.precision}: is for .onnx; .pt2 is always fp32.")
-    if output.exists() and not config.overwrite:
-        raise ConfigError(f"--output {output}: exists. Choose another, or pass --overwrite true.")
     missing = [name for name in NEEDS[kind] if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{', '.join(missing)}: not installed: pip install 'autosam[export]'")
-    return output, kind
 
 
 def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgram:

@@ -13,7 +13,6 @@ from rich.progress import track
 
 from autosam.config.commands import PredictConfig
 from autosam.config.setting import settings_of
-from autosam.config.values import require_config
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inference.mask_values import mask_endings, named_classes
 from autosam.inference.predictor import load
@@ -38,9 +37,8 @@ def predict(config: PredictConfig) -> list[Path]:
         ConfigError, DataError, CheckpointError: before anything is written.
         DataError: at the end, if sources could not be read.
     """
-    require_config(config, PredictConfig, "predict")
     process = processes()
-    output = check(config)
+    output = Path(config.output)
     sources = find_sources(config.input, config.recursive, output)
     require_text([str(output), *(source.key for source in sources)])
     predictor = load(
@@ -158,29 +156,6 @@ def fingerprint(source: Source) -> dict[str, str]:
         raise DataError(
             f"{source.path}: cannot be read ({error.strerror}). Replace or remove it."
         ) from None
-
-
-def check(config: PredictConfig) -> Path:
-    """Check settings that need neither the sources nor the checkpoint.
-
-    Args:
-        config: the settings.
-
-    Returns:
-        The output folder.
-
-    Raises:
-        ConfigError: a path is missing, or the output folder is that of the input.
-    """
-    for name in ("checkpoint", "input", "output"):
-        if not getattr(config, name):
-            raise ConfigError(f"--{name} is needed.")
-    source, output = Path(config.input), Path(config.output)
-    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
-        raise ConfigError(
-            f"--output {output}: is the input's folder; masks would replace images. Choose another."
-        )
-    return output
 
 
 def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: bool) -> None:

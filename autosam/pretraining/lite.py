@@ -16,7 +16,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autosam.config.commands import PretrainConfig
-from autosam.config.values import require_config
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.backbones.timm import load_bundled_lite0
 from autosam.models.sam import SAMS
@@ -30,19 +29,6 @@ from autosam.utils.io import make_folder, write_atomically
 
 UNRELATED = ("output", "save_every", "held_out", "workers", "stop_after")
 """Settings that do not change the weights."""
-
-
-def check(config: PretrainConfig) -> None:
-    """Refuse settings that contradict each other.
-
-    Raises:
-        ConfigError: fewer scenes than a batch has.
-    """
-    if config.frozen_steps and config.scenes < config.batch_size:
-        raise ConfigError(
-            f"--scenes {config.scenes}: a step takes {config.batch_size} of them. Give more, or a "
-            "lower --batch_size."
-        )
 
 
 def restore(file: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
@@ -93,8 +79,6 @@ def pretrain(config: PretrainConfig) -> Path:
         CheckpointError: the state is damaged.
         StorageError: the folder cannot be written to.
     """
-    require_config(config, PretrainConfig, "pretrain")
-    check(config)
     device = choose_device()
     recipe = {key: value for key, value in asdict(config).items() if key not in UNRELATED}
     folder = Path(config.output)

@@ -136,23 +136,6 @@ def make_folder(folder: Path) -> None:
         raise not_written(folder, error) from None
 
 
-def require_new(flag: str, path: str, suffix: str = "") -> None:
-    """Refuse to write over a file.
-
-    Args:
-        flag: the setting that names it.
-        path: the file.
-        suffix: how its name must end, if that matters.
-
-    Raises:
-        ConfigError: it exists, or its name ends otherwise.
-    """
-    if Path(path).exists():
-        raise ConfigError(f"--{flag} {path}: exists; choose another file.")
-    if suffix and Path(path).suffix.lower() != suffix:
-        raise ConfigError(f"--{flag} {path}: the name must end in {suffix}.")
-
-
 def not_written(path: Path, error: Exception) -> StorageError:
     """The error for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from autosam.errors import ConfigError
 from autosam.utils.suggest import suggest
 
 FILES = (".safetensors", ".pt", ".pth", ".pkl", ".bin", ".ckpt", ".onnx", ".yaml", ".yml", ".json",
@@ -48,3 +49,20 @@ def require_path(flag: str, text: str, kind: str, error: type[Exception]) -> Non
     if not text or set(text) & set("*?[") or is_hub_name(text) or os.path.exists(text):
         return
     raise error(f"{flag} {text}: no such {kind}. Fix the path.{nearest(Path(text))}")
+
+
+def require_new(flag: str, path: str, suffix: str = "") -> None:
+    """Refuse to write over a file.
+
+    Args:
+        flag: the setting that names it.
+        path: the file.
+        suffix: how its name must end, if that matters.
+
+    Raises:
+        ConfigError: it exists, or its name ends otherwise.
+    """
+    if Path(path).exists():
+        raise ConfigError(f"--{flag} {path}: exists; choose another file.")
+    if suffix and Path(path).suffix.lower() != suffix:
+        raise ConfigError(f"--{flag} {path}: the name must end in {suffix}.")

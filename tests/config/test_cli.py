@@ -14,11 +14,13 @@ import yaml
 from autosam.config import RUNS, Config
 from autosam.config.cli import from_dict, parse, run_command, to_dict
 from autosam.config.commands import AppConfig, BenchConfig, EvaluateConfig, PredictConfig
+from autosam.config.data import LAYOUT_NAMES
 from autosam.config.help import help_of
 from autosam.config.sams import SAM_NAMES
 from autosam.config.setting import value_at
 from autosam.config.validation import check_settings
 from autosam.config.yaml import config_path
+from autosam.data.layouts import LAYOUTS
 from autosam.errors import ConfigError, DataError
 from autosam.models.build import build_segmenter
 from autosam.models.sam import SAMS
@@ -313,6 +315,10 @@ def test_the_names_of_sams_are_the_registry() -> None:
     assert [*SAM_NAMES] == [name for name in SAMS if name != "tiny"]
 
 
+def test_the_names_of_layouts_are_the_table() -> None:
+    assert [*LAYOUT_NAMES] == [*LAYOUTS]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -328,11 +334,35 @@ def test_the_names_of_sams_are_the_registry() -> None:
         ("weights get lite vitb", UNKNOWN_SAM),
         ("weights add vitb x.pth", UNKNOWN_SAM),
         ("weights verify x.pth --sam vitb", UNKNOWN_SAM),
+        ("--hlep", "autosam --hlep: a command comes first. Did you mean --help?"),
+        ("predict", "--checkpoint, --input, --output are needed."),
+        ("predict --checkpoint . --input . --output o --threshold 2 --min-area -1",
+         "--threshold 2: must be below 1.\n--min-area -1: must be at least 0."),
+        ("evaluate", "--checkpoint RUN is needed: a run folder or a checkpoint file. (Or "
+         "--zero-shot.)"),
+        ("export", "--checkpoint RUN is needed."),
+        ("export --checkpoint . --output m.txt", "--output m.txt: the name must end in .onnx or "
+         ".pt2."),
+        ("export --checkpoint . --images no", "--images no: no such folder. Fix the path."),
+        ("app", "--checkpoint RUN is needed."),
+        ("app --checkpoint . --checkpoint no", "--checkpoint no: no such file or folder. Fix the "
+         "path."),
+        ("compare --runs autosam,hed", f"--runs autosam,hed: choose from {', '.join(RUNS)}. Did "
+         "you mean head?"),
+        ("train --data.layout cocoo", f"--data.layout cocoo: unknown. Choose one of "
+         f"{', '.join(LAYOUTS)}. Did you mean coco?"),
+        ("train --images .", "--data.images and --data.masks go together. Give both."),
+        ("train --images no --masks no2", "--data.images no: no such folder. Fix the path.\n"
+         "--data.masks no2: no such folder. Fix the path."),
+        ("train --resume no", "--resume no: no such run folder. Fix the path."),
+        ("check --output x.txt", "--output x.txt: the name must end in .png."),
+        ("weights verify no", "weights verify no: no such file. Fix the path."),
+        ("weights add vit_b no", "weights add no: no such file. Fix the path."),
     ],
 )  # fmt: skip
-def test_a_mistyped_word_is_answered_with_the_nearest_one(words: str, message: str) -> None:
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(words: str, message: str) -> None:
     done = run_and_name_heavy_modules(*words.split())
-    assert done.stderr == f"error: {message}\n"
+    assert done.stderr.partition("\nusage:")[0].strip() == f"error: {message}"
     assert done.stdout == "2\n"
 
 

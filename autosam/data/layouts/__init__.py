@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autosam.config import DataConfig
-from autosam.config.validation import check_data
+from autosam.config.validation import check_data, check_folders, require_layout
 from autosam.data.layouts.coco import pairs_of_coco
 from autosam.data.layouts.folders import pairs_of_folders
 from autosam.data.layouts.glas import pairs_of_glas
@@ -18,7 +18,7 @@ from autosam.data.layouts.voc import pairs_of_voc
 from autosam.data.layouts.volumes import pairs_of_volumes
 from autosam.data.pairs import Pair, Splits
 from autosam.data.splits import draw_splits
-from autosam.errors import ConfigError, DataError
+from autosam.errors import DataError
 from autosam.utils.io import require_text
 
 LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
@@ -46,24 +46,9 @@ def load_pairs(config: DataConfig) -> list[Pair]:
         ConfigError: an unknown layout, or settings that contradict each other.
         DataError: files are missing, or do not match the layout.
     """
-    if config.layout not in LAYOUTS:
-        raise ConfigError(
-            f"--data.layout {config.layout}: unknown. Choose one of {', '.join(LAYOUTS)}."
-        )
+    require_layout(config.layout, LAYOUTS)
     check_data(config)
-    partner = "annotations" if config.layout == "coco" else "masks"
-    if config.root and (config.images or config.masks or config.annotations):
-        raise ConfigError(
-            f"--data.root and --data.images/--data.{partner} exclude each other. Leave one out."
-        )
-    if bool(config.images) != bool(getattr(config, partner)):
-        raise ConfigError(f"--data.images and --data.{partner} go together. Give both.")
-    unread = "masks" if config.layout == "coco" else "annotations"
-    if getattr(config, unread):
-        raise ConfigError(
-            f"--data.{unread}: --data.layout {config.layout} does not read it. Leave it out, or "
-            "choose another layout."
-        )
+    check_folders(config)
     where = (config.root, config.images, config.masks, config.annotations)
     require_text(name for name in where if name)
     found = LAYOUTS[config.layout](config)
