@@ -242,11 +242,11 @@ def range_mistakes(
         mosts = most if isinstance(most, tuple) else [most] * len(numbers)
         for number, most in zip(numbers, mosts, strict=True):
             if (least, most) != (-math.inf, math.inf) and not least <= number <= most:
-                found.append(f"{shown} {number:.10g}: must be {_range_words(least, most)}.")
+                found.append(f"{shown} {_number(number)}: must be {_range_words(least, most)}.")
         if "above" in one.facts and not value > one.facts["above"]:
-            found.append(f"{shown} {value:.10g}: must be above {one.facts['above']:g}.")
+            found.append(f"{shown} {_number(value)}: must be above {one.facts['above']:g}.")
         if "below" in one.facts and not value < one.facts["below"]:
-            found.append(f"{shown} {value:.10g}: must be below {one.facts['below']:g}.")
+            found.append(f"{shown} {_number(value)}: must be below {one.facts['below']:g}.")
         multiple = one.facts.get("multiple", 1)
         if value % multiple if isinstance(value, int) else False:
             near = max(multiple, round(value / multiple) * multiple)
@@ -262,6 +262,11 @@ def check_ranges(config: Any, section: str = "") -> None:
     """
     if mistakes := range_mistakes(config, section):
         raise ConfigError("\n".join(mistakes))
+
+
+def _number(value: float) -> str:
+    """A number as people write it: -1 for -1.0."""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _range_words(least: float, most: float) -> str:
