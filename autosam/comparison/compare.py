@@ -165,7 +165,14 @@ def facts(settings: Settings, splits: Splits, seeds: int) -> dict[str, str]:
         "seeds": f"{seeds}, from {settings.train.seed}",
         "figures": "mean over the test images ± standard deviation over seeds; difference with its "
         f"95 % interval and p by a permutation test over {independent}",
-        "command": shlex.join(["autosam", "compare", *sys.argv[1:]]),
+        "command": _command(),
         "versions": ", ".join(" ".join(pair) for pair in provenance.versions().items()),
         "commit": provenance.commit() or "not installed by git",
     }
+
+
+def _command() -> str:
+    """The command line as it is typed; of a script, its own."""
+    if Path(sys.argv[0]).stem in ("autosam", "compare", "__main__"):
+        return shlex.join(["autosam", "compare", *sys.argv[1:]])
+    return provenance.command()

@@ -35,7 +35,7 @@ def judge(results: ResultsTable, one: Row, other: Row, p: float | None = None) -
     """
     found = results.minus(one, other)
     if found.groups < MIN_GROUPS:
-        return f"not comparable ({found.mean:+.3f} Dice, too few groups)"
+        return f"not comparable ({found.mean:+.3f} Dice, too few {_units(results)})"
     figures = (
         f"{found.mean:+.3f} Dice, 95 % interval {found.low:+.3f} to {found.high:+.3f}, "
         f"p = {found.p if p is None else p:.2g}"
@@ -96,6 +96,11 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def _units(results: ResultsTable) -> str:
+    """What is taken as independent."""
+    return "groups" if any(results.groups.values()) else "images"
+
+
 def _against_head(results: ResultsTable, own: list[Row], head: Row) -> tuple[str, str]:
     """Compare every run that uses SAM with the run `head`.
 
@@ -111,7 +116,7 @@ def _against_head(results: ResultsTable, own: list[Row], head: Row) -> tuple[str
     text = f"Against the same backbone with a plain head and no SAM{corrected}: {judged}."
     if found[0].groups < MIN_GROUPS:
         return text, (
-            f"No conclusion: the test images are of {found[0].groups} groups, and below "
+            f"No conclusion: there are {found[0].groups} test {_units(results)}, and below "
             f"{MIN_GROUPS} no difference is significant."
         )
     if reason := unfinished(results, head):

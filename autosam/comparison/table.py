@@ -51,6 +51,10 @@ class ResultsTable:
             row.difference = None if row is base else self.minus(row, base)
         self.rows.sort(key=lambda row: (row.variant.is_oracle, -row.metrics["dice"][0], row.title))
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{row.title} {row.metrics['dice'][0]:.3f}" for row in self.rows)
+        return f"ResultsTable(test Dice: {rows})"
+
     def __getitem__(self, variant: Variant) -> Row:
         row = self.find(variant)
         if row is None:

@@ -284,9 +284,9 @@ def require_config(config: Any, kind: type, name: str) -> None:
     if not isinstance(config, kind):
         made = f"autosam.config.cli.parse({kind.__name__}, ['--config', 'FILE', ...])"
         raise ConfigError(
-            f"{name}({config!r:.60}): expected settings as {kind.__name__}(...), or of a "
-            f"file and flags {made}, or of a dictionary "
-            f"autosam.config.cli.from_dict({kind.__name__}, values)."
+            f"{name}({'' if config is None else f'{config!r:.60}'}): expected settings as keywords "
+            f"{name}(NAME=value, ...), as {kind.__name__}(...), of a file and flags {made}, "
+            f"or of a dictionary autosam.config.cli.from_dict({kind.__name__}, values)."
         )
     check_choices(config)
     check_ranges(config)

@@ -24,6 +24,7 @@ from autosam.data.readers.stretch import (
 from autosam.data.readers.tiff import MAGIC, TiffImage
 from autosam.errors import DataError
 from autosam.utils.io import write_atomically
+from autosam.utils.paths import nearest
 
 __all__ = ["MAX_PIXELS", "StoredMask", "Window", "stretch"]
 
@@ -37,9 +38,12 @@ def require_file(path: Path) -> None:
     Raises:
         DataError: missing, or not a regular file.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: cannot be read: is a folder, expected a file. Name a file in it.")
+    if not path.exists():
+        raise DataError(f"{path}: cannot be read: no such file. Fix the path.{nearest(path)}")
     if not path.is_file():
-        what = "not a regular file" if path.exists() else "no such file"
-        raise DataError(f"{path}: cannot be read: {what}. Replace or remove it.")
+        raise DataError(f"{path}: cannot be read: not a regular file. Replace or remove it.")
 
 
 def open_raster(

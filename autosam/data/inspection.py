@@ -38,6 +38,10 @@ class Inspection:
     images: int = 0
     """Number of images; 0 if errors ended the inspection early."""
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.errors)} errors, {len(self.warnings)} warnings"
+        return f"Inspection({self.images} images, {counts})"
+
 
 def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -> Inspection:
     """Inspect a data set; errors are collected, not raised.

@@ -75,13 +75,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     scores = mean_scores(list(rows.values()))
     if not process.is_main_process:
         return scores
-    facts = {"checkpoint": str(loaded.path), "images": str(len(rows))}
+    split = title.split(" of ")[0]  # the table is narrow
+    facts = {"checkpoint": str(loaded.path), "images": f"{len(rows)}, {title}"}
     facts |= describe_images(rows, trained.class_names)
     if config.output:
         make_folder(Path(config.output).parent)
         write_scores(Path(config.output), rows)
         facts["per image"] = config.output
-    print_scores({title: scores} | by_subset(rows, pairs), facts)
+    print_scores({split: scores} | by_subset(rows, pairs), facts)
     for message in sanity_warnings(rows, trained.num_classes > 1):
         print(f"warning: {message}")
     return scores

@@ -91,10 +91,10 @@ class Prediction:
 
     def __repr__(self) -> str:
         height, width = self.masks.shape[1:]
-        shares = [
-            f"{name} {mask.mean():.1%}"
-            for name, mask in zip(self._data.class_names, self.masks, strict=True)
-        ]
+        names = self._data.class_names
+        if self._data.classes is None:
+            names = [f"class {name}" for name in names] if len(names) > 1 else ["foreground"]
+        shares = [f"{name} {mask.mean():.1%}" for name, mask in zip(names, self.masks, strict=True)]
         return f"Prediction({height} x {width}: {', '.join(shares)})"
 
     def _repr_png_(self) -> bytes | None:

@@ -293,7 +293,7 @@ def test_many_runs_find_nothing_by_chance_alone() -> None:
         ({"curves": [[0.1, 0.2]]}, "head was trained for 2 epochs only"),
         ({"curves": [[0.9] * 8], "trivial": {"a mask of the whole image": 0.95}},
          r"head has learned nothing \(Dice 0.\d+; a mask of the whole image has 0.950\)"),
-        ({"groups": 5}, "the test images are of 5 groups, and below 6 no difference"),
+        ({"groups": 5}, "there are 5 test groups, and below 6 no difference"),
     ],
 )  # fmt: skip
 def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> None:
@@ -308,7 +308,13 @@ def test_no_conclusion_from_what_is_unfinished(changes: dict, reason: str) -> No
 def test_the_conclusion_of_few_images_is_a_sentence() -> None:
     rows = [row(name, [0.8, 0.7]) for name in (Variant("autosam"), BLANK, NO_SAM)]
     said = conclusion(ResultsTable(rows, Variant("autosam")))
-    assert said.count("is not comparable (+0.000 Dice, too few groups).") == 2
+    assert said.count("is not comparable (+0.000 Dice, too few images).") == 2
+
+
+def test_the_results_table_is_short_in_a_notebook() -> None:
+    rows = [row("decoder", [0.5, 0.7]), row("head", [0.8, 0.9])]
+    shown = repr(ResultsTable(rows, Variant("head")))
+    assert shown == "ResultsTable(test Dice: head 0.850, decoder 0.600)"
 
 
 def test_a_run_that_is_behind_and_still_learns_is_not_called_worse() -> None:

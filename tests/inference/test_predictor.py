@@ -89,7 +89,7 @@ def test_a_prediction_is_drawn_and_saved(trained: Path, image_path: Path, tmp_pa
         png = found._repr_png_()
         assert png is not None
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), drawn)
-        assert repr(found) == f"Prediction(40 x 56: 1 {found.masks.mean():.1%})"
+        assert repr(found) == f"Prediction(40 x 56: foreground {found.masks.mean():.1%})"
     with pytest.raises(ConfigError, match=r"unknown suffix\. Expected one of \.png"):
         found.save(tmp_path / "a.tif")
     assert repr(predictor) == "Predictor(autosam, SAM tiny, classes: 1, cpu)"
