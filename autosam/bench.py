@@ -1,7 +1,7 @@
 """`autosam bench`: measure how fast this machine encodes, trains and predicts.
 
 All weights are random: they do not change the speed, and nothing is downloaded. Each case runs in a
-process of its own, is repeated, and is shown with its median and its spread.
+process of its own, is repeated, and is reported with median and spread.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def compare(config: CompareConfig | None = None, **settings: Any) -> ResultsTabl
 
     Raises:
         ConfigError: settings that cannot work.
-        AutosamError: a run failed; the same call goes on once the cause is removed.
+        AutosamError: a run failed. Remove the cause and repeat the call: it continues.
     """
     config = with_settings(CompareConfig, config, settings, "compare")
     from autosam.comparison.compare import compare as run

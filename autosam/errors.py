@@ -35,7 +35,7 @@ class Stopped(AutosamError):
 
 
 class TrainingError(AutosamError):
-    """Training cannot go on, for example because the loss is no longer finite."""
+    """Training cannot continue, for example because the loss is no longer finite."""
 
 
 NO_MEMORY = re.compile(

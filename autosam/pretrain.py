@@ -32,7 +32,7 @@ def pretrain(config: PretrainConfig | None = None, **settings: Any) -> Path:
         The weights file (float16, averaged over the last steps).
 
     Raises:
-        ConfigError: settings that cannot work, or differ from those of the state to go on from.
+        ConfigError: settings that cannot work, or differ from those of the state to resume from.
         CheckpointError: that state is damaged.
         StorageError: the folder cannot be written to.
     """

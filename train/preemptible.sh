@@ -1,7 +1,7 @@
 #!/bin/sh
-# On a machine that may vanish: sh preemptible.sh IMAGES MASKS RUN
-# Start the same line again as often as need be (the queue, systemd, a loop): it goes on from the last
-# state, at most 10 minutes before the machine went. SIGTERM saves at once and leaves with code 143.
+# On a preemptible machine: sh preemptible.sh IMAGES MASKS RUN
+# Run the same line again (by the queue, systemd or a loop) until it succeeds: it resumes from the last
+# state, which is at most 10 minutes old. SIGTERM saves the state and ends with code 143.
 set -e
 if ls "$3"/checkpoints/state-*.pt >/dev/null 2>&1; then
   exec python -m autosam.train --resume "$3"

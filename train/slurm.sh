@@ -1,7 +1,7 @@
 #!/bin/bash
 # Several machines, one run: sbatch slurm.sh IMAGES MASKS RUN, all three on a disk that the machines
 # share. SLURM's warning (SIGTERM two minutes before the end) saves a state; queued again, the job
-# goes on from it, also with another number of machines.
+# continues from it, also with another number of machines.
 #SBATCH --nodes=2 --ntasks-per-node=1 --gpus-per-node=4 --cpus-per-task=32
 #SBATCH --time=4:00:00 --signal=TERM@120 --requeue --open-mode=append
 set -e

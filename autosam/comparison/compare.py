@@ -60,7 +60,7 @@ def compare(config: CompareConfig) -> ResultsTable:
     try:
         run_jobs(jobs, config.jobs)
     except Stopped as stopped:
-        again = Stopped("stopped; the same command goes on with the remaining trainings")
+        again = Stopped("stopped; the same command continues with the remaining trainings")
         again.signal = stopped.signal
         raise again from None
     by_variant = jobs_by_variant(jobs, ablated_variants(config))

@@ -23,6 +23,7 @@ import yaml
 from autosam.comparison.variants import Variant
 from autosam.config import Config
 from autosam.errors import CheckpointError, Stopped, TrainingError
+from autosam.models.paper import selection_split
 from autosam.training import resume
 from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
@@ -84,7 +85,7 @@ class Job:
 
     def curve(self) -> list[float]:
         """Read Dice by epoch, on the split that the best epoch was chosen on."""
-        split = "test" if self.config.paper.select_on_test else "validation"
+        split = selection_split(self.config)
         return self.read(
             "metrics.jsonl",
             lambda file: [float(row[f"{split}/dice"]) for row in read_metrics(file.parent)],
@@ -141,7 +142,7 @@ def _run_in_processes(jobs: list[Job], parallel: int) -> None:
             for future in futures:
                 future.cancel()
         if received:
-            stopped = Stopped("stopped; the same command goes on")
+            stopped = Stopped("stopped; the same command continues")
             stopped.signal = received[0]
             raise stopped
 

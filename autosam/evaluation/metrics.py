@@ -229,7 +229,7 @@ def by_subset(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> dict[str,
 
 
 def require_all(rows: dict[str, dict[str, float]], pairs: list[Pair]) -> None:
-    """Check that every image has scores, and nothing else.
+    """Check that every image has scores, and only images do.
 
     Args:
         rows: scores by image.

@@ -1,9 +1,9 @@
-"""SAM on a grid of points, and the classifier that says which of its masks are of which class.
+"""SAM on a grid of points, and the classifier of its masks.
 
 The points are those of SAM's automatic mask generation (Kirillov et al. 2023, arXiv 2304.02643,
-appendix B, "Zero-shot instance segmentation" aside: there the masks have no class). The
-classifier is fitted on SAM's masks of training images, each labelled with the class that covers
-most of it: one normal distribution of colour and size for each class and for background.
+appendix B), whose masks have no class. The classifier is fitted to SAM's masks of training images,
+each labelled with the class that covers most of it: one normal distribution of colour and size for
+each class and for background.
 """
 
 from __future__ import annotations

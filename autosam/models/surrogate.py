@@ -18,7 +18,7 @@ UPSCALE = 4
 class SurrogateDecoder(nn.Module):
     """Dense and high-resolution prompt embeddings of P prompts -> logits float P x 4h x 4w.
 
-    Each cell of each map is decoded by itself (a transposed convolution whose kernels do not
+    Each cell of each map is decoded separately (a transposed convolution whose kernels do not
     overlap), and the logits are summed. So the mask shows the content of the prompt and no shapes
     learned by this network. It costs about 1 % of a training step.
 

@@ -62,7 +62,7 @@ def restore(file: Path, parts: dict[str, Any], recipe: dict[str, Any]) -> int:
         ) from None
     if made_by != recipe:
         raise ConfigError(
-            f"{file} was made by {made_by}, not {recipe}. Give the same settings to go on, or "
+            f"{file} was made by {made_by}, not {recipe}. Give the same settings to resume it, or "
             "another --output."
         )
     return done

@@ -55,7 +55,7 @@ def train(config: Config) -> TrainResult:
     with Interrupt() as interrupt:
         interrupt.at_once = True
         if saved is not None:
-            interrupt.remedy = resume.how_to_go_on(Path(config.output or ""))
+            interrupt.remedy = resume.resume_command(Path(config.output or ""))
         return _train(config, saved, started, interrupt)
 
 

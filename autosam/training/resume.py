@@ -110,7 +110,7 @@ def load(folder: Path) -> tuple[dict[str, Any], list[str]]:
     )
 
 
-def how_to_go_on(folder: Path) -> str:
+def resume_command(folder: Path) -> str:
     """Format the command that resumes a run.
 
     Args:
@@ -161,7 +161,7 @@ class Inputs:
         if changed := [name for name, size in self.sizes.items() if now[name] != size]:
             raise DataError(
                 f"{', '.join(changed[:3])}: {len(changed)} images or masks changed while the run "
-                f"trained. Restore them and go on with --resume {folder}, or train again."
+                f"trained. Restore them and continue with --resume {folder}, or train again."
             )
 
     def require_same(self, facts: dict[str, Any], folder: Path) -> None:

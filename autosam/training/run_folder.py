@@ -22,7 +22,7 @@ from autosam.utils import provenance
 from autosam.utils.io import LOCK, lock, make_folder
 
 MAY_CHANGE = keys_with(Config, "resume")
-"""Settings that may change on --resume: paths and the like."""
+"""Settings that may change on --resume, such as paths."""
 
 
 @contextlib.contextmanager
@@ -121,7 +121,7 @@ def refuse_folder(folder: Path, config: Config) -> None:
     """
     if not folder.exists():
         return
-    # A killed run may have left nothing but its lock.
+    # A killed run may have left only its lock file.
     if folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()):
         return
     if not config.overwrite:

@@ -176,7 +176,7 @@ class Trainer:
                 "facts": self.inputs.facts,
             }
             resume.save(self.folder, content)
-        self.interrupt.remedy = resume.how_to_go_on(self.folder)
+        self.interrupt.remedy = resume.resume_command(self.folder)
         self._saved = time.perf_counter()
 
     def _forbid_exit(self, *_: object) -> None:

@@ -69,7 +69,7 @@ def peer_error(error: RuntimeError, again: str) -> TrainingError | None:
 
     Args:
         error: what an operation that processes share raised.
-        again: how to go on, as the beginning of a sentence.
+        again: how to continue, as the beginning of a sentence.
     """
     if processes().num_processes == 1 or not re.search("gloo|nccl|peer", str(error), re.I):
         return None

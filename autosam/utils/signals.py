@@ -74,7 +74,7 @@ class Interrupt:
 
     def stopped(self) -> Stopped:
         """The exception that ends the run."""
-        stopped = Stopped(f"stopped; go on with: {self.remedy}")
+        stopped = Stopped(f"stopped; resume with: {self.remedy}")
         stopped.signal = self.signal or Stopped.signal
         return stopped
 

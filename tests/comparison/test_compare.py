@@ -136,7 +136,7 @@ def test_an_interrupted_comparison_goes_on(
             compare(config)
     with monkeypatch.context() as patch:
         patch.setattr("autosam.training.trainer.Trainer._asked_to_stop", lambda run: True)
-        with pytest.raises(Stopped, match="the same command goes on") as stopped:
+        with pytest.raises(Stopped, match="the same command continues") as stopped:
             compare(config)
     assert stopped.value.signal == 15
     found = compare(config)

@@ -355,7 +355,7 @@ def test_quoted_messages_are_those_of_the_code(message: str) -> None:
 
 def test_the_messages_are_found_in_the_page() -> None:
     assert len(messages()) > 40
-    assert "`stopped; go on with: …`" in {f"`{message}`" for message in messages()}
+    assert "`stopped; resume with: …`" in {f"`{message}`" for message in messages()}
 
 
 def test_the_table_of_errors_and_exit_codes(

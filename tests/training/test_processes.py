@@ -111,7 +111,7 @@ def test_a_process_that_dies_ends_the_run_and_another_number_goes_on(
             next(r for r in ranks if rank_of(r) == rank).kill()
             said = process.communicate(timeout=300)[0]
         assert process.returncode != 0
-        assert "another process of this run died" in said or "stopped; go on with" in said
+        assert "another process of this run died" in said or "stopped; resume with" in said
         assert "--resume" in said
         seen = resume.load(folder)[0]["epoch"]
         assert 0 < seen < 40

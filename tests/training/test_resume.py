@@ -370,7 +370,7 @@ def test_from_outside(folders: Path, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGTERM)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert f"stopped; go on with: autosam train --resume {folder}" in said
+    assert f"stopped; resume with: autosam train --resume {folder}" in said
     assert "Traceback" not in said
     assert not (folder / "run.lock").exists()
 

@@ -116,8 +116,8 @@ def place(frames: list[Frame], thickness: float, path: Path) -> tuple[list[int],
     order = np.argsort(positions @ normal, kind="stable").tolist()
     along = (positions @ normal)[order]
     step = _step(along, [name(i) for i in order], path) if len(order) > 1 else thickness
-    aside = positions[order] - positions[order[0]] - np.outer(along - along[0], normal)
-    if (shift := np.abs(aside).max()) > 0.05 + 0.01 * (along[-1] - along[0]):
+    offset = positions[order] - positions[order[0]] - np.outer(along - along[0], normal)
+    if (shift := np.abs(offset).max()) > 0.05 + 0.01 * (along[-1] - along[0]):
         raise DataError(
             f"{path}: slices are shifted by up to {shift:.2f} mm within their planes (a gantry "
             "tilt), so they are no rectangular volume. Resample it, for example with dcm2niix."

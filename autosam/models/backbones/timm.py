@@ -35,8 +35,8 @@ class Backbone(nn.Module):
         channels, strides: of the feature maps, finest first; one map per stride, strides 4 to 32.
 
     Raises:
-        ConfigError: timm knows no such name, or the network does not work at this size.
-        CheckpointError: the weights cannot be obtained or do not fit; the message says what to do.
+        ConfigError: timm has no such model, or the network does not work at this size.
+        CheckpointError: the weights cannot be obtained or do not fit.
     """
 
     def __init__(self, name: str, weights: str, size: int) -> None:

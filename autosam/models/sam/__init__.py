@@ -43,7 +43,7 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
 
     Raises:
         ConfigError: no SAM of that name.
-        CheckpointError: the file cannot be obtained; the message says what to do.
+        CheckpointError: the file cannot be obtained.
     """
     known(name)
     if checkpoint is None:

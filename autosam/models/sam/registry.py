@@ -81,8 +81,8 @@ SAMS: dict[str, SamSpec] = {
             architecture="TinyViT-5M",
             convert=from_mobile_sam,
             file="mobile_sam.pt",
-            # The copy of its demonstration, because there the hash is stated; the same file lies in
-            # github.com/ChaoningZhang/MobileSAM under weights/.
+            # The copy of the demo, which states a hash; github.com/ChaoningZhang/MobileSAM has the
+            # same file in weights/.
             source=f"{_HUB}dhkim2810/MobileSAM/resolve/main/mobile_sam.pt",
             sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
             megabytes=40.7,

@@ -40,7 +40,7 @@ def hub_file(address: str) -> HubFile | None:
 
 
 def endpoint() -> str | None:
-    """$HF_ENDPOINT as it is now; `huggingface_hub` reads it once, when it is imported."""
+    """The current $HF_ENDPOINT; `huggingface_hub` reads it only when it is imported."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 

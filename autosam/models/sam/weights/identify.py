@@ -57,7 +57,7 @@ HIERA: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {
 """SAM 2 by width and number of blocks."""
 VERSION_2_1 = {"no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"}
 """Tensors of SAM 2.1 that SAM 2 lacks, in Meta's and Hugging Face's names."""
-UNKNOWN = "with an image encoder of its own, another SAM than the published ones"
+UNKNOWN = "with another image encoder than the published SAMs"
 
 
 def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:

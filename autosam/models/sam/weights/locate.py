@@ -77,7 +77,7 @@ def fetch(name: str) -> Path:
 
     Raises:
         ConfigError: no SAM of that name, or it needs a package that is not installed.
-        CheckpointError: the file cannot be obtained; the message says what to do.
+        CheckpointError: the file cannot be obtained.
     """
     spec = known(name)
     if found := find(name):
@@ -110,7 +110,7 @@ def fetch(name: str) -> Path:
             else:
                 download(source, part, f"{name}: {spec.file}")
         except URLError as error:
-            again = "Run the same again" + ("" if file else " to go on where it stopped")
+            again = "Run the same again" + ("" if file else " to resume it")
             raise CheckpointError(
                 f"--sam {name} needs its weights file {spec.file}, and downloading it from "
                 f"{source} failed: {transfer_error(error)}. {again}, or {ways}"
