@@ -50,7 +50,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ConfigError: the command line is wrong.
         SystemExit: `--help`.
     """
-    parser = Words(prog="autosam weights", description=__doc__)
+    parser = Words(
+        prog="autosam weights",
+        description="List, download, verify and add the weights of SAMs.",
+        epilog="examples:\n  autosam weights get vit_b\n"
+        "  autosam weights verify sam_vit_b.pth --sam vit_b",
+    )
     parser.set_defaults(words=[], sam=None)
     actions = parser.add_subparsers(dest="action", metavar="{list,get,verify,add}")
     actions.add_parser("list", help="list every SAM, its licence and its file (the default)")

@@ -265,7 +265,7 @@ class BenchConfig:
     backbone: str = "tf_efficientnet_lite0"
     """Backbone of the prompt generator."""
     input_size: int = setting(256, min=32, multiple=32, alias="view_size")
-    """G, pixels."""
+    """G: input size of the backbone, pixels; a multiple of 32."""
     batch_size: int = setting(8, min=1, max=1000)
     """Images per training step with cached embeddings (2 without a cache, 3 for the published
     code)."""

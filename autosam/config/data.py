@@ -37,8 +37,8 @@ class DataConfig:
     root: str | None = setting(
         None, common=True, path=path_if_exists, resume=True, missing=(DataError, "folder")
     )
-    """Folder or file of the data set, see `layout`. folders: a folder with train/, validation/ and
-    test/, each holding images/ and masks/; or with images/ and masks/ directly, which are then
+    """Folder or file of the data set, see --data.layout. folders: a folder with train/, validation/
+    and test/, each holding images/ and masks/; or with images/ and masks/ directly, which are then
     split at random. manifest: the CSV or JSONL file. huggingface: a data set's name, or a folder
     that it was saved to. Unset, and `images` too: the embedded synthetic data set."""
     images: str | None = setting(

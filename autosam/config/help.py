@@ -11,6 +11,9 @@ from typing import Any
 
 from autosam.config.setting import Setting, sections_of, settings_of
 
+NARROWEST = 50
+"""Columns that the help takes, also where the terminal has fewer."""
+
 
 def help_of(kind: type, prog: str, everything: bool) -> str:
     """The help of a command.
@@ -28,7 +31,7 @@ def help_of(kind: type, prog: str, everything: bool) -> str:
     if not any(one.facts.get("common") for one in own):
         common = [*(one for one in common if one.section), *own]
     common.sort(key=lambda one: one.default != "")  # what must be given comes first
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = max(NARROWEST, min(shutil.get_terminal_size().columns, 100))
     lines = [
         f"usage: {prog} [--config FILE] [--NAME VALUE ...]",
         "",
@@ -43,7 +46,7 @@ def help_of(kind: type, prog: str, everything: bool) -> str:
         return "\n".join(lines)
     lines += _table([config, *(_row(one) for one in own)], width)
     for name, section in sections_of(kind).items():
-        lines += ["", f"{name}: {_first_paragraph(section)}"]
+        lines += ["", *textwrap.wrap(f"{name}: {_first_paragraph(section)}", width)]
         lines += _table([_row(one) for one in found if one.section == name], width)
     return "\n".join(lines)
 
@@ -68,7 +71,8 @@ def _row(one: Setting, short: bool = False) -> tuple[str, str]:
         text += f" Default: {list(shown) if isinstance(shown, tuple) else shown}."
     if not short and (name := one.facts.get("short")):
         text += f" Short: --{name.replace('_', '-')}."
-    return f"{flag} {_metavar(one.hint)}".rstrip(), text.strip()
+    value = "true|false" if default is True else _metavar(one.hint)
+    return f"{flag} {value}".rstrip(), text.strip()
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

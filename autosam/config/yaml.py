@@ -82,7 +82,7 @@ def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
             _require_few(content, path)  # before anything walks over it
             content = as_written(content, yaml.load(text, yaml.BaseLoader), kind)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, brackets
-        raise ConfigError(f"{path}: not valid YAML: {error}. Fix it.") from None
+        raise ConfigError(f"{path}: not valid YAML: {_words(error)}. Fix it.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds {type(content).__name__}, expected `key: value` lines.")
     _require_plain(content, path)
@@ -96,14 +96,28 @@ def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
     return content
 
 
+def _words(error: Exception) -> str:
+    """What is wrong, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return str(error)
+    problem = str(error.problem)
+    if "'\\t'" in problem:
+        problem = "a tab; indent with spaces"
+    return f"line {mark.line + 1}: {problem}"
+
+
 class _Strict(yaml.SafeLoader):
     """YAML without duplicate keys, and without a comment where a text was meant."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]!r} is a duplicate",
-                                       problem_mark=node.start_mark)  # fmt: skip
+        names: list[Any] = []
+        for key, _ in node.value:
+            if key.value in names:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is a duplicate",
+                                           problem_mark=key.start_mark)  # fmt: skip
+            if key.tag != "tag:yaml.org,2002:merge":
+                names.append(key.value)
         for key, value in node.value:
             if isinstance(value, yaml.ScalarNode) and value.value == "" and key.end_mark.buffer:
                 rest = key.end_mark.buffer[key.end_mark.pointer :]

@@ -13,17 +13,18 @@ import yaml
 
 from autosam.config import RUNS, Config
 from autosam.config.cli import from_dict, parse, run_command, to_dict
-from autosam.config.commands import AppConfig, BenchConfig, EvaluateConfig, PredictConfig
-from autosam.config.data import LAYOUT_NAMES
+from autosam.config.commands import (
+    AppConfig,
+    BenchConfig,
+    EvaluateConfig,
+    PredictConfig,
+)
 from autosam.config.help import help_of
-from autosam.config.sams import SAM_NAMES
 from autosam.config.setting import value_at
 from autosam.config.validation import check_settings
 from autosam.config.yaml import config_path
-from autosam.data.layouts import LAYOUTS
 from autosam.errors import ConfigError, DataError
 from autosam.models.build import build_segmenter
-from autosam.models.sam import SAMS
 from autosam.utils.assets import asset_folder
 
 CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
@@ -81,6 +82,8 @@ def test_wrong_flags(flags: list[str], message: str) -> None:
         ("train:\n  lrr: 3", "Did you mean train.lr?"),
         ("train:\n  lr: [1]", "train.lr"),
         ("run: [head", "not valid YAML"),
+        ("run: head\ntrain:\n\tlr: 3", "not valid YAML: line 3: a tab; indent with spaces."),
+        ("train:\n  lr: 1\n  lr: 2", "not valid YAML: line 3: the key 'lr' is a duplicate."),
         ("- a\n- b", "expected `key: value` lines"),
     ],
 )
@@ -301,81 +304,3 @@ def test_commands_are_called_with_settings_or_keywords(monkeypatch: pytest.Monke
     assert (again.train.seed, again.train.epochs, config.train.seed) == (3, 5, 0)
     with pytest.raises(ConfigError, match=r"train\(epoch=...\): unknown setting.*epochs"):
         autosam.train(epoch=5)  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("words", [[], ["train", "--help"], ["train", "--trian.lr=3"], ["tran"]])
-def test_help_and_mistakes_import_nothing_heavy(words: list[str]) -> None:
-    done = run_and_name_heavy_modules(*words)
-    assert done.stdout.splitlines()[-1] in ("0", "2")
-
-
-UNKNOWN_SAM = f"--sam vitb: unknown. Choose one of {', '.join(SAM_NAMES)}. Did you mean vit_b?"
-
-
-def test_the_names_of_sams_are_the_registry() -> None:
-    assert [*SAM_NAMES] == [name for name in SAMS if name != "tiny"]
-
-
-def test_the_names_of_layouts_are_the_table() -> None:
-    assert [*LAYOUT_NAMES] == [*LAYOUTS]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("weights lits", "autosam weights lits: unknown action. Choose one of list, get, verify, "
-         "add. Did you mean list?"),
-        ("embeddings --dir . prun", "autosam embeddings prun: unknown action. Choose one of list, "
-         "prune. Did you mean prune?"),
-        ("train --images . --masks . --sam vitb", UNKNOWN_SAM),
-        ("check --images . --masks . --sam vitb", UNKNOWN_SAM),
-        ("evaluate --zero-shot --sam vitb", UNKNOWN_SAM),
-        ("compare --images . --masks . --sam vitb", UNKNOWN_SAM),
-        ("bench --sam vitb", UNKNOWN_SAM),
-        ("weights get lite vitb", UNKNOWN_SAM),
-        ("weights add vitb x.pth", UNKNOWN_SAM),
-        ("weights verify x.pth --sam vitb", UNKNOWN_SAM),
-        ("--hlep", "autosam --hlep: a command comes first. Did you mean --help?"),
-        ("predict", "--checkpoint, --input, --output are needed."),
-        ("predict --checkpoint . --input . --output o --threshold 2 --min-area -1",
-         "--threshold 2: must be below 1.\n--min-area -1: must be at least 0."),
-        ("evaluate", "--checkpoint RUN is needed: a run folder or a checkpoint file. (Or "
-         "--zero-shot.)"),
-        ("export", "--checkpoint RUN is needed."),
-        ("export --checkpoint . --output m.txt", "--output m.txt: the name must end in .onnx or "
-         ".pt2."),
-        ("export --checkpoint . --images no", "--images no: no such folder. Fix the path."),
-        ("app", "--checkpoint RUN is needed."),
-        ("app --checkpoint . --checkpoint no", "--checkpoint no: no such file or folder. Fix the "
-         "path."),
-        ("compare --runs autosam,hed", f"--runs autosam,hed: choose from {', '.join(RUNS)}. Did "
-         "you mean head?"),
-        ("train --data.layout cocoo", f"--data.layout cocoo: unknown. Choose one of "
-         f"{', '.join(LAYOUTS)}. Did you mean coco?"),
-        ("train --images .", "--data.images and --data.masks go together. Give both."),
-        ("train --images no --masks no2", "--data.images no: no such folder. Fix the path.\n"
-         "--data.masks no2: no such folder. Fix the path."),
-        ("train --resume no", "--resume no: no such run folder. Fix the path."),
-        ("check --output x.txt", "--output x.txt: the name must end in .png."),
-        ("weights verify no", "weights verify no: no such file. Fix the path."),
-        ("weights add vit_b no", "weights add no: no such file. Fix the path."),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_answered_before_anything_heavy_is_imported(words: str, message: str) -> None:
-    done = run_and_name_heavy_modules(*words.split())
-    assert done.stderr.partition("\nusage:")[0].strip() == f"error: {message}"
-    assert done.stdout == "2\n"
-
-
-def run_and_name_heavy_modules(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run `autosam`, and print its exit code and the heavy modules that it imported."""
-    code = (
-        "import sys; sys.argv = ['autosam', *sys.argv[1:]]\n"
-        "from autosam.__main__ import main\n"
-        "code = 0\n"
-        "try: main()\n"
-        "except SystemExit as end: code = end.code\n"
-        "print(code, *{'torch', 'timm', 'monai', 'numpy', 'cv2', 'rich', 'PIL'} & {*sys.modules})"
-    )
-    line = [sys.executable, "-c", code, *words]
-    return subprocess.run(line, capture_output=True, text=True, check=True)
