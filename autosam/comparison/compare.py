@@ -22,7 +22,7 @@ from autosam.comparison.variants import (
     trained_variants,
 )
 from autosam.config import Settings
-from autosam.config.checks import listed
+from autosam.config.command_checks import listed
 from autosam.config.commands import CompareConfig
 from autosam.data.layouts import load_splits
 from autosam.data.pairs import Splits, fingerprint

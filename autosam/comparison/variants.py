@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from autosam.config import RUNS, LearnedPrompt, PaperConfig
-from autosam.config.checks import listed
+from autosam.config.command_checks import listed
 from autosam.config.commands import CompareConfig
 
 Control = Literal["", "blank", "shuffled"]

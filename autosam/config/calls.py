@@ -7,7 +7,7 @@ import sys
 import types
 from typing import Any, TypeVar
 
-from autosam.config.checks import check_command
+from autosam.config.command_checks import check_command
 from autosam.config.setting import names_of, sections_of, shown_names_of
 from autosam.config.values import require_config
 from autosam.errors import ConfigError
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 def with_settings(kind: type[T], config: T | None, settings: dict[str, Any], name: str) -> T:
-    """The settings of a call.
+    """Build the settings of a call.
 
     Args:
-        kind: what settings the command takes.
+        kind: the settings class of the command.
         config: the settings to start from; None: the defaults.
-        settings: those that differ, by their short name, their key or the name of a section.
+        settings: changes, by short name, their key or the name of a section.
         name: the command.
 
     Raises:
@@ -53,7 +53,7 @@ def with_settings(kind: type[T], config: T | None, settings: dict[str, Any], nam
 
 
 class _Command(types.ModuleType):
-    """A module that is called as the function of its name in it."""
+    """A module that can be called like its function of the same name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Flags and YAML in, settings out; and how a command runs, fails and ends."""
+"""Parse command lines and YAML into settings; run commands, and report their errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
            errno.ENOENT,
            errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)  # fmt: skip
-"""Errors of a disk that its owner can fix."""
+"""Errors of the file system that a user can fix."""
 HELP = ("-h", "--help", "--help-all")
 
 
@@ -135,7 +135,7 @@ def _suggest_flag(name: str, kind: type) -> str:
 
 
 def _unexpected(kind: type, word: str, rest: list[str]) -> str:
-    """The message for words that belong to no flag, such as the files of a pattern."""
+    """Format the message for words without a flag, such as files that the shell expanded."""
     name, equals, _ = word.strip("-").partition("=")
     if word.startswith("-") or equals:
         hint = _suggest_flag(name.replace("-", "_"), kind)
@@ -149,12 +149,12 @@ def _unexpected(kind: type, word: str, rest: list[str]) -> str:
 
 
 def _unset(text: str, one: Setting) -> str | None:
-    """`null` on the command line unsets what may be unset."""
+    """Convert `null` to None if the setting may be None."""
     return None if text == "null" and type(None) in get_args(one.hint) else text
 
 
 def _entries(text: str) -> list[str]:
-    """What a flag adds to a list: a text, or a list in JSON."""
+    """Parse the value of a list flag: one text, or a list in JSON."""
     try:
         found = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
@@ -165,7 +165,7 @@ def _entries(text: str) -> list[str]:
 def _read(
     kind: type, values: dict[str, Any], mistakes: list[str], where: str, section: str = ""
 ) -> dict[str, Any]:
-    """The settings in a dictionary of a file or checkpoint, by key.
+    """Convert a dictionary from a file or checkpoint to settings by key.
 
     Args:
         kind: the settings.
@@ -195,7 +195,7 @@ def _read(
 
 
 def _suggest_key(path: str, kind: type) -> str:
-    """What to write instead of an unknown key of a file, or nothing."""
+    """Suggest a replacement for an unknown key of a file, or ""."""
     section, dot, name = path.partition(".")
     if path in settings_of(kind) and dot:
         return f" Write {name} indented below `{section}:`."
@@ -204,11 +204,10 @@ def _suggest_key(path: str, kind: type) -> str:
 
 
 def _read_one(one: Setting, value: Any) -> Any:
-    """The value of a setting.
+    """Convert the value of a setting.
 
     Raises:
-        ValueError: see `convert`; or nothing between the quotes, as a shell makes it of a variable
-            that is not set.
+        ValueError: see `convert`; or an empty text, for example from an unset shell variable.
     """
     if value == "" and one.default != "":
         raise ValueError("empty. Give a value; leave it out for the default.")
@@ -216,7 +215,7 @@ def _read_one(one: Setting, value: Any) -> Any:
 
 
 def _build(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of settings by key."""
+    """Build the dataclass from settings by key."""
     sections: dict[str, dict[str, Any]] = {name: {} for name in sections_of(kind)}
     own: dict[str, Any] = {}
     for key, value in values.items():
@@ -226,12 +225,12 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain nested dicts, ready for YAML or JSON."""
+    """Convert a config dataclass to nested dictionaries for YAML or JSON."""
     return dataclasses.asdict(config)
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The inverse of `to_dict`, checked like a YAML file; old names are understood.
+    """Convert nested dictionaries to a config dataclass; old names are accepted.
 
     Raises:
         ConfigError: every unknown key and every value of the wrong kind.
@@ -250,8 +249,10 @@ def run_command(
     shared: bool = False,
     name: str = "",
 ) -> None:
-    """Parse, run, and end with exit code 2 and one message for an error that a user can fix; or
-    with 128 and the number of the signal that stopped it, as shells count.
+    """Parse the command line and run a command.
+
+    The exit code is 2, with one message, for errors that a user can fix, and 128 plus the number of
+    the signal for a command that was stopped by one.
 
     Args:
         kind: the settings.
@@ -300,7 +301,7 @@ def require_paths(config: Any) -> None:
 
 @contextlib.contextmanager
 def one_message(shared: bool = False) -> Iterator[None]:
-    """What `run_command` does with the launcher, with errors and with signals."""
+    """Check the launcher, and convert errors and signals to one message and an exit code."""
     try:
         check_launcher()
         if not shared:
@@ -342,7 +343,7 @@ def _say_no_memory(error: Exception) -> None:
 
 
 class Words(argparse.ArgumentParser):
-    """A command line of actions instead of settings.
+    """Parser of a command line with actions instead of settings.
 
     Raises:
         ConfigError: it cannot be understood; a mistyped action is answered with the nearest one.
@@ -365,13 +366,13 @@ class Words(argparse.ArgumentParser):
 
 
 def unknown_action(command: str, action: str, actions: Sequence[str]) -> str:
-    """The message for an action that a command does not have."""
+    """Format the message for an unknown action."""
     choices = ", ".join(actions)
     return f"{command} {action}: unknown action. Choose one of {choices}.{suggest(action, actions)}"
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> one with dotted keys."""
+    """Flatten nested dictionaries to one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -8,7 +8,7 @@ from autosam.config.setting import always_path, path_if_exists, path_if_table, s
 from autosam.errors import ConfigError, DataError
 
 MOST_OVERLAPPING = 16
-"""K of classes that may overlap: they are bits of whole numbers, which resizing keeps exact."""
+"""Largest K of overlapping classes: labels are bitmasks, which are resized exactly."""
 
 LAYOUT_NAMES = ("folders", "manifest", "coco", "voc", "huggingface", "glas", "monuseg", "polyp",
                 "stamps", "volumes")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `--help` and `--help-all` print, from the settings and their docstrings."""
+"""Format `--help` and `--help-all` from the settings and their docstrings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NARROWEST = 50
 
 
 def help_of(kind: type, prog: str, everything: bool) -> str:
-    """The help of a command.
+    """Format the help of a command.
 
     Args:
-        kind: its settings. What follows "Examples:" in its docstring is shown as it is.
+        kind: its settings. What follows "Examples:" in its docstring is shown unchanged.
         prog: what to type: `autosam train`.
         everything: all settings by section; otherwise the common ones. Where no setting outside
             the sections is marked as common, all of them are.
@@ -56,7 +56,7 @@ def _first_paragraph(kind: type) -> str:
 
 
 def _row(one: Setting, short: bool = False) -> tuple[str, str]:
-    """A setting's name and value, and its help: in short, its first sentence."""
+    """Format the name and the help of a setting; with `short` the first sentence of the help."""
     name = one.facts.get("short") if short else None
     flag = f"--{(name or one.key).replace('_', '-')}"
     text = one.help
@@ -80,7 +80,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _metavar(hint: Any) -> str:
-    """What stands for the value."""
+    """Format the placeholder of the value."""
     if hint is bool:
         return ""
     if _choices(hint):
@@ -92,7 +92,7 @@ def _metavar(hint: Any) -> str:
 
 
 def _table(rows: list[tuple[str, str]], width: int) -> list[str]:
-    """Two columns, the second wrapped."""
+    """Format two columns; the second is wrapped."""
     lines = []
     for flag, text in rows:
         wrapped = textwrap.wrap(text, width - 28, break_on_hyphens=False) or [""]

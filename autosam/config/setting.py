@@ -1,7 +1,7 @@
-"""The facts of a setting, kept as metadata of its dataclass field: whatever the package asks about
-settings (ranges, paths, aliases, what may change on resume) is read from here.
+"""Settings as dataclass fields. Their facts (range, path, alias, whether they may change on resume)
+are metadata of the field, and everything that depends on them is derived from the metadata.
 
-A setting's help is the docstring below its field, so the API reference shows it too.
+The help of a setting is the docstring below its field, which the API reference shows too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def once(function: F) -> F:
-    """`functools.cache`, whose own annotations refuse classes as arguments."""
+    """`functools.cache` with type annotations that accept classes as arguments."""
     return cast(F, functools.cache(function))
 
 
@@ -30,12 +30,12 @@ def always_path(text: str) -> bool:
 
 
 def path_if_exists(text: str) -> bool:
-    """Of what may also be a name on the hub."""
+    """Tell paths from names on the hub: whether the path exists."""
     return Path(text).exists()
 
 
 def path_if_table(text: str) -> bool:
-    """Of what may also be a regular expression."""
+    """Tell CSV files from regular expressions, by the suffix."""
     return text.lower().endswith(".csv")
 
 
@@ -49,7 +49,7 @@ def setting(
     common: bool = False,
     **facts: Any,
 ) -> Any:
-    """A dataclass field with facts.
+    """Make a dataclass field with facts.
 
     Args:
         default: its default; a function that makes it, such as `list` or a dataclass.
@@ -77,8 +77,8 @@ _types_of = once(typing.get_type_hints)
 
 
 def hints_of(kind: type) -> dict[str, Any]:
-    """The types of the fields of a dataclass; choices are a `Literal`, of a table those that it
-    has now."""
+    """Look up the types of the fields of a dataclass. Those with `choices` become a
+    `Literal` of the current keys of that table."""
     choices = {
         f.name: f.metadata["choices"] for f in dataclasses.fields(kind) if "choices" in f.metadata
     }
@@ -87,7 +87,7 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting of a dataclass of settings.
+    """A setting of a dataclass.
 
     Attributes:
         key: its name with its section: `train.lr`.
@@ -113,13 +113,13 @@ class Setting:
 
     @property
     def first_key(self) -> str:
-        """The key that files of earlier versions know it by."""
+        """Its key in files of earlier versions."""
         prefix = f"{self.section}." if self.section else ""
         return prefix + self.facts.get("alias", self.name)
 
     @property
     def section(self) -> str:
-        """Its section, or nothing."""
+        """Its section, or ""."""
         return self.key.rpartition(".")[0]
 
     @property
@@ -138,7 +138,7 @@ def is_section(hint: Any) -> bool:
 
 @once
 def settings_of(kind: type) -> dict[str, Setting]:
-    """All settings of a dataclass by key, those of its sections included."""
+    """Collect the settings of a dataclass and of its sections, by key."""
     return {setting.key: setting for setting in _walk(kind, "")}
 
 
@@ -155,19 +155,19 @@ def _walk(kind: type, section: str) -> Iterator[Setting]:
 
 @once
 def sections_of(kind: type) -> dict[str, type]:
-    """The sections of a dataclass of settings by name."""
+    """Collect the sections of a dataclass of settings, by name."""
     hints = hints_of(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if is_section(hints[f.name])}
 
 
 def keys_with(kind: type, fact: str, value: Any = True) -> tuple[str, ...]:
-    """The keys of all settings with a fact, see `setting`."""
+    """List the keys of all settings with a fact, see `setting`."""
     return tuple(key for key, s in settings_of(kind).items() if s.facts.get(fact) == value)
 
 
 @once
 def names_of(kind: type) -> dict[str, str]:
-    """What each setting may be called (key, old name, short name), to its key."""
+    """Map all names of each setting (key, old name, short name) to its key."""
     found = settings_of(kind)
     names = {key: key for key in found}
     for key, one in found.items():
@@ -179,14 +179,14 @@ def names_of(kind: type) -> dict[str, str]:
 
 @once
 def shown_names_of(kind: type) -> dict[str, str]:
-    """The same without old names: what is suggested to who mistypes one."""
+    """Map names to keys without old names, for suggestions."""
     found = settings_of(kind).items()
     shorts = {one.facts["short"]: key for key, one in found if "short" in one.facts}
     return shorts | {key: key for key, _ in found}
 
 
 def value_at(config: Any, key: str) -> Any:
-    """The value of a setting by its key."""
+    """Get the value of a setting by its key."""
     for name in key.split("."):
         config = getattr(config, name)
     return config
@@ -194,7 +194,7 @@ def value_at(config: Any, key: str) -> Any:
 
 @once
 def _docstrings(kind: type) -> dict[str, str]:
-    """The docstrings below the fields of a class, each on one line."""
+    """Read the docstrings below the fields of a class, each on one line."""
     try:
         [tree] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     except (OSError, TypeError, ValueError, SyntaxError):  # no source, as in a frozen program

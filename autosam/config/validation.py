@@ -14,7 +14,7 @@ from autosam.utils.suggest import suggest
 
 
 def check_settings(config: Config) -> None:
-    """Refuse numbers that cannot work, before anything is built.
+    """Refuse settings of a run that cannot work, before anything is built.
 
     Raises:
         ConfigError: naming the key, what was found and what is expected.
@@ -40,7 +40,7 @@ def check_settings(config: Config) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    """The same for what every command reads that reads data.
+    """Refuse settings of the data that cannot work, see `check_settings`.
 
     Raises:
         ConfigError: naming the key.
@@ -56,7 +56,7 @@ def check_data(data: DataConfig) -> None:
 
 
 def check_layout(data: DataConfig) -> None:
-    """Refuse an unknown layout, unless a script may have added layouts of its own.
+    """Refuse an unknown layout, unless a script may have added layouts.
 
     Raises:
         ConfigError: see `require_layout`.
@@ -78,7 +78,7 @@ def require_layout(name: str, names: Iterable[str]) -> None:
 
 
 def check_folders(data: DataConfig) -> None:
-    """Refuse folders and files that the layout does not read together.
+    """Refuse combinations of folders and files that the layout does not read.
 
     Raises:
         ConfigError: naming the settings.
@@ -99,7 +99,7 @@ def check_folders(data: DataConfig) -> None:
 
 
 def value_ranges(values: str | int | list[int]) -> list[tuple[int, int]]:
-    """`--data.values` as ranges, least and most of each.
+    """Parse `--data.values` as ranges: lowest and highest value of each.
 
     Raises:
         ConfigError: not numbers or ranges of 0 to 65535.
@@ -116,10 +116,10 @@ def value_ranges(values: str | int | list[int]) -> list[tuple[int, int]]:
 
 
 def check_values(data: DataConfig) -> None:
-    """Refuse what contradicts `--data.values`.
+    """Refuse settings that contradict `--data.values`.
 
     Raises:
-        ConfigError: several classes or objects by number; or a value that is to be ignored, too.
+        ConfigError: several classes, instances, or a value that is also ignored.
     """
     if data.values is None:
         return
@@ -141,7 +141,7 @@ def check_values(data: DataConfig) -> None:
 
 
 def check_classes(data: DataConfig) -> None:
-    """Refuse classes that cannot be told apart, and colours that are none.
+    """Refuse duplicate classes and invalid colours.
 
     Raises:
         ConfigError: naming the class.

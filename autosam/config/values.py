@@ -23,14 +23,14 @@ KINDS: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     type(None): (type(None), "None"),
 }
-"""What counts as each type of a setting, and what messages call it."""
+"""Python types accepted for each type of a setting, and its name in messages."""
 TRUTH = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 NO_NUMBER = re.compile(r"[-+]?\.?inf|\.?nan")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """A value of a flag or a file as its setting's type.
+    """Convert a value of a flag or file to the type of its setting.
 
     Args:
         value: text, or what YAML makes of a file.
@@ -66,7 +66,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def expected_words(hint: Any) -> str:
-    """What messages on flags and files call a type: without None, which is left out there."""
+    """Name a type in messages about flags and files, without None."""
     arguments = typing.get_args(hint)
     if type(None) in arguments:
         return " or ".join(expected_words(one) for one in arguments if one is not type(None))
@@ -78,7 +78,7 @@ def expected_words(hint: Any) -> str:
 
 
 def _convert_entry(value: Any, kind: type) -> Any:
-    """An entry of a list of dataclasses, such as a class."""
+    """Convert an entry of a list of dataclasses, such as a class."""
     hints = hints_of(kind)
     if not isinstance(value, dict):
         raise ValueError(f"expected {expected_words(list[kind])}.")  # type: ignore[valid-type]
@@ -107,7 +107,7 @@ def _scalar(text: str, hint: type) -> Any:
 
 
 def read_structure(value: Any, hint: Any) -> Any:
-    """A list or section, of text written as YAML with every text in it as it is written."""
+    """Parse a list or section written as YAML. Texts are not interpreted: `007` stays text."""
     if not isinstance(value, str):
         return value
     import yaml
@@ -119,7 +119,7 @@ def read_structure(value: Any, hint: Any) -> Any:
 
 
 def as_written(value: Any, written: Any, hint: Any) -> Any:
-    """Values in which each that should be a text is the text of the file.
+    """Replace values whose type is text by the text of the file.
 
     Args:
         value: what YAML makes of a file, or a part of it.
@@ -161,7 +161,7 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def words_of(hint: Any) -> str:
-    """What messages call a type."""
+    """Name a type in messages."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(words_of(argument) for argument in arguments)
@@ -184,8 +184,8 @@ def _nearest(value: Any, hint: Any) -> str:
 
 
 def check_choices(config: Any, section: str = "") -> None:
-    """Refuse a value of another type than its setting's, and one that is none of its choices. Paths
-    become text, and numpy's numbers Python's.
+    """Refuse values of a wrong type or that are not among the choices. Paths are converted to text,
+    and numpy numbers to Python numbers.
 
     Args:
         config: a dataclass of settings; sections are dataclasses within it.
@@ -220,7 +220,7 @@ def check_choices(config: Any, section: str = "") -> None:
 def range_mistakes(
     config: Any, section: str = "", names: Mapping[str, str] | None = None
 ) -> list[str]:
-    """What is wrong with the numbers of some settings: those out of the range of their setting.
+    """List the numbers that are out of the range of their setting.
 
     Args:
         config: a dataclass of settings.
@@ -255,7 +255,7 @@ def range_mistakes(
 
 
 def check_ranges(config: Any, section: str = "") -> None:
-    """Refuse numbers out of range; see `range_mistakes`.
+    """Refuse numbers out of range, see `range_mistakes`.
 
     Raises:
         ConfigError: naming every such setting.
@@ -265,7 +265,7 @@ def check_ranges(config: Any, section: str = "") -> None:
 
 
 def _number(value: float) -> str:
-    """A number as people write it: -1 for -1.0."""
+    """Format a number without a trailing .0: -1 for -1.0."""
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
@@ -276,7 +276,7 @@ def _range_words(least: float, most: float) -> str:
 
 
 def require_config(config: Any, kind: type, name: str) -> None:
-    """Refuse anything but the settings that a function of Python takes.
+    """Refuse an argument that is not the settings object of a function.
 
     Raises:
         ConfigError: saying what makes them, or see `check_choices` and `check_ranges`.

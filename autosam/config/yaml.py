@@ -1,4 +1,4 @@
-"""Files of settings: YAML, strict about keys, and every text as it is written."""
+"""Read settings from YAML files. Keys are checked, and text settings keep their text."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from autosam.utils.suggest import suggest
 
 log = logging.getLogger("autosam")
 MOST = 10_000
-"""Values in a config, at most: a YAML file of a few lines can expand into billions."""
+"""Largest number of values in a config; a YAML file of a few lines can expand into billions."""
 
 
 def config_path(name: str) -> Path:
-    """A config by path, or a shipped one by name (`kvasir`, `kvasir.yaml`, `configs/kvasir.yaml`).
+    """Find a config by path, or a shipped one by name: `kvasir`, `kvasir.yaml`,
+    `configs/kvasir.yaml`.
+
     A bare name is always the shipped one: a file of that name is written ./kvasir.
 
     Raises:
@@ -44,7 +46,7 @@ def config_path(name: str) -> Path:
 
 
 def read_config(name: str, kind: type) -> dict[str, Any]:
-    """The settings of a YAML file that the dataclass `kind` has fields for.
+    """Read the settings of a YAML file for which the dataclass `kind` has fields.
 
     One file serves every command: `evaluate` takes its `data`, `train` all of it. Keys that no
     command knows are left in, for the message.
@@ -60,12 +62,12 @@ def read_config(name: str, kind: type) -> dict[str, Any]:
 
 
 def _top_names(kind: type) -> set[str]:
-    """The keys of a file without a section, old names included, and the sections."""
+    """List the top-level keys of a file: settings, their old names, and sections."""
     return {*sections_of(kind), *(n for n, key in names_of(kind).items() if "." not in n + key)}
 
 
 def read_yaml(path: Path, kind: type = Config) -> dict[str, Any]:
-    """A file of settings.
+    """Read a file of settings.
 
     Args:
         path: the file.
@@ -108,7 +110,7 @@ def _words(error: Exception) -> str:
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML without duplicate keys, and without a comment where a text was meant."""
+    """YAML loader that refuses duplicate keys, and comments that may be text without quotes."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: list[Any] = []
@@ -160,7 +162,7 @@ def _require_plain(content: Any, path: Path) -> None:
 
 
 def _values(content: Any) -> Iterator[Any]:
-    """All values and keys of nested dictionaries and lists, themselves included."""
+    """Yield all values and keys of nested dictionaries and lists."""
     left = [content]
     while left:
         value = left.pop()

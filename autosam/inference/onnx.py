@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autosam.config.checks import check_export
+from autosam.config.command_checks import check_export
 from autosam.config.commands import ExportConfig
 from autosam.config.values import require_config
 from autosam.errors import CheckpointError, ConfigError

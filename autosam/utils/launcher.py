@@ -48,24 +48,24 @@ def check_launcher() -> None:
 
 
 def launcher_precision() -> str:
-    """`no`, `bf16`, `fp16` or `fp8`: the mixed precision that the launcher asks for."""
+    """Read the mixed precision that the launcher requests: `no`, `bf16`, `fp16` or `fp8`."""
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
 
 
 def local_rank() -> int | None:
-    """This process's number among those on this machine, from 0; None: it was not launched."""
+    """Read the rank of this process on this machine, from 0; None without a launcher."""
     value = os.environ.get("LOCAL_RANK", "")
     return int(value) if value.isdigit() else None
 
 
 def launched() -> int:
-    """How many processes were launched together, 1 where none were."""
+    """Read the number of processes launched together; 1 without a launcher."""
     counts = [os.environ.get(name, "") for name in PROCESSES]
     return next((int(count) for count in counts if count.isdigit()), 1)
 
 
 def forbids_gpu() -> bool:
-    """Whether the launcher says that CPUs compute (`accelerate launch --cpu`)."""
+    """Whether the launcher requests CPUs (`accelerate launch --cpu`)."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() not in OFF
 
 

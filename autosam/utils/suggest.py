@@ -1,4 +1,4 @@
-"""The nearest known name to a mistyped one."""
+"""Suggest known names for mistyped ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 SHORTEST = 3
-"""Letters from which on the beginning of a name is taken for it."""
+"""Shortest beginning of a name that counts as the name, letters."""
 
 
 def suggest(name: str, known: Iterable[str] | Mapping[str, str]) -> str:

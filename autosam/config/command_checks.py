@@ -1,4 +1,4 @@
-"""What each command refuses before torch is imported and data are read."""
+"""Checks of the settings of each command, before torch is imported and data are read."""
 
 from __future__ import annotations
 
