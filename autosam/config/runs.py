@@ -23,7 +23,7 @@ class Composition:
     prompter: Literal["learned", "none", "box", "points", "rough", "grid"]
     decoder: Literal["sam", "head"]
     trainable: tuple[str, ...]
-    """Keys of `PARTS` in autosam/models/build.py."""
+    """Keys of `PARTS` in autosam/models/parts.py."""
 
     @property
     def learns(self) -> bool:

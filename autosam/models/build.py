@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import nn
 
 from autosam.config import RUNS, Config
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError
 from autosam.models.base import SegmentationModel
 from autosam.models.paper import MinMaxSegmenter, load_sam_of
+from autosam.models.parts import PARTS
 from autosam.models.plain import PlainHead, PlainSegmenter
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.prompters import ClassTokens, GridPrompter, ObjectPrompter, Prompter
@@ -64,19 +62,6 @@ def build_segmenter(
     kind = MinMaxSegmenter if config.paper.min_max_logits else Segmenter
     encoding = Encoding(config.train.precision != "no", config.embedding == "blank")
     return kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
-
-
-def mask_decoder(sam: Sam, prompter: Prompter) -> list[nn.Module]:
-    """SAM's mask decoder, and the class tokens, if the run has them."""
-    return [sam.mask_decoder, *([prompter] if isinstance(prompter, ClassTokens) else [])]
-
-
-PARTS: dict[str, Callable[[Sam, Prompter], list[nn.Module]]] = {
-    "prompter": lambda sam, prompter: [prompter],
-    "decoder": mask_decoder,
-}
-"""The parts that a run may train (`Composition.trainable`): their modules, out of SAM and the
-prompter. They are trained, stored in the checkpoint and resumed; everything else is frozen."""
 
 
 def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None) -> Prompter:

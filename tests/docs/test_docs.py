@@ -36,7 +36,8 @@ from autosam.evaluation.tables import COLUMNS
 from autosam.inference.formats import FORMATS
 from autosam.models import checkpoint
 from autosam.models.backbones.timm import Backbone
-from autosam.models.build import PARTS, build_segmenter
+from autosam.models.build import build_segmenter
+from autosam.models.parts import PARTS
 from autosam.models.sam import SAMS, load_sam
 from autosam.train import train
 

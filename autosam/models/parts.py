@@ -1,0 +1,23 @@
+"""The parts of a network that a run may train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from autosam.models.prompters import ClassTokens, Prompter
+from autosam.models.sam import Sam
+
+
+def mask_decoder(sam: Sam, prompter: Prompter) -> list[nn.Module]:
+    """SAM's mask decoder, and the class tokens, if the run has them."""
+    return [sam.mask_decoder, *([prompter] if isinstance(prompter, ClassTokens) else [])]
+
+
+PARTS: dict[str, Callable[[Sam, Prompter], list[nn.Module]]] = {
+    "prompter": lambda sam, prompter: [prompter],
+    "decoder": mask_decoder,
+}
+"""The parts that a run may train (`Composition.trainable`): their modules, out of SAM and the
+prompter. They are trained, stored in the checkpoint and resumed; everything else is frozen."""
