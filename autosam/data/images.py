@@ -39,7 +39,11 @@ def require_file(path: Path) -> None:
         DataError: missing, or not a regular file.
     """
     if path.is_dir():
-        raise DataError(f"{path}: cannot be read: is a folder, expected a file. Name a file in it.")
+        raise DataError(
+            f"{path}: cannot be read: is a folder. Name a file in it; or remove it from the data."
+        )
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path}: cannot be read: a link to nowhere. Replace or remove it.")
     if not path.exists():
         raise DataError(f"{path}: cannot be read: no such file. Fix the path.{nearest(path)}")
     if not path.is_file():

@@ -15,6 +15,7 @@ from autosam.check import check
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.commands import CheckConfig
 from autosam.data.checks import check_splits
+from autosam.data.inspection import Inspection
 from autosam.data.layouts import load_splits
 from autosam.errors import ConfigError
 
@@ -151,3 +152,7 @@ def test_rivers_of_one_camera_are_found(real_data: Path, tmp_path: Path) -> None
     data.groups = str(groups)
     again = check(CheckConfig(data))
     assert again.facts["scenes"]["in several splits"] == 0
+
+
+def test_an_inspection_is_short_in_a_notebook() -> None:
+    assert repr(Inspection(errors=["a"], images=3)) == "Inspection(3 images, 1 errors, 0 warnings)"

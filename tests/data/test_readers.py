@@ -18,7 +18,14 @@ from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.checks import check_pairs
 from autosam.data.dataset import PairDataset
-from autosam.data.images import ImageFile, image_size, open_raster, read_image, read_mask_file
+from autosam.data.images import (
+    ImageFile,
+    image_size,
+    open_raster,
+    read_image,
+    read_mask_file,
+    require_file,
+)
 from autosam.data.labels import IGNORED, class_masks, known, pack, without
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.readers.memory import MemoryImage
@@ -327,3 +334,15 @@ def test_images_of_pillow_are_turned_once(tmp_path: Path, orientation: int) -> N
     for name in ("a.tif", "a.png"):
         with Image.open(tmp_path / name) as image:
             assert np.array_equal(MemoryImage(image).read(), read_image(tmp_path / name))
+
+
+def test_a_file_that_cannot_be_read_is_answered_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "cell1.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone")
+    for name, message in (
+        ("cell1.png", "is a folder. Name a file in it"),
+        ("link.png", "a link to nowhere. Replace or remove it."),
+        ("cell2.png", "no such file. Fix the path. Did you mean .*cell1.png"),
+    ):
+        with pytest.raises(DataError, match=message):
+            require_file(tmp_path / name)

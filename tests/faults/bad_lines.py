@@ -394,7 +394,7 @@ def data_that_check_refuses(rng: Random, folder: Path, good: Good) -> Bad:
     if rng.random() < 0.5:
         path.unlink()
     else:
-        cut(rng, path)
+        cut(rng, path, most=0.6)  # the last bytes of a PNG hold no pixels
     return ["check", f"--data.root={root}", *rng.choice([[], ["--json"]])], f"{name}.png"
 
 
@@ -668,7 +668,7 @@ def images_that_are_none(rng: Random, folder: Path, good: Good) -> Bad:
     return ["export", f"--checkpoint={good.run}", f"--images={path}"], f"--images {path}"
 
 
-@cause("export", CheckpointError, r"takes its prompts from true masks.*Train autosam", 2)
+@cause("export", CheckpointError, r"takes its prompts from true masks.*Train one of autosam", 2)
 def a_run_that_needs_prompts(rng: Random, folder: Path, good: Good) -> Bad:
     import bad_weights
 
