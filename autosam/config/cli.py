@@ -85,7 +85,8 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
             elif one is not None and one.hint is bool:
                 text = "true"
             else:
-                wanted = "" if one is None else f", {expected_words(one.hint)}"
+                wanted = "text" if one is None else expected_words(one.hint)
+                wanted = "" if wanted == "text" else f", {wanted}"
                 mistakes.append(f"{flag}: expected a value{wanted}.")
                 continue
         try:

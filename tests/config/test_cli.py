@@ -50,6 +50,8 @@ CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
         (["--config", "kvasr"], "Did you mean kvasir?"),
         (["--data", "folder"], "data is a section. Its settings are written --data.NAME VALUE."),
         (["--epochs"], "--epochs: expected a value, a whole number."),
+        (["--output", "--overwrite"], "--output: expected a value."),
+        (["--cache.dtype"], "--cache.dtype: expected a value, one of bf16, fp16, fp32, int8."),
         (["--epochs", "0x10"], "--epochs 0x10: expected a whole number."),
         (["--epochs", "1:30"], "--epochs 1:30: expected a whole number."),
         (["--lr="], "--lr: empty."),
