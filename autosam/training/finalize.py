@@ -158,8 +158,9 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
     oracle = RUNS[config.run].needs_truth
     verb = "evaluate" if oracle else "predict"
     target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
+    epochs = "1 epoch" if trainer.epoch == 1 else f"{trainer.epoch} epochs"
     facts = {
-        "run": f"{config.title}, SAM {sam}, {trainer.epoch} epochs in {trainer.seconds:.0f} s",
+        "run": f"{config.title}, SAM {sam}, {epochs} in {trainer.seconds:.0f} s",
         "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
         "run folder": str(folder),
         "contact sheet": str(folder / "contact_sheet.png"),

@@ -137,7 +137,6 @@ class Tracker:
                     writer._get_file_writer().add_summary(part)
                 for name, value in final.items():
                     writer.add_scalar(name, value)
-        log.info("final %s", json.dumps(final))
 
     def close(self) -> None:
         """Close the files."""
