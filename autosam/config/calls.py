@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import types
 from typing import Any, TypeVar
@@ -60,5 +61,14 @@ class _Command(types.ModuleType):
 
 
 def make_callable(module: str) -> None:
-    """Let a command's module be called: `autosam.train(...)` is `autosam.train.train(...)`."""
-    sys.modules[module].__class__ = _Command
+    """Let a command's module be called: `autosam.train(...)` is `autosam.train.train(...)`.
+
+    Args:
+        module: its full name; it holds a function of its own name.
+    """
+    if module == "__main__":  # `python -m`: nothing imports it
+        return
+    command: Any = sys.modules[module]
+    command.__class__ = _Command
+    # Editors and notebooks show this signature.
+    command.__signature__ = inspect.signature(getattr(command, module.rpartition(".")[2]))

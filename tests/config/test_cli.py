@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -299,6 +300,7 @@ def test_commands_are_called_with_settings_or_keywords(monkeypatch: pytest.Monke
     import autosam
 
     monkeypatch.setattr("autosam.training.fit.train", lambda config: config)
+    assert list(inspect.signature(autosam.train).parameters) == ["config", "settings"]
     config = autosam.train(images="i", masks="m", epochs=5, run="head")  # type: ignore[operator]
     assert (config.data.images, config.data.masks) == ("i", "m")
     assert (config.train.epochs, config.run) == (5, "head")
