@@ -211,7 +211,7 @@ def test_load_is_strict_and_names_what_is_wrong(tmp_path: Path, tiny_file: Path)
 
 
 def test_another_sam_s_file_is_refused(tiny_file: Path) -> None:
-    with pytest.raises(CheckpointError, match="another SAM"):
+    with pytest.raises(CheckpointError, match="another image encoder"):
         load_sam("lite", tiny_file)
 
 
