@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Every test, and every process that one starts, has one core: `pytest -n` shares out the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from segment_anything.modeling import (
@@ -25,9 +27,11 @@ from torch import nn
 from autosam.config import Config, PromptConfig
 from autosam.config.cli import parse
 from autosam.data.dataset import Visit, make_sample
+from autosam.errors import Stopped
 from autosam.models.sam.base import IMAGENET_MEAN, IMAGENET_STD, SamSpec
 from autosam.models.sam.meta import SegmentAnything
 from autosam.models.sam.vit import Vit, VitEncoder, from_meta
+from autosam.train import train
 from autosam.types import Batch, InputSpec
 
 
@@ -157,3 +161,12 @@ def make_batch(input_spec: InputSpec, count: int = 2, num_classes: int = 1) -> B
             )
         )
     return Batch.collate(samples)
+
+
+def train_until_stopped(config: Config, target: Any, name: str, replacement: Any) -> Stopped:
+    """Train with something in the place of `target.name` that stops it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, replacement)
+        with pytest.raises(Stopped) as stopped:
+            train(config)
+    return stopped.value

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 
-from autosam.errors import ConfigError
-from autosam.utils.suggest import suggest
+from autosam.utils.suggest import require_choice
 
 SAM_NAMES = (
     "lite",
@@ -27,22 +25,6 @@ SAM_NAMES = (
 REGISTRY = "autosam.models.sam.registry"
 
 
-def require_sam(name: str, names: Iterable[str] = SAM_NAMES) -> None:
-    """Refuse a SAM that is not registered.
-
-    Args:
-        name: of the SAM.
-        names: of the registered ones.
-
-    Raises:
-        ConfigError: with the names, and the nearest of them.
-    """
-    names = list(names)
-    if name not in names:
-        choices = ", ".join(names)
-        raise ConfigError(f"--sam {name}: unknown. Choose one of {choices}.{suggest(name, names)}")
-
-
 def require_sam_early(name: str | None) -> None:
     """Refuse an unknown SAM before torch is imported.
 
@@ -53,7 +35,7 @@ def require_sam_early(name: str | None) -> None:
         name: of the SAM; None: no SAM is asked for.
 
     Raises:
-        ConfigError: see `require_sam`.
+        ConfigError: see `require_choice`.
     """
     if name is not None and REGISTRY not in sys.modules:
-        require_sam(name)
+        require_choice("--sam", name, SAM_NAMES)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
 
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
 from autosam.config.data import LAYOUT_NAMES
 from autosam.config.values import check_choices, check_ranges
 from autosam.errors import ConfigError
-from autosam.utils.suggest import suggest
+from autosam.utils.suggest import require_choice
 
 
 def check_settings(config: Config) -> None:
@@ -59,22 +58,10 @@ def check_layout(data: DataConfig) -> None:
     """Refuse an unknown layout, unless a script may have added layouts.
 
     Raises:
-        ConfigError: see `require_layout`.
+        ConfigError: see `require_choice`.
     """
     if "autosam.data.layouts" not in sys.modules:
-        require_layout(data.layout, LAYOUT_NAMES)
-
-
-def require_layout(name: str, names: Iterable[str]) -> None:
-    """Refuse a layout that does not exist.
-
-    Raises:
-        ConfigError: with the names, and the nearest of them.
-    """
-    names = list(names)
-    if name not in names:
-        hint = suggest(name, names)
-        raise ConfigError(f"--data.layout {name}: unknown. Choose one of {', '.join(names)}.{hint}")
+        require_choice("--data.layout", data.layout, LAYOUT_NAMES)
 
 
 def check_folders(data: DataConfig) -> None:

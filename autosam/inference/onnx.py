@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autosam.config.command_checks import check_export
 from autosam.config.commands import ExportConfig
-from autosam.config.values import require_config
 from autosam.errors import CheckpointError, ConfigError
 from autosam.inference.onnx_compare import (
     Exported,
@@ -50,8 +48,6 @@ def export(config: ExportConfig) -> Exported:
         ConfigError, DataError, CheckpointError: before anything is written.
         CheckpointError: the file disagrees with PyTorch; it is not kept.
     """
-    require_config(config, ExportConfig, "export")
-    check_export(config)
     output = Path(config.output)
     kind = output.suffix.lower().removeprefix(".")
     require_packages(kind)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+from autosam.errors import ConfigError
+
 SHORTEST = 3
 """Shortest beginning of a name that counts as the name, letters."""
 
@@ -27,6 +29,23 @@ def suggest(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
     found = [one for one in shown if len(typed) >= SHORTEST and one.startswith(typed)]
     found = found or difflib.get_close_matches(typed, list(shown), n=1)
     return f" Did you mean {shown[found[0]]}?" if found else ""
+
+
+def require_choice(flag: str, name: str, names: Iterable[str]) -> None:
+    """Refuse a name that is not in a table.
+
+    Args:
+        flag: of the setting, for the message.
+        name: its value.
+        names: the names in the table.
+
+    Raises:
+        ConfigError: with the names, and the nearest of them.
+    """
+    names = list(names)
+    if name not in names:
+        choices = ", ".join(names)
+        raise ConfigError(f"{flag} {name}: unknown. Choose one of {choices}.{suggest(name, names)}")
 
 
 def suggest_key(key: str, known: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from autosam.config.commands import EvaluateConfig
 from autosam.config.validation import check_settings
 from autosam.errors import ConfigError
 from autosam.evaluate import evaluate
-from autosam.inference.onnx import export
+from autosam.export import export
 from autosam.predict import predict
 from autosam.pretrain import pretrain
 from autosam.rough import rough

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import TINY, draw_folders, tiny_config
+from helpers import TINY, draw_folders, tiny_config, train_until_stopped
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,7 +26,7 @@ from autosam.config import Config
 from autosam.config.cli import parse, run_command
 from autosam.config.commands import PredictConfig
 from autosam.data.embedding_store import Store
-from autosam.errors import DataError, Stopped, TrainingError
+from autosam.errors import DataError, TrainingError
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
@@ -223,6 +223,16 @@ def test_a_run_folder_that_is_read_only(
     assert figures(disk / "run") == figures(whole / "run")
 
 
+def stop_in_the_second_epoch(config: Config) -> None:
+    """Train until the first step of the second epoch."""
+    train_until_stopped(
+        config,
+        Trainer,
+        "_asked_to_stop",
+        lambda trainer: trainer.epoch == 1 and trainer.stats.batches == 1,
+    )
+
+
 def test_a_clock_that_is_set_back_and_forth(
     tiny_file: Path, folders: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -234,13 +244,7 @@ def test_a_clock_that_is_set_back_and_forth(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", jumping)
-        patch.setattr(
-            Trainer,
-            "_asked_to_stop",
-            lambda trainer: trainer.epoch == 1 and trainer.stats.batches == 1,
-        )
-        with pytest.raises(Stopped):
-            train(config)
+        stop_in_the_second_epoch(config)
     for file in (tmp_path / "run").glob("events*"):  # they lie in the future
         words = file.name.split(".")
         words[3] = str(int(true()) + 7200)
@@ -367,14 +371,7 @@ def test_everything_moves(
     shutil.copy(tiny_file, before / "sam.pth")
     monkeypatch.chdir(before)
     config = settings(Path("sam.pth"), Path("data"), Path())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Trainer,
-            "_asked_to_stop",
-            lambda trainer: trainer.epoch == 1 and trainer.stats.batches == 1,
-        )
-        with pytest.raises(Stopped):
-            train(config)
+    stop_in_the_second_epoch(config)
     shutil.rmtree("cache")
     monkeypatch.chdir("/")
     before.rename(after)

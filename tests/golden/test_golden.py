@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 import autosam
 from autosam.config import RUNS
 from autosam.config.commands import ExportConfig, PredictConfig
-from autosam.inference.onnx import export
+from autosam.export import export
 from autosam.models.sam import SAMS
 from autosam.predict import predict
 from autosam.train import train

@@ -32,7 +32,7 @@ from autosam.data.geometry import (
 from autosam.data.readers.files import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.predict_batch import predict_label
-from autosam.inference.onnx import export
+from autosam.export import export
 from autosam.inference.onnx_compare import Runner, readable
 from autosam.inference.onnx_graph import Graph
 from autosam.models.sam import SAMS

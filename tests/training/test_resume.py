@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TINY, draw_folders, tiny_config
+from helpers import TINY, draw_folders, tiny_config, train_until_stopped
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import autosam.training.fit
@@ -53,15 +53,6 @@ def whole(tiny_file: Path, folders: Path, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SAMS, "tiny", TINY)
         return train(config_of(tiny_file, folders, tmp_path_factory.mktemp("whole") / "run")).folder
-
-
-def train_until_stopped(config: Config, target: Any, name: str, replacement: Any) -> Stopped:
-    """Train with something in the place of `target.name` that stops it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(target, name, replacement)
-        with pytest.raises(Stopped) as stopped:
-            train(config)
-    return stopped.value
 
 
 def assert_equal(found: Path, expected: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autosam.config import DataConfig
-from autosam.config.validation import check_data, check_folders, require_layout
+from autosam.config.validation import check_data, check_folders
 from autosam.data.layouts.coco import pairs_of_coco
 from autosam.data.layouts.folders import pairs_of_folders
 from autosam.data.layouts.glas import pairs_of_glas
@@ -20,6 +20,7 @@ from autosam.data.pairs import Pair, Splits
 from autosam.data.splits import draw_splits
 from autosam.errors import DataError
 from autosam.utils.io import require_text
+from autosam.utils.suggest import require_choice
 
 LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
     "folders": pairs_of_folders,
@@ -46,7 +47,7 @@ def load_pairs(config: DataConfig) -> list[Pair]:
         ConfigError: an unknown layout, or settings that contradict each other.
         DataError: files are missing, or do not match the layout.
     """
-    require_layout(config.layout, LAYOUTS)
+    require_choice("--data.layout", config.layout, LAYOUTS)
     check_data(config)
     check_folders(config)
     where = (config.root, config.images, config.masks, config.annotations)

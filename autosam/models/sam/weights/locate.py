@@ -14,7 +14,6 @@ from urllib.parse import quote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from autosam.config.sams import require_sam
 from autosam.errors import CheckpointError
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.registry import SAMS
@@ -29,6 +28,7 @@ from autosam.models.state_dict import (
     what_is_wrong,
 )
 from autosam.utils.assets import asset_folder, cache_folder
+from autosam.utils.suggest import require_choice
 
 
 def known(name: str) -> SamSpec:
@@ -37,7 +37,7 @@ def known(name: str) -> SamSpec:
     Raises:
         ConfigError: no SAM has that name.
     """
-    require_sam(name, SAMS)
+    require_choice("--sam", name, SAMS)
     return SAMS[name]
 
 
