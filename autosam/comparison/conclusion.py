@@ -9,6 +9,7 @@ from autosam.comparison.statistics import LEVEL, MIN_GROUPS, Difference, holm
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import AUTOSAM, CONTROLS, HEAD, Variant
 from autosam.evaluation.evaluator import format_gates
+from autosam.utils.text import count_of
 
 MAX_RISE = 0.02
 """Gain in validation Dice over the last quarter of the epochs above which a training counts as
@@ -79,7 +80,7 @@ def conclusion(results: ResultsTable) -> str:
     in_groups = f" of {groups} groups" if groups < images else ""
     best = ", the best of those that use SAM" if len(own) > 1 else ""
     parts = [
-        f"On {images} test images{in_groups} and {_count(seeds, 'seed')}, {own[0].title} scores "
+        f"On {images} test images{in_groups} and {count_of(seeds, 'seed')}, {own[0].title} scores "
         f"{own[0].metrics['dice'][0]:.3f} Dice{best}."
     ]
     last = "Whether SAM helps at all can only be judged with the run head for comparison."
@@ -90,10 +91,6 @@ def conclusion(results: ResultsTable) -> str:
     if autosam is not None:
         parts += _controls(results, autosam)
     return " ".join([*parts, last])
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _units(results: ResultsTable) -> str:
@@ -226,7 +223,7 @@ def unfinished(results: ResultsTable, row: Row) -> str:
         return ""
     shortest = min(map(len, row.curves))
     if shortest < MIN_EPOCHS:
-        return f"{row.title} was trained for {_count(shortest, 'epoch')} only"
+        return f"{row.title} was trained for {count_of(shortest, 'epoch')} only"
     gain = rise(row.curves)
     if gain > MAX_RISE:
         return (

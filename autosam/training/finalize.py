@@ -27,6 +27,7 @@ from autosam.training.tracker import count_parameters
 from autosam.training.trainer import Trainer
 from autosam.utils.io import write_atomically
 from autosam.utils.logging import log
+from autosam.utils.text import count_of
 
 
 @dataclass(repr=False)
@@ -158,7 +159,7 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
     oracle = RUNS[config.run].needs_truth
     verb = "evaluate" if oracle else "predict"
     target = "--input DIR --output DIR" if verb == "predict" else "--data.root DIR"
-    epochs = "1 epoch" if trainer.epoch == 1 else f"{trainer.epoch} epochs"
+    epochs = count_of(trainer.epoch, "epoch")
     facts = {
         "run": f"{config.title}, SAM {sam}, {epochs} in {trainer.seconds:.0f} s",
         "parameters": f"{trainable:,} trainable, {total - trainable:,} frozen",
