@@ -67,7 +67,8 @@ def suggest_key(key: str, known: Mapping[str, str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
+    """In lower case with `_`; words joined by `+` are sorted, each once."""
+    return "+".join(sorted(set(name.lower().replace("-", "_").split("+")) - {""}))
 
 
 def _last(key: str) -> str:

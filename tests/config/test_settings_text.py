@@ -210,3 +210,16 @@ def test_every_example_of_yaml_means_what_it_shows(tmp_path: Path, page: str, bl
 
 def test_there_is_an_example() -> None:
     assert any("#2277cc" in block for _, block in BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("high_res+dense", "dense+high_res"),
+        ("High-Res+sparse+dense", "dense+sparse+high_res"),
+        ("dense+dense", "dense"),
+    ],
+)
+def test_kinds_of_prompts_in_another_order_are_recognised(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"Did you mean {re.escape(meant)}\\?$"):
+        parse(Config, [f"--model.prompt={typed}"])
