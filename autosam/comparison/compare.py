@@ -24,6 +24,7 @@ from autosam.comparison.variants import (
 from autosam.config import Settings
 from autosam.config.command_checks import listed
 from autosam.config.commands import CompareConfig
+from autosam.data.dataset import require_others
 from autosam.data.layouts import load_splits
 from autosam.data.pairs import Splits, fingerprint
 from autosam.errors import Stopped
@@ -56,7 +57,11 @@ def compare(config: CompareConfig) -> ResultsTable:
         settings.train = dataclasses.replace(settings.train, epochs=epochs)
     seeds = 1 if config.quick else config.seeds
     folder = Path(config.output)
-    jobs = plan(settings, trained_variants(config), seeds, folder / "runs", splits)
+    variants = trained_variants(config)
+    if any(variant.control == "shuffled" for variant in variants):
+        for pairs in splits.values():  # now rather than after the other trainings
+            require_others(pairs)
+    jobs = plan(settings, variants, seeds, folder / "runs", splits)
     try:
         run_jobs(jobs, config.jobs)
     except Stopped as stopped:

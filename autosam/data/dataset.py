@@ -174,10 +174,11 @@ class PairDataset(Dataset[Sample]):
         prompting: how prompts are made, for runs that take them from masks.
         copies: V, number of augmented copies of an image, of which each visit draws one; 0: every
             visit draws a new geometry.
-        shuffled: SAM's image encoder gets another image of `pairs`, a new one at each visit.
+        shuffled: SAM's image encoder gets another image of `pairs`, a new one at each visit, and of
+            another group if there is one: slices of one volume look alike.
 
     Raises:
-        DataError: two pairs have one name.
+        DataError: two pairs have one name, or `shuffled` with a single pair.
     """
 
     def __init__(
@@ -201,6 +202,8 @@ class PairDataset(Dataset[Sample]):
         self.pairs, self.input_spec, self.encoding = pairs, input_spec, encoding
         self.augment, self.seed, self.prompting, self.copies = augment, seed, prompting, copies
         self.shuffled = shuffled
+        if shuffled:
+            require_others(pairs)
         self.embeddings: Embeddings | None = None
 
     def __len__(self) -> int:
@@ -231,6 +234,13 @@ class PairDataset(Dataset[Sample]):
         if self.augment is not None and visit is not None and free:
             sam_input = self.augment.recolour(sam_input, visit)
         return square(sam_input, input_spec.image_size), (sam_input.shape[0], sam_input.shape[1])
+
+    def others(self, position: int) -> list[int]:
+        """The positions of all other pairs; of other groups alone, if there are any."""
+        count, group = len(self), self.pairs[position].group
+        others = [(position + offset) % count for offset in range(1, count)]
+        apart = [i for i in others if not group or self.pairs[i].group != group]
+        return apart or others
 
     def prior(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
         """The mask that prompts are taken from, uint8 H x W; None: the label."""
@@ -266,14 +276,28 @@ class PairDataset(Dataset[Sample]):
         )
         sample.valid = valid if self.augment is None else None
         encoded = position
-        if self.shuffled and len(self) > 1:
-            offset = 1 + int(np.random.default_rng([*seed, 3]).integers(len(self) - 1))
-            encoded = (position + offset) % len(self)
+        if self.shuffled:
+            others = self.others(position)
+            encoded = others[int(np.random.default_rng([*seed, 3]).integers(len(others)))]
         if self.embeddings is not None:
             sample.embedding = self.embeddings(encoded, copy)
         elif encoded != position and self.input_spec.needs_image:
             sample.sam_input, sample.sam_valid = self.sam_input_of(encoded, copy, seed)
         return sample
+
+
+def require_others(pairs: list[Pair]) -> None:
+    """Refuse to shuffle the embeddings of a single image.
+
+    Raises:
+        DataError: there is one pair.
+    """
+    if len(pairs) == 1:
+        raise DataError(
+            f"{pairs[0].image}: the only image of its split, so there is no other whose embedding "
+            "--embedding shuffled could take. Give more images, or leave this control out "
+            "(compare: --attribution false)."
+        )
 
 
 def largest_batch(dataset: PairDataset, size: int) -> Batch:
