@@ -21,6 +21,9 @@ MIN_EPOCHS = 3
 BLANK = Variant(AUTOSAM.run, control="blank")
 NO_SAM = Variant(AUTOSAM.run, ablation="surrogate")
 
+REPLACED = {"blank": "a blank embedding", "shuffled": "embeddings of other images"}
+"""What the mask decoder gets in each control, in words."""
+
 
 def judge(results: ResultsTable, one: Row, other: Row, p: float | None = None) -> str:
     """State whether a row is better or worse than another, with the figures.
@@ -136,31 +139,69 @@ def _against_head(results: ResultsTable, own: list[Row], head: Row) -> tuple[str
 
 
 def _helps(results: ResultsTable, better: list[str]) -> str:
-    """Name the runs that are better than `head`, and whether SAM's image encoder contributes."""
+    """Name the runs that are better than `head`, and what of SAM contributes to `autosam`."""
     text = f"So SAM helps here, in {', '.join(better)}"
     blank = results.find(BLANK)
-    if better == [AUTOSAM.title] and blank is not None:
-        own = results[AUTOSAM]
-        if reason := unfinished(results, blank):
+    if AUTOSAM.title not in better or blank is None:
+        return f"{text}."
+    own, alone = results[AUTOSAM], results.find(NO_SAM)
+    for row in _controls_of(results):
+        if reason := unfinished(results, row):
             return f"{text}; whether its image encoder contributes: no conclusion, {reason}."
-        if _sign(results, own, blank, results.minus(own, blank)) <= 0:
-            return (
-                f"{text}, but there is no evidence that its image encoder contributes: the mask "
-                "decoder is as good without it."
-            )
-    return f"{text}."
+    encoder, controls = _against_controls(results, own)
+    if encoder > 0:
+        return f"{text}."
+    if alone is None or _sign_of(results, own, alone) > 0:
+        doubt = "there is no evidence that its image encoder contributes"
+        if encoder < 0:
+            doubt = "its image embedding does harm"
+        return f"{text}, but {doubt}: {controls}."
+    others = ", ".join(name for name in better if name != AUTOSAM.title)
+    helped = f"SAM helps here, in {others}, and " if others else ""
+    return (
+        f"So {helped}autosam is better than the plain head, but there is no evidence that SAM is "
+        f"the reason: {controls}, and the mask of its prompt alone is not worse."
+    )
+
+
+def _controls_of(results: ResultsTable) -> list[Row]:
+    """The rows of the run `autosam` trained with another embedding."""
+    found = [results.find(Variant(AUTOSAM.run, control=control)) for control in CONTROLS]
+    return [row for row in found if row is not None]
+
+
+def _sign_of(results: ResultsTable, one: Row, other: Row) -> int:
+    """Sign of the difference of two rows, see `_sign`."""
+    return _sign(results, one, other, results.minus(one, other))
+
+
+def _against_controls(results: ResultsTable, own: Row) -> tuple[int, str]:
+    """Compare the run `autosam` with all its trained controls.
+
+    SAM's image encoder contributes only if its embedding of the image is better than a blank one
+    *and* than that of another image: a blank one lacks what is the same in every embedding, too.
+
+    Returns:
+        1 if it is better than every control, -1 if it is worse than one of them, else 0; and the
+        controls that are as good or better, as a clause.
+    """
+    signs = {
+        f"with {REPLACED[row.variant.control]}": _sign_of(results, own, row)
+        for row in _controls_of(results)
+    }
+    least = min(signs.values())
+    found = " and ".join(name for name, sign in signs.items() if sign == least)
+    return least, f"autosam is {'as good' if least == 0 else 'better'} {found}"
 
 
 def _controls(results: ResultsTable, own: Row) -> list[str]:
     """Compare the run `autosam` with its controls and ablations."""
     parts = []
-    for control in CONTROLS:
-        if (row := results.find(Variant(AUTOSAM.run, control=control))) is not None:
-            what = "a blank embedding" if control == "blank" else "embeddings of other images"
-            parts.append(
-                f"Against the same run trained and tested with {what}, autosam is "
-                f"{judge(results, own, row)}."
-            )
+    for trained in _controls_of(results):
+        parts.append(
+            f"Against the same run trained and tested with {REPLACED[trained.variant.control]}, "
+            f"autosam is {judge(results, own, trained)}."
+        )
     for control in CONTROLS:
         if (row := results.find(Variant(AUTOSAM.run, ablation=control))) is not None:
             change = -results.minus(own, row).mean
@@ -170,7 +211,7 @@ def _controls(results: ResultsTable, own: Row) -> list[str]:
     if (row := results.find(NO_SAM)) is not None:
         parts.append(f"Against the mask of the prompt alone, SAM's is {judge(results, own, row)}.")
     if gates := format_gates({name: mean for name, (mean, _) in own.metrics.items()}):
-        parts.append(f"The learned gates pass {gates} of SAM's image embedding (coarse to fine).")
+        parts.append(f"The learned gates pass {gates} of SAM's image embedding.")
     if (summary := contribution_of_sam(results, own)) is not None:
         parts.append(summary)
     return parts
@@ -189,23 +230,21 @@ def contribution_of_sam(results: ResultsTable, own: Row) -> str | None:
     blank, alone = results.find(BLANK), results.find(NO_SAM)
     if blank is None or alone is None:
         return None
-    if unfinished(results, own) or unfinished(results, blank):
+    if any(unfinished(results, row) for row in (own, *_controls_of(results))):
         return None
     if results.minus(own, blank).groups < MIN_GROUPS:
         return None
-    encoder_helps, sam_helps = (
-        _sign(results, own, other, results.minus(own, other)) > 0 for other in (blank, alone)
-    )
-    if encoder_helps:
+    encoder, without = _against_controls(results, own)
+    if encoder > 0:
         return "In short: SAM's image encoder improves the masks of autosam."
-    if sam_helps:
-        return (
-            "In short: SAM's mask decoder improves on the prompt alone, but there is no evidence "
-            "that it needs SAM's image encoder: the prompt is enough."
-        )
+    harm = f"its image embedding does harm ({without})" if encoder < 0 else ""
+    if _sign_of(results, own, alone) > 0:
+        doubt = f"there is no evidence that it needs SAM's image encoder: {without}"
+        return f"In short: SAM's mask decoder improves on the prompt alone, but {harm or doubt}."
+    alone_decides = "the learned prompt alone determines the mask"
     return (
-        "In short: there is no evidence that SAM contributes; the learned prompt alone determines "
-        "the mask."
+        "In short: there is no evidence that SAM contributes; "
+        f"{f'{harm}, and ' if harm else ''}{alone_decides}."
     )
 
 

@@ -93,8 +93,10 @@ def gate_means(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, 
 
 
 def format_gates(means: Mapping[str, float]) -> str:
-    """Format mean gates as percentages, coarse to fine: "12%, 30%, 7%"; "" without gates."""
-    return ", ".join(f"{means[name]:.0%}" for name in GATES if name in means)
+    """Format mean gates as percentages: "12%", or "12%, 30%, 7% (coarse to fine)"; "" for none."""
+    found = [means[name] for name in GATES if name in means]
+    shown = ", ".join("<1%" if 0 < mean < 0.005 else f"{mean:.0%}" for mean in found)
+    return f"{shown} (coarse to fine)" if len(found) > 1 else shown
 
 
 @torch.no_grad()

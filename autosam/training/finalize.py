@@ -175,7 +175,7 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
             chosen += f"; masks of less than {decision.min_area:.2%} of the image are removed"
         facts["threshold"] = chosen
     if gates := format_gates(scores["test"]):
-        facts["gates on SAM's image embedding, coarse to fine"] = gates
+        facts["gates on SAM's image embedding"] = gates
     facts |= describe_images(test_rows, config.data.class_names)
     print_scores(scores, facts)
     for message in sanity_warnings(test_rows, config.data.num_classes > 1):
