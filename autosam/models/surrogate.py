@@ -50,9 +50,10 @@ class SurrogateDecoder(nn.Module):
 
 def cell_decoder(width: int, upscale: int) -> nn.Sequential:
     """float P x width x n x n -> float P x 1 x (upscale n) x (upscale n), cell by cell."""
+    inner = max(1, width // 4)
     return nn.Sequential(
-        nn.Conv2d(width, width // 4, 1),
+        nn.Conv2d(width, inner, 1),
         nn.GELU(),
-        nn.Conv2d(width // 4, upscale**2, 1),
+        nn.Conv2d(inner, upscale**2, 1),
         nn.PixelShuffle(upscale),
     )
