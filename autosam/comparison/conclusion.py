@@ -225,10 +225,11 @@ def contribution_of_sam(results: ResultsTable, own: Row) -> str | None:
         own: the row of `autosam`.
 
     Returns:
-        A sentence; None if controls are missing or nothing can be concluded.
+        A sentence; None without the blank control, or if nothing can be concluded. Without the
+        surrogate decoder (sparse prompts) it is on the image encoder alone.
     """
     blank, alone = results.find(BLANK), results.find(NO_SAM)
-    if blank is None or alone is None:
+    if blank is None:
         return None
     if any(unfinished(results, row) for row in (own, *_controls_of(results))):
         return None
@@ -238,6 +239,10 @@ def contribution_of_sam(results: ResultsTable, own: Row) -> str | None:
     if encoder > 0:
         return "In short: SAM's image encoder improves the masks of autosam."
     harm = f"its image embedding does harm ({without})" if encoder < 0 else ""
+    if alone is None:
+        if harm:
+            return f"In short: SAM's image embedding does harm to autosam ({without})."
+        return f"In short: there is no evidence that SAM's image encoder contributes: {without}."
     if _sign_of(results, own, alone) > 0:
         doubt = f"there is no evidence that it needs SAM's image encoder: {without}"
         return f"In short: SAM's mask decoder improves on the prompt alone, but {harm or doubt}."

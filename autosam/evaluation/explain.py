@@ -57,7 +57,8 @@ def explain(segmenter: SegmentationModel, batch: Batch) -> Explanation:
         (logits, *_), prompt = segmenter.segment(batch)
     assert isinstance(prompt, Prompt)
     rows, columns = (batch.generator_valid[0] / input_spec.generator_size).tolist()
-    maps = visualize.prompt_maps(prompt, logits, baseline, (rows, columns))
+    learned = segmenter.prompter.maps_of(prompt)
+    maps = visualize.prompt_maps(learned, logits, baseline, (rows, columns))
     heatmaps = {
         title: visualize.heatmap(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
         for title, shown in maps.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autosam.config import DataConfig
-from autosam.types import ObjectPrompts, Prompt
+from autosam.types import ObjectPrompts
 
 COLOURS = np.array(
     [(255, 214, 0), (0, 200, 255), (255, 80, 120), (120, 255, 90), (200, 120, 255), (255, 150, 40)],
@@ -93,18 +95,18 @@ def draw_prompts(image: np.ndarray, prompts: ObjectPrompts, valid: tuple[int, in
 
 
 def prompt_maps(
-    prompt: Prompt,
+    levels: Sequence[Tensor],
     logits: Tensor,
     baseline: Tensor | None = None,
     valid: tuple[float, float] = (1.0, 1.0),
 ) -> dict[str, Tensor]:
-    """Reduce each map of P prompts to one channel, see `main_component`.
+    """Reduce each learned map of P prompts to one channel, see `main_component`.
 
-    Sparse tokens have no spatial layout. For prompts without a map that varies, the change that the
-    tokens make is drawn instead: the probability with them minus that without.
+    Sparse tokens have no spatial layout. For prompts without maps, the change that the tokens make
+    is drawn instead: the probability with them minus that without.
 
     Args:
-        prompt: P prompts.
+        levels: the learned maps, each float P x C x n x n, coarse to fine.
         logits: float P x m x m, decoded from the prompts.
         baseline: float P x m x m, decoded without a prompt; needed for sparse tokens alone.
         valid: share of the rows and of the columns without padding, in (0, 1].
@@ -113,11 +115,6 @@ def prompt_maps(
         By title ("32 x 32", or "tokens"), coarse to fine: float P x n x n in [0, 1], 0 on padding.
         For tokens 0.5 means no change.
     """
-    levels = [
-        level
-        for level in (prompt.dense, *prompt.high_res)
-        if (level - level.mean((2, 3), keepdim=True)).abs().max() >= 1e-6
-    ]
     if levels:
         titles = [f"{level.shape[-2]} x {level.shape[-1]}" for level in levels]
         maps = [main_component(level.float(), logits, valid) for level in levels]

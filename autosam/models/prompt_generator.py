@@ -7,6 +7,7 @@ additions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -142,7 +143,7 @@ class SparseHead(nn.Module):
         self.tokens, self.width = tokens, width
         self.reduce = nn.Linear(channels, width)
         self.queries = nn.Parameter(torch.randn(num_classes * tokens, width) * 0.02)
-        self.attend = nn.MultiheadAttention(width, num_heads=4, batch_first=True)
+        self.attend = nn.MultiheadAttention(width, math.gcd(width, 4), batch_first=True)
         self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -206,3 +207,8 @@ class PromptGenerator(Prompter):
             if self.gate is not None:
                 gates = self.gate(features)
         return Prompt(sparse, dense, empty.image_index, high_res, gates)
+
+    def maps_of(self, prompt: Prompt) -> list[Tensor]:
+        """The learned maps of its prompts, coarse to fine: each float P x C x n x n."""
+        dense = [] if self.dense is None else [prompt.dense]
+        return [*dense, *prompt.high_res]

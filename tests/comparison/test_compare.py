@@ -240,7 +240,8 @@ def test_the_conclusion_names_what_helps(blank: float, alone: float, words: str)
         return row(name, list(own + difference + noise - noise.mean()))
 
     rows = [row("autosam", list(own)), against(BLANK, blank)]
-    assert "In short" not in conclusion(ResultsTable(rows, Variant("autosam")))
+    about_decoder = re.compile("In short.*(decoder|alone)")
+    assert not about_decoder.search(conclusion(ResultsTable(rows, Variant("autosam"))))
     rows.append(against(NO_SAM, alone))
     said = conclusion(ResultsTable(rows, Variant("autosam")))
     assert said.count("In short") == 1

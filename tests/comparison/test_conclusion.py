@@ -97,3 +97,14 @@ def test_controls_of_autosam_count_beside_other_runs() -> None:
 )
 def test_gates_are_shown_as_they_are(gates: tuple[float, ...], words: str) -> None:
     assert f"The learned gates {words}" in concluded(gates, autosam=0)
+
+
+def test_sparse_prompts_have_no_mask_of_their_own() -> None:
+    """Without the surrogate decoder the summary is on SAM's image encoder alone."""
+    said = concluded(autosam=0.05, blank=0, shuffled=0)
+    assert "In short: SAM's image encoder improves the masks of autosam." in said
+    said = concluded(autosam=0.05, blank=0.05, shuffled=0)
+    assert "In short: there is no evidence that SAM's image encoder contributes: autosam is" in said
+    assert "as good with a blank embedding" in said
+    said = concluded(autosam=0, blank=0.05, shuffled=0)
+    assert "In short: SAM's image embedding does harm to autosam (autosam is better with" in said

@@ -7,7 +7,6 @@ import torch
 
 from autosam.evaluation import visualize
 from autosam.evaluation.visualize import spread
-from autosam.types import Prompt
 
 
 def test_overlay_leaves_the_rest_alone() -> None:
@@ -35,19 +34,17 @@ def test_prompt_maps_show_the_direction_of_most_variation() -> None:
         shown = pattern.repeat_interleave(finer, 0).repeat_interleave(finer, 1)
         return (3 + direction * shown).repeat(2, 1, 1, 1)
 
-    prompt = Prompt(
-        torch.zeros(2, 0, 16), level(16, 1), torch.tensor([0, 0]), (level(4, 2), level(2, 4))
-    )
+    levels = [level(16, 1), level(4, 2), level(2, 4)]
     mask = pattern.repeat_interleave(4, 0).repeat_interleave(4, 1)
     logits = torch.stack([mask, 1 - mask]) * 20 - 10
-    maps = visualize.prompt_maps(prompt, logits)
+    maps = visualize.prompt_maps(levels, logits)
     assert list(maps) == ["8 x 8", "16 x 16", "32 x 32"]
     for shown in maps.values():
         small = shown[:, :: shown.shape[-1] // 8, :: shown.shape[-1] // 8]
         torch.testing.assert_close(small[0], pattern, atol=1e-4, rtol=0)
         torch.testing.assert_close(small[1], 1 - pattern, atol=1e-4, rtol=0)
-    flat = Prompt(prompt.sparse, torch.ones(2, 16, 8, 8), prompt.image_index, prompt.high_res)
-    assert list(visualize.prompt_maps(flat, logits)) == ["16 x 16", "32 x 32"]
+    flat = [torch.ones(2, 16, 8, 8), *levels[1:]]  # the columns of a contact sheet stay the same
+    assert list(visualize.prompt_maps(flat, logits)) == ["8 x 8", "16 x 16", "32 x 32"]
 
 
 def test_prompt_maps_leave_padding_out() -> None:
@@ -57,17 +54,15 @@ def test_prompt_maps_leave_padding_out() -> None:
     dense[0, 1, 4:] = 100  # padding
     logits = torch.zeros(1, 8, 8)
     logits[0, :4, 2:4] = 9
-    prompt = Prompt(torch.zeros(1, 0, 3), dense, torch.tensor([0]))
-    shown = visualize.prompt_maps(prompt, logits, valid=(0.5, 1.0))["8 x 8"][0]
+    shown = visualize.prompt_maps([dense], logits, valid=(0.5, 1.0))["8 x 8"][0]
     assert shown[:4, 2:4].min() > 0.99
     assert shown[4:].abs().max() == 0
 
 
 def test_prompt_maps_of_a_sparse_prompt_show_what_it_changes() -> None:
-    prompt = Prompt(torch.zeros(1, 2, 16), torch.ones(1, 16, 8, 8), torch.tensor([0]))
     logits, baseline = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
     logits[0, 0, 0], baseline[0, 1, 1] = 50, 50
-    shown = visualize.prompt_maps(prompt, logits, baseline)["tokens"]
+    shown = visualize.prompt_maps([], logits, baseline)["tokens"]
     assert shown[0, 0, 0].item() == 0.75
     assert shown[0, 1, 1].item() == 0.25
     assert shown[0, 3, 3].item() == 0.5

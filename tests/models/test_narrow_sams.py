@@ -1,10 +1,11 @@
-"""The surrogate decoder reads maps of any width."""
+"""Prompts of SAMs with few or an odd number of channels."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from autosam.models.prompt_generator import SparseHead
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.types import Prompt, high_res_shapes
 
@@ -23,3 +24,9 @@ def test_masks_of_narrow_and_odd_prompts(width: int) -> None:
     assert logits.shape == (count, 16, 16)
     prompt.high_res = (maps[0], maps[1] + 1)
     assert not torch.equal(decoder(prompt), logits)  # the finest map is read
+
+
+@pytest.mark.parametrize("width", [30, 33, 256])
+def test_sparse_prompts_of_an_odd_width(width: int) -> None:
+    head = SparseHead(channels=8, num_classes=2, tokens=3, width=width)
+    assert head(torch.randn(4, 8, 5, 5)).shape == (8, 3, width)
