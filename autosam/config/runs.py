@@ -51,6 +51,11 @@ class Composition:
         return self.prompter == "rough"
 
     @property
+    def tunes_encoder(self) -> bool:
+        """Whether adapters in SAM's image encoder learn, so that its embeddings change."""
+        return "lora" in self.trainable
+
+    @property
     def uses_sam(self) -> bool:
         """Whether it uses SAM at all, and so image embeddings that can be cached."""
         return self.decoder == "sam"
@@ -60,6 +65,8 @@ RUNS: dict[str, Composition] = {
     "autosam": Composition("learned", "sam", ("prompter",)),
     "decoder": Composition("none", "sam", ("decoder",)),
     "hybrid": Composition("learned", "sam", ("prompter", "decoder")),
+    "lora": Composition("none", "sam", ("decoder", "lora")),
+    "autosam-lora": Composition("learned", "sam", ("prompter", "lora")),
     "head": Composition("none", "head", ("decoder",)),
     "decoder-box": Composition("box", "sam", ("decoder",)),
     "decoder-points": Composition("points", "sam", ("decoder",)),

@@ -141,6 +141,24 @@ class RoughConfig:
 
 
 @dataclass
+class LoraConfig:
+    """LoRA in SAM's image encoder (runs lora and autosam-lora)."""
+
+    rank: int = setting(4, min=1, max=256)
+    """Rank of each adapter."""
+    alpha: int | None = setting(None, min=1, max=1_000_000)
+    """Adapters are scaled by alpha / rank. Unset: equal to the rank."""
+    dropout: float = setting(0.0, min=0, max=0.9)
+    """Dropout probability of the adapters' inputs in training."""
+    layers: Literal["attention", "all"] = "attention"
+    """Layers with adapters. attention: the projections of attention, or pointwise convolutions in
+    blocks without attention. all: the MLPs too."""
+    blocks: int | None = setting(None, min=1, max=1000)
+    """Number of blocks with adapters, counted from the last. Tokens in front of them are cached like
+    embeddings (`cache`). Unset: all blocks, without a cache."""
+
+
+@dataclass
 class LossConfig:
     """Weights of the terms of the loss, all taken inside the valid region."""
 
@@ -249,6 +267,7 @@ class Settings:
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     rough: RoughConfig = field(default_factory=RoughConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -268,10 +287,12 @@ class Config(Settings):
 
     run: str = setting("autosam", choices=RUNS, common=True)
     """What to train. autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder trained, no
-    prompt. hybrid: both trained. head: the same backbone with a plain head, no SAM. decoder-box,
-    decoder-points: the mask decoder trained with prompts from the true masks. decoder-rough: with
-    prompts from a rule on colours, see `rough`. sam-box, sam-points, sam-rough: the same prompts,
-    nothing trained. sam-auto: points on a grid, masks classified by a fit to training images."""
+    prompt. hybrid: both trained. lora: SAM's mask decoder and LoRA in its image encoder trained, no
+    prompt. autosam-lora: learned prompts and LoRA. head: the same backbone with a plain head, no
+    SAM. decoder-box, decoder-points: the mask decoder trained with prompts from the true masks.
+    decoder-rough: with prompts from a rule on colours, see `rough`. sam-box, sam-points, sam-rough:
+    the same prompts, nothing trained. sam-auto: points on a grid, masks classified by a fit to
+    training images."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """Image embedding that SAM's mask decoder gets, for controls. blank: zeros. shuffled: that of
     another image of the same split. The prompt generator always gets the image."""

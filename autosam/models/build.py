@@ -8,12 +8,13 @@ from autosam.config import RUNS, Config
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError
 from autosam.models.base import SegmentationModel
-from autosam.models.paper import MinMaxSegmenter, load_sam_of
+from autosam.models.lora import add_lora
+from autosam.models.paper import MinMaxSegmenter, sam_spec
 from autosam.models.parts import PARTS
 from autosam.models.plain import PlainHead, PlainSegmenter
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.prompters import ClassTokens, GridPrompter, ObjectPrompter, Prompter
-from autosam.models.sam import SAMS, AbsentSam, Sam
+from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
 from autosam.models.segmenter import Encoding, Segmenter, SurrogateSegmenter
 from autosam.models.surrogate import SurrogateDecoder
 
@@ -46,7 +47,7 @@ def build_segmenter(
     if not composition.uses_sam:
         return PlainSegmenter(PlainHead(model, classes, backbone_weights))
     with torch.random.fork_rng(devices=[]):  # the same prompter for every SAM
-        sam = absent_sam(config.sam) if fast else load_sam_of(config, encoder)
+        sam = absent_sam(config.sam) if fast else build_sam(config, encoder)
     prompter = build_prompter(config, sam, backbone_weights)
     surrogate = None
     if composition.learns_prompt and model.prompt_has_maps:
@@ -62,6 +63,20 @@ def build_segmenter(
     kind = MinMaxSegmenter if config.paper.min_max_logits else Segmenter
     encoding = Encoding(config.train.precision != "no", config.embedding == "blank")
     return kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
+
+
+def build_sam(config: Config, encoder: bool = True) -> Sam:
+    """The SAM of a run, with fresh adapters where it trains some.
+
+    Args:
+        config: the run.
+        encoder: see `load_sam`.
+    """
+    sam = load_sam(config.sam, config.sam_checkpoint, encoder)
+    sam.spec = sam_spec(config)
+    if RUNS[config.run].tunes_encoder and encoder:
+        add_lora(sam, config.lora)
+    return sam
 
 
 def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None) -> Prompter:

@@ -27,6 +27,7 @@ from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.base import SegmentationModel
 from autosam.models.build import build_segmenter
+from autosam.models.lora import merge_lora
 from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.state_dict import read_weights
 from autosam.types import Decision
@@ -211,6 +212,8 @@ def load(
     elif header["sam"] is not None:
         _require_same_sam(file, header, config)
     restore_trainable(segmenter, state, str(file))
+    if segmenter.sam is not None:
+        merge_lora(segmenter.sam)
     set_decision(segmenter, header)
     return Loaded(segmenter.eval(), config, file, header)
 

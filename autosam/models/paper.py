@@ -10,7 +10,7 @@ from torch import Tensor
 from autosam.config import Config
 from autosam.errors import ConfigError
 from autosam.models.losses import SegmentationLoss
-from autosam.models.sam import SAMS, Sam, SamSpec, load_sam
+from autosam.models.sam import SAMS, SamSpec
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, ImageEmbedding, ObjectPrompts, Prompt
 
@@ -23,14 +23,6 @@ def sam_spec(config: Config) -> SamSpec:
     """
     spec = SAMS[config.sam]
     return normalised_twice(spec) if config.paper.double_normalisation else spec
-
-
-def load_sam_of(config: Config, encoder: bool = True) -> Sam:
-    """The SAM of a run, see `load_sam`; with `double_normalisation` its pixels are normalised
-    twice."""
-    sam = load_sam(config.sam, config.sam_checkpoint, encoder)
-    sam.spec = sam_spec(config)
-    return sam
 
 
 def normalised_twice(spec: SamSpec) -> SamSpec:

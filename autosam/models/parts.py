@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from autosam.models.lora import adapter_modules
 from autosam.models.prompters import ClassTokens, Prompter
 from autosam.models.sam import Sam
 
@@ -18,6 +19,7 @@ def mask_decoder(sam: Sam, prompter: Prompter) -> list[nn.Module]:
 PARTS: dict[str, Callable[[Sam, Prompter], list[nn.Module]]] = {
     "prompter": lambda sam, prompter: [prompter],
     "decoder": mask_decoder,
+    "lora": lambda sam, prompter: adapter_modules(sam),
 }
 """The parts that a run may train (`Composition.trainable`): their modules, out of SAM and the
 prompter. They are trained, stored in the checkpoint and resumed; everything else is frozen."""

@@ -13,7 +13,7 @@ from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.prompters import Prompter
 from autosam.models.sam import AbsentSam
 from autosam.models.sam.base import Sam
-from autosam.models.sam.encode import encode_frozen
+from autosam.models.sam.encode import encode_frozen, encode_rest
 from autosam.models.surrogate import SurrogateDecoder
 from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Prompt
 
@@ -94,13 +94,14 @@ class Segmenter(SegmentationModel):
         return logits, self.decode_surrogate(prompt)
 
     def encode_image(self, batch: Batch) -> ImageEmbedding:
-        """Image embeddings without gradient: those in the batch, or else computed."""
+        """Image embeddings: those in the batch, or else computed. Only adapters get gradients."""
+        half = self.encoding.half
         if batch.embedding is not None:
             embedding = batch.embedding.map(Tensor.float)
         else:
             assert batch.sam_input is not None
-            half = self.encoding.half
             embedding = encode_frozen(self.sam, batch.sam_input, batch.sam_valid, half)
+        embedding = encode_rest(self.sam, embedding, half and not torch.is_grad_enabled())
         return embedding.map(torch.zeros_like) if self.encoding.blank else embedding
 
     def decode_mask(

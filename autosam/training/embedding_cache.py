@@ -25,7 +25,8 @@ from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import Layout, Store, disk_error, entries, touch
 from autosam.data.loaders import Workers, make_loader, worker_error
 from autosam.errors import DataError
-from autosam.models.paper import load_sam_of, sam_spec
+from autosam.models.build import build_sam
+from autosam.models.paper import sam_spec
 from autosam.models.sam import SAMS, Sam, cache_folder, sam_hash
 from autosam.models.sam.encode import LARGE, encode_frozen, faster_in_half
 from autosam.types import ImageEmbedding
@@ -60,6 +61,8 @@ def copies_of(config: Config) -> int:
     """
     if not RUNS[config.run].uses_sam:
         return 0
+    if RUNS[config.run].tunes_encoder and config.lora.blocks is None:
+        return 0  # nothing of the image encoder stays as it is
     if config.cache.copies is not None:
         return config.cache.copies
     return 4 if SAMS[config.sam].image_size >= LARGE else 0
@@ -124,7 +127,7 @@ def use_cache(
 
     @functools.cache
     def sam() -> Sam:
-        return load_sam_of(config).to(device)
+        return build_sam(config).to(device)
 
     for name, dataset in splits.items():
         facts = broadcast(facts_of(config, dataset, device) if main else {})
@@ -206,7 +209,11 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         settings = dataclasses.asdict(config.augment)
         colours = ("color", "hue")
         geometry = {key: value for key, value in settings.items() if key not in colours}
+    part = {}
+    if RUNS[config.run].tunes_encoder:  # what is kept is the state in front of these
+        part = {"last blocks with adapters": config.lora.blocks}
     return {
+        **part,
         "format": FORMAT,
         "sam": sam_hash(config.sam, config.sam_checkpoint),
         "image_size": spec.image_size,

@@ -82,7 +82,7 @@ def _train(
     torch.use_deterministic_algorithms(config.deterministic)
     set_seed(config.train.seed)
     copies = copies_of(config)
-    segmenter = build_segmenter(config, encoder=copies == 0)
+    segmenter = build_segmenter(config, encoder=copies == 0 or RUNS[config.run].tunes_encoder)
     if config.init and saved is None:
         count = checkpoint.initialise(segmenter, config, config.init)
         log.info("%d tensors taken from %s", count, config.init)

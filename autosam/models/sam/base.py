@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from autosam.errors import ConfigError
 from autosam.models.normalize import normalise
+from autosam.models.sam.blocks import BlockEncoder, Output
 from autosam.types import ImageEmbedding, Prompt
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -63,6 +65,8 @@ class Sam(nn.Module):
 
     levels = 1
     """Levels of the image embedding: 1, or 3 if the mask decoder adds high-resolution levels."""
+    tuned_from: int | None = None
+    """The first block of the image encoder that has adapters, see `autosam.models.lora`."""
 
     def __init__(
         self,
@@ -91,9 +95,39 @@ class Sam(nn.Module):
             images: uint8 B x 3 x S x S RGB, zero padded at the bottom and right.
             valid: int64 B x 2, rows and columns that hold image.
         """
+        return self.encode_rest(self.encode_fixed(images, valid))
+
+    def encode_fixed(self, images: Tensor, valid: Tensor) -> ImageEmbedding:
+        """The part of `encode_image` that training never changes: all of it or, with adapters, the
+        state in front of the first block that has some."""
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
-        output = self.image_encoder(pixels)
-        return ImageEmbedding(*output) if isinstance(output, tuple) else ImageEmbedding(output)
+        if self.tuned_from is None:
+            return _as_embedding(self.image_encoder(pixels))
+        encoder = self.block_encoder
+        tokens, *left = encoder.run(encoder.begin(pixels), 0, self.tuned_from)
+        return ImageEmbedding(tokens, tuple(left))
+
+    def encode_rest(self, part: ImageEmbedding) -> ImageEmbedding:
+        """The image embedding from what `encode_fixed` returned."""
+        if self.tuned_from is None:
+            return part
+        encoder = self.block_encoder
+        state = encoder.run(part.levels, self.tuned_from, len(encoder.each_block()))
+        return _as_embedding(encoder.finish(state))
+
+    @property
+    def block_encoder(self) -> BlockEncoder:
+        """The image encoder, as blocks.
+
+        Raises:
+            ConfigError: it is not made of blocks.
+        """
+        if not isinstance(self.image_encoder, BlockEncoder):
+            raise ConfigError(
+                f"--sam {self.spec.name}: its image encoder is not made of blocks "
+                "(autosam.models.sam.blocks.BlockEncoder), so LoRA has no place in it."
+            )
+        return self.image_encoder
 
     def encode_prompt(
         self,
@@ -131,3 +165,7 @@ class Sam(nn.Module):
             Low-resolution logits float P x M x 4h x 4w; IoU estimates float P x M.
         """
         raise NotImplementedError
+
+
+def _as_embedding(output: Output) -> ImageEmbedding:
+    return ImageEmbedding(*output) if isinstance(output, tuple) else ImageEmbedding(output)

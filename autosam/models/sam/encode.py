@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def faster_in_half(spec: SamSpec, device: torch.device) -> bool:
 
 @torch.no_grad()
 def encode_frozen(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -> ImageEmbedding:
-    """Compute image embeddings without gradient.
+    """Compute image embeddings without gradient; with adapters, what `Sam.encode_fixed` returns.
 
     Large images are encoded one by one: one image of 1024 px uses a processor fully, and its
     attention takes gigabytes.
@@ -33,12 +34,40 @@ def encode_frozen(sam: Sam, images: Tensor, valid: Tensor, half: bool = False) -
         valid: int64 B x 2, rows and columns that hold image.
         half: use bfloat16 if it is faster; otherwise the surrounding autocast applies.
     """
-    spec, device = sam.spec, next(sam.parameters()).device
-    at_once = max(1, (LARGE // spec.image_size) ** 2)
-    precision = half_precision(device, True) if half and faster_in_half(spec, device) else None
-    with precision or nullcontext():
+    device = next(sam.parameters()).device
+    at_once = images_at_once(sam.spec)
+    with precision_of(sam, half):
         parts = [
-            sam.encode_image(some.to(device), whole.to(device))
+            sam.encode_fixed(some.to(device), whole.to(device))
             for some, whole in zip(images.split(at_once), valid.split(at_once), strict=True)
         ]
     return ImageEmbedding.cat(parts)
+
+
+def encode_rest(sam: Sam, part: ImageEmbedding, half: bool = False) -> ImageEmbedding:
+    """Compute image embeddings from what `encode_frozen` returned; gradients reach the adapters.
+
+    Args:
+        sam: on the device of `part`.
+        part: of B images.
+        half: see `encode_frozen`.
+    """
+    if sam.tuned_from is None:
+        return part
+    at_once = images_at_once(sam.spec)
+    with precision_of(sam, half):
+        splits = zip(*(level.split(at_once) for level in part.levels), strict=True)
+        parts = [sam.encode_rest(ImageEmbedding(some, tuple(left))) for some, *left in splits]
+    return ImageEmbedding.cat(parts)
+
+
+def images_at_once(spec: SamSpec) -> int:
+    """How many images the encoder gets at a time."""
+    return max(1, (LARGE // spec.image_size) ** 2)
+
+
+def precision_of(sam: Sam, half: bool) -> AbstractContextManager[Any]:
+    """The precision that the encoder computes in."""
+    device = next(sam.parameters()).device
+    half = half and faster_in_half(sam.spec, device)
+    return half_precision(device, True) if half else nullcontext()

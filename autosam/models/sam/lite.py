@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosam.models.sam.base import SamSpec
+from autosam.models.sam.blocks import BlockEncoder, State
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
 from autosam.types import Prompt
 
@@ -27,7 +28,7 @@ RADIUS = 5.0
 """Radius of a drawn point, pixels of the S x S square."""
 
 
-class LiteEncoder(nn.Module):
+class LiteEncoder(BlockEncoder):
     """float B x 3 x S x S -> float B x 128 x S/8 x S/8, layer-normalised over channels, and the
     finer levels B x 32 x S/4 x S/4 and B x 16 x S/2 x S/2 (as in SAM 2: Ravi et al. 2024,
     arXiv 2408.00714, section 4)."""
@@ -51,6 +52,31 @@ class LiteEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.neck(self.trunk(pixels))
+
+    def each_block(self) -> list[nn.Module]:
+        """See `BlockEncoder.each_block`."""
+        return [block for stage in cast(Any, self.trunk).blocks for block in stage]
+
+    def begin(self, pixels: Tensor) -> State:
+        """See `BlockEncoder.begin`; tokens are B x width x rows x columns."""
+        trunk = cast(Any, self.trunk)
+        return (trunk.bn1(trunk.conv_stem(pixels)),)
+
+    def step(self, number: int, state: State) -> State:
+        """See `BlockEncoder.step`; a stage leaves its output where the neck takes it."""
+        trunk = cast(Any, self.trunk)
+        for i, stage in enumerate(trunk.blocks):
+            if number < len(stage):
+                x, *left = state
+                x = stage[number](x)
+                last = number == len(stage) - 1 and i + 1 in trunk._stage_out_idx
+                return (x, *left, x) if last else (x, *left)
+            number -= len(stage)
+        raise IndexError(number)
+
+    def finish(self, state: State) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `BlockEncoder.finish`."""
+        return self.neck(list(state[1:]))
 
     def neck(self, levels: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Trunk features at strides 2 to 32 -> embedding (pretraining caches the former)."""

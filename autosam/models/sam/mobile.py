@@ -14,6 +14,7 @@ from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
 
 from autosam.models.sam.base import SamSpec
+from autosam.models.sam.blocks import BlockEncoder, State
 from autosam.models.sam.meta import SegmentAnything, prompt_parts
 
 WIDTH = 256
@@ -28,7 +29,7 @@ CLASSIFIER = {
 }
 
 
-class MobileEncoder(nn.Module):
+class MobileEncoder(BlockEncoder):
     """float B x 3 x S x S -> float B x 256 x S/16 x S/16, layer-normalised over channels."""
 
     def __init__(
@@ -66,6 +67,30 @@ class MobileEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.neck(self.stages(self.patch_embed(pixels)))
+
+    def each_block(self) -> list[nn.Module]:
+        """See `BlockEncoder.each_block`."""
+        return [block for stage in self.stages for block in cast(Any, stage).blocks]
+
+    def begin(self, pixels: Tensor) -> State:
+        """See `BlockEncoder.begin`; tokens are B x width x rows x columns."""
+        return (self.patch_embed(pixels),)
+
+    def step(self, number: int, state: State) -> State:
+        """See `BlockEncoder.step`."""
+        x = state[0]
+        for i, stage in enumerate(cast(Any, self.stages)):
+            if number < len(stage.blocks):
+                if i == 0:  # of convolutions
+                    return (stage.blocks[number](x),)
+                x = stage.downsample(x) if number == 0 else x
+                return (stage.blocks[number](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),)
+            number -= len(stage.blocks)
+        raise IndexError(number)
+
+    def finish(self, state: State) -> Tensor:
+        """See `BlockEncoder.finish`."""
+        return self.neck(state[0])
 
 
 def from_mobile_sam(state: dict[str, Tensor]) -> dict[str, Tensor]:

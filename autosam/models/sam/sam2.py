@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autosam.errors import ConfigError
 from autosam.models.sam.base import Sam, SamSpec
+from autosam.models.sam.blocks import BlockEncoder, State
 from autosam.models.sam.meta import prompted_levels
 from autosam.types import ImageEmbedding, Prompt
 
@@ -54,7 +55,7 @@ class NoPositions(nn.Module):
         return torch.empty(0, device=device, dtype=dtype)
 
 
-class Sam2Encoder(nn.Module):
+class Sam2Encoder(BlockEncoder):
     """float B x 3 x S x S -> float B x C x S/16 x S/16, and the high-resolution levels
     B x C/4 x S/8 x S/8 and B x C/8 x S/4 x S/4.
 
@@ -73,7 +74,35 @@ class Sam2Encoder(nn.Module):
         cast(Any, vision).neck.position_encoding = NoPositions()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        finest, middle, coarse = self.vision(pixels).fpn_hidden_states
+        return self.project(*self.vision(pixels).fpn_hidden_states)
+
+    def each_block(self) -> list[nn.Module]:
+        """See `BlockEncoder.each_block`."""
+        return list(cast(Any, self.vision).backbone.blocks)
+
+    def begin(self, pixels: Tensor) -> State:
+        """See `BlockEncoder.begin`; tokens are B x rows x columns x width."""
+        backbone = cast(Any, self.vision).backbone
+        x = backbone.patch_embed(pixels)
+        return (x + backbone._get_pos_embed(x.shape[1:3]),)
+
+    def step(self, number: int, state: State) -> State:
+        """See `BlockEncoder.step`; a stage leaves its output for the neck."""
+        backbone = cast(Any, self.vision).backbone
+        x, *left = state
+        x = backbone.blocks[number](x)
+        return (x, *left, x) if number in backbone.stage_ends else (x, *left)
+
+    def finish(self, state: State) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `BlockEncoder.finish`."""
+        vision = cast(Any, self.vision)
+        levels, _ = vision.neck(state[1:])
+        return self.project(*levels[-vision.num_feature_levels :][::-1])
+
+    def project(
+        self, finest: Tensor, middle: Tensor, coarse: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The levels of the feature pyramid -> the image embedding."""
         # A video's first frame, and so an image, has no memory to attend to.
         features = coarse + self.no_memory_embedding.view(1, -1, 1, 1)
         return features, (self.conv_s1(middle), self.conv_s0(finest))

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from timm.layers import resample_abs_pos_embed_nhwc
 from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM, get_rel_pos
 from torch import Tensor, nn
+
+from autosam.models.sam.blocks import BlockEncoder, State
 
 ROWS = 512
 """Queries computed at a time, so that their scores fit a processor's cache."""
@@ -62,7 +65,7 @@ class Vit:
     mlp_ratio: float = 4.0
 
 
-class VitEncoder(VisionTransformerSAM):
+class VitEncoder(VisionTransformerSAM, BlockEncoder):
     """float B x 3 x S x S -> float B x C x S/16 x S/16.
 
     Args:
@@ -95,6 +98,23 @@ class VitEncoder(VisionTransformerSAM):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_features(x)
+
+    def each_block(self) -> list[nn.Module]:
+        """See `BlockEncoder.each_block`."""
+        return list(self.blocks)
+
+    def begin(self, pixels: Tensor) -> State:
+        """See `BlockEncoder.begin`; tokens are B x S/16 x S/16 x width."""
+        x = self.patch_embed(pixels)
+        return (x + resample_abs_pos_embed_nhwc(self.pos_embed, x.shape[1:3]),)
+
+    def step(self, number: int, state: State) -> State:
+        """See `BlockEncoder.step`."""
+        return (self.blocks[number](state[0]),)
+
+    def finish(self, state: State) -> Tensor:
+        """See `BlockEncoder.finish`."""
+        return self.neck(state[0].permute(0, 3, 1, 2))
 
 
 def from_meta(state: dict[str, Tensor]) -> dict[str, Tensor]:
