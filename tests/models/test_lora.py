@@ -1,0 +1,122 @@
+"""LoRA in the image encoder of every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import make_batch, tiny_config
+from test_backends import backend, encode  # noqa: F401 (a fixture)
+from torch import Tensor
+
+from autosam.config import LoraConfig
+from autosam.errors import ConfigError
+from autosam.models.build import build_segmenter
+from autosam.models.lora import adapter_modules, adapters_of, add_lora, layers_of, merge_lora
+from autosam.models.sam import Sam, load_sam
+from autosam.models.sam.encode import encode_frozen, encode_rest
+from autosam.models.sam.meta import VITS
+from autosam.models.sam.vit import VitEncoder
+from autosam.types import ImageEmbedding
+
+
+def shaken(sam: Sam) -> None:
+    """Adapters that say something."""
+    generator = torch.Generator().manual_seed(2)
+    for _, layer in adapters_of(sam.image_encoder):
+        weight = layer.lora_B["default"].weight
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.1
+
+
+def difference(one: ImageEmbedding, other: ImageEmbedding) -> float:
+    """Largest difference of any level, relative to its largest value."""
+    pairs = zip(one.levels, other.levels, strict=True)
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+@torch.no_grad()
+def test_every_block_can_be_stopped_at(backend: tuple[str, Path]) -> None:  # noqa: F811
+    sam = load_sam(*backend)
+    whole, encoder = encode(sam, 2), sam.block_encoder
+    count = len(encoder.each_block())
+    for first in range(count + 1):
+        sam.tuned_from = first
+        assert difference(encode(sam, 2), whole) < 1e-6, first
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", ["attention", "all"])
+def test_fresh_adapters_change_nothing_and_merged_ones_what_they_did(
+    backend: tuple[str, Path],
+    layers: str,  # noqa: F811
+) -> None:
+    sam = load_sam(*backend)
+    before, names = encode(sam, 2), set(sam.state_dict())
+    add_lora(sam, LoraConfig(layers=layers))  # type: ignore[arg-type]
+    assert difference(encode(sam, 2), before) < 1e-6
+    shaken(sam)
+    after = encode(sam, 2)
+    assert difference(after, before) > 1e-3
+    merge_lora(sam)
+    assert difference(encode(sam, 2), after) < 1e-5
+    assert set(sam.state_dict()) == names
+
+
+def test_gradients_reach_the_adapters_of_the_last_blocks_alone(
+    backend: tuple[str, Path],  # noqa: F811
+) -> None:
+    name, file = backend
+    config = tiny_config(file, f"--sam={name}", "--run=autosam-lora", "--lora.blocks=2",
+                         "--lora.layers=all")  # fmt: skip
+    segmenter = build_segmenter(config)
+    assert segmenter.sam is not None
+    shaken(segmenter.sam)
+    logits = segmenter(make_batch(segmenter.input_spec))
+    assert isinstance(logits, Tensor)
+    logits.square().mean().backward()
+    learned = {
+        key for key, value in segmenter.sam.named_parameters()
+        if value.grad is not None and bool(value.grad.any())
+    }  # fmt: skip
+    blocks = segmenter.sam.block_encoder.each_block()
+    allowed = {id(p) for block in blocks[-2:] for p in block.parameters()}
+    own = {key: value for key, value in segmenter.sam.named_parameters()}
+    assert learned
+    assert all("lora_" in key for key in learned)
+    assert {id(own[key]) for key in learned} <= allowed
+    expected = {id(p) for m in adapter_modules(segmenter.sam) for p in m.parameters()}
+    assert {id(p) for p in own.values() if p.requires_grad} == expected
+    assert {id(own[key]) for key in learned} == expected
+
+
+@torch.no_grad()
+def test_kept_states_give_the_embedding(backend: tuple[str, Path]) -> None:  # noqa: F811
+    sam = load_sam(*backend)
+    add_lora(sam, LoraConfig(blocks=1))
+    shaken(sam)
+    size = sam.spec.image_size
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    valid = torch.full((2, 2), size)
+    part = encode_frozen(sam, images, valid)
+    assert difference(encode_rest(sam, part), sam.encode_image(images, valid)) < 1e-6
+
+
+def test_more_blocks_than_there_are(backend: tuple[str, Path]) -> None:  # noqa: F811
+    sam = load_sam(*backend)
+    with pytest.raises(ConfigError, match=r"--lora.blocks 99: the image encoder of \S+ has \d+"):
+        add_lora(sam, LoraConfig(blocks=99))
+
+
+def test_the_adapters_of_vit_b_are_small() -> None:
+    """Of SAMed's layers, 4 x (768 + 3 x 768) + 4 x (768 + 768) values in each of 12 blocks."""
+    with torch.device("meta"):
+        encoder = VitEncoder(1024, VITS["vit_b"])
+    sizes = [
+        4 * (layer.in_features + layer.out_features)  # type: ignore[operator]
+        for block in encoder.each_block()
+        for layer in layers_of(block, "attention")
+    ]
+    assert len(sizes) == 24
+    assert sum(sizes) == 12 * 4 * (4 * 768 + 2 * 768)
+    assert 4 * sum(sizes) < 1e6
