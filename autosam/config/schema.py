@@ -154,8 +154,8 @@ class LoraConfig:
     """Layers with adapters. attention: the projections of attention, or pointwise convolutions in
     blocks without attention. all: the MLPs too."""
     blocks: int | None = setting(None, min=1, max=1000)
-    """Number of blocks with adapters, counted from the last. Tokens in front of them are cached like
-    embeddings (`cache`). Unset: all blocks, without a cache."""
+    """Number of blocks with adapters, counted from the last. Tokens in front of them are cached
+    like embeddings (`cache`). Unset: all blocks, without a cache."""
 
 
 @dataclass

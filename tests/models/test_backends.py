@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, liven, make_batch, tiny_config
-from test_sam2 import TINY_SAM2
+from helpers import make_batch, tiny_config
 from test_segmenter import EXPECTED
 from torch import nn
 
 from autosam.config import RUNS, LossConfig
 from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
-from autosam.models.sam import SAMS, Sam, load_sam
-from autosam.models.sam.base import SamSpec
-from autosam.models.sam.mobile import build_mobile
+from autosam.models.sam import Sam, load_sam
 from autosam.types import ImageEmbedding, Prompt, high_res_shapes
-
-SPECS = {
-    spec.name: spec
-    for spec in (
-        replace(TINY, name="segment_anything"),
-        replace(TINY, name="medsam", pixel_mean=None, pixel_std=None, geometry="square"),
-        SamSpec(
-            "mobile_sam",
-            partial(build_mobile, dims=(8, 16, 16, 32), depths=(1, 1, 1, 1), heads=(1, 2, 2, 4)),
-            image_size=128,
-        ),
-        replace(TINY_SAM2, name="sam2"),
-        replace(SAMS["lite"], image_size=64),
-    )
-}
-
-
-@pytest.fixture(params=SPECS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Name of a tiny SAM of each backend, and a file of random weights for it."""
-    spec = SPECS[request.param]
-    monkeypatch.setitem(SAMS, spec.name, spec)
-    torch.manual_seed(0)
-    network = spec.build(spec)
-    assert isinstance(network, nn.Module)
-    if spec.name in ("mobile_sam", "lite"):  # the others are lively already
-        liven(network)
-    torch.save(network.state_dict(), tmp_path / "sam.pth")
-    return spec.name, tmp_path / "sam.pth"
 
 
 def encode(sam: Sam, count: int) -> ImageEmbedding:
@@ -172,6 +139,7 @@ def test_every_run_trains(backend: tuple[str, Path], run: str) -> None:
     parts = EXPECTED.get(run, set())
     changed = {k for k, v in segmenter.state_dict().items() if not torch.equal(v, before[k])}
     assert all(any(k.startswith(p + ".") for p in parts) for k in changed), changed
+    assert all("lora_" in k for k in changed if k.startswith("sam.image_encoder.")), changed
     assert bool(changed) == bool(learning)
 
 

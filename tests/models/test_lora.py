@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import make_batch, tiny_config
-from test_backends import backend, encode  # noqa: F401 (a fixture)
+from test_backends import encode
 from torch import Tensor
 
 from autosam.config import LoraConfig
@@ -36,7 +36,7 @@ def difference(one: ImageEmbedding, other: ImageEmbedding) -> float:
 
 
 @torch.no_grad()
-def test_every_block_can_be_stopped_at(backend: tuple[str, Path]) -> None:  # noqa: F811
+def test_every_block_can_be_stopped_at(backend: tuple[str, Path]) -> None:
     sam = load_sam(*backend)
     whole, encoder = encode(sam, 2), sam.block_encoder
     count = len(encoder.each_block())
@@ -49,7 +49,7 @@ def test_every_block_can_be_stopped_at(backend: tuple[str, Path]) -> None:  # no
 @pytest.mark.parametrize("layers", ["attention", "all"])
 def test_fresh_adapters_change_nothing_and_merged_ones_what_they_did(
     backend: tuple[str, Path],
-    layers: str,  # noqa: F811
+    layers: str,
 ) -> None:
     sam = load_sam(*backend)
     before, names = encode(sam, 2), set(sam.state_dict())
@@ -64,7 +64,7 @@ def test_fresh_adapters_change_nothing_and_merged_ones_what_they_did(
 
 
 def test_gradients_reach_the_adapters_of_the_last_blocks_alone(
-    backend: tuple[str, Path],  # noqa: F811
+    backend: tuple[str, Path],
 ) -> None:
     name, file = backend
     config = tiny_config(file, f"--sam={name}", "--run=autosam-lora", "--lora.blocks=2",
@@ -81,7 +81,7 @@ def test_gradients_reach_the_adapters_of_the_last_blocks_alone(
     }  # fmt: skip
     blocks = segmenter.sam.block_encoder.each_block()
     allowed = {id(p) for block in blocks[-2:] for p in block.parameters()}
-    own = {key: value for key, value in segmenter.sam.named_parameters()}
+    own = dict(segmenter.sam.named_parameters())
     assert learned
     assert all("lora_" in key for key in learned)
     assert {id(own[key]) for key in learned} <= allowed
@@ -91,7 +91,7 @@ def test_gradients_reach_the_adapters_of_the_last_blocks_alone(
 
 
 @torch.no_grad()
-def test_kept_states_give_the_embedding(backend: tuple[str, Path]) -> None:  # noqa: F811
+def test_kept_states_give_the_embedding(backend: tuple[str, Path]) -> None:
     sam = load_sam(*backend)
     add_lora(sam, LoraConfig(blocks=1))
     shaken(sam)
@@ -102,7 +102,7 @@ def test_kept_states_give_the_embedding(backend: tuple[str, Path]) -> None:  # n
     assert difference(encode_rest(sam, part), sam.encode_image(images, valid)) < 1e-6
 
 
-def test_more_blocks_than_there_are(backend: tuple[str, Path]) -> None:  # noqa: F811
+def test_more_blocks_than_there_are(backend: tuple[str, Path]) -> None:
     sam = load_sam(*backend)
     with pytest.raises(ConfigError, match=r"--lora.blocks 99: the image encoder of \S+ has \d+"):
         add_lora(sam, LoraConfig(blocks=99))

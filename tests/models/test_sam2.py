@@ -12,6 +12,8 @@ import pytest
 import torch
 from helpers import tiny_config
 from safetensors.torch import load_file, save_file
+from small_sams import GRID, SIZE, TINY_SAM2, WIDTH
+from small_sams import liven_sam2 as liven
 from torch import Tensor, nn
 from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
@@ -20,38 +22,8 @@ from autosam.errors import CheckpointError, ConfigError
 from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, load_sam
-from autosam.models.sam.base import SamSpec
-from autosam.models.sam.sam2 import HIERAS, Hiera, Sam2, build_hiera, build_sam2, from_sam2_file
+from autosam.models.sam.sam2 import HIERAS, Sam2, build_sam2, from_sam2_file
 from autosam.types import Batch, ImageEmbedding, InputSpec, Prompt
-
-SIZE, GRID, WIDTH = 128, 8, 32
-
-
-def liven(network: nn.Module) -> None:
-    """Random weights under which signals keep their size and logits are of order 1: transformers'
-    own start leaves embeddings at zero and logits at hundredths."""
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "norm" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.1 + name.endswith("weight"))
-            elif parameter.dim() < 2 or "embed" in name or "token" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.3)
-            else:
-                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5)
-            if "output_hypernetworks_mlps" in name:
-                parameter *= 0.7
-
-
-def build_tiny_sam2(spec: SamSpec) -> Sam2:
-    """128 px, grid 8 x 8, width 32."""
-    sam = build_hiera(spec, Hiera(16, 1, (1, 1, 2, 1), (3,)), WIDTH)
-    liven(sam)
-    return sam
-
-
-TINY_SAM2 = SamSpec(
-    "tiny-sam2", build_tiny_sam2, image_size=SIZE, geometry="square", convert=from_sam2_file
-)
 
 
 @pytest.fixture(autouse=True)

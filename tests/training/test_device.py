@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
 from helpers import draw_folders, liven, make_batch, tiny_config
 from pretend_device import PretendedGpus, place
-from test_backends import SPECS
+from small_sams import SPECS
 from torch import nn
 
 from autosam.comparison.jobs import Job
