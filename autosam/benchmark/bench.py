@@ -145,6 +145,11 @@ def ratios(figures: dict[str, Any]) -> list[str]:
             "a step takes {:.2f} times as long as with the dense prompt",
         ),
         ("not cached", "cached", "without the cache a step takes {:.1f} times as long per image"),
+        (
+            "LoRA in all blocks",
+            "LoRA in the last 2 blocks, cached",
+            "with LoRA in all blocks a step takes {:.1f} times as long as in the last 2",
+        ),
         ("published", "cached", "the published loop takes {:.0f} times as long per image"),
         (
             "published",

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from autosam.benchmark.profiler import Stopwatch
-from autosam.config import AugmentConfig, Config, LearnedPrompt, LossConfig, ModelConfig
+from autosam.config import AugmentConfig, Config, LearnedPrompt, LoraConfig, LossConfig, ModelConfig
 from autosam.config.commands import BenchConfig
 from autosam.data.augment import build_augment
 from autosam.data.dataset import PairDataset
@@ -29,6 +29,7 @@ from autosam.data.loaders import EpochSampler, make_loader
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.inference.predictor import Predictor
 from autosam.models.checkpoint import Loaded
+from autosam.models.lora import adapter_modules, add_lora
 from autosam.models.losses import SegmentationLoss
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.sam import SAMS, AbsentEncoder, Sam
@@ -75,6 +76,8 @@ class Case:
     input_size: int = 256
     prompt: LearnedPrompt = "dense+high_res"
     """Kinds of learned prompts, see `ModelConfig`."""
+    lora: LoraConfig | None = None
+    """Adapters in the image encoder; with "cache" the tokens in front of them are cached."""
     repeats: int = 3
     """Number of measurements, after a warm-up that does not count."""
 
@@ -165,12 +168,14 @@ def encoding(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def build_segmenter(case: Case) -> Segmenter:
-    """Build the run `autosam` with random weights.
+    """Build the run `autosam`, or with adapters `autosam-lora`, with random weights.
 
     Args:
         case: the case.
     """
-    sam = build_sam(case.sam, case.reference, encoder=case.embeddings == "encoder")
+    sam = build_sam(case.sam, case.reference, case.embeddings == "encoder" or case.lora is not None)
+    if case.lora is not None:
+        add_lora(sam, case.lora)
     model = ModelConfig(
         backbone=case.backbone,
         backbone_weights="none",
@@ -180,7 +185,7 @@ def build_segmenter(case: Case) -> Segmenter:
     generator = PromptGenerator(model, num_classes=1, sam=sam)
     surrogate = SurrogateDecoder(sam.width, model.prompt_kinds)
     encoding = Encoding(half=case.half)
-    trainable = [generator, surrogate]
+    trainable = [generator, surrogate, *adapter_modules(sam)]
     return Segmenter(sam, generator, surrogate, trainable, case.input_size, encoding)
 
 
@@ -275,6 +280,11 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     dataset = PairDataset(pairs, segmenter.input_spec, MaskEncoding(), augment, copies=copies)
     if cached:
         shapes = level_shapes(segmenter.sam)
+        if case.lora is not None:
+            size = segmenter.sam.spec.image_size
+            image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+            part = encode_frozen(segmenter.sam, image, torch.tensor([[size, size]]), half=True)
+            shapes = tuple(tuple(level.shape[1:]) for level in part.levels)
         layout = Layout(shapes, "bf16")
         store = Store.create(folder / "cache", {}, len(pairs) * copies, layout, "bench")
         for i in range(store.count):
@@ -349,6 +359,9 @@ def cases_of(config: BenchConfig) -> list[Case]:
         replace(batched, name="cached", embeddings="cache"),
         replace(batched, name="cached, dense prompt alone", embeddings="cache", prompt="dense"),
         replace(own, name="not cached", half=True, batch_size=2),
+        replace(own, name="LoRA in the last 2 blocks, cached", embeddings="cache",
+                lora=LoraConfig(blocks=2)),
+        replace(own, name="LoRA in all blocks", lora=LoraConfig()),
         published(batched, name="published generator, cached", embeddings="cache"),
         published(own, name="published", reference=vit, batch_size=3),
         replace(own, name="one image", kind="prediction", half=True),
