@@ -8,7 +8,7 @@ loss (4h x 4w), H x W an image's own size.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -107,28 +107,48 @@ class ImageEmbedding:
     high_res_features: tuple[Tensor, ...] = ()
     """What the mask decoder adds while it upscales, in the order of use: float B x C/4 x 2h x 2w
     and B x C/8 x 4h x 4w. Empty for SAMs without such levels."""
+    block_features: tuple[Tensor, ...] = ()
+    """Outputs of some blocks of the encoder, float B x channels x rows x columns each, in their
+    order. Empty unless the prompt generator reads them."""
 
     def __len__(self) -> int:
         return len(self.features)
 
     @property
     def levels(self) -> tuple[Tensor, ...]:
-        """All tensors, the features first."""
+        """What the mask decoder takes, the features first."""
         return (self.features, *self.high_res_features)
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors: the levels, then the features of blocks."""
+        return (*self.levels, *self.block_features)
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], blocks: int) -> ImageEmbedding:
+        """The embedding with these `tensors`, the last `blocks` of which are features of blocks."""
+        features, *rest = tensors
+        split = len(rest) - blocks
+        return cls(features, tuple(rest[:split]), tuple(rest[split:]))
+
     def map(self, function: Callable[[Tensor], Tensor]) -> ImageEmbedding:
-        """`function` applied to every level."""
-        return ImageEmbedding(function(self.features), tuple(map(function, self.high_res_features)))
+        """`function` applied to every tensor."""
+        return self.of([function(tensor) for tensor in self.tensors], len(self.block_features))
 
     def part(self, i: int) -> ImageEmbedding:
         """The embedding of image i, B = 1."""
-        return self.map(lambda level: level[i : i + 1])
+        return self.map(lambda tensor: tensor[i : i + 1])
+
+    def split(self, size: int) -> list[ImageEmbedding]:
+        """The embeddings of `size` images each (the last of those that are left)."""
+        parts = zip(*(tensor.split(size) for tensor in self.tensors), strict=True)
+        return [self.of(part, len(self.block_features)) for part in parts]
 
     @classmethod
     def cat(cls, parts: list[ImageEmbedding]) -> ImageEmbedding:
         """Embeddings of several batches as one."""
-        features, *high_res = map(torch.cat, zip(*(part.levels for part in parts), strict=True))
-        return cls(features, tuple(high_res))
+        joined = [torch.cat(same) for same in zip(*(part.tensors for part in parts), strict=True)]
+        return cls.of(joined, len(parts[0].block_features))
 
 
 @dataclass

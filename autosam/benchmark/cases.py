@@ -43,7 +43,7 @@ from autosam.training.embedding_cache import Cached
 from autosam.training.loop import Optimization, train_one_epoch
 from autosam.training.optim import parameter_groups, warmup_cosine
 from autosam.training.tracker import count_parameters
-from autosam.types import ImageEmbedding, high_res_shapes
+from autosam.types import ImageEmbedding
 from autosam.utils.device import choose_device, wait
 from autosam.utils.distributed import make_accelerator
 from autosam.utils.memory import peak_gib
@@ -279,7 +279,7 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
     copies = COPIES if cached else 0
     dataset = PairDataset(pairs, segmenter.input_spec, MaskEncoding(), augment, copies=copies)
     if cached:
-        shapes = level_shapes(segmenter.sam)
+        shapes: tuple[tuple[int, ...], ...] = segmenter.sam.shapes
         if case.lora is not None:
             size = segmenter.sam.spec.image_size
             image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
@@ -292,13 +292,6 @@ def loader_of(case: Case, segmenter: Segmenter, folder: Path) -> DataLoader:
             store.put(i, ImageEmbedding(first, tuple(high_res)))
         dataset.use(Cached(store, copies))
     return make_loader(dataset, EpochSampler(len(pairs), shuffle=False), len(pairs))
-
-
-def level_shapes(sam: Sam) -> tuple[tuple[int, ...], ...]:
-    """List the shape C x h x w of each level of a SAM's image embedding, coarse to fine."""
-    features = (sam.width, *sam.grid)
-    high_res = [(width, *size) for width, size in high_res_shapes(sam.width, sam.grid)]
-    return (features, *high_res)[: sam.levels]
 
 
 def prediction(case: Case, device: torch.device) -> dict[str, Any]:

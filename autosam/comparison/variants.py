@@ -106,5 +106,5 @@ def ablated_variants(config: CompareConfig) -> list[Variant]:
     return [
         Variant(AUTOSAM.run, ablation=ablation)
         for ablation in ABLATIONS
-        if ablation != "surrogate" or config.model.prompt_has_maps
+        if ablation != "surrogate" or config.model.has_surrogate
     ]

@@ -58,7 +58,8 @@ class ModelConfig:
     """The prompt generator (and, for the run `head`, the plain network)."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm model that supports features_only; hardnet39ds, 68, 68ds and 85 are among them."""
+    """Any timm model that supports features_only; hardnet39ds, 68, 68ds and 85 are among them.
+    `none`: prompts of `sam_features` alone."""
     backbone_weights: str = setting("auto", path=_path_if_no_word)
     """`auto`: ImageNet weights (bundled for tf_efficientnet_lite0, else timm's); `none`: from
     scratch; or a file."""
@@ -72,6 +73,9 @@ class ModelConfig:
     grid, added where the mask decoder upscales. both: dense+sparse."""
     sparse_tokens: int = setting(8, min=1, max=1024)
     """N: sparse prompt tokens per class, if the prompt has any."""
+    sam_features: Literal["none", "last", "blocks"] = "none"
+    """What of SAM's image encoder the generator also reads. last: the image embedding. blocks: also
+    the outputs of every second block (at most six)."""
     gate: bool = True
     """Whether a high_res prompt comes with a learned gate that scales each cell of SAM's image
     embedding from 0 to 1; it starts nearly closed."""
@@ -82,9 +86,10 @@ class ModelConfig:
         return ("dense", "sparse") if self.prompt == "both" else tuple(self.prompt.split("+"))
 
     @property
-    def prompt_has_maps(self) -> bool:
-        """Whether the surrogate decoder can read the prompt: tokens have no cells."""
-        return self.prompt != "sparse"
+    def has_surrogate(self) -> bool:
+        """Whether masks can be made without SAM, by the surrogate decoder: tokens have no cells,
+        and a generator that reads SAM's features needs its image encoder."""
+        return self.prompt != "sparse" and self.sam_features == "none"
 
 
 @dataclass

@@ -29,6 +29,7 @@ def check_settings(config: Config) -> None:
         raise ConfigError(f"--run {config.run}: a rough mask has one class, the data have several.")
     if config.embedding != "real" and not RUNS[config.run].uses_sam:
         raise ConfigError(f"--embedding {config.embedding}: the run {config.run} has no SAM.")
+    check_sources(config)
     for name in ("double_normalisation", "min_max_logits"):
         if getattr(config.paper, name) and not RUNS[config.run].uses_sam:
             raise ConfigError(f"--paper.{name}: the run {config.run} has no SAM.")
@@ -36,6 +37,31 @@ def check_settings(config: Config) -> None:
         raise ConfigError(f"--paper.min_max_logits: {config.run} does not take SAM's logits.")
     if config.resume and config.init:
         raise ConfigError("--resume and --init exclude each other.")
+
+
+def check_sources(config: Config) -> None:
+    """Refuse inputs of the prompt generator that cannot work, see `check_settings`.
+
+    Raises:
+        ConfigError: naming the settings.
+    """
+    model, run = config.model, RUNS[config.run]
+    if model.backbone == "none" and run.decoder == "head":
+        raise ConfigError(f"--model.backbone none: the run {config.run} is nothing but a backbone.")
+    if model.backbone == "none" and model.sam_features == "none":
+        raise ConfigError(
+            "--model.backbone none: needs --model.sam_features last or blocks, or else the prompt "
+            "generator sees nothing."
+        )
+    if model.sam_features != "none" and model.prompt == "sparse":
+        raise ConfigError(
+            f"--model.sam_features {model.sam_features}: is merged into maps, and --model.prompt "
+            "sparse has none. Add dense or high_res to the prompt."
+        )
+    if run.tunes_encoder and config.embedding == "blank":
+        raise ConfigError(
+            f"--embedding blank: adapters of the run {config.run} would get no gradient."
+        )
 
 
 def check_data(data: DataConfig) -> None:

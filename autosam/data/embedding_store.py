@@ -11,6 +11,7 @@ with a signal, and its pages count as memory of the process.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -44,9 +45,11 @@ class Layout:
     """Binary layout of a record."""
 
     shapes: tuple[tuple[int, ...], ...]
-    """C x h x w of each level, the image embedding first."""
+    """C x h x w of each tensor of an embedding, in their order."""
     dtype: str
     """A key of `DTYPES`. int8: in units of 1/127 of each channel's largest absolute value."""
+    blocks: int = 0
+    """How many of the tensors, the last ones, are features of blocks."""
 
     @property
     def size(self) -> int:
@@ -66,7 +69,7 @@ class Layout:
             DataError: a value is not finite, or too large for the dtype.
         """
         parts = []
-        for level, shape in zip(embedding.levels, self.shapes, strict=True):
+        for level, shape in zip(embedding.tensors, self.shapes, strict=True):
             values = level.float().cpu().reshape(shape)
             if self.dtype == "int8":
                 scales = values.abs().amax((1, 2), keepdim=True).clamp(min=1e-12) / 127
@@ -94,7 +97,7 @@ class Layout:
             if self.dtype == "int8":
                 values = values.float() * scales.view(torch.float32).view(1, -1, 1, 1)
             levels.append(values)
-        return ImageEmbedding(levels[0], tuple(levels[1:]))
+        return ImageEmbedding.of(levels, self.blocks)
 
 
 class Store:
@@ -115,7 +118,7 @@ class Store:
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
             shapes = tuple(tuple(map(int, shape)) for shape in meta["shapes"])
-            layout = Layout(shapes, meta["dtype"])
+            layout = Layout(shapes, meta["dtype"], meta.get("blocks", 0))
             fits = (folder / INDEX).stat().st_size == 8 * count and (folder / RECORDS).is_file()
             known = meta["facts"] == facts and layout.size > 0
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -140,7 +143,7 @@ class Store:
         folder.mkdir(parents=True)
         (folder / RECORDS).touch()
         np.zeros(count, np.int64).tofile(folder / INDEX)
-        meta = {"title": title, "facts": facts, "shapes": layout.shapes, "dtype": layout.dtype}
+        meta = {"title": title, "facts": facts, **dataclasses.asdict(layout)}
         (folder / META).write_text(json.dumps(meta), encoding="utf-8")  # last: it marks the store
         return cls(folder, layout, count)
 

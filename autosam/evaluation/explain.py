@@ -48,9 +48,10 @@ def explain(segmenter: SegmentationModel, batch: Batch) -> Explanation:
         return Explanation(full_size(segmenter(batch)[0]))
     baseline = None
     if isinstance(segmenter, Segmenter):
-        embedding, prompt = segmenter.encode_image(batch), segmenter.prompter(batch, segmenter.sam)
+        embedding = segmenter.encode_image(batch)
+        prompt = segmenter.prompter(batch, embedding, segmenter.sam)
         logits = segmenter.decode_mask(batch, embedding, prompt)[0]
-        if segmenter.surrogate is None:  # the prompt has sparse tokens only
+        if segmenter.prompter.neck is None:  # the prompt has sparse tokens only
             empty = segmenter.prompter.no_prompts(batch, segmenter.sam)
             baseline = segmenter.decode_mask(batch, embedding, empty)[0]
     else:

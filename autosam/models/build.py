@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from autosam.config import RUNS, Config
@@ -15,6 +17,7 @@ from autosam.models.plain import PlainHead, PlainSegmenter
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.prompters import ClassTokens, GridPrompter, ObjectPrompter, Prompter
 from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
+from autosam.models.sam_features import blocks_to_read
 from autosam.models.segmenter import Encoding, Segmenter, SurrogateSegmenter
 from autosam.models.surrogate import SurrogateDecoder
 
@@ -39,10 +42,11 @@ def build_segmenter(
     """
     check_settings(config)
     composition, model, classes = RUNS[config.run], config.model, config.data.num_classes
-    if fast and not (composition.learns_prompt and model.prompt_has_maps):
+    if fast and not (composition.learns_prompt and model.has_surrogate):
         raise CheckpointError(
             "--fast asks for the surrogate decoder, which only runs with a learned dense or "
-            f"high-resolution prompt have; this is {config.title!r}."
+            "high-resolution prompt have, made without --model.sam_features; this is "
+            f"{config.title!r}."
         )
     if not composition.uses_sam:
         return PlainSegmenter(PlainHead(model, classes, backbone_weights))
@@ -50,7 +54,7 @@ def build_segmenter(
         sam = absent_sam(config.sam) if fast else build_sam(config, encoder)
     prompter = build_prompter(config, sam, backbone_weights)
     surrogate = None
-    if composition.learns_prompt and model.prompt_has_maps:
+    if composition.learns_prompt and model.has_surrogate:
         with torch.random.fork_rng(devices=[]):
             surrogate = SurrogateDecoder(sam.width, model.prompt_kinds)
     if isinstance(sam, AbsentSam):
@@ -74,6 +78,8 @@ def build_sam(config: Config, encoder: bool = True) -> Sam:
     """
     sam = load_sam(config.sam, config.sam_checkpoint, encoder)
     sam.spec = sam_spec(config)
+    if RUNS[config.run].learns_prompt and config.model.sam_features == "blocks":
+        sam.taps, sam.block_shapes = blocks_of(config.sam)
     if RUNS[config.run].tunes_encoder and encoder:
         add_lora(sam, config.lora)
     return sam
@@ -96,6 +102,19 @@ def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None
         return ClassTokens(classes, sam.width)
     reads = config.rough.prompt if kind == "rough" else kind
     return ObjectPrompter(classes, reads, config.prompt.multimask)
+
+
+def blocks_of(name: str) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
+    """The blocks of SAM `name` that a prompt generator reads, and the shapes of their outputs,
+    computed on the meta device: the image encoder may be absent."""
+    with torch.device("meta"):
+        sam = SAMS[name].build(SAMS[name])
+        sam.taps = blocks_to_read(len(sam.block_encoder.each_block()))
+        size = sam.spec.image_size
+        images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        embedding = sam.encode_image(images, torch.full((1, 2), size))
+    shapes = tuple(tuple(kept.shape[1:]) for kept in embedding.block_features)
+    return sam.taps, cast("tuple[tuple[int, int, int], ...]", shapes)
 
 
 def absent_sam(name: str) -> AbsentSam:

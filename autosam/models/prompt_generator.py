@@ -20,7 +20,8 @@ from autosam.models.backbones.timm import Backbone
 from autosam.models.neck import Neck, conv_block
 from autosam.models.prompters import Prompter
 from autosam.models.sam.base import Sam
-from autosam.types import Batch, Prompt, high_res_shapes
+from autosam.models.sam_features import SamFeatures
+from autosam.types import Batch, ImageEmbedding, Prompt, high_res_shapes
 
 
 class DenseHead(nn.Module):
@@ -155,7 +156,7 @@ class SparseHead(nn.Module):
 
 class PromptGenerator(Prompter):
     """The learned prompter: backbone, neck and a head for each kind of prompt. It depends on SAM
-    only by C, the grid and the number of embedding levels.
+    only by C, the grid and the number of embedding levels, unless it reads SAM's features.
 
     Args:
         config: backbone, neck, G and the kinds of prompt. For kinds that are not learned SAM's
@@ -170,18 +171,24 @@ class PromptGenerator(Prompter):
     ) -> None:
         super().__init__(num_classes)
         kinds, width, grid = config.prompt_kinds, sam.width, sam.grid
-        self.backbone = Backbone(
-            config.backbone, weights or config.backbone_weights, config.input_size
-        )
+        self.backbone = self.sam_features = None
+        level_channels, strides = [], []
+        if config.backbone != "none":
+            self.backbone = Backbone(
+                config.backbone, weights or config.backbone_weights, config.input_size
+            )
+            level_channels, strides = self.backbone.channels, self.backbone.strides
+        if config.sam_features != "none":
+            self.sam_features = SamFeatures(sam.shapes, config.input_size, level_channels, strides)
+            level_channels, strides = self.sam_features.channels, self.sam_features.strides
         self.neck = self.dense = self.high_res = self.gate = self.sparse = None
         if "dense" in kinds or "high_res" in kinds:
-            self.neck = Neck(self.backbone.channels, self.backbone.strides, config.width)
+            self.neck = Neck(level_channels, strides, config.width)
             channels, map_size = self.neck.channels, config.input_size // self.neck.stride
         if "dense" in kinds:
             self.dense = DenseHead(channels, map_size, num_classes, width, grid)
         if "sparse" in kinds:
-            coarsest = self.backbone.channels[-1]
-            self.sparse = SparseHead(coarsest, num_classes, config.sparse_tokens, width)
+            self.sparse = SparseHead(level_channels[-1], num_classes, config.sparse_tokens, width)
         if "high_res" in kinds:
             self.high_res = nn.ModuleList(
                 HighResHead(channels, map_size, num_classes, *level)
@@ -191,11 +198,16 @@ class PromptGenerator(Prompter):
             sizes = [grid, *(size for _, size in high_res_shapes(width, grid))]
             self.gate = ImageGate(channels, num_classes, sizes[: sam.levels])
 
-    def forward(self, batch: Batch, sam: Sam) -> Prompt:
+    def forward(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> Prompt:
         """See `Prompter.forward`."""
         empty = self.no_prompts(batch, sam)
         dense, sparse, high_res, gates = empty.dense, empty.sparse, empty.high_res, empty.gates
-        levels = self.backbone(batch.generator_input, batch.generator_valid)
+        levels = []
+        if self.backbone is not None:
+            levels = self.backbone(batch.generator_input, batch.generator_valid)
+        if self.sam_features is not None:
+            assert embedding is not None
+            levels = self.sam_features(levels, embedding)
         if self.sparse is not None:
             sparse = self.sparse(levels[-1])
         if self.neck is not None:

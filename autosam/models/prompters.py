@@ -34,11 +34,14 @@ class Prompter(nn.Module):
         super().__init__()
         self.num_classes = num_classes
 
-    def forward(self, batch: Batch, sam: Sam) -> Prompt | ObjectPrompts:
+    def forward(
+        self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam
+    ) -> Prompt | ObjectPrompts:
         """Prompts for the images of a batch.
 
         Args:
             batch: B images.
+            embedding: of these images; None without SAM's image encoder (`--fast`).
             sam: the SAM that is prompted.
 
         Returns:
@@ -86,7 +89,7 @@ class ClassTokens(Prompter):
         several = num_classes > 1
         self.tokens = nn.Parameter(torch.randn(num_classes, 1, width) * 0.1) if several else None
 
-    def forward(self, batch: Batch, sam: Sam) -> Prompt:
+    def forward(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> Prompt:
         """See `Prompter.forward`."""
         empty = self.no_prompts(batch, sam)
         if self.tokens is None:
@@ -108,7 +111,7 @@ class ObjectPrompter(Prompter):
         super().__init__(num_classes)
         self.reads, self.multimask = reads, multimask
 
-    def forward(self, batch: Batch, sam: Sam) -> ObjectPrompts:
+    def forward(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> ObjectPrompts:
         """See `Prompter.forward`."""
         if batch.prompts is None:
             raise ValueError("this segmenter is prompted by boxes or points; the batch has none")
@@ -150,7 +153,7 @@ class GridPrompter(Prompter):
         self.side = side
         self.mask_classifier = MaskClassifier(num_classes)
 
-    def forward(self, batch: Batch, sam: Sam) -> ObjectPrompts:
+    def forward(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> ObjectPrompts:
         """See `Prompter.forward`."""
         points = torch.cat([grid_points(self.side, valid) for valid in batch.sam_valid])
         images = torch.arange(len(batch), device=points.device).repeat_interleave(self.side**2)

@@ -78,7 +78,7 @@ class Segmenter(SegmentationModel):
     def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
         """See `SegmentationModel.segment`."""
         embedding = self.encode_image(batch)
-        prompt = self.prompter(batch, self.sam)
+        prompt = self.prompter(batch, embedding, self.sam)
         logits = self.decode_mask(batch, embedding, prompt)
         return logits, prompt if isinstance(prompt, Prompt) else None
 
@@ -156,7 +156,7 @@ class SurrogateSegmenter(SegmentationModel):
 
     def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
         """See `SegmentationModel.segment`."""
-        prompt = self.prompter(batch, self.absent)
+        prompt = self.prompter(batch, None, self.absent)
         return self.decode_surrogate(prompt), prompt
 
 
@@ -172,4 +172,5 @@ def _input_spec(sam: Sam, generator_size: int, prompter: Prompter, needs_image: 
 
 
 def _backbones(prompter: Prompter) -> list[nn.Module]:
-    return [prompter.backbone] if isinstance(prompter, PromptGenerator) else []
+    own = prompter.backbone if isinstance(prompter, PromptGenerator) else None
+    return [] if own is None else [own]

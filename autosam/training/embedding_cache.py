@@ -29,6 +29,7 @@ from autosam.models.build import build_sam
 from autosam.models.paper import sam_spec
 from autosam.models.sam import SAMS, Sam, cache_folder, sam_hash
 from autosam.models.sam.encode import LARGE, encode_frozen, faster_in_half
+from autosam.models.sam_features import BLOCKS
 from autosam.types import ImageEmbedding
 from autosam.utils.distributed import broadcast, processes
 from autosam.utils.signals import Interrupt
@@ -209,9 +210,12 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         settings = dataclasses.asdict(config.augment)
         colours = ("color", "hue")
         geometry = {key: value for key, value in settings.items() if key not in colours}
-    part = {}
-    if RUNS[config.run].tunes_encoder:  # what is kept is the state in front of these
-        part = {"last blocks with adapters": config.lora.blocks}
+    part: dict[str, Any] = {}
+    run = RUNS[config.run]
+    if run.learns_prompt and config.model.sam_features == "blocks":
+        part["features of blocks"] = BLOCKS
+    if run.tunes_encoder:  # what is kept is the state in front of these
+        part["last blocks with adapters"] = config.lora.blocks
     return {
         **part,
         "format": FORMAT,
@@ -243,8 +247,8 @@ def _prepare(
     if store is None:
         image, valid, _ = SamInputs(dataset)[0]
         first = encode_frozen(sam(), image[None], valid[None], cache.dtype != "fp32")
-        shapes = tuple(tuple(level.shape[1:]) for level in first.levels)
-        layout = Layout(shapes, cache.dtype)
+        shapes = tuple(tuple(tensor.shape[1:]) for tensor in first.tensors)
+        layout = Layout(shapes, cache.dtype, len(first.block_features))
         require_room(cache, folder, count * layout.size, title)
         store = Store.create(folder, facts, count, layout, title)
         store.put(0, first)

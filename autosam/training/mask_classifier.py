@@ -34,7 +34,8 @@ def fit_mask_classifier(
     for batch in loader:
         assert batch.targets is not None
         assert batch.weights is not None
-        embedding, grid = segmenter.encode_image(batch), prompter(batch, segmenter.sam)
+        embedding = segmenter.encode_image(batch)
+        grid = prompter(batch, embedding, segmenter.sam)
         proposed = prompter.propose(batch, embedding, grid, segmenter.sam)
         for target, weight, (masks, found) in zip(
             batch.targets, batch.weights, proposed, strict=True

@@ -15,7 +15,7 @@ import torch
 import autosam.benchmark.bench
 from autosam.bench import bench
 from autosam.benchmark.bench import compare, ratios
-from autosam.benchmark.cases import PARTS, Case, build_sam, cases_of, level_shapes, measure
+from autosam.benchmark.cases import PARTS, Case, build_sam, cases_of, measure
 from autosam.benchmark.profiler import Stopwatch, in_own_process
 from autosam.config.commands import BenchConfig
 from autosam.errors import ConfigError
@@ -59,7 +59,7 @@ def test_the_levels_are_those_of_the_encoder(name: str) -> None:
     size = SAMS[name].image_size
     image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     levels = sam.encode_image(image, torch.tensor([[size, size]])).levels
-    assert level_shapes(sam) == tuple(tuple(level.shape[1:]) for level in levels)
+    assert sam.shapes == tuple(tuple(level.shape[1:]) for level in levels)
 
 
 def test_ratios_and_cosines_by_hand() -> None:

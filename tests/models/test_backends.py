@@ -236,7 +236,7 @@ def test_a_generator_has_a_gate_for_each_level_nearly_closed_at_the_start(
         segmenter = build_segmenter(config).eval()
         with torch.no_grad():
             batch = make_batch(segmenter.input_spec)
-            prompt = segmenter.prompter(batch, segmenter.sam)
+            prompt = segmenter.prompter(batch, segmenter.encode_image(batch), segmenter.sam)
             levels = segmenter.encode_image(batch).levels
         assert len(prompt.gates) == gated * len(levels)
         for gate, level in zip(prompt.gates, levels, strict=gated):

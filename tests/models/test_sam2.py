@@ -270,11 +270,12 @@ def test_gradients_reach_what_learns_and_nothing_else(file: Path, run: str, clas
         assert "sam.mask_decoder.upscale_conv1.weight" in saved
         assert segmenter.sam.mask_decoder.transformer.layers[0].mlp.proj_in.weight.grad.any()
         # The tokens that tell classes apart join SAM 2's own, and do not take their place.
-        assert segmenter.prompter(batch, segmenter.sam).sparse.shape[1] == (
+        assert segmenter.prompter(batch, None, segmenter.sam).sparse.shape[1] == (
             2 if classes == 1 else 3
         )
     else:
-        assert segmenter.prompter(batch, segmenter.sam).sparse.shape == (2 * classes, 2, WIDTH)
+        sparse = segmenter.prompter(batch, None, segmenter.sam).sparse
+        assert sparse.shape == (2 * classes, 2, WIDTH)
 
 
 def test_a_saved_network_of_ours_comes_back(sam: Sam2, tmp_path: Path) -> None:

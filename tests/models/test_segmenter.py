@@ -151,7 +151,7 @@ def test_shapes(tiny_file: Path, run: str, prompt: str, classes: int) -> None:
     if classes > 1 and RUNS[run].prompter != "grid":  # told apart, without a prompt too
         assert not torch.allclose(logits[:, 0], logits[:, 1])
     if RUNS[run].prompter == "learned":
-        made = segmenter.prompter(batch, segmenter.sam)
+        made = segmenter.prompter(batch, segmenter.encode_image(batch), segmenter.sam)
         assert made.dense.shape == (2 * classes, 32, 8, 8)
         has_tokens = "sparse" in prompt or prompt == "both"
         assert made.sparse.shape == (2 * classes, 8 if has_tokens else 0, 32)
@@ -222,7 +222,7 @@ def test_trust_is_the_mean_over_the_cells_of_the_image(tiny_file: Path) -> None:
     """40 x 56 in a square of 64: 46 of 64 rows hold image, of 8 rows of cells 6."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=2"))
     batch = make_batch(segmenter.input_spec, 2, 2)
-    prompt = segmenter.prompter(batch, segmenter.sam)
+    prompt = segmenter.prompter(batch, segmenter.encode_image(batch), segmenter.sam)
     assert len(prompt.gates) == 1  # this SAM has no finer levels
     gate = torch.zeros(4, 1, 8, 8)
     gate[:, :, 6:] = 1  # padding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autosam.errors import ConfigError
 from autosam.models.normalize import normalise
 from autosam.models.sam.blocks import BlockEncoder, Output
-from autosam.types import ImageEmbedding, Prompt
+from autosam.types import ImageEmbedding, Prompt, high_res_shapes
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -67,6 +67,10 @@ class Sam(nn.Module):
     """Levels of the image embedding: 1, or 3 if the mask decoder adds high-resolution levels."""
     tuned_from: int | None = None
     """The first block of the image encoder that has adapters, see `autosam.models.lora`."""
+    taps: tuple[int, ...] = ()
+    """Blocks of the image encoder whose outputs the embedding holds, see `block_features`."""
+    block_shapes: tuple[tuple[int, int, int], ...] = ()
+    """Channels, rows and columns of these outputs."""
 
     def __init__(
         self,
@@ -101,19 +105,34 @@ class Sam(nn.Module):
         """The part of `encode_image` that training never changes: all of it or, with adapters, the
         state in front of the first block that has some."""
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
-        if self.tuned_from is None:
+        if self.tuned_from is None and not self.taps:
             return _as_embedding(self.image_encoder(pixels))
         encoder = self.block_encoder
-        tokens, *left = encoder.run(encoder.begin(pixels), 0, self.tuned_from)
-        return ImageEmbedding(tokens, tuple(left))
+        stop = len(encoder.each_block()) if self.tuned_from is None else self.tuned_from
+        state, kept = encoder.run(encoder.begin(pixels), 0, stop, self.taps)
+        part = ImageEmbedding.of((*state, *kept), len(kept))
+        return part if self.tuned_from is not None else self._finish(part)
 
     def encode_rest(self, part: ImageEmbedding) -> ImageEmbedding:
         """The image embedding from what `encode_fixed` returned."""
         if self.tuned_from is None:
             return part
         encoder = self.block_encoder
-        state = encoder.run(part.levels, self.tuned_from, len(encoder.each_block()))
-        return _as_embedding(encoder.finish(state))
+        stop = len(encoder.each_block())
+        state, kept = encoder.run(part.levels, self.tuned_from, stop, self.taps)
+        kept = [*part.block_features, *kept]
+        return self._finish(ImageEmbedding.of((*state, *kept), len(kept)))
+
+    def _finish(self, part: ImageEmbedding) -> ImageEmbedding:
+        """The image embedding from the state behind the last block."""
+        embedding = _as_embedding(self.block_encoder.finish(part.levels))
+        return replace(embedding, block_features=part.block_features)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Channels, rows and columns of each tensor of an image embedding."""
+        high_res = [(width, *size) for width, size in high_res_shapes(self.width, self.grid)]
+        return (*((self.width, *self.grid), *high_res)[: self.levels], *self.block_shapes)
 
     @property
     def block_encoder(self) -> BlockEncoder:

@@ -17,6 +17,9 @@ LARGE_STATE = 1 << 20
 class BlockEncoder(nn.Module):
     """Base class of image encoders: what comes before the blocks, each block, and what follows."""
 
+    channels_last = False
+    """Whether tokens are B x rows x columns x width instead of B x width x rows x columns."""
+
     def each_block(self) -> list[nn.Module]:
         """The blocks, from the image on."""
         raise NotImplementedError
@@ -33,13 +36,28 @@ class BlockEncoder(nn.Module):
         """The encoder's output from the state behind the last block."""
         raise NotImplementedError
 
-    def run(self, state: State, first: int, stop: int) -> State:
-        """The state behind block `stop - 1` from the one in front of block `first`. With gradients,
-        blocks of large images are computed again in the backward pass instead of being kept."""
+    def run(
+        self, state: State, first: int, stop: int, taps: tuple[int, ...] = ()
+    ) -> tuple[State, list[Tensor]]:
+        """Compute some blocks. With gradients, those of large images are computed again in the
+        backward pass instead of being kept.
+
+        Args:
+            state: in front of block `first`.
+            first, stop: the blocks from `first` to `stop - 1`.
+            taps: blocks whose output is wanted.
+
+        Returns:
+            The state behind the last of them, and the outputs of those in `taps`, float B x
+            width x rows x columns.
+        """
         again = torch.is_grad_enabled() and state[0].shape[1:].numel() >= LARGE_STATE
+        kept = []
         for number in range(first, stop):
             if again:
                 state = checkpoint(self.step, number, state, use_reentrant=False)
             else:
                 state = self.step(number, state)
-        return state
+            if number in taps:
+                kept.append(state[0].permute(0, 3, 1, 2) if self.channels_last else state[0])
+        return state, kept

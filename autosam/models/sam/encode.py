@@ -56,9 +56,7 @@ def encode_rest(sam: Sam, part: ImageEmbedding, half: bool = False) -> ImageEmbe
         return part
     at_once = images_at_once(sam.spec)
     with precision_of(sam, half):
-        splits = zip(*(level.split(at_once) for level in part.levels), strict=True)
-        parts = [sam.encode_rest(ImageEmbedding(some, tuple(left))) for some, *left in splits]
-    return ImageEmbedding.cat(parts)
+        return ImageEmbedding.cat([sam.encode_rest(some) for some in part.split(at_once)])
 
 
 def images_at_once(spec: SamSpec) -> int:

@@ -63,6 +63,8 @@ class Sam2Encoder(BlockEncoder):
     reference. They see the image alone, so here they are part of the frozen, cached encoder.
     """
 
+    channels_last = True
+
     def __init__(
         self, vision: nn.Module, conv_s0: nn.Module, conv_s1: nn.Module, no_memory: nn.Parameter
     ) -> None:

@@ -73,6 +73,8 @@ class VitEncoder(VisionTransformerSAM, BlockEncoder):
         vit: the architecture.
     """
 
+    channels_last = True
+
     def __init__(self, image_size: int, vit: Vit) -> None:
         super().__init__(
             img_size=image_size,
