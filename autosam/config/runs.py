@@ -23,7 +23,7 @@ class Composition:
     prompter: Literal["learned", "none", "box", "points", "rough", "grid"]
     decoder: Literal["sam", "head"]
     trainable: tuple[str, ...]
-    """Keys of `PARTS` in autosam/models/parts.py."""
+    """Keys of `PARTS` in autosam/models/parts.py, or of `PLAIN_PARTS` without SAM."""
 
     @property
     def learns(self) -> bool:
@@ -67,7 +67,8 @@ RUNS: dict[str, Composition] = {
     "hybrid": Composition("learned", "sam", ("prompter", "decoder")),
     "lora": Composition("none", "sam", ("decoder", "lora")),
     "autosam-lora": Composition("learned", "sam", ("prompter", "lora")),
-    "head": Composition("none", "head", ("decoder",)),
+    "head": Composition("none", "head", ("backbone", "decoder")),
+    "probe": Composition("none", "head", ("decoder",)),
     "decoder-box": Composition("box", "sam", ("decoder",)),
     "decoder-points": Composition("points", "sam", ("decoder",)),
     "decoder-rough": Composition("rough", "sam", ("decoder",)),
@@ -76,7 +77,7 @@ RUNS: dict[str, Composition] = {
     "sam-rough": Composition("rough", "sam", ()),
     "sam-auto": Composition("grid", "sam", ()),
 }
-"""The one table of runs. `head` uses no SAM at all: the control that says whether SAM helps. Boxes
-and points are taken from the true mask: such runs are oracles, good for comparison only. Those of
-`rough` runs are taken from a rule on colours, which needs no truth; those of `sam-auto` from a
-grid, and a classifier fitted to training images says which masks count."""
+"""The one table of runs. `head` and `probe` use no SAM at all: the controls that say whether SAM
+helps. Boxes and points are taken from the true mask: such runs are oracles, good for comparison
+only. Those of `rough` runs are taken from a rule on colours, which needs no truth; those of
+`sam-auto` from a grid, and a classifier fitted to training images says which masks count."""

@@ -294,10 +294,10 @@ class Config(Settings):
     """What to train. autosam: learned prompts, SAM frozen. decoder: SAM's mask decoder trained, no
     prompt. hybrid: both trained. lora: SAM's mask decoder and LoRA in its image encoder trained, no
     prompt. autosam-lora: learned prompts and LoRA. head: the same backbone with a plain head, no
-    SAM. decoder-box, decoder-points: the mask decoder trained with prompts from the true masks.
-    decoder-rough: with prompts from a rule on colours, see `rough`. sam-box, sam-points, sam-rough:
-    the same prompts, nothing trained. sam-auto: points on a grid, masks classified by a fit to
-    training images."""
+    SAM. probe: the same with the backbone frozen. decoder-box, decoder-points: the mask decoder
+    trained with prompts from the true masks. decoder-rough: with prompts from a rule on colours,
+    see `rough`. sam-box, sam-points, sam-rough: the same prompts, nothing trained. sam-auto: points
+    on a grid, masks classified by a fit to training images."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """Image embedding that SAM's mask decoder gets, for controls. blank: zeros. shuffled: that of
     another image of the same split. The prompt generator always gets the image."""

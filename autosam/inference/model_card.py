@@ -24,11 +24,13 @@ def model_card(loaded: Loaded) -> ModelCard:
     """
     config, header = loaded.config, loaded.header
     composition, data = RUNS[config.run], config.data
-    meaning = "a plain network without SAM."
+    frozen = ", its backbone frozen" if composition.trainable == ("decoder",) else ""
+    meaning = f"a plain network without SAM{frozen}."
     facts = {}
     if loaded.segmenter.sam is not None:
         spec = SAMS[config.sam]
-        learns = " and ".join(composition.trainable).replace("decoder", "mask decoder") or "nothing"
+        names = {"decoder": "mask decoder", "lora": "LoRA in the image encoder"}
+        learns = " and ".join(names.get(part, part) for part in composition.trainable) or "nothing"
         meaning = f"{PROMPTERS[composition.prompter]}; trainable parts: {learns}."
         facts["SAM"] = f"{config.sam}, SHA-256 {header['sam']['sha256'][:16]}..."
         facts["licence of SAM's weights"] = spec.licence or "see its source"

@@ -12,7 +12,7 @@ from autosam.errors import CheckpointError
 from autosam.models.base import SegmentationModel
 from autosam.models.lora import add_lora
 from autosam.models.paper import MinMaxSegmenter, sam_spec
-from autosam.models.parts import PARTS
+from autosam.models.parts import PARTS, PLAIN_PARTS
 from autosam.models.plain import PlainHead, PlainSegmenter
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.prompters import ClassTokens, GridPrompter, ObjectPrompter, Prompter
@@ -20,6 +20,10 @@ from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
 from autosam.models.sam_features import blocks_to_read
 from autosam.models.segmenter import Encoding, Segmenter, SurrogateSegmenter
 from autosam.models.surrogate import SurrogateDecoder
+
+PROBED_BLOCKS = 4
+"""Blocks of a frozen plain ViT whose outputs a probe reads, as Oquab et al. 2023 (DINOv2, arXiv
+2304.07193, section 7.4) do."""
 
 
 def build_segmenter(
@@ -49,7 +53,10 @@ def build_segmenter(
             f"{config.title!r}."
         )
     if not composition.uses_sam:
-        return PlainSegmenter(PlainHead(model, classes, backbone_weights))
+        blocks = 1 if "backbone" in composition.trainable else PROBED_BLOCKS
+        head = PlainHead(model, classes, backbone_weights, blocks)
+        parts = [module for part in composition.trainable for module in PLAIN_PARTS[part](head)]
+        return PlainSegmenter(head, parts)
     with torch.random.fork_rng(devices=[]):  # the same prompter for every SAM
         sam = absent_sam(config.sam) if fast else build_sam(config, encoder)
     prompter = build_prompter(config, sam, backbone_weights)

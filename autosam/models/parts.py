@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from autosam.models.lora import adapter_modules
+from autosam.models.plain import PlainHead
 from autosam.models.prompters import ClassTokens, Prompter
 from autosam.models.sam import Sam
 
@@ -23,3 +24,9 @@ PARTS: dict[str, Callable[[Sam, Prompter], list[nn.Module]]] = {
 }
 """The parts that a run may train (`Composition.trainable`): their modules, out of SAM and the
 prompter. They are trained, stored in the checkpoint and resumed; everything else is frozen."""
+
+PLAIN_PARTS: dict[str, Callable[[PlainHead], list[nn.Module]]] = {
+    "backbone": lambda head: [head.backbone],
+    "decoder": lambda head: [head.neck, head.block, head.classify],
+}
+"""The same for runs without SAM: parts of the plain network."""

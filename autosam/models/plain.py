@@ -1,7 +1,9 @@
-"""The plain network (run `head`): the prompt generator's backbone and neck, and a segmentation head
-instead of SAM."""
+"""The plain network (runs `head` and `probe`): the prompt generator's backbone and neck, and a
+segmentation head instead of SAM."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,13 +24,16 @@ class PlainHead(nn.Module):
         config: backbone, neck and G.
         num_classes: K.
         weights: see `Backbone`; None: as in `config`.
+        blocks: see `Backbone`.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int, weights: str | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, num_classes: int, weights: str | None = None, blocks: int = 1
+    ) -> None:
         super().__init__()
         self.input_size, self.mask_size = config.input_size, config.input_size // 2
         self.backbone = Backbone(
-            config.backbone, weights or config.backbone_weights, config.input_size
+            config.backbone, weights or config.backbone_weights, config.input_size, blocks
         )
         self.neck = Neck(self.backbone.channels, self.backbone.strides, config.width)
         self.block = conv_block(self.neck.channels, 32)
@@ -44,13 +49,14 @@ class PlainSegmenter(SegmentationModel):
     """A segmenter without SAM, for comparison.
 
     Args:
-        head: the network; all of it is trained.
+        head: the network.
+        trainable: the parts that are trained.
     """
 
-    def __init__(self, head: PlainHead) -> None:
+    def __init__(self, head: PlainHead, trainable: Sequence[nn.Module]) -> None:
         super().__init__(head.classify.out_channels)
         self.head = head
-        self.set_trainable([head])
+        self.set_trainable(trainable)
 
     @property
     def input_spec(self) -> InputSpec:
@@ -62,6 +68,10 @@ class PlainSegmenter(SegmentationModel):
     def pretrained(self) -> list[nn.Module]:
         """The backbone."""
         return [self.head.backbone]
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """All weights: a frozen backbone, too, is part of the checkpoint."""
+        return {key: value.detach() for key, value in self.state_dict(keep_vars=True).items()}
 
     def segment(self, batch: Batch) -> tuple[Tensor, Prompt | None]:
         """See `SegmentationModel.segment`."""

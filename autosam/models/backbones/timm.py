@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,9 @@ from autosam.models.normalize import normalise
 from autosam.models.state_dict import read_weights
 from autosam.utils import hub
 
+FREE = {"apache-2.0", "mit", "bsd-3-clause"}
+"""Licences of weights that go unsaid."""
+
 BUNDLED = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights are shipped."""
 
@@ -30,24 +34,29 @@ class Backbone(nn.Module):
         weights: `auto` (bundled for `tf_efficientnet_lite0`, else timm's pretrained), `none`, or a
             file with a classifier's or a backbone's state dict.
         size: G, side of the square input in pixels.
+        blocks: of a network with one stride (a plain ViT), how many of its blocks give maps:
+            evenly spaced ones, with the last.
 
     Attributes:
-        channels, strides: of the feature maps, finest first; one map per stride, strides 4 to 32.
+        channels, strides: of the feature maps, finest first; one map per stride (but see
+            `blocks`), strides 4 to 32.
 
     Raises:
         ConfigError: timm has no such model, or the network does not work at this size.
         CheckpointError: the weights cannot be obtained or do not fit.
     """
 
-    def __init__(self, name: str, weights: str, size: int) -> None:
+    def __init__(self, name: str, weights: str, size: int, blocks: int = 1) -> None:
         super().__init__()
-        net: Any = cast(Any, _create(name, weights, size))
+        net: Any = cast(Any, _create(name, weights, size, blocks))
         self.net = net
-        require_fit(name, net, size, lambda other: _build(name, _options(name, other)))
+        require_fit(name, net, size, lambda other: _build(name, _options(name, other, blocks)))
         info = net.feature_info
         # The last map of each stride: for a plain ViT all maps share one stride.
         last = {stride: i for i, stride in enumerate(info.reduction())}
         self.kept = [last[stride] for stride in sorted(last) if 4 <= stride <= 32]
+        if blocks > 1 and len(last) == 1:
+            self.kept = list(range(len(info.reduction())))
         self.channels: list[int] = [info.channels()[i] for i in self.kept]
         self.strides: list[int] = [info.reduction()[i] for i in self.kept]
         # Swin and similar networks emit B x h x w x channels.
@@ -64,20 +73,20 @@ class Backbone(nn.Module):
         return [levels[i] for i in self.kept]
 
 
-def _create(name: str, weights: str, size: int) -> nn.Module:
+def _create(name: str, weights: str, size: int, blocks: int) -> nn.Module:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         raise ConfigError(
             f"--model.backbone {name}: timm has no such model"
             + (f"; near: {', '.join(near)}." if near else ".")
         )
-    options, published = _options(name, size), timm.get_pretrained_cfg(name)
+    options, published = _options(name, size, blocks), timm.get_pretrained_cfg(name)
     if weights == "auto" and name != BUNDLED:
         source = getattr(published, "hf_hub_id", None)
         on_hub = hub.probe(source.split("@")[0], "model.safetensors") if source else None
         try:
             with on_hub or hub.connection_timeout() as trouble:
-                return timm.create_model(name, pretrained=True, **options)
+                net = timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # timm and the hub raise many kinds
             _build(name, options)  # raises ConfigError if the network itself cannot be built
             raise CheckpointError(
@@ -86,6 +95,8 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
                 "Pass --model.backbone_weights FILE, or --model.backbone_weights none to train "
                 "from scratch."
             ) from None
+        say_licence(name, getattr(published, "license", None))
+        return net
     net = _build(name, options)
     if weights == "auto":
         load_bundled_lite0(net)
@@ -94,10 +105,33 @@ def _create(name: str, weights: str, size: int) -> nn.Module:
     return net
 
 
-def _options(name: str, size: int) -> dict[str, Any]:
+def say_licence(name: str, licence: str | None) -> None:
+    """Warn of weights that not everybody may use for everything."""
+    if licence not in FREE:
+        print(
+            f"backbone {name}: its pretrained weights have the licence {licence or 'unknown'}. "
+            "Check that it allows your use.",
+            file=sys.stderr,
+        )
+
+
+def _options(name: str, size: int, blocks: int = 1) -> dict[str, Any]:
     published = timm.get_pretrained_cfg(name)
-    fixed = published is not None and published.fixed_input_size
-    return {"features_only": True} | ({"img_size": size} if fixed else {})
+    options: dict[str, Any] = {"features_only": True}
+    if published is not None and published.fixed_input_size:
+        options["img_size"] = size
+    if blocks > 1 and (depth := _depth(name)) is not None:
+        blocks = min(blocks, depth)
+        options["out_indices"] = [round(depth * (i + 1) / blocks) - 1 for i in range(blocks)]
+    return options
+
+
+def _depth(name: str) -> int | None:
+    """The number of blocks of a network with one stride, or None."""
+    with torch.device("meta"):
+        info = cast(Any, timm.create_model(name)).feature_info
+    strides = {one["reduction"] for one in info} if isinstance(info, list) else set()
+    return len(info) if len(strides) == 1 else None
 
 
 def _build(name: str, options: dict) -> nn.Module:
