@@ -39,6 +39,29 @@ def learning_curves(curves: dict[str, list[list[float]]]) -> str:
     return _svg(figure, axes)
 
 
+def by_labels(lines: dict[str, list[tuple[int, float, float]]]) -> str:
+    """Draw Dice by number of labelled images, on a logarithmic axis.
+
+    Args:
+        lines: for each run the number of images, the mean Dice and its standard deviation.
+
+    Returns:
+        SVG: a line for each run, with a band of one standard deviation to each side.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab10"]
+    for i, (name, points) in enumerate(lines.items()):
+        numbers, mean, spread = (np.array(values) for values in zip(*points, strict=True))
+        axes.plot(numbers, mean, color=colours(i % 10), label=name, marker="o", ms=4)
+        axes.fill_between(numbers, mean - spread, mean + spread, color=colours(i % 10), alpha=0.15)
+    axes.set(xscale="log", xlabel="labelled images", ylabel="test Dice")
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.minorticks_off()
+    axes.legend(loc="lower right", fontsize="small", framealpha=0.7)
+    return _svg(figure, axes)
+
+
 def distributions(scores: dict[str, Sequence[float]]) -> str:
     """Draw the Dice of all test images, one line for each run: a box plot and a point per image.
 

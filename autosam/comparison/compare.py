@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import sys
 from pathlib import Path
 
 from autosam.comparison.conclusion import conclusion
+from autosam.comparison.curve import Curve, Size, sized, sizes_of
 from autosam.comparison.jobs import Job, run_jobs
 from autosam.comparison.plan import plan, shared_settings
 from autosam.comparison.report import build, select_images, write
@@ -50,7 +52,7 @@ def compare(config: CompareConfig) -> ResultsTable:
         ConfigError: invalid settings.
         AutosamError: a run failed. The same command continues once the cause is removed.
     """
-    settings = shared_settings(config)
+    settings: Settings = shared_settings(config)
     splits = load_splits(settings.data)
     if settings.train.epochs is None:
         epochs = default_epochs(len(splits["train"]))
@@ -61,9 +63,19 @@ def compare(config: CompareConfig) -> ResultsTable:
     if any(variant.control == "shuffled" for variant in variants):
         for pairs in splits.values():  # now rather than after the other trainings
             require_others(pairs)
-    jobs = plan(settings, variants, seeds, folder / "runs", splits)
+    sizes = sizes_of(listed(config.train_sizes), splits, config.data.validation)
+    smaller: dict[Size, list[Job]] = {}
+    if sizes:
+        every = Size(len(splits["train"]), len(splits["validation"]), whole=True)
+        plain = [variant for variant in variants if variant.is_plain]
+        for size in sizes[:-1]:
+            some = sized(settings, size, every)
+            smaller[size] = plan(some, plain, seeds, folder / "runs", splits, size.train)
+        settings = sized(settings, sizes[-1], every)
+    images = sizes[-1].train if sizes else len(splits["train"])
+    jobs = plan(settings, variants, seeds, folder / "runs", splits, images)
     try:
-        run_jobs(jobs, config.jobs)
+        run_jobs([*itertools.chain(*smaller.values()), *jobs], config.jobs)
     except Stopped as stopped:
         again = Stopped("stopped; the same command continues with the remaining trainings")
         again.signal = stopped.signal
@@ -73,14 +85,22 @@ def compare(config: CompareConfig) -> ResultsTable:
     base = AUTOSAM if AUTOSAM.run in names else Variant(names[0])
     with quiet():  # the trainings have logged the messages about the data
         trivial = trivial_scores(by_variant[base])
-        results = make_table(by_variant, base, trivial, facts(settings, splits, seeds), splits)
+        described = facts(settings, splits, seeds, images)
+        results = make_table(by_variant, base, trivial, described, splits)
         add_warnings(results, settings)
         results.conclusion = conclusion(results)
         empty = [name for name, row in trivial[EMPTY_MASK].items() if row["truth_share"] == 0]
         colours = palette(by_variant[base][0].config.data)
-        html = build(results, predict_images(results, by_variant), empty, splits, colours)
-    write(results, html, folder)
+        tables = {
+            size: make_table(jobs_by_variant(own, []), base, trivial, {}, splits, timed=False)
+            for size, own in smaller.items()
+        }
+        curve = Curve(tables | {sizes[-1]: results}) if tables else None
+        html = build(results, curve, predict_images(results, by_variant), empty, splits, colours)
+    write(results, curve, html, folder)
     results.print()
+    if curve is not None:
+        print(curve.conclusion())
     print(f"report: {folder / 'report.html'} (also table.md and table.csv)")
     return results
 
@@ -91,6 +111,7 @@ def make_table(
     trivial: dict[str, Scores],
     facts: dict[str, str],
     splits: Splits,
+    timed: bool = True,
 ) -> ResultsTable:
     """Make the results table.
 
@@ -100,8 +121,9 @@ def make_table(
         trivial: scores of trivial predictions by name and image.
         facts: lines below the table, by title.
         splits: the images, with their groups.
+        timed: whether to measure the speed of prediction.
     """
-    rows = [make_row(variant, jobs) for variant, jobs in by_variant.items()]
+    rows = [make_row(variant, jobs, timed) for variant, jobs in by_variant.items()]
     groups = {pair.name: pair.group for pairs in splits.values() for pair in pairs}
     means = {name: mean_scores(list(scores.values()))["dice"] for name, scores in trivial.items()}
     return ResultsTable(rows, base, facts, groups, means)
@@ -147,13 +169,14 @@ def predict_images(
     return predictions
 
 
-def facts(settings: Settings, splits: Splits, seeds: int) -> dict[str, str]:
+def facts(settings: Settings, splits: Splits, seeds: int, images: int) -> dict[str, str]:
     """Describe what was compared, for the lines below the table.
 
     Args:
         settings: the shared settings.
         splits: the images.
         seeds: number of seeds.
+        images: number of training images.
     """
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
     if settings.data.folds:
@@ -165,7 +188,7 @@ def facts(settings: Settings, splits: Splits, seeds: int) -> dict[str, str]:
         independent = "images, taken as independent (set --data.groups if they are not)"
     return {
         "data": f"{source}: {counts} (files {fingerprint(splits)[:12]})",
-        "budget of each run": f"{settings.train.epochs} epochs of {len(splits['train'])} images, "
+        "budget of each run": f"{settings.train.epochs} epochs of {images} images, "
         f"prompt generator and head at {settings.model.input_size} px, SAM {settings.sam}",
         "seeds": f"{seeds}, from {settings.train.seed}",
         "figures": "mean over the test images ± standard deviation over seeds; difference with its "

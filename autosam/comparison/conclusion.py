@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autosam.comparison.rows import Row
-from autosam.comparison.statistics import LEVEL, MIN_GROUPS, Difference, holm
+from autosam.comparison.statistics import LEVEL, MIN_GROUPS, holm
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import AUTOSAM, CONTROLS, HEAD, Variant
 from autosam.evaluation.evaluator import format_gates
@@ -44,7 +44,7 @@ def judge(results: ResultsTable, one: Row, other: Row, p: float | None = None) -
         f"{found.mean:+.3f} Dice, 95 % interval {found.low:+.3f} to {found.high:+.3f}, "
         f"p = {found.p if p is None else p:.2g}"
     )
-    sign = _sign(results, one, other, found, p)
+    sign = results.sign(one, other, p)
     if sign:
         return f"{'better' if sign > 0 else 'worse'} ({figures})"
     note = ""
@@ -54,15 +54,6 @@ def judge(results: ResultsTable, one: Row, other: Row, p: float | None = None) -
             "more seeds are needed"
         )
     return f"neither significantly better nor significantly worse ({figures}{note})"
-
-
-def _sign(
-    results: ResultsTable, one: Row, other: Row, found: Difference, p: float | None = None
-) -> int:
-    """Sign of a significant difference: 1 for better, -1 for worse; 0 if it is not significant."""
-    if not found.significant_beyond(results.margin(one, other)):
-        return 0
-    return int(np.sign(found.mean)) if p is None or p < LEVEL else 0
 
 
 def conclusion(results: ResultsTable) -> str:
@@ -121,10 +112,7 @@ def _against_head(results: ResultsTable, own: list[Row], head: Row) -> tuple[str
         )
     if reason := unfinished(results, head):
         return text, f"No conclusion: {reason}."
-    signs = {
-        row.title: _sign(results, row, head, one, p)
-        for row, one, p in zip(own, found, ps, strict=True)
-    }
+    signs = {row.title: results.sign(row, head, p) for row, p in zip(own, ps, strict=True)}
     reasons = [reason for row in own if (reason := unfinished(results, row))]
     better = [name for name, sign in signs.items() if sign > 0]
     if better:
@@ -151,7 +139,7 @@ def _helps(results: ResultsTable, better: list[str]) -> str:
     encoder, controls = _against_controls(results, own)
     if encoder > 0:
         return f"{text}."
-    if alone is None or _sign_of(results, own, alone) > 0:
+    if alone is None or results.sign(own, alone) > 0:
         doubt = "there is no evidence that its image encoder contributes"
         if encoder < 0:
             doubt = "its image embedding does harm"
@@ -170,11 +158,6 @@ def _controls_of(results: ResultsTable) -> list[Row]:
     return [row for row in found if row is not None]
 
 
-def _sign_of(results: ResultsTable, one: Row, other: Row) -> int:
-    """Sign of the difference of two rows, see `_sign`."""
-    return _sign(results, one, other, results.minus(one, other))
-
-
 def _against_controls(results: ResultsTable, own: Row) -> tuple[int, str]:
     """Compare the run `autosam` with all its trained controls.
 
@@ -186,7 +169,7 @@ def _against_controls(results: ResultsTable, own: Row) -> tuple[int, str]:
         controls that are as good or better, as a clause.
     """
     signs = {
-        f"with {REPLACED[row.variant.control]}": _sign_of(results, own, row)
+        f"with {REPLACED[row.variant.control]}": results.sign(own, row)
         for row in _controls_of(results)
     }
     least = min(signs.values())
@@ -243,7 +226,7 @@ def contribution_of_sam(results: ResultsTable, own: Row) -> str | None:
         if harm:
             return f"In short: SAM's image embedding does harm to autosam ({without})."
         return f"In short: there is no evidence that SAM's image encoder contributes: {without}."
-    if _sign_of(results, own, alone) > 0:
+    if results.sign(own, alone) > 0:
         doubt = f"there is no evidence that it needs SAM's image encoder: {without}"
         return f"In short: SAM's mask decoder improves on the prompt alone, but {harm or doubt}."
     alone_decides = "the learned prompt alone determines the mask"

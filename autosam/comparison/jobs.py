@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+import numpy as np
 import torch
 import yaml
 
@@ -41,6 +43,8 @@ class Job:
     seed: int
     """Index of its seed, from 0."""
     config: Config
+    passes: int = 0
+    """Images that it trains on, each counted once per epoch."""
 
     @property
     def folder(self) -> Path:
@@ -111,16 +115,47 @@ def run_jobs(jobs: list[Job], parallel: int) -> None:
         TrainingError: a training failed, or its process died.
     """
     left = [job for job in jobs if not job.finished]
-    print(f"{len(jobs)} trainings, {len(jobs) - len(left)} of them finished")
+    finished = len(jobs) - len(left)
+    print(f"{len(jobs)} trainings, {finished} of them finished{time_left(jobs, parallel)}")
     if parallel == 1:
         for i, job in enumerate(left, 1):
-            print(f"--- {i} of {len(left)}: {job.folder.name}")
+            print(f"--- {i} of {len(left)}: {job.folder.name}{time_left(jobs, parallel)}")
             job.run()
     else:
-        _run_in_processes(left, parallel)
+        _run_in_processes(left, parallel, jobs)
 
 
-def _run_in_processes(jobs: list[Job], parallel: int) -> None:
+def time_left(jobs: list[Job], parallel: int) -> str:
+    """Estimate how long the trainings that are left will take, as the end of a sentence; "" if none
+    has finished.
+
+    Seconds are taken as a constant and a share of the images trained on, fitted to the finished
+    trainings of the same run, or of all if it has none.
+    """
+    done = [(job, job.facts().get("seconds", 0.0)) for job in jobs if job.finished and job.passes]
+    left = [job for job in jobs if not job.finished]
+    if not done or not left:
+        return ""
+    seconds = 0.0
+    for job in left:
+        alike = [one for one in done if one[0].variant.run == job.variant.run] or done
+        seconds += _line([(one.passes, spent) for one, spent in alike], job.passes)
+    minutes = math.ceil(seconds / parallel / 60)
+    return f", about {minutes // 60} h {minutes % 60:02d} min left"
+
+
+def _line(points: list[tuple[int, float]], x: int) -> float:
+    """The value at `x` of a line through points, which neither falls nor starts below 0."""
+    xs, ys = np.array(points, float).T
+    slope = intercept = 0.0
+    if len(set(xs)) > 1:
+        slope, intercept = np.polyfit(xs, ys, 1)
+    if slope <= 0 or intercept < 0:
+        slope, intercept = float(ys.sum() / xs.sum()), 0.0
+    return float(intercept + slope * x)
+
+
+def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
     threads = max(1, (os.cpu_count() or 1) // parallel)
     with (
         _signals_to_children() as received,
@@ -131,7 +166,7 @@ def _run_in_processes(jobs: list[Job], parallel: int) -> None:
         futures = [pool.submit(_run_in_process, job) for job in jobs]
         try:
             for i, future in enumerate(futures, 1):
-                print(f"{i} of {len(jobs)}: {future.result()}")
+                print(f"{i} of {len(jobs)}: {future.result()}{time_left(every, parallel)}")
         except BrokenProcessPool:
             if not received:
                 raise TrainingError(

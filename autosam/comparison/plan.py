@@ -46,7 +46,12 @@ def shared_settings(config: CompareConfig) -> CompareConfig:
 
 
 def plan(
-    settings: Settings, variants: list[Variant], seeds: int, folder: Path, splits: Splits
+    settings: Settings,
+    variants: list[Variant],
+    seeds: int,
+    folder: Path,
+    splits: Splits,
+    images: int | None = None,
 ) -> list[Job]:
     """List the trainings of a comparison.
 
@@ -56,6 +61,7 @@ def plan(
         seeds: number of seeds; the first is `train.seed`.
         folder: parent of the run folders.
         splits: the images, of any fold.
+        images: number of training images; None: all of them.
 
     Returns:
         Jobs by variant, then seed, then fold.
@@ -63,8 +69,9 @@ def plan(
     data = fingerprint(splits)
     if depends_on_rule(splits, settings.data):
         data += f" split rule {RULE}"
+    passes = (images or len(splits["train"])) * (settings.train.epochs or 0)
     return [
-        plan_job(settings, variant, seed, fold, folder, data)
+        plan_job(settings, variant, seed, fold, folder, data, passes)
         for variant in variants
         for seed in range(seeds)
         for fold in range(settings.data.folds or 1)
@@ -72,7 +79,13 @@ def plan(
 
 
 def plan_job(
-    settings: Settings, variant: Variant, seed: int, fold: int, folder: Path, data: str
+    settings: Settings,
+    variant: Variant,
+    seed: int,
+    fold: int,
+    folder: Path,
+    data: str,
+    passes: int = 0,
 ) -> Job:
     """Make the job of one training; the name of its run folder has a hash of all that its result
     depends on.
@@ -84,6 +97,7 @@ def plan_job(
         fold: index of the fold, from 0.
         folder: see `plan`.
         data: fingerprint of the images.
+        passes: images that it trains on, each counted once per epoch.
     """
     config = Config(
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)},
@@ -94,6 +108,9 @@ def plan_job(
     config.train = dataclasses.replace(config.train, seed=config.train.seed + seed)
     config.data = dataclasses.replace(config.data, fold=fold)
     name = config.title
+    if config.data.limit_train is not None:
+        config.data.limit_seed += seed
+        name += f"-{config.data.limit_train}+{config.data.limit_validation or 'all'}"
     if variant.prompt is not None:
         config.model = dataclasses.replace(config.model, prompt=variant.prompt)
         name += f"-{variant.prompt}"
@@ -101,7 +118,7 @@ def plan_job(
     if settings.data.folds:
         name += f"-fold{fold}"
     config.output = str(folder / f"{name}-{digest(config, data)[:8]}")
-    return Job(variant, seed, config)
+    return Job(variant, seed, config, passes)
 
 
 def digest(config: Config, data: str) -> str:

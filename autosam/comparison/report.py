@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from autosam.comparison import charts
+from autosam.comparison.curve import Curve
 from autosam.comparison.scores import Predicted
 from autosam.comparison.table import Line, ResultsTable
 from autosam.comparison.variants import Variant
@@ -57,6 +58,7 @@ def select_images(results: ResultsTable) -> list[tuple[str, str]]:
 
 def build(
     results: ResultsTable,
+    curve: Curve | None,
     predictions: dict[Variant, dict[str, Predicted]],
     empty: list[str],
     splits: Splits,
@@ -66,6 +68,7 @@ def build(
 
     Args:
         results: the table.
+        curve: the learning curve, if there is one.
         predictions: predictions of the images of `select_images`, by row and image.
         empty: names of the empty test images.
         splits: the images of each split.
@@ -85,6 +88,7 @@ def build(
         conclusion=results.conclusion,
         header=results.header(),
         groups=[[_table_line(line) for line in group] for group in groups if group],
+        labels=_labels(curve),
         curves=charts.learning_curves(curves) if curves else "",
         distributions=charts.distributions(
             {
@@ -104,17 +108,38 @@ def build(
     )
 
 
-def write(results: ResultsTable, html: str, folder: Path) -> None:
-    """Write report.html, table.md, table.csv and a TensorBoard file.
+def _labels(curve: Curve | None) -> dict[str, Any]:
+    """The learning curve as the template takes it."""
+    if curve is None:
+        return {}
+    lines = {
+        variant.title: [
+            (size.labelled, *row.metrics["dice"]) for size, row in curve.rows(variant).items()
+        ]
+        for variant in curve.variants
+    }
+    return {
+        "chart": charts.by_labels(lines),
+        "header": curve.header(),
+        "lines": curve.lines(),
+        "conclusion": curve.conclusion(),
+    }
+
+
+def write(results: ResultsTable, curve: Curve | None, html: str, folder: Path) -> None:
+    """Write report.html, table.md, table.csv, curve.md, curve.csv and a TensorBoard file.
 
     Args:
         results: the table.
+        curve: the learning curve, if there is one.
         html: the report.
         folder: output folder.
     """
     make_folder(folder)
     markdown = results.markdown()
     files = {"table.md": markdown, "table.csv": results.csv(), "report.html": html}
+    if curve is not None:
+        files |= {"curve.md": curve.markdown(), "curve.csv": curve.csv()}
     for name, text in files.items():
         write_atomically(folder / name, functools.partial(_write_text, text=text))
     with SummaryWriter(folder) as writer:
@@ -122,6 +147,14 @@ def write(results: ResultsTable, html: str, folder: Path) -> None:
         for row in results.rows:
             for metric, (mean, _) in row.metrics.items():
                 writer.add_scalar(f"{metric}/{row.title}", mean)
+        if curve is None:
+            return
+        writer.add_text("learning curve", curve.markdown())
+        for size, table in curve.tables.items():
+            for row in table.rows:
+                if row.variant.is_plain:
+                    dice = row.metrics["dice"][0]
+                    writer.add_scalar(f"dice by labelled images/{row.title}", dice, size.labelled)
 
 
 def _write_text(path: Path, text: str) -> None:

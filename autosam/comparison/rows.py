@@ -107,12 +107,13 @@ def jobs_by_variant(jobs: list[Job], ablated: list[Variant]) -> dict[Variant, li
     return found | {variant: found[Variant(variant.run)] for variant in ablated}
 
 
-def make_row(variant: Variant, jobs: list[Job]) -> Row:
+def make_row(variant: Variant, jobs: list[Job], timed: bool = True) -> Row:
     """Collect the scores and costs of a variant.
 
     Args:
         variant: the variant.
         jobs: its trainings, for all seeds and folds.
+        timed: whether to measure the speed of prediction.
 
     Raises:
         CheckpointError: a run folder is damaged.
@@ -122,7 +123,7 @@ def make_row(variant: Variant, jobs: list[Job]) -> Row:
         variant,
         gather(jobs, functools.partial(scores_of, ablation=variant.ablation)),
         trainable=int(costs[0]["trainable"]),
-        speed=images_per_second(jobs[0], variant.ablation),
+        speed=images_per_second(jobs[0], variant.ablation) if timed else 0.0,
     )
     if variant.learns:
         row.seconds = sum(cost["seconds"] for cost in costs) / len(costs)

@@ -13,7 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from autosam.comparison.rows import Row
-from autosam.comparison.statistics import MIN_GROUPS, Difference, compare, seed_margin
+from autosam.comparison.statistics import (
+    LEVEL,
+    MIN_GROUPS,
+    Difference,
+    compare,
+    seed_margin,
+)
 from autosam.comparison.variants import Variant
 from autosam.evaluation.tables import COLUMNS, EMPTINESS_COLUMNS
 
@@ -98,6 +104,20 @@ class ResultsTable:
             A difference in Dice.
         """
         return seed_margin(one.means("dice"), other.means("dice"))
+
+    def sign(self, one: Row, other: Row, p: float | None = None) -> int:
+        """Sign of a significant difference in Dice: 1 for better, -1 for worse, 0 if it is not
+        significant over the groups and the seeds together.
+
+        Args:
+            one: a row.
+            other: the row to subtract.
+            p: corrected for several comparisons; None for the p of this comparison.
+        """
+        found = self.minus(one, other)
+        if not found.significant_beyond(self.margin(one, other)):
+            return 0
+        return int(np.sign(found.mean)) if p is None or p < LEVEL else 0
 
     @property
     def columns(self) -> dict[str, tuple[str, str]]:

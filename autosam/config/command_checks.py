@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -67,6 +68,7 @@ def check_compare(config: CompareConfig) -> None:
     if len(set(names)) < len(names):
         raise ConfigError(f"--runs {config.runs}: a run is listed twice.")
     _check_prompts(config)
+    check_train_sizes(config)
     if config.data.folds is not None or config.data.fold:
         raise ConfigError("--data.folds, --data.fold: use --folds, which trains every fold.")
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
@@ -74,6 +76,24 @@ def check_compare(config: CompareConfig) -> None:
         check_settings(Config(**shared, run=name))
     last = dataclasses.replace(config.train, seed=config.train.seed + config.seeds - 1)
     check_ranges(last, "train")
+
+
+def check_train_sizes(config: CompareConfig) -> None:
+    words = listed(config.train_sizes)
+    numbers = [int(word) for word in words if re.fullmatch(r"[0-9]{1,9}", word)]
+    known = len(numbers) + (words[-1:] == ["all"]) == len(words)
+    if not known or numbers != sorted(set(numbers)) or min([4, *numbers]) < 4:
+        raise ConfigError(
+            f"--train-sizes {config.train_sizes}: expected numbers of labelled images of at least "
+            "4, rising, and perhaps `all` at the end, such as 16,64,all."
+        )
+    if words and config.folds is not None:
+        raise ConfigError("--train-sizes and --folds exclude each other. Leave one out.")
+    data = config.data
+    if words and (data.limit_train, data.limit_validation) != (None, None):
+        raise ConfigError(
+            "--train-sizes sets --data.limit_train and --data.limit_validation. Leave them out."
+        )
 
 
 def _check_prompts(config: CompareConfig) -> None:

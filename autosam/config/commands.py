@@ -85,6 +85,10 @@ class CompareConfig(Settings):
     paper_compat: bool = False
     """Add the run autosam with each peculiarity of the published code, and with all of them; see
     --paper of train."""
+    train_sizes: str = setting("", common=True)
+    """Learning curve: also train every run with these numbers of labelled images (training and
+    validation together), separated by commas, such as 16,64,all. Each seed draws its own images;
+    those of a smaller number are among those of a larger one. The table is that of the largest."""
     quick: bool = setting(False, common=True)
     """Quick comparison: at most 48 images per split, 5 epochs, one seed."""
     jobs: int = setting(1, min=1, max=1000)

@@ -104,6 +104,12 @@ class DataConfig:
     """The fold, counted from 0, that is the test split."""
     limit: int | None = setting(None, min=1)
     """Largest number of images per split, drawn by `split_seed`, for a quick test."""
+    limit_train: int | None = setting(None, min=1)
+    """Largest number of training images; a smaller number keeps some of those of a larger one."""
+    limit_validation: int | None = setting(None, min=1)
+    """The same for validation images. The test split stays whole."""
+    limit_seed: int = setting(0, min=0, max=2**32 - 1)
+    """Draws the images of limit_train and limit_validation."""
     workers: int | None = setting(None, min=0, max=256, resume=True, result=False)
     """Worker processes that read images; unset: by the number of processors."""
 

@@ -36,8 +36,8 @@ def draw_splits(pairs: list[Pair], config: DataConfig) -> Splits:
     """Keep the given splits, and draw the missing ones from the training split.
 
     Groups stay together. `stratify` balances foreground shares. With `folds` all pairs are pooled
-    and divided again. At most `limit` pairs of each split are kept. The order of `pairs` has no
-    effect.
+    and divided again. At most `limit` pairs of each split are kept, and of training and validation
+    `limit_train` and `limit_validation`. The order of `pairs` has no effect.
 
     Args:
         pairs: images and masks.
@@ -89,10 +89,12 @@ def draw_splits(pairs: list[Pair], config: DataConfig) -> Splits:
     splits = {split: sorted(splits[split], key=lambda pair: pair.name) for split in SPLITS}
     _refuse_leaking_groups(splits)
     refuse_copies(splits)
-    if config.limit is None:
-        return splits
+    if config.limit is not None:
+        splits = {s: limited(found, config.limit, config.split_seed) for s, found in splits.items()}
+    counts = {"train": config.limit_train, "validation": config.limit_validation}
     return {
-        split: limited(found, config.limit, config.split_seed) for split, found in splits.items()
+        split: first_drawn(found, counts.get(split), [config.limit_seed, SPLITS.index(split)])
+        for split, found in splits.items()
     }
 
 
@@ -102,6 +104,15 @@ def limited(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
         return pairs
     kept = np.random.default_rng([seed, limit]).choice(len(pairs), limit, replace=False)
     return [pairs[i] for i in sorted(kept)]
+
+
+def first_drawn(pairs: list[Pair], count: int | None, seed: list[int]) -> list[Pair]:
+    """The first `count` pairs of a random order, in their own order; None: all. Those of a smaller
+    count are among those of a larger one."""
+    if count is None:
+        return pairs
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    return [pairs[i] for i in sorted(order[:count])]
 
 
 def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:

@@ -67,7 +67,7 @@ def page(tmp_path: Path) -> Path:
     file = Path("p0.png")
     splits = {"test": [Pair("p0", ImageFile(file), MaskFile(file))]}
     path = tmp_path / "report.html"
-    path.write_text(build(found, predictions, ["p6"], splits, COLOURS))
+    path.write_text(build(found, None, predictions, ["p6"], splits, COLOURS))
     return path
 
 
@@ -87,7 +87,7 @@ def test_images_shown_are_in_the_order_of_the_scores_shown() -> None:
     assert select_images(found) == [("best", "p0"), ("median", "p2"), ("worst", "p1")]
     image, mask = np.zeros((9, 9, 3), np.uint8), np.zeros((1, 9, 9), bool)
     predicted = dict.fromkeys(scores[0], Predicted(image, mask[0].astype(np.uint8), mask))
-    text = build(found, {Variant("head"): predicted}, [], {}, COLOURS)
+    text = build(found, None, {Variant("head"): predicted}, [], {}, COLOURS)
     assert re.findall(r"Dice ([\d.]+)<", text) == ["0.90", "0.50", "0.10"]
     assert "nan" not in text.lower()
 

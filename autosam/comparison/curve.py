@@ -1,0 +1,211 @@
+"""The learning curve of a comparison: Dice by number of labelled images."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+
+from autosam.comparison.rows import Row
+from autosam.comparison.statistics import fit_power_law, holm
+from autosam.comparison.table import ResultsTable
+from autosam.comparison.variants import HEAD, Variant
+from autosam.config import Settings
+from autosam.data.pairs import Splits
+from autosam.errors import ConfigError
+
+LEAST_VALIDATION = 2
+"""Validation images of the smallest subset."""
+FITTED = 4
+"""How many of the largest numbers the power law is fitted to: it need not hold from the start."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number of labelled images, and what they are used for."""
+
+    train: int
+    validation: int
+    whole: bool = False
+    """Whether these are all there are."""
+
+    @property
+    def labelled(self) -> int:
+        """Images of training and validation together."""
+        return self.train + self.validation
+
+    @property
+    def title(self) -> str:
+        """Name in tables."""
+        return f"all {self.labelled}" if self.whole else str(self.labelled)
+
+
+def sizes_of(words: list[str], splits: Splits, share: float) -> list[Size]:
+    """Divide each number of labelled images into training and validation.
+
+    Args:
+        words: numbers, rising, and perhaps `all` at the end.
+        splits: the whole splits.
+        share: of validation.
+
+    Raises:
+        ConfigError: there are fewer images.
+    """
+    train, validation = len(splits["train"]), len(splits["validation"])
+    sizes = []
+    for word in words:
+        if word == "all" or int(word) == train + validation:
+            sizes.append(Size(train, validation, whole=True))
+            continue
+        number = int(word)
+        if number > train + validation:
+            raise ConfigError(
+                f"--train-sizes {word}: training and validation hold {train + validation} images. "
+                "Give smaller numbers, or `all`."
+            )
+        held = min(validation, max(LEAST_VALIDATION, round(number * share)))
+        held = max(held, number - train)
+        sizes.append(Size(number - held, held))
+    return list(dict.fromkeys(sizes))
+
+
+def sized(settings: Settings, size: Size, whole: Size) -> Settings:
+    """Limit the labelled images of a comparison.
+
+    Args:
+        settings: with `train.epochs`, those of all images.
+        size: the images that are left.
+        whole: all images.
+
+    Returns:
+        A copy. With fewer images an epoch has fewer steps, so there are more epochs, by the square
+        root of the ratio; `patience` grows with them.
+    """
+    if size.whole:
+        return settings
+    factor = math.sqrt(whole.train / size.train)
+    train = dataclasses.replace(settings.train)
+    assert train.epochs is not None
+    train.epochs = round(train.epochs * factor)
+    if train.patience is not None:
+        train.patience = round(train.patience * factor)
+    data = dataclasses.replace(
+        settings.data, limit_train=size.train, limit_validation=size.validation
+    )
+    return dataclasses.replace(settings, train=train, data=data)
+
+
+@dataclass
+class Curve:
+    """The results with each number of labelled images, by rising number."""
+
+    tables: dict[Size, ResultsTable]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The runs, by their Dice with the most images; oracles come last."""
+        last = [*self.tables.values()][-1]
+        return [row.variant for row in last.rows if row.variant.is_plain]
+
+    def rows(self, variant: Variant) -> dict[Size, Row]:
+        """A run with each number of images."""
+        return {size: table[variant] for size, table in self.tables.items()}
+
+    def header(self) -> list[str]:
+        """Titles of the columns."""
+        return ["labelled images", *(size.title for size in self.tables)]
+
+    def lines(self) -> list[list[str]]:
+        """Title and Dice of each run, as text."""
+        lines = []
+        for variant in self.variants:
+            found = [row.metrics["dice"] for row in self.rows(variant).values()]
+            lines.append([variant.title, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in found)])
+        return lines
+
+    def markdown(self) -> str:
+        """Format the curve as Markdown."""
+        table = [self.header(), ["---"] * len(self.header()), *self.lines()]
+        text = "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+        return f"{text}\n\n{self.conclusion()}\n"
+
+    def csv(self) -> str:
+        """Format the curve as CSV, one line for each run and number of images."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["run", "labelled", "train", "validation", "dice", "dice_sd", "seeds"])
+        for variant in self.variants:
+            for size, row in self.rows(variant).items():
+                dice = [f"{value:.6g}" for value in row.metrics["dice"]]
+                counts = [size.labelled, size.train, size.validation]
+                writer.writerow([variant.title, *counts, *dice, len(row.scores)])
+        return text.getvalue()
+
+    def conclusion(self) -> str:
+        """Say what follows from the curve: from how many images on each run is level with the best,
+        what twice as many images would bring, and where SAM helps."""
+        parts = [f"{self._level(variant)}." for variant in self.variants if not variant.is_oracle]
+        parts += [text for variant in self.variants if (text := self._doubled(variant))]
+        parts += self._where_sam_helps()
+        return " ".join(parts)
+
+    def _level(self, variant: Variant) -> str:
+        """From how many images on a run is not significantly worse than the best."""
+        since: Size | None = None
+        for size, table in self.tables.items():
+            best = next(row for row in table.rows if not row.variant.is_oracle)
+            behind = best.variant != variant and table.sign(table[variant], best) < 0
+            since = None if behind else since or size
+        if since is None:
+            return f"{variant.title} is behind the best with {[*self.tables][-1].title} images"
+        if since == next(iter(self.tables)):
+            return f"{variant.title} is level with the best at every number of images"
+        return f"{variant.title} is level with the best from {since.title} images on"
+
+    def _doubled(self, variant: Variant) -> str:
+        """What twice as many images would bring to a run; "" if no power law can be fitted."""
+        fitted = [*self.rows(variant).items()][-FITTED:]
+        numbers = [size.labelled for size, row in fitted for _ in row.scores]
+        law = fit_power_law(numbers, [1 - d for _, row in fitted for d in row.means("dice")])
+        if law is None:
+            return ""
+        return (
+            f"Twice as many labelled images would bring {variant.title} {law.gain:+.3f} Dice "
+            f"[{law.low:+.3f}, {law.high:+.3f}] if its error goes on falling as it does."
+        )
+
+    def _where_sam_helps(self) -> list[str]:
+        """Where runs that use SAM are significantly ahead of `head`, and where they are behind."""
+        if HEAD not in self.variants:
+            return []
+        judged = [
+            (size, table, table[variant])
+            for size, table in self.tables.items()
+            for variant in self.variants
+            if variant.is_judged
+        ]
+        ps = holm([table.minus(row, table[HEAD]).p for _, table, row in judged])
+        signs = [
+            (size, row, table.sign(row, table[HEAD], p))
+            for (size, table, row), p in zip(judged, ps, strict=True)
+        ]
+        parts = []
+        for size in self.tables:
+            ahead = [row.title for at, row, sign in signs if at == size and sign > 0]
+            if ahead:
+                parts.append(f"with {size.title} images ({', '.join(ahead)})")
+        text = (
+            f"SAM helps {'; '.join(parts)}: better than head there (p by Holm)."
+            if parts
+            else "At no number of images is a run that uses SAM significantly better than head."
+        )
+        behind = [
+            size.title
+            for size in self.tables
+            if (own := [sign for at, _, sign in signs if at == size]) and all(s < 0 for s in own)
+        ]
+        if behind:
+            text += f" head is better than all of them with {', '.join(behind)} images."
+        return [text]
