@@ -196,7 +196,17 @@ def test_an_embedding_that_is_not_finite_names_its_image(settings, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "name", ["autosam", "decoder", "decoder-box", "decoder --embedding=shuffled"]
+    "name",
+    [
+        "autosam",
+        "decoder",
+        "decoder-box",
+        "decoder --embedding=shuffled",
+        "autosam --model.sam_features=blocks",
+        "autosam --model.sam_features=last --model.backbone=none",
+        "lora --lora.blocks=1",
+        "autosam-lora --lora.blocks=1 --model.sam_features=blocks",
+    ],
 )
 def test_training_from_the_cache_equals_training_without(
     settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
