@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autosam.config.commands import PretrainConfig
 from autosam.errors import CheckpointError, ConfigError
-from autosam.models.backbones.timm import load_bundled_lite0
+from autosam.models.backbones.timm import load_packaged
 from autosam.models.sam import SAMS
 from autosam.models.sam.lite import LiteEncoder, from_lite
 from autosam.models.sam.meta import SegmentAnything
@@ -89,7 +89,7 @@ def pretrain(config: PretrainConfig) -> Path:
     sam.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     sam.eval()
     trunk = cast(nn.Module, cast(LiteEncoder, sam.image_encoder).trunk)
-    load_bundled_lite0(trunk)
+    load_packaged(trunk)
     trunk.requires_grad_(False)
     held_out = Scenes(config.held_out, config.seed + 1, spec.image_size)
 

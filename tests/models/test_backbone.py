@@ -11,7 +11,7 @@ from helpers import tiny_config
 
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models import checkpoint
-from autosam.models.backbones.timm import BUNDLED, Backbone, load_bundled_lite0
+from autosam.models.backbones.timm import BUNDLED, PACKAGES, Backbone, load_packaged
 from autosam.models.build import build_segmenter
 from autosam.models.neck import Neck
 
@@ -40,14 +40,17 @@ def batch_norm_agreement(net: torch.nn.Module) -> torch.Tensor:
     return torch.stack(found)
 
 
-def test_bundled_lite0_tensors_are_in_their_places() -> None:
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packaged_tensors_are_in_their_places(name: str) -> None:
     """Numerics, not only shapes: what a layer was trained to meet is what it meets.
 
     (Checked by hand too: with these weights and mean = std = 0.5 the network calls a photographed
     cat an Egyptian or tiger cat and a cup of coffee an espresso, at 0.94.)
     """
-    net = timm.create_model(BUNDLED)
-    load_bundled_lite0(net)
+    if name != BUNDLED:
+        pytest.importorskip(PACKAGES[name])
+    net = timm.create_model(name)
+    load_packaged(net, name)
     agreement = batch_norm_agreement(net)[:24]
     assert agreement.median() > 0.6
     # Control: the same tensors, with those of equal shape put in another order.
@@ -60,7 +63,7 @@ def test_bundled_lite0_tensors_are_in_their_places() -> None:
     for same in by_shape.values():
         for key, other in zip(same, same[1:] + same[:1], strict=True):
             swapped[key] = state[other]
-    wrong = timm.create_model(BUNDLED)
+    wrong = timm.create_model(name)
     wrong.load_state_dict(swapped)
     control = batch_norm_agreement(wrong)[10:24].median()
     assert control < agreement[10:24].median() - 0.2, control

