@@ -33,7 +33,7 @@ from autosam.errors import Stopped
 from autosam.evaluation.metrics import mean_scores
 from autosam.evaluation.sanity import EMPTY_MASK, describe_images, sanity_warnings
 from autosam.evaluation.scores import Scores
-from autosam.evaluation.visualize import palette
+from autosam.evaluation.visualize import colours_by_class
 from autosam.training.data import default_epochs
 from autosam.utils import provenance
 from autosam.utils.logging import quiet
@@ -90,13 +90,13 @@ def compare(config: CompareConfig) -> ResultsTable:
         add_warnings(results, settings)
         results.conclusion = conclusion(results)
         empty = [name for name, row in trivial[EMPTY_MASK].items() if row["truth_share"] == 0]
-        colours = palette(by_variant[base][0].config.data)
+        classes = colours_by_class(by_variant[base][0].config.data)
         tables = {
             size: make_table(jobs_by_variant(own, []), base, trivial, {}, splits, timed=False)
             for size, own in smaller.items()
         }
         curve = Curve(tables | {sizes[-1]: results}) if tables else None
-        html = build(results, curve, predict_images(results, by_variant), empty, splits, colours)
+        html = build(results, curve, predict_images(results, by_variant), empty, splits, classes)
     write(results, curve, html, folder)
     results.print()
     if curve is not None:

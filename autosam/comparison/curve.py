@@ -113,6 +113,15 @@ class Curve:
         """A run with each number of images."""
         return {size: table[variant] for size, table in self.tables.items()}
 
+    def points(self) -> dict[str, list[tuple[int, float, float]]]:
+        """Number of labelled images, mean Dice and its standard deviation, by title of the run."""
+        return {
+            variant.title: [
+                (size.labelled, *row.metrics["dice"]) for size, row in self.rows(variant).items()
+            ]
+            for variant in self.variants
+        }
+
     def header(self) -> list[str]:
         """Titles of the columns."""
         return ["labelled images", *(size.title for size in self.tables)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import functools
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from autosam.comparison import charts
@@ -20,14 +22,20 @@ from autosam.comparison.table import Line, ResultsTable
 from autosam.comparison.variants import Variant
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Splits
-from autosam.evaluation.visualize import overlay
+from autosam.evaluation.visualize import scale, scale_mask
 from autosam.utils.io import make_folder, write_atomically
 
 SHOWN = 2
 """Number of best, median and worst images each."""
 
-SIDE = 300
-"""Longest side of an image in pixels; it is displayed at half of that."""
+SIDE = 640
+"""Longest side of an image in pixels."""
+
+HIDDEN = ("IoU", "precision", "recall", "Dice, not empty", "prompt from the truth", "peak GiB")
+"""Columns that the page hides until asked for."""
+
+BASIC = ("run", "Dice")
+"""Columns that a telephone shows, with the difference in Dice."""
 
 
 def select_images(results: ResultsTable) -> list[tuple[str, str]]:
@@ -62,7 +70,7 @@ def build(
     predictions: dict[Variant, dict[str, Predicted]],
     empty: list[str],
     splits: Splits,
-    colours: np.ndarray,
+    classes: dict[str, np.ndarray],
 ) -> str:
     """Render the report.
 
@@ -72,7 +80,7 @@ def build(
         predictions: predictions of the images of `select_images`, by row and image.
         empty: names of the empty test images.
         splits: the images of each split.
-        colours: uint8 K x 3, RGB of the classes.
+        classes: uint8 RGB of each class by its name.
 
     Returns:
         HTML.
@@ -82,24 +90,25 @@ def build(
         [line for line in lines if line.row.variant.is_oracle == oracle] for oracle in (False, True)
     ]
     curves = {row.title: row.curves for row in results.rows if row.curves}
+    dice = {
+        row.title: [dice for dice in row.by_image().values() if math.isfinite(dice)]
+        for row in results.rows
+    }
+    colours = {name: "#" + bytes(rgb).hex() for name, rgb in classes.items()}
+    styles = charts.Styles([row.title for row in results.rows])
     template = Environment(loader=PackageLoader("autosam.comparison", "."), autoescape=True)
     return template.get_template("report.html").render(
         title=f"autosam: {', '.join(row.title for row in results.rows if row.variant.is_plain)}",
         conclusion=results.conclusion,
-        header=results.header(),
-        groups=[[_table_line(line) for line in group] for group in groups if group],
-        labels=_labels(curve),
-        curves=charts.learning_curves(curves) if curves else "",
-        distributions=charts.distributions(
-            {
-                row.title: [dice for dice in row.by_image().values() if math.isfinite(dice)]
-                for row in results.rows
-            }
-        ),
+        header=[{"title": title, "level": _level(title)} for title in results.header()],
+        groups=[[_table_line(results, line) for line in group] for group in groups if group],
+        classes=colours.items(),
+        labels=_labels(curve, styles),
+        curves=_chart(charts.learning_curves, curves, styles) if curves else None,
+        distributions=_chart(charts.distributions, dice),
         base=results.base.title,
-        columns=[variant.title for variant in predictions],
         images=[
-            _image_row(rank, name, results, predictions, colours)
+            _example(rank, name, results, predictions, list(colours.values()))
             for rank, name in select_images(results)
         ],
         empty={"count": len(empty), "shares": _left_empty(results, empty)},
@@ -108,18 +117,25 @@ def build(
     )
 
 
-def _labels(curve: Curve | None) -> dict[str, Any]:
+def _chart(draw: Callable[..., Figure], *args: Any) -> dict[str, str]:
+    """Draw a chart in both layouts, as data URLs."""
+    widths = {"wide": charts.WIDE, "narrow": charts.NARROW}
+    return {
+        layout: _url("svg+xml", charts.svg(draw(*args, width=width)).encode())
+        for layout, width in widths.items()
+    }
+
+
+def _url(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _labels(curve: Curve | None, styles: charts.Styles) -> dict[str, Any]:
     """The learning curve as the template takes it."""
     if curve is None:
         return {}
-    lines = {
-        variant.title: [
-            (size.labelled, *row.metrics["dice"]) for size, row in curve.rows(variant).items()
-        ]
-        for variant in curve.variants
-    }
     return {
-        "chart": charts.by_labels(lines),
+        "chart": _chart(charts.by_labels, curve.points(), styles),
         "header": curve.header(),
         "lines": curve.lines(),
         "conclusion": curve.conclusion(),
@@ -144,25 +160,34 @@ def write(results: ResultsTable, curve: Curve | None, html: str, folder: Path) -
         write_atomically(folder / name, functools.partial(_write_text, text=text))
     with SummaryWriter(folder) as writer:
         writer.add_text("comparison", markdown)
-        for row in results.rows:
-            for metric, (mean, _) in row.metrics.items():
-                writer.add_scalar(f"{metric}/{row.title}", mean)
-        if curve is None:
-            return
-        writer.add_text("learning curve", curve.markdown())
-        for size, table in curve.tables.items():
-            for row in table.rows:
-                if row.variant.is_plain:
-                    dice = row.metrics["dice"][0]
-                    writer.add_scalar(f"dice by labelled images/{row.title}", dice, size.labelled)
+        if curve is not None:
+            points = curve.points()
+            chart = charts.by_labels(points, charts.Styles([*points]), charts.WIDE)
+            writer.add_figure("Dice by number of labelled images", chart)
+            writer.add_text("learning curve", curve.markdown())
 
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _table_line(line: Line) -> dict[str, Any]:
-    return {"cells": [line.label, *line.cells], "oracle": line.row.variant.is_oracle}
+def _level(title: str) -> str:
+    """Which screens a column of the scores is for: class in HTML."""
+    if title in BASIC or title.startswith("Dice - "):
+        return ""
+    return "minor" if title in HIDDEN else "middle"
+
+
+def _table_line(results: ResultsTable, line: Line) -> dict[str, Any]:
+    is_oracle, is_base = line.row.variant.is_oracle, line.row is results[results.base]
+    kinds = {"oracle": is_oracle, "base": is_base, "class": line.label != line.row.title}
+    tag = "base" if is_base else "oracle" if is_oracle else ""
+    return {
+        "label": line.label,
+        "tag": "" if kinds["class"] else tag,
+        "kind": " ".join(kind for kind, is_so in kinds.items() if is_so),
+        "cells": line.cells,
+    }
 
 
 def _left_empty(results: ResultsTable, empty: list[str]) -> list[tuple[str, str]]:
@@ -173,35 +198,80 @@ def _left_empty(results: ResultsTable, empty: list[str]) -> list[tuple[str, str]
     return [(row.title, f"{share:.0%}") for row, share in zip(results.rows, shares, strict=True)]
 
 
-def _image_row(
+def _example(
     rank: str,
     name: str,
     results: ResultsTable,
     predictions: dict[Variant, dict[str, Predicted]],
-    colours: np.ndarray,
+    colours: list[str],
 ) -> dict[str, Any]:
-    cells = []
-    for variant, found in predictions.items():
+    """An image with its truth and all predictions. The image and the outlines of the truth are
+    shared: only what is drawn on them differs."""
+    found = {variant: of_images[name] for variant, of_images in predictions.items()}
+    first = next(iter(found.values()))
+    image = scale(first.image, min(SIDE, max(first.image.shape[:2])))
+    height, width = image.shape[:2]
+    truth = class_masks(first.label, len(first.masks))
+    _, photo = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
+    )
+    cells = [
+        {"title": "image", "plain": True, "data": outlines([], [], width, height)},
+        {"title": "truth", "data": outlines(truth, colours, width, height)},
+    ]
+    for variant, prediction in found.items():
         dice = results[variant].scores[0][name]["dice"]
-        cells.append({"data": _jpeg(found[name], colours), "dice": f"Dice {dice:.2f}"})
-    return {"what": rank, "name": name, "cells": cells}
+        data = outlines(prediction.masks, colours, width, height)
+        cells.append({"title": variant.title, "data": data, "dice": f"Dice {dice:.2f}"})
+    return {
+        "rank": rank,
+        "name": name,
+        "width": width,
+        "height": height,
+        "photo": _url("jpeg", photo.tobytes()),
+        "truth": outlines(
+            truth, colours if len(colours) > 1 else ["#ffffff"], width, height, filled=False
+        ),
+        "cells": cells,
+    }
 
 
-def _jpeg(found: Predicted, colours: np.ndarray) -> str:
-    """Draw the prediction filled and the truth as a white contour: a JPEG in base64."""
-    height, width = found.image.shape[:2]
-    scale = SIDE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+def outlines(
+    masks: Iterable[np.ndarray], colours: list[str], width: int, height: int, filled: bool = True
+) -> str:
+    """Draw masks on a transparent ground, as a data URL of an SVG. Lines have the same width at any
+    size.
 
-    def fit(mask: np.ndarray) -> np.ndarray:
-        return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-
-    image = cv2.resize(found.image, size, interpolation=cv2.INTER_AREA)
-    shown = overlay(image, np.stack([fit(mask) for mask in found.masks]), colours)
-    for truth in class_masks(found.label, len(found.masks)):
-        contours, _ = cv2.findContours(
-            fit(truth).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+    Args:
+        masks: bool H x W of each class.
+        colours: of the classes, #rrggbb.
+        width: of the image, pixels.
+        height: of the image, pixels.
+        filled: tinted, with a solid line; otherwise a dashed line. Both are on a black one, so that
+            they stand out from any image.
+    """
+    parts = []
+    for k, (mask, colour) in enumerate(zip(masks, colours, strict=True)):
+        small = scale_mask(mask, max(width, height)).astype(np.uint8)
+        contours, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        path = "".join(_path(contour) for contour in contours)
+        look = 'fill-opacity=".3"' if filled else 'fill-opacity="0" stroke-dasharray="5 3"'
+        parts.append(
+            f'<defs><path id="p{k}" d="{path}"/></defs>'
+            f'<use href="#p{k}" fill="none" stroke="#000" stroke-width="2.4"/>'
+            f'<use href="#p{k}" fill="{colour}" stroke="{colour}" stroke-width="1.2" {look}/>'
         )
-        cv2.drawContours(shown, contours, -1, (255, 255, 255), 1)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))
-    return base64.b64encode(data.tobytes()).decode()
+    style = "path{vector-effect:non-scaling-stroke;fill-rule:evenodd;stroke-linejoin:round}"
+    text = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="-.5 -.5 {width} {height}" preserveAspectRatio="none">'
+        f"<style>{style}</style>{''.join(parts)}</svg>"
+    )
+    return _url("svg+xml", text.encode())
+
+
+def _path(contour: np.ndarray) -> str:
+    """An outline as a path of an SVG; steps of pixels are smoothed."""
+    points = cv2.approxPolyDP(contour, 0.7, closed=True)[:, 0]
+    steps = np.diff(points, axis=0) if len(points) > 1 else [(0.5, 0)]
+    return f"M{points[0, 0]} {points[0, 1]}l" + " ".join(f"{x} {y}" for x, y in steps) + "z"

@@ -25,7 +25,7 @@ def contact_sheet(
     positions: list[int],
     exclusive: bool,
     device: torch.device,
-    colours: np.ndarray = visualize.COLOURS,
+    classes: dict[str, np.ndarray],
 ) -> np.ndarray:
     """Draw one row for each image: image, truth, prediction, a heatmap of each map of the prompt,
     and the mask of the surrogate decoder.
@@ -36,13 +36,13 @@ def contact_sheet(
         positions: indices of the images to draw.
         exclusive: see `predict_label`.
         device: device of the segmenter.
-        colours: uint8 N x 3, RGB of the classes; repeated if there are more classes.
+        classes: uint8 RGB of each class by its name; several have a legend.
 
     Returns:
         uint8 H x W x 3, RGB.
     """
     segmenter.eval()
-    rows, notes = [], []
+    rows, notes, colours = [], [], np.stack(list(classes.values()))
     for position in positions:
         sample = dataset[0, position]
         batch = Batch.collate([sample]).to(device)
@@ -57,10 +57,10 @@ def contact_sheet(
         assert sample.label is not None
         truth = class_masks(sample.label, segmenter.num_classes)
         image = dataset.pairs[position].image.read()
-        shown = visualize.overlay(image, truth, colours)
+        shown = visualize.masked_cell(image, truth, SIDE, colours)
         if sample.prompts is not None:
             shown = visualize.draw_prompts(shown, sample.prompts, sample.sam_valid)
-        row = [image, shown, visualize.overlay(image, predicted, colours)]
+        row = [image, shown, visualize.masked_cell(image, predicted, SIDE, colours)]
         row += explained.heatmaps.values()
         if explained.surrogate is not None and segmenter.surrogate is not None:
             alone = predict_label(
@@ -70,11 +70,12 @@ def contact_sheet(
                 segmenter.surrogate.decision.min_area,
                 sample.valid,
             )
-            row.append(visualize.overlay(image, alone, colours))
+            row.append(visualize.masked_cell(image, alone, SIDE, colours))
         rows.append([visualize.fit(cell, SIDE) for cell in row])  # full-size cells need memory
         score = np.mean([dice(p, t) for p, t in zip(predicted, truth, strict=True)])
         notes.append(f"{sample.name[:18]}  Dice {score:.2f}")
     truth_title = "truth" if segmenter.input_spec.prompts is None else "truth and prompt"
     highlights = [f"prompt, {title}" for title in explained.heatmaps] if positions else []
     titles = ["image", truth_title, "prediction", *highlights, "prompt without SAM"]
-    return visualize.image_grid(rows, titles[: len(rows[0])], notes, SIDE)
+    legend = classes if len(classes) > 1 else None
+    return visualize.image_grid(rows, titles[: len(rows[0])], notes, SIDE, legend)

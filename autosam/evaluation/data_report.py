@@ -109,9 +109,10 @@ def write_sheet(path: Path, found: Inspection, data: DataConfig) -> None:
         data: names and colours of the classes.
     """
     cells, notes = [], []
+    legend = visualize.colours_by_class(data) if data.num_classes > 1 else None
     colours = visualize.palette(data)
     for name, image, masks in images_with_masks(found, SHOWN, data.num_classes):
-        cells.append(visualize.fit(visualize.overlay(image, masks, colours), SIDE))
+        cells.append(visualize.fit(visualize.masked_cell(image, masks, SIDE, colours), SIDE))
         notes.append(name)
     blank = cells[0] * 0
     rows = [
@@ -120,7 +121,7 @@ def write_sheet(path: Path, found: Inspection, data: DataConfig) -> None:
     titles = ["image and mask", "", "", ""]
     lines = [", ".join(n[:9] for n in notes[i : i + 4]) for i in range(0, len(notes), 4)]
     make_folder(path.parent)
-    write_png(path, visualize.image_grid(rows, titles, lines, SIDE))
+    write_png(path, visualize.image_grid(rows, titles, lines, SIDE, legend))
 
 
 def images_with_masks(

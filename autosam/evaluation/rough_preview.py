@@ -48,9 +48,9 @@ def rough(config: RoughPreview) -> list[float]:
             label, input_spec, config.prompt, np.random.default_rng(0), False, 1, found
         )
         scores.append(iou(found > 0, label == 1))
-        shown = visualize.overlay(image, found[None] > 0)
+        shown = visualize.masked_cell(image, found[None] > 0, SIDE)
         shown = visualize.draw_prompts(shown, prompts, label.shape)
-        cells = (image, visualize.overlay(image, label[None] == 1), shown)
+        cells = (image, visualize.masked_cell(image, label[None] == 1, SIDE), shown)
         rows.append([visualize.fit(cell, SIDE) for cell in cells])
         notes.append(f"{pair.name[:18]}  IoU {scores[-1]:.2f}")
     titles = ["image", "true mask", "rough mask and prompts"]

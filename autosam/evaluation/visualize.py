@@ -20,6 +20,9 @@ COLOURS = np.array(
 """Default RGB of the classes; repeated if there are more classes."""
 
 
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+
+
 def palette(data: DataConfig) -> np.ndarray:
     """Take the colours of the classes from the settings, or `COLOURS` where none is set.
 
@@ -36,8 +39,17 @@ def palette(data: DataConfig) -> np.ndarray:
     return colours
 
 
+def colours_by_class(data: DataConfig) -> dict[str, np.ndarray]:
+    """The colours of `palette` by the names of the classes."""
+    return dict(zip(data.class_names, palette(data), strict=True))
+
+
 def overlay(
-    image: np.ndarray, masks: np.ndarray, colours: np.ndarray = COLOURS, alpha: float = 0.35
+    image: np.ndarray,
+    masks: np.ndarray,
+    colours: np.ndarray = COLOURS,
+    alpha: float = 0.35,
+    edge: bool = False,
 ) -> np.ndarray:
     """Tint and outline masks on an image.
 
@@ -46,6 +58,7 @@ def overlay(
         masks: bool K x H x W.
         colours: uint8 N x 3, RGB of the classes; repeated if K > N.
         alpha: strength of the tint, in [0, 1].
+        edge: draw a black line around the outlines, so that they stand out from any image.
 
     Returns:
         uint8 H x W x 3.
@@ -56,6 +69,8 @@ def overlay(
         colour = colours[k % len(colours)]
         result[mask] = ((1 - alpha) * result[mask] + alpha * colour).astype(np.uint8)
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        if edge:
+            cv2.drawContours(result, contours, -1, (0, 0, 0), thickness + 2)
         cv2.drawContours(result, contours, -1, colour.tolist(), thickness)
     return result
 
@@ -164,6 +179,42 @@ def heatmap(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
+def scale(image: np.ndarray, side: int) -> np.ndarray:
+    """Scale an image to a longest side of `side` pixels.
+
+    Args:
+        image: uint8 H x W or H x W x 3.
+        side: pixels.
+    """
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+
+
+def scale_mask(mask: np.ndarray, side: int) -> np.ndarray:
+    """Scale a mask, bool H x W, as `scale` does; thin structures are kept as far as possible."""
+    return scale(mask.astype(np.uint8) * 255, side) > 100
+
+
+def masked_cell(
+    image: np.ndarray, masks: np.ndarray, side: int, colours: np.ndarray = COLOURS
+) -> np.ndarray:
+    """Draw masks on an image for a contact sheet, with lines as wide as they should be there.
+
+    Args:
+        image: uint8 H x W x 3.
+        masks: bool K x H x W.
+        side: side of the cell, pixels.
+        colours: see `overlay`.
+
+    Returns:
+        uint8 h x w x 3, with a longest side of `side` pixels.
+    """
+    small = np.stack([scale_mask(mask, side) for mask in masks])
+    return overlay(scale(image, side), small, colours, edge=True)
+
+
 def fit(image: np.ndarray, side: int) -> np.ndarray:
     """Scale an image to fit a square, centred on dark grey.
 
@@ -174,19 +225,20 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
     Returns:
         uint8 side x side x 3.
     """
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(image, size, interpolation=method)
+    small = scale(image, side)
+    height, width = small.shape[:2]
     result = np.full((side, side, 3), 32, np.uint8)
-    top, left = (side - size[1]) // 2, (side - size[0]) // 2
-    result[top : top + size[1], left : left + size[0]] = small
+    top, left = (side - height) // 2, (side - width) // 2
+    result[top : top + height, left : left + width] = small
     return result
 
 
 def image_grid(
-    rows: list[list[np.ndarray]], titles: list[str], notes: list[str], side: int = 224
+    rows: list[list[np.ndarray]],
+    titles: list[str],
+    notes: list[str],
+    side: int = 224,
+    classes: dict[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Arrange images in a grid with a title above each column and a note in each row's first cell.
 
@@ -195,18 +247,26 @@ def image_grid(
         titles: one for each column.
         notes: one for each row.
         side: side of a cell, pixels.
+        classes: RGB of each class by its name, for a legend at the bottom; None for no legend.
 
     Returns:
         uint8 H x W x 3.
     """
     gap, header = 6, 28
-    height = header + len(rows) * (side + gap)
     width = gap + len(titles) * (side + gap)
+    legend = _place_legend(list(classes or {}), width)
+    top = header + len(rows) * (side + gap)
+    height = top + (legend[-1][1] + 1) * header if legend else top
     sheet = np.full((height, width, 3), 255, np.uint8)
 
     def write(text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-        cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+        cv2.putText(sheet, text, (x, y), FONT, FONT_SCALE, colour, 1, cv2.LINE_AA)
 
+    for (x, line), (name, rgb) in zip(legend, (classes or {}).items(), strict=True):
+        y = top + line * header
+        cv2.rectangle(sheet, (x, y + 6), (x + 20, y + 20), rgb.tolist(), -1)
+        cv2.rectangle(sheet, (x, y + 6), (x + 20, y + 20), (0, 0, 0), 1)
+        write(name, x + 26, y + 18, (0, 0, 0))
     for column, title in enumerate(titles):
         write(title, gap + column * (side + gap), header - 10, (0, 0, 0))
     for i, (row, note) in enumerate(zip(rows, notes, strict=True)):
@@ -217,6 +277,18 @@ def image_grid(
         cv2.rectangle(sheet, (gap, top + side - 18), (gap + side, top + side), (0, 0, 0), -1)
         write(note, gap + 4, top + side - 5, (255, 255, 255))
     return sheet
+
+
+def _place_legend(names: list[str], width: int) -> list[tuple[int, int]]:
+    """Left edge in pixels and line of each entry; lines are filled one after the other."""
+    places, x, line = [], 6, 0
+    for name in names:
+        (text, _), _ = cv2.getTextSize(name, FONT, FONT_SCALE, 1)
+        if x > 6 and x + 26 + text > width:
+            x, line = 6, line + 1
+        places.append((x, line))
+        x += 26 + text + 18
+    return places
 
 
 def spread(count: int, wanted: int) -> list[int]:

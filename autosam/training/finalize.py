@@ -193,9 +193,4 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
     # Written last and atomically: a run with this file counts as finished.
     write_atomically(folder / "scores.yaml", lambda to: to.write_text(text, encoding="utf-8"))
     resume.thin_out(folder)
-    final = {
-        f"final/{split}_{name}": value
-        for split, row in scores.items()
-        for name, value in row.items()
-    }
-    trainer.tracker.hyperparameters(final)
+    trainer.tracker.hyperparameters({f"test {name}": v for name, v in scores["test"].items()})

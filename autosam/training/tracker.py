@@ -117,26 +117,24 @@ class Tracker:
             self.writer.add_image("validation", sheet, epoch, dataformats="HWC")
 
     def hyperparameters(self, final: dict[str, float]) -> None:
-        """Write the hyper-parameters and the final scores to TensorBoard.
+        """Write the settings that differ from the defaults and the final scores as the run's row of
+        TensorBoard's HParams table.
+
+        TensorBoard takes metrics of that table from scalars, each of which would also be a chart of
+        one point; so the scores are columns like the settings. No summary of the experiment is
+        written: TensorBoard would show the columns of the first run alone.
 
         Args:
-            final: final scores by `final/name`.
+            final: final scores by title.
         """
-        flat = {
-            key: value
-            for key, value in flatten(to_dict(self.config)).items()
-            if isinstance(value, bool | int | float | str)
-        }
         with self._writing():
-            # As `add_hparams`, but replacing the file of an earlier call: a finished run may be
-            # resumed.
+            # Replaces the file of an earlier call: a finished run may be resumed.
             for file in self.folder.glob(f"*{HPARAMS}"):
                 file.unlink()
             with SummaryWriter(self.folder, filename_suffix=HPARAMS) as writer:
-                for part in hparams(flat, final):
+                _, *session = hparams(changed_settings(self.config) | final, {})
+                for part in session:
                     writer._get_file_writer().add_summary(part)
-                for name, value in final.items():
-                    writer.add_scalar(name, value)
 
     def close(self) -> None:
         """Close the files."""
@@ -146,6 +144,17 @@ class Tracker:
                 self.handler.close()
             finally:
                 self.writer.close()
+
+
+def changed_settings(config: Config) -> dict[str, bool | int | float | str]:
+    """Settings that differ from the defaults, by key; the run in any case."""
+    left_out = keys_with(Config, "call")
+    default = flatten(to_dict(Config()))
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in flatten(to_dict(config)).items()
+        if key not in left_out and (key == "run" or value != default.get(key))
+    }
 
 
 def _order_events(folder: Path, now: int) -> None:

@@ -393,5 +393,5 @@ class Trainer:
             spread(len(dataset), count),
             self.config.data.exclusive,
             self.accelerator.device,
-            visualize.palette(self.config.data),
+            visualize.colours_by_class(self.config.data),
         )

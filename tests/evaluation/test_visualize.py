@@ -81,3 +81,27 @@ def test_spread() -> None:
     assert spread(100, 3) == [0, 50, 99]
     assert spread(2, 6) == [0, 1]
     assert spread(1, 6) == [0]
+
+
+def test_a_legend_names_the_classes_and_breaks_into_lines() -> None:
+    cell = np.zeros((10, 10, 3), np.uint8)
+    classes = {f"class number {k}": visualize.COLOURS[k] for k in range(4)}
+    sheet = visualize.image_grid([[cell, cell]], ["a", "b"], ["one"], 64, classes)
+    assert sheet.shape == (28 + 70 + 4 * 28, 6 + 2 * 70, 3)  # 146 pixels hold one entry
+    for k, colour in enumerate(classes.values()):
+        assert (sheet[98 + 28 * k + 10, 16] == colour).all()
+    wide = visualize.image_grid([[cell] * 10], ["a"] * 10, ["one"], 64, classes)
+    assert len(wide) == 28 + 70 + 28
+
+
+def test_outlines_stand_out_from_light_and_dark_images_of_any_size() -> None:
+    for level in (0, 128, 255):
+        for side in (40, 1000):
+            image = np.full((side, side, 3), level, np.uint8)
+            mask = np.zeros((1, side, side), bool)
+            mask[:, side // 4 : side // 2, side // 4 : side // 2] = True
+            cell = visualize.masked_cell(image, mask, 224)
+            assert cell.shape == (224, 224, 3)
+            row = cell[84].astype(int)  # through the mask
+            assert (row == visualize.COLOURS[0]).all(1).sum() == 2
+            assert (row == 0).all(1).sum() >= 4

@@ -14,6 +14,7 @@ import yaml
 from helpers import draw, tiny_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
 import autosam
 from autosam.config import RUNS
@@ -23,6 +24,7 @@ from autosam.evaluate import evaluate
 from autosam.evaluation.contact_sheet import contact_sheet
 from autosam.evaluation.metrics import score
 from autosam.evaluation.scores import read_scores
+from autosam.evaluation.visualize import colours_by_class
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
 from autosam.models.plain import PlainHead
@@ -71,14 +73,20 @@ def test_a_run_leaves_everything_in_its_folder(
     if name == "autosam":
         assert result.predictor(folders / "test/images/img09.png").masks.shape == (1, 40, 56)
     assert ("epoch 2" in (folder / "log.txt").read_text()) == (epochs == 2)
-    columns = 7 if RUNS[name].prompter == "learned" else 3  # three maps, and without SAM
+    cells = 7 if RUNS[name].prompter == "learned" else 3  # three maps, and without SAM
     with Image.open(folder / "contact_sheet.png") as sheet:
-        assert sheet.width == 6 + columns * 230
+        assert sheet.width == 6 + cells * 230
 
     events = EventAccumulator(str(folder))
     events.Reload()
     tags = events.Tags()
-    assert events.Scalars("final/test_dice")[0].value == pytest.approx(mean, abs=1e-4)
+    started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    columns = parse_session_start_info_plugin_data(started).hparams
+    assert columns["test dice"].number_value == pytest.approx(mean, abs=1e-4)
+    assert columns["run"].string_value == name
+    assert columns["data.root"].string_value == str(folders)
+    assert not {"output", "augment.flip", "resume"} & set(columns)  # of the call, or defaults
+    assert not [tag for tag in tags["scalars"] if len(events.Scalars(tag)) < epochs]
     if not epochs:
         return
     assert {"train/loss", "validation/dice", "train/lr", "train/data_wait"} <= set(tags["scalars"])
@@ -358,12 +366,13 @@ def test_the_contact_sheet_shows_the_surrogate_at_its_own_threshold(trained: Pat
     loaded = checkpoint.load(trained)
     config, segmenter = loaded.config, loaded.segmenter
     test = open_data(config, segmenter.input_spec, 0).test
+    classes = colours_by_class(config.data)
 
     def columns(threshold: float, fast_threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """The prediction, and the prompt without SAM."""
         segmenter.decision = Decision(threshold)
         segmenter.surrogate.decision = Decision(fast_threshold)
-        sheet = contact_sheet(segmenter, test, [0], True, torch.device("cpu"))
+        sheet = contact_sheet(segmenter, test, [0], True, torch.device("cpu"), classes)
         return sheet[:, 466:690], sheet[:, -230:-6]
 
     first, other = columns(0.5, 0.999), columns(0.5, 0.001)
