@@ -74,7 +74,8 @@ def learning_curves(curves: dict[str, list[list[float]]], styles: Styles, width:
         for each training.
     """
     figure = _figure(width, _height(len(curves)))
-    axes, ends = figure.subplots(), {}
+    axes = figure.subplots()
+    ends: dict[str, tuple[float, float]] = {}
     for name, runs in curves.items():
         length = max(map(len, runs))
         mean = [float(np.mean([run[e] for run in runs if len(run) > e])) for e in range(length)]
@@ -106,7 +107,8 @@ def by_labels(
         A line for each run, with a band of one standard deviation to each side.
     """
     figure = _figure(width, _height(len(lines)))
-    axes, ends = figure.subplots(), {}
+    axes = figure.subplots()
+    ends: dict[str, tuple[float, float]] = {}
     for name, points in lines.items():
         numbers, mean, spread = np.array(points).T
         axes.plot(numbers, mean, **styles.line(name), ms=5)
