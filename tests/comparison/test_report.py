@@ -14,9 +14,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autosam.comparison import charts
-from autosam.comparison.report import build, outlines, select_images
+from autosam.comparison.curve import Curve, Size
+from autosam.comparison.report import build, outlines, select_images, write
 from autosam.comparison.rows import Row
 from autosam.comparison.scores import Predicted
 from autosam.comparison.table import ResultsTable
@@ -133,6 +135,18 @@ def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:
     assert text.count("<picture>") == 2
     assert text.count("data:image/jpeg;base64,") == 2 * 6  # of each image, for two styles
     assert text.count('<img class="overlay') == (2 + 3) * 6  # image, truth and three runs
+
+
+def test_tensorboard_has_the_tables_and_the_curve_without_charts_of_one_point(
+    tmp_path: Path,
+) -> None:
+    found = results()
+    curve = Curve({Size(4, 2): results(), Size(6, 3, whole=True): found})
+    write(found, curve, "", tmp_path)
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()
+    assert tags["scalars"] == []
+    assert tags["images"] == ["Dice by number of labelled images"]
+    assert tags["tensors"] == ["comparison/text_summary", "learning curve/text_summary"]
 
 
 def test_the_base_and_oracles_are_marked(page: Path) -> None:
