@@ -36,6 +36,9 @@ class InputSpec:
     target_size: int | None = None
     """m of the targets, where the loss is not taken at the logits' own size; divides
     `image_size`."""
+    stretch: bool = False
+    """Whether the SAM input is made of the image with stretched channels, see
+    `autosam.data.readers.stretch.stretch_channels`."""
 
 
 @dataclass(frozen=True)

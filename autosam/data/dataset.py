@@ -26,6 +26,7 @@ from autosam.data.labels import known, without
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.prompts import draw_prompts
+from autosam.data.readers.stretch import stretch_channels
 from autosam.errors import DataError
 from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Sample
 
@@ -97,6 +98,12 @@ def square(image: np.ndarray, size: int) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pad(image, size).transpose(2, 0, 1)))
 
 
+def for_sam(image: np.ndarray, input_spec: InputSpec) -> np.ndarray:
+    """What the SAM input is made of: the image, uint8 H x W x 3, with stretched channels if the
+    input spec says so."""
+    return stretch_channels(image) if input_spec.stretch else image
+
+
 def make_sample(
     name: str,
     image: np.ndarray,
@@ -127,10 +134,11 @@ def make_sample(
     if augment is not None:
         generator_input = augment.recolour(generator_input, seed)
     sam_input = None
-    if input_spec.needs_image and fixed is None and input_spec.generator_size == side:
+    alike = fixed is None and input_spec.generator_size == side and not input_spec.stretch
+    if input_spec.needs_image and alike:
         sam_input = generator_input
     elif input_spec.needs_image:
-        sam_input = place(image, side, geometry, augment, where)
+        sam_input = place(for_sam(image, input_spec), side, geometry, augment, where)
         if augment is not None and fixed is None:
             sam_input = augment.recolour(sam_input, seed)
     fitted = None if label is None else place(label, side, geometry, augment, where)
@@ -227,7 +235,8 @@ class PairDataset(Dataset[Sample]):
         Returns:
             uint8 3 x S x S, and the number of rows and columns that are not padding.
         """
-        input_spec, image = self.input_spec, self.pairs[position].image.read()
+        input_spec = self.input_spec
+        image = for_sam(self.pairs[position].image.read(), input_spec)
         free = visit is not None and not self.copies
         seed = visit if free else copy_seed(position, copy)
         sam_input = place(image, input_spec.image_size, input_spec.geometry, self.augment, seed)

@@ -110,7 +110,13 @@ class ZeroShot:
             device: device of SAM.
         """
         sam, spec = self.sam, self.sam.spec
-        input_spec = InputSpec(spec.image_size, spec.image_size, 4 * sam.grid[0], spec.geometry)
+        input_spec = InputSpec(
+            spec.image_size,
+            spec.image_size,
+            4 * sam.grid[0],
+            geometry=spec.geometry,
+            stretch=spec.stretch,
+        )
         batch = Batch.collate([make_sample(name, image, input_spec)]).to(device)
         assert batch.sam_input is not None
         embedding = sam.encode_image(batch.sam_input, batch.sam_valid)

@@ -67,7 +67,7 @@ class Graph(nn.Module):
         # Tensors, because numbers would become constants of the graph.
         sides = [torch.full((), side, dtype=torch.float64) for side in (height, width)]
 
-        def fitted(size: int) -> tuple[Tensor, Tensor]:
+        def fitted(pixels: Tensor, size: int) -> tuple[Tensor, Tensor]:
             """Resize and pad: uint8 1 x 3 x size x size, and the content size int64 1 x 2."""
             rows, columns = content_sizes(sides[0], sides[1], size, input_spec.geometry)
             wide = pixels @ resize_matrix(width, columns, size).T
@@ -76,10 +76,12 @@ class Graph(nn.Module):
             valid = torch.stack([rows, columns]).long()
             return square.clamp(0, 255).to(torch.uint8)[None], valid[None]
 
-        generator_input, generator_valid = fitted(input_spec.generator_size)
+        generator_input, generator_valid = fitted(pixels, input_spec.generator_size)
         sam_input, sam_valid = None, generator_valid
         if input_spec.needs_image:
-            sam_input, sam_valid = fitted(input_spec.image_size)
+            if input_spec.stretch:
+                pixels = _stretch(pixels)
+            sam_input, sam_valid = fitted(pixels, input_spec.image_size)
         batch = Batch(["image"], generator_input, generator_valid, sam_input, sam_valid, [(0, 0)])
         low = self.segmenter(batch)[0].float()
         rows, columns = content_sizes(
@@ -102,3 +104,10 @@ class Graph(nn.Module):
         if not self.min_area:
             return masks
         return masks & (masks.double().mean((1, 2)) >= self.min_area)[:, None, None]
+
+
+def _stretch(pixels: Tensor) -> Tensor:
+    """`stretch_channels` with tensors, float64 3 x H x W -> the same, whole numbers."""
+    lifted = (pixels - pixels.amin((1, 2), keepdim=True)).float()
+    highest = lifted.amax((1, 2), keepdim=True) + 1e-7
+    return (lifted / highest * 255).floor().double()

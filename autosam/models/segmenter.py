@@ -166,6 +166,7 @@ def _input_spec(sam: Sam, generator_size: int, prompter: Prompter, needs_image: 
         generator_size=generator_size,
         mask_size=4 * sam.grid[0],
         geometry=sam.spec.geometry,
+        stretch=sam.spec.stretch,
         needs_image=needs_image,
         prompts=prompter.reads,
     )

@@ -9,6 +9,8 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
 
-NESTED = ("model", "state_dict", "model_state_dict")
+TRAINED = "model_state"
+"""Key of the weights in training checkpoints of torch_em, and so of micro-sam."""
+NESTED = ("model", "state_dict", "model_state_dict", TRAINED)
 PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
 """Prefixes that DDP, torch.compile and networks that contain SAM add to every key."""
 
@@ -28,7 +32,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: a safetensors file, or one written by `torch.save` that holds only tensors and plain
-            containers; a nested `model`, `state_dict` or `model_state_dict` is unwrapped.
+            containers; a nested `model`, `state_dict`, `model_state_dict` or `model_state` is
+            unwrapped. A training checkpoint with `model_state` may hold other objects beside it:
+            they are not built.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds anything but tensors.
@@ -71,10 +77,73 @@ def _load(path: Path) -> object:
         warnings.simplefilter("ignore")  # about pickles that torch.load refuses anyway
         if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
             # Memory-mapped: tensors that are not used are not read.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except pickle.UnpicklingError:
+                if (trained := load_trained(path)) is None:
+                    raise
+                return trained
         # Opened here, because torch.load looks at the file name.
         with open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def load_trained(path: Path) -> dict[str, Tensor] | None:
+    """The weights of a training checkpoint of torch_em, which holds its data set and settings as
+    pickled objects. Those are replaced by `Inert` ones; no code of theirs runs.
+
+    Args:
+        path: a zip file written by `torch.save`.
+
+    Returns:
+        Its `model_state`; None: it has none, or not of tensors alone.
+    """
+    restricted = SimpleNamespace(__name__="restricted", Unpickler=_TensorsOnly)
+    try:
+        state = torch.load(
+            path, map_location="cpu", weights_only=False, mmap=True, pickle_module=restricted
+        )
+    except Exception:  # a file of another layout can raise any kind
+        return None
+    found = state.get(TRAINED) if isinstance(state, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        return None
+    return dict(found)
+
+
+class Inert:
+    """Replaces an object that is not built: whatever a pickle does to it has no effect."""
+
+    def __init__(self, *values: object, **named: object) -> None:
+        pass
+
+    def __new__(cls, *values: object, **named: object) -> Inert:
+        return super().__new__(cls)
+
+    def __call__(self, *values: object, **named: object) -> Inert:
+        return self
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    append = extend = add = __call__
+
+
+BUILT = (
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+)
+
+
+class _TensorsOnly(pickle.Unpickler):
+    """Builds tensors and plain containers (`BUILT`); everything else is `Inert`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(module, name) if (module, name) in BUILT else Inert
 
 
 def _is_safetensors(path: Path) -> bool:

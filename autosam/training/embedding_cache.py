@@ -211,6 +211,8 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         colours = ("color", "hue")
         geometry = {key: value for key, value in settings.items() if key not in colours}
     part: dict[str, Any] = {}
+    if spec.stretch:
+        part["stretch"] = True
     run = RUNS[config.run]
     if run.learns_prompt and config.model.sam_features == "blocks":
         part["features of blocks"] = BLOCKS

@@ -42,7 +42,7 @@ def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert facts["classes"]["1"]["images"] == 9
     assert facts["objects"]["an image, median"] == 1
     assert facts["objects"]["vanish on the 64 x 64 masks of lite"] == 0
-    cost = facts["cache"]["vit_b, sam-vit-base, medsam"]
+    cost = facts["cache"]["vit_b, sam-vit-base, medsam, vit_b_lm, vit_b_em_organelles"]
     assert cost["GB"] == 10 * 4 * 2 * 256 * 64**2 / 1e9
     assert cost["minutes"] == pytest.approx(10 * 4 * cost["seconds a copy"] / 60)
     assert facts["cache"]["sam2.1-tiny"]["GB"] > cost["GB"]

@@ -415,7 +415,7 @@ def test_the_table_of_runs() -> None:
 
 def test_the_table_of_sams() -> None:
     places = {"dl.fbaipublicfiles.com": "Meta", "huggingface.co": "Hugging Face",
-              "zenodo.org": "Zenodo"}  # fmt: skip
+              "zenodo.org": "Zenodo", "ebi.ac.uk": "BioImage.IO"}  # fmt: skip
     squares = {"longest-pad": "pad", "square": "stretch"}
     expected = {}
     for name, spec in SAMS.items():
@@ -424,8 +424,11 @@ def test_the_table_of_sams() -> None:
                                  f"{spec.megabytes or 8:.0f}", place]  # fmt: skip
     del expected["`tiny`"]  # of these tests
     assert {row[0]: row[1:] for row in table("models.md", "`--sam`")} == expected
-    assert {spec.licence for spec in SAMS.values() if spec.name != "tiny"} == {"Apache-2.0"}
-    assert "All of them are Apache-2.0" in read("models.md")
+    assert {name for name, spec in SAMS.items() if spec.licence == "CC-BY-4.0"} == {
+        name for name in SAMS if name.endswith(("_lm", "_em_organelles"))
+    }
+    assert {spec.licence for spec in SAMS.values()} == {"", "Apache-2.0", "CC-BY-4.0"}
+    assert "are CC-BY-4.0, all others\nApache-2.0" in read("models.md")
 
 
 def test_the_sizes_of_backbones() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import zipfile
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.weights.identify import guess, skeleton
 from autosam.models.state_dict import load_strict, read_weights, without_prefix
 
+VIT_B = "vit_b or medsam or vit_b_lm or vit_b_em_organelles"
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
 
@@ -95,6 +97,25 @@ def test_objects_and_programs_say_how_to_convert_them(tmp_path: Path) -> None:
             archive.writestr(f"x/{name}", b"")
     with pytest.raises(CheckpointError, match=r"TorchScript program.*torch\.jit\.load"):
         read_weights(path)
+
+
+def test_the_weights_of_a_training_checkpoint_are_read_without_its_objects(tmp_path: Path) -> None:
+    path, owned = tmp_path / "best.pt", tmp_path / "owned"
+    rest = {
+        "init": {"train_dataset": Trap(owned), "model": nn.Linear(2, 2), "classes": {1, 2}},
+        "best_metric": np.float64(0.5),
+        "counts": Counter(a=1),
+        "optimizer_state": {"state": {0: {"step": torch.tensor(1.0)}}},
+    }
+    torch.save(rest | {"model_state": STATE}, path)
+    found = read_weights(path)
+    assert found.keys() == STATE.keys()
+    assert all(torch.equal(found[key], STATE[key]) for key in STATE)
+    for other in ({}, {"model_state": STATE | {"x": Trap(owned)}}, {"model_state": Trap(owned)}):
+        torch.save(rest | other, path)
+        with pytest.raises(CheckpointError, match=r"object \(posix.mkdir\), which could run code"):
+            read_weights(path)
+    assert not owned.exists()
 
 
 @pytest.mark.parametrize(
@@ -188,8 +209,8 @@ def hiera(trunk: str, projection: str, width: int, blocks: int) -> dict[str, Ten
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("vit_b", "This looks like SAM ViT-B: use --sam vit_b or medsam."),
-        ("vit_l", "This looks like SAM ViT-L: use --sam vit_l."),
+        ("vit_b", f"This looks like SAM ViT-B: use --sam {VIT_B}."),
+        ("vit_l", "This looks like SAM ViT-L: use --sam vit_l or vit_l_lm or vit_l_em_organelles."),
         ("vit_h", "This looks like SAM ViT-H: use --sam vit_h."),
         ("lite", "This looks like autosam's own SAM lite: use --sam lite."),
     ],
@@ -210,7 +231,7 @@ def test_guesses_of_whole_files(name: str, expected: str) -> None:
         (fake(vision_encoder__patch_embed__projection__weight=(1280, 3, 16, 16)),
          "Hugging Face's SAM ViT-H (sam-vit-huge)"),
         (fake(image_encoder__patch_embed__seq__0__c__weight=(32, 3, 3, 3)),
-         "MobileSAM TinyViT (mobile_sam)"),
+         "MobileSAM TinyViT (mobile_sam or vit_t_lm or vit_t_em_organelles)"),
         (hiera("image_encoder.trunk", "proj", 96, 12), "SAM 2 tiny (sam2.1-tiny)"),
         (hiera("image_encoder.trunk", "proj", 96, 16), "SAM 2 small (sam2.1-small)"),
         (hiera("image_encoder.trunk", "proj", 112, 24) | fake(no_obj_embed_spatial=(1, 64)),
@@ -249,7 +270,7 @@ def test_guess_of_a_fine_tuned_sam() -> None:
     state = fakes_of("vit_b") | fake(image_encoder__blocks__0__lora_a=(4, 768))
     del state["mask_decoder.iou_token.weight"]
     text = guess(state)
-    assert "SAM ViT-B (vit_b or medsam) that was changed" in text
+    assert f"SAM ViT-B ({VIT_B}) that was changed" in text
     assert "(1 tensors missing, 1 tensors unexpected)" in text
 
 

@@ -1,5 +1,4 @@
-"""Convert values of more than 8 bits to 8 bits by a linear stretch, and pixels without data to
-black."""
+"""Linear stretches of pixel values: more than 8 bits to 8, and channels to their full range."""
 
 from __future__ import annotations
 
@@ -114,6 +113,20 @@ def stretch(
     if missing is not None:
         numbers = np.where(missing, low, numbers)
     return np.clip((numbers - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
+
+
+def stretch_channels(image: np.ndarray) -> np.ndarray:
+    """Stretch each channel of an image to 0..255 by its own minimum and maximum, with the rounding
+    of micro-sam (Archit et al. 2025, doi 10.1038/s41592-024-02580-4).
+
+    Args:
+        image: uint8 H x W x 3.
+
+    Returns:
+        uint8 H x W x 3; a channel of one value becomes 0.
+    """
+    lifted = image.astype(np.float32) - image.min((0, 1))
+    return (lifted / (lifted.max((0, 1)) + np.float32(1e-7)) * 255).astype(np.uint8)
 
 
 def to_rgb(

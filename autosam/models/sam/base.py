@@ -34,6 +34,9 @@ class SamSpec:
     """RGB, 0..255; None together with `pixel_mean`."""
     geometry: str = "longest-pad"
     """`longest-pad` or `square`, see `autosam.data.geometry`."""
+    stretch: bool = False
+    """Whether each channel of an image is stretched to 0..255 before the image is resized, see
+    `autosam.data.readers.stretch.stretch_channels`."""
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     """Maps the keys of the file to those of the network, if they differ."""
     file: str = ""

@@ -17,6 +17,11 @@ from autosam.models.sam.vit import from_meta
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 _HUB = "https://huggingface.co/"
+_BIOIMAGE = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io/"
+_MICRO_SAM = "Archit et al. 2025, Nature Methods 22:579, doi 10.1038/s41592-024-02580-4"
+_VIT_B = (partial(build_meta, variant="vit_b"), "ViT-B", from_meta, 375)
+_VIT_L = (partial(build_meta, variant="vit_l"), "ViT-L", from_meta, 1250)
+_VIT_T = (build_mobile, "TinyViT-5M", from_mobile_sam, 40.7)
 _SAM = "Kirillov et al. 2023, arXiv 2304.02643"
 
 SAMS: dict[str, SamSpec] = {
@@ -105,6 +110,30 @@ SAMS: dict[str, SamSpec] = {
             megabytes=375,
             licence="Apache-2.0",
             paper="Ma et al. 2024, Nature Communications 15:654, arXiv 2304.12306",
+        ),
+        # micro-sam: SAM and MobileSAM tuned to microscopy, of images whose channels are stretched.
+        *(
+            SamSpec(
+                name,
+                build,
+                image_size=1024,
+                architecture=architecture,
+                stretch=True,
+                convert=rename,
+                file=f"{name}.pt",
+                source=f"{_BIOIMAGE}{path}/files/{name[:5]}.pt",
+                megabytes=megabytes,
+                licence="CC-BY-4.0",
+                paper=_MICRO_SAM,
+            )
+            for name, build, architecture, rename, megabytes, path in (
+                ("vit_b_lm", *_VIT_B, "diplomatic-bug/1.2"),
+                ("vit_b_em_organelles", *_VIT_B, "noisy-ox/1.2"),
+                ("vit_l_lm", *_VIT_L, "idealistic-rat/1.2"),
+                ("vit_l_em_organelles", *_VIT_L, "humorous-crab/1.2"),
+                ("vit_t_lm", *_VIT_T, "faithful-chicken/1.1"),
+                ("vit_t_em_organelles", *_VIT_T, "greedy-whale/1"),
+            )
         ),
         *(
             SamSpec(

@@ -31,8 +31,8 @@ LAYOUTS: tuple[tuple[str, str, dict[int, tuple[str, tuple[str, ...]]]], ...] = (
         "image_encoder.patch_embed.proj.weight",
         "SAM",
         {
-            768: ("ViT-B", ("vit_b", "medsam")),
-            1024: ("ViT-L", ("vit_l",)),
+            768: ("ViT-B", ("vit_b", "medsam", "vit_b_lm", "vit_b_em_organelles")),
+            1024: ("ViT-L", ("vit_l", "vit_l_lm", "vit_l_em_organelles")),
             1280: ("ViT-H", ("vit_h",)),
         },
     ),
@@ -45,7 +45,11 @@ LAYOUTS: tuple[tuple[str, str, dict[int, tuple[str, tuple[str, ...]]]], ...] = (
             1280: ("ViT-H", ("sam-vit-huge",)),
         },
     ),
-    ("image_encoder.patch_embed.seq.0.c.weight", "MobileSAM", {32: ("TinyViT", ("mobile_sam",))}),
+    (
+        "image_encoder.patch_embed.seq.0.c.weight",
+        "MobileSAM",
+        {32: ("TinyViT", ("mobile_sam", "vit_t_lm", "vit_t_em_organelles"))},
+    ),
     ("image_encoder.lateral.0.weight", "autosam's own SAM", {128: ("lite", ("lite",))}),
 )
 HIERA: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {
