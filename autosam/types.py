@@ -109,7 +109,7 @@ class ImageEmbedding:
     """float B x C x h x w."""
     high_res_features: tuple[Tensor, ...] = ()
     """What the mask decoder adds while it upscales, in the order of use: float B x C/4 x 2h x 2w
-    and B x C/8 x 4h x 4w. Empty for SAMs without such levels."""
+    and B x C/8 x 4h x 4w (of HQ-SAM the latter alone). Empty for SAMs without such levels."""
     block_features: tuple[Tensor, ...] = ()
     """Outputs of some blocks of the encoder, float B x channels x rows x columns each, in their
     order. Empty unless the prompt generator reads them."""

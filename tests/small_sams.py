@@ -6,11 +6,12 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from helpers import TINY
+from helpers import TINY, build_tiny
 from torch import nn
 
 from autosam.models.sam import SAMS
 from autosam.models.sam.base import SamSpec
+from autosam.models.sam.hq import HqEncoder, HqSam, add_mask_layers
 from autosam.models.sam.mobile import build_mobile
 from autosam.models.sam.sam2 import Hiera, Sam2, build_hiera, from_sam2_file
 
@@ -43,6 +44,19 @@ TINY_SAM2 = SamSpec(
     "tiny-sam2", build_tiny_sam2, image_size=SIZE, geometry="square", convert=from_sam2_file
 )
 
+
+def build_tiny_hq(spec: SamSpec) -> HqSam:
+    """The tiny SAM with the layers of HQ-SAM."""
+    sam = build_tiny(spec)
+    decoder = add_mask_layers(sam.mask_decoder, WIDTH)
+    network = HqSam(
+        spec, HqEncoder(sam.image_encoder, 0, WIDTH, WIDTH), sam.prompt_encoder, decoder
+    )
+    with torch.no_grad():
+        decoder.hf_mlp.layers[-1].weight *= 60
+    return network
+
+
 SPECS = {
     spec.name: spec
     for spec in (
@@ -54,6 +68,7 @@ SPECS = {
             image_size=128,
         ),
         replace(TINY_SAM2, name="sam2"),
+        SamSpec("hq", build_tiny_hq, image_size=64),
         replace(SAMS["lite"], image_size=64),
     )
 }

@@ -65,8 +65,8 @@ def calibrate(
     return choose(all_scores, all_areas, all_empty, image)
 
 
-GATES = ("trust", "trust_2x", "trust_4x")
-"""Score names of the learned gates on the levels of SAM's image embedding, coarse to fine."""
+GATES = {1: "trust", 2: "trust_2x", 4: "trust_4x"}
+"""Score names of the learned gates on the levels of SAM's image embedding, by their scale."""
 
 
 def gate_means(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float]]:
@@ -82,8 +82,9 @@ def gate_means(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, 
         without gates.
     """
     found: list[dict[str, float]] = [{} for _ in batch.names]
-    for name, gate in zip(GATES, prompt.gates, strict=False):
+    for gate in prompt.gates:
         side = gate.shape[-1]
+        name = GATES[side // prompt.gates[0].shape[-1]]
         shown = inside((batch.sam_valid * side / image_size).ceil(), side)
         sums = (gate.float() * shown[prompt.image_index]).sum((1, 2, 3))
         means = sums.view(len(batch), -1).mean(1) / shown.sum((1, 2, 3))
@@ -94,7 +95,7 @@ def gate_means(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, 
 
 def format_gates(means: Mapping[str, float]) -> str:
     """Format mean gates as percentages: "12%", or "12%, 30%, 7% (coarse to fine)"; "" for none."""
-    found = [means[name] for name in GATES if name in means]
+    found = [means[name] for name in GATES.values() if name in means]
     shown = ", ".join("<1%" if 0 < mean < 0.005 else f"{mean:.0%}" for mean in found)
     return f"{shown} (coarse to fine)" if len(found) > 1 else shown
 

@@ -195,8 +195,8 @@ class PromptGenerator(Prompter):
                 for level in high_res_shapes(width, grid)
             )
         if "high_res" in kinds and config.gate:
-            sizes = [grid, *(size for _, size in high_res_shapes(width, grid))]
-            self.gate = ImageGate(channels, num_classes, sizes[: sam.levels])
+            sizes = [(scale * grid[0], scale * grid[1]) for scale in sam.scales]
+            self.gate = ImageGate(channels, num_classes, sizes)
 
     def forward(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> Prompt:
         """See `Prompter.forward`."""

@@ -91,7 +91,7 @@ class AbsentSam(Sam):
     def __init__(self, sam: Sam) -> None:
         absent = (nn.Identity(), nn.Identity(), nn.Identity())
         super().__init__(sam.spec, *absent, sam.width, sam.grid)
-        self.levels = sam.levels
+        self.scales = sam.scales
 
     def no_prompt(self, batch: int) -> Prompt:
         """Zeros, because there is no prompt encoder."""

@@ -59,15 +59,16 @@ class Sam(nn.Module):
     Args:
         spec: its registry entry.
         image_encoder: normalised pixels float B x 3 x S x S -> features float B x C x h x w; with
-            `levels` 3 also the tuple of the two high-resolution levels.
+            several `scales` also the tuple of the high-resolution levels.
         prompt_encoder: embeds points, boxes and masks.
         mask_decoder: image embeddings and prompts -> masks.
         width: C.
         grid: h, w.
     """
 
-    levels = 1
-    """Levels of the image embedding: 1, or 3 if the mask decoder adds high-resolution levels."""
+    scales: tuple[int, ...] = (1,)
+    """Resolution of each level of the image embedding, in units of its grid's: (1,), or (1, 2, 4)
+    or (1, 4) if the mask decoder adds high-resolution levels."""
     tuned_from: int | None = None
     """The first block of the image encoder that has adapters, see `autosam.models.lora`."""
     taps: tuple[int, ...] = ()
@@ -134,8 +135,10 @@ class Sam(nn.Module):
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Channels, rows and columns of each tensor of an image embedding."""
-        high_res = [(width, *size) for width, size in high_res_shapes(self.width, self.grid)]
-        return (*((self.width, *self.grid), *high_res)[: self.levels], *self.block_shapes)
+        twice, four_times = high_res_shapes(self.width, self.grid)
+        every = {1: (self.width, self.grid), 2: twice, 4: four_times}
+        levels = ((width, *size) for width, size in (every[scale] for scale in self.scales))
+        return (*levels, *self.block_shapes)
 
     @property
     def block_encoder(self) -> BlockEncoder:

@@ -23,7 +23,12 @@ COST = {
 """GFLOP of matrix products that take as long as the image encoder does for one image of 1024 px,
 by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md); ViT-L and ViT-H are scaled
 from ViT-B by their operations. A rough estimate on other processors."""
-BYTES = {"Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2), "": 2 * 256 * 64**2}
+COST |= {f"HQ {name}": COST[name] for name in ("ViT-B", "ViT-L", "ViT-H", "TinyViT-5M")}
+BYTES = {
+    "Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2),
+    "HQ": 2 * (256 * 64**2 + 32 * 256**2),
+    "": 2 * 256 * 64**2,
+}
 """Bytes of one cached embedding in bf16, by prefix of the architecture."""
 
 

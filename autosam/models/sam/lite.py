@@ -95,7 +95,7 @@ class Lite(SegmentAnything):
     2102.06583.)
     """
 
-    levels = 3
+    scales = (1, 2, 4)
 
     def encode_prompt(
         self,

@@ -77,10 +77,29 @@ class SegmentAnything(Sam):
     def decode_all_masks(self, embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """As `decode_mask`, with the single mask (index 0) and the three others (1 to 3): M = 4."""
         decoder = self.mask_decoder
-        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        count = len(prompt.image_index)
-        tokens = torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
         features, high_res = prompted_levels(embedding, prompt)
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        hidden, upscaled = self.upscale(features, high_res, prompt, tokens)
+        logits = mask_logits(upscaled, self.mask_weights(hidden))
+        return logits, decoder.iou_prediction_head(hidden[:, 0])
+
+    def upscale(
+        self, features: Tensor, high_res: tuple[Tensor, ...], prompt: Prompt, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run the decoder's transformer and its transposed convolutions.
+
+        Args:
+            features: float P x C x h x w.
+            high_res: see `prompted_levels`.
+            prompt: P prompts.
+            tokens: float T x C, the output tokens.
+
+        Returns:
+            The tokens after the transformer, float P x (T + N) x C, and the upscaled embedding,
+            float P x C/8 x 4h x 4w.
+        """
+        decoder, count = self.mask_decoder, len(prompt.image_index)
+        tokens = torch.cat([tokens.expand(count, -1, -1), prompt.sparse], dim=1)
         source = features + prompt.dense
         with torch.autocast(source.device.type, enabled=False):  # see encode_prompt
             position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
@@ -92,15 +111,21 @@ class SegmentAnything(Sam):
             upscaled = norm(upscaled, layer) if isinstance(layer, LayerNorm2d) else layer(upscaled)
             if isinstance(layer, nn.ConvTranspose2d) and high_res:
                 upscaled = upscaled + next(levels)
-        hyper = torch.stack(
-            [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
-            dim=1,
-        )
-        # Channels last, as the convolutions leave them: no copy, forward or backward.
-        cells = upscaled.permute(0, 2, 3, 1).flatten(1, 2)
-        logits = (cells @ hyper.transpose(1, 2)).transpose(1, 2)
-        logits = logits.reshape(count, -1, *upscaled.shape[-2:])
-        return logits, decoder.iou_prediction_head(hidden[:, 0])
+        return hidden, upscaled
+
+    def mask_weights(self, hidden: Tensor) -> Tensor:
+        """Weights of the upscaled channels for each mask, float P x 4 x C/8, from the tokens after
+        the transformer."""
+        mlps = self.mask_decoder.output_hypernetworks_mlps
+        return torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
+
+
+def mask_logits(upscaled: Tensor, weights: Tensor) -> Tensor:
+    """float P x channels x rows x columns and P x M x channels -> P x M x rows x columns."""
+    # Channels last, as the convolutions leave them: no copy, forward or backward.
+    cells = upscaled.permute(0, 2, 3, 1).flatten(1, 2)
+    logits = (cells @ weights.transpose(1, 2)).transpose(1, 2)
+    return logits.reshape(*weights.shape[:2], *upscaled.shape[-2:])
 
 
 def of_images(level: Tensor, prompt: Prompt) -> Tensor:
@@ -108,6 +133,14 @@ def of_images(level: Tensor, prompt: Prompt) -> Tensor:
     if len(level) == 1:
         return level.expand(len(prompt.image_index), *level.shape[1:])
     return level.index_select(0, prompt.image_index)
+
+
+def gated_levels(embedding: ImageEmbedding, prompt: Prompt) -> list[Tensor]:
+    """The levels of the image embedding of each prompt, multiplied by its gates."""
+    levels = [of_images(level, prompt) for level in embedding.levels]
+    if prompt.gates:
+        levels = [level * gate for level, gate in zip(levels, prompt.gates, strict=True)]
+    return levels
 
 
 def prompted_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -119,10 +152,7 @@ def prompted_levels(embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, 
         the maps of the prompt, or their sums), float P x C/4 x 2h x 2w and P x C/8 x 4h x 4w. Empty
         where there is neither.
     """
-    levels = [of_images(level, prompt) for level in embedding.levels]
-    if prompt.gates:
-        levels = [level * gate for level, gate in zip(levels, prompt.gates, strict=True)]
-    features, *high_res = levels
+    features, *high_res = gated_levels(embedding, prompt)
     if high_res and prompt.high_res:
         return features, tuple(a + b for a, b in zip(high_res, prompt.high_res, strict=True))
     return features, tuple(high_res) or prompt.high_res

@@ -111,16 +111,21 @@ def from_mobile_sam(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {rename(key): value for key, value in state.items() if key not in CLASSIFIER}
 
 
-def build_mobile(
-    spec: SamSpec,
+def tiny_vit(
     dims: tuple[int, ...] = (64, 128, 160, 320),
     depths: tuple[int, ...] = (2, 2, 6, 2),
     heads: tuple[int, ...] = (2, 4, 5, 10),
     windows: tuple[int, ...] = (7, 7, 14, 7),
-) -> SegmentAnything:
-    """MobileSAM with random weights; the defaults are TinyViT-5M, other sizes are for tests."""
+) -> MobileEncoder:
+    """The image encoder with random weights; the defaults are TinyViT-5M, other sizes are for
+    tests."""
+    return MobileEncoder(dims, depths, heads, windows)
+
+
+def build_mobile(spec: SamSpec, **sizes: tuple[int, ...]) -> SegmentAnything:
+    """MobileSAM with random weights; `sizes`: see `tiny_vit`."""
     return SegmentAnything(
         spec,
-        MobileEncoder(dims, depths, heads, windows),
+        tiny_vit(**sizes),
         *prompt_parts(spec, WIDTH, STRIDE, mlp_dim=2048, num_heads=8),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from autosam.models.sam.base import SamSpec
+from autosam.models.sam.hq import build_hq, from_hq_sam
 from autosam.models.sam.huggingface import from_huggingface
 from autosam.models.sam.lite import build_lite, from_lite
 from autosam.models.sam.meta import build_meta
@@ -18,6 +19,13 @@ from autosam.models.sam.vit import from_meta
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 _HUB = "https://huggingface.co/"
 _BIOIMAGE = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io/"
+_HQ = {
+    "vit_b": "14a9d662cd6f5a9c2dba6d40ab0058d88d287e4a18fd6fdc6ad5fb1a3fdeaa57",
+    "vit_l": "e1a6c385d62bf005ded91a54d5ec55c985cfc4103ef89c08d90f39f04934c343",
+    "vit_h": "a7ac14a085326d9fa6199c8c698c4f0e7280afdbb974d2c4660ec60877b45e35",
+    "vit_tiny": "0f32c075ccdd870ae54db2f7630e7a0878ede5a2b06d05d6fe02c65a82fb7196",
+}
+"""SHA-256 by size."""
 _MICRO_SAM = "Archit et al. 2025, Nature Methods 22:579, doi 10.1038/s41592-024-02580-4"
 _VIT_B = (partial(build_meta, variant="vit_b"), "ViT-B", from_meta, 375)
 _VIT_L = (partial(build_meta, variant="vit_l"), "ViT-L", from_meta, 1250)
@@ -133,6 +141,27 @@ SAMS: dict[str, SamSpec] = {
                 ("vit_l_em_organelles", *_VIT_L, "humorous-crab/1.2"),
                 ("vit_t_lm", *_VIT_T, "faithful-chicken/1.1"),
                 ("vit_t_em_organelles", *_VIT_T, "greedy-whale/1"),
+            )
+        ),
+        *(
+            SamSpec(
+                f"sam_hq_{size}",
+                partial(build_hq, variant=size),
+                image_size=1024,
+                architecture=f"HQ {architecture}",
+                convert=from_hq_sam,
+                file=f"sam_hq_{size}.pth",
+                source=f"{_HUB}lkeab/hq-sam/resolve/main/sam_hq_{size}.pth",
+                sha256=_HQ[size],
+                megabytes=megabytes,
+                licence="Apache-2.0",
+                paper="Ke et al. 2023, arXiv 2306.01567",
+            )
+            for size, architecture, megabytes in (
+                ("vit_b", "ViT-B", 379),
+                ("vit_l", "ViT-L", 1255),
+                ("vit_h", "ViT-H", 2571),
+                ("vit_tiny", "TinyViT-5M", 42.5),
             )
         ),
         *(

@@ -120,7 +120,7 @@ class Sam2(Sam):
     tested.
     """
 
-    levels = 3
+    scales = (1, 2, 4)
 
     def __init__(
         self,

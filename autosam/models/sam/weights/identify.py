@@ -61,6 +61,9 @@ HIERA: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {
 """SAM 2 by width and number of blocks."""
 VERSION_2_1 = {"no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"}
 """Tensors of SAM 2.1 that SAM 2 lacks, in Meta's and Hugging Face's names."""
+HQ = ("mask_decoder.hf_token.weight", "mask_decoder.hq_token.weight")
+"""The token of HQ-SAM, in the authors' and Hugging Face's names."""
+HQ_NAMES = {"ViT-B": "vit_b", "ViT-L": "vit_l", "ViT-H": "vit_h", "TinyViT": "vit_tiny"}
 UNKNOWN = "with another image encoder than the published SAMs"
 
 
@@ -92,6 +95,9 @@ def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
     for key, owner, sizes in LAYOUTS:
         if key in state:
             size, names = sizes.get(len(state[key]), (UNKNOWN, ()))
+            if any(token in state for token in HQ):
+                owner = "Hugging Face's HQ-SAM" if key.startswith("vision") else "HQ-SAM"
+                names = (f"sam_hq_{HQ_NAMES[size]}",) if size in HQ_NAMES else ()
             return f"{owner} {size}", names
     if all(key.startswith(BACKBONE) for key in state):
         return (
