@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-import torch
 from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
@@ -18,6 +17,7 @@ from autosam.models.sam.huggingface import from_huggingface
 from autosam.models.sam.meta import (
     VITS,
     SegmentAnything,
+    all_tokens,
     gated_levels,
     mask_logits,
     prompt_parts,
@@ -115,9 +115,9 @@ class HqSam(SegmentAnything):
     def decode_all_masks(self, embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """See `SegmentAnything.decode_all_masks`; the added mask is part of each."""
         decoder = self.mask_decoder
+        kinds = (decoder.iou_token, decoder.mask_tokens, decoder.hf_token)
+        tokens = all_tokens(prompt, *(kind.weight for kind in kinds))
         features, fine = gated_levels(embedding, prompt)
-        weights = (decoder.iou_token, decoder.mask_tokens, decoder.hf_token)
-        tokens = torch.cat([token.weight for token in weights])
         hidden, upscaled = self.upscale(features, prompt.high_res, prompt, tokens)
         masks = mask_logits(upscaled, self.mask_weights(hidden))
         added = hidden[:, 1 + len(decoder.output_hypernetworks_mlps)]

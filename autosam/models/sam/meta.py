@@ -77,8 +77,8 @@ class SegmentAnything(Sam):
     def decode_all_masks(self, embedding: ImageEmbedding, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """As `decode_mask`, with the single mask (index 0) and the three others (1 to 3): M = 4."""
         decoder = self.mask_decoder
+        tokens = all_tokens(prompt, decoder.iou_token.weight, decoder.mask_tokens.weight)
         features, high_res = prompted_levels(embedding, prompt)
-        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         hidden, upscaled = self.upscale(features, high_res, prompt, tokens)
         logits = mask_logits(upscaled, self.mask_weights(hidden))
         return logits, decoder.iou_prediction_head(hidden[:, 0])
@@ -92,17 +92,18 @@ class SegmentAnything(Sam):
             features: float P x C x h x w.
             high_res: see `prompted_levels`.
             prompt: P prompts.
-            tokens: float T x C, the output tokens.
+            tokens: see `all_tokens`.
 
         Returns:
             The tokens after the transformer, float P x (T + N) x C, and the upscaled embedding,
             float P x C/8 x 4h x 4w.
         """
-        decoder, count = self.mask_decoder, len(prompt.image_index)
-        tokens = torch.cat([tokens.expand(count, -1, -1), prompt.sparse], dim=1)
+        decoder = self.mask_decoder
         source = features + prompt.dense
         with torch.autocast(source.device.type, enabled=False):  # see encode_prompt
-            position = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+            position = self.prompt_encoder.get_dense_pe().expand(
+                len(prompt.image_index), -1, -1, -1
+            )
 
         hidden, source_out = decoder.transformer(source, position, tokens)
         upscaled = source_out.transpose(1, 2).view_as(source)
@@ -125,7 +126,7 @@ def mask_logits(upscaled: Tensor, weights: Tensor) -> Tensor:
     # Channels last, as the convolutions leave them: no copy, forward or backward.
     cells = upscaled.permute(0, 2, 3, 1).flatten(1, 2)
     logits = (cells @ weights.transpose(1, 2)).transpose(1, 2)
-    return logits.reshape(*weights.shape[:2], *upscaled.shape[-2:])
+    return logits.reshape(len(weights), -1, *upscaled.shape[-2:])
 
 
 def of_images(level: Tensor, prompt: Prompt) -> Tensor:
@@ -133,6 +134,13 @@ def of_images(level: Tensor, prompt: Prompt) -> Tensor:
     if len(level) == 1:
         return level.expand(len(prompt.image_index), *level.shape[1:])
     return level.index_select(0, prompt.image_index)
+
+
+def all_tokens(prompt: Prompt, *weights: Tensor) -> Tensor:
+    """Output tokens, float T x C in all, and those of the prompts: float P x (T + N) x C."""
+    output_tokens = torch.cat(weights)
+    count = len(prompt.image_index)
+    return torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
 
 
 def gated_levels(embedding: ImageEmbedding, prompt: Prompt) -> list[Tensor]:
