@@ -433,9 +433,11 @@ def test_the_table_of_sams() -> None:
 
 def test_the_sizes_of_backbones() -> None:
     rows = [row for row in table("models.md", "backbone") if row[0].startswith("`")]
-    assert len(rows) == 5
-    for cell, size, _ in rows:
-        backbone = Backbone(cell.split("`")[1], "none", 64)
+    names = [(name, size) for cell, sizes, _ in rows
+             for name, size in zip(re.findall("`(.*?)`", cell), sizes.split(", "), strict=True)]  # fmt: skip
+    assert len(names) == 7
+    for name, size in names:
+        backbone = Backbone(name, "none", 64)
         assert f"{sum(p.numel() for p in backbone.parameters()) / 1e6:.2f}" == size
 
 
@@ -451,8 +453,9 @@ def words(text: str) -> int:
 def test_how_long_reading_takes() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.split()) <= 700
-    pages = [readme, *(page.read_text(encoding="utf-8") for page in PAGES)]
-    assert sum(map(words, pages)) <= 10_800  # 240 a minute
+    log = "experiments.md"  # a log of what was measured: nobody has to read it
+    pages = [readme, *(page.read_text(encoding="utf-8") for page in PAGES if page.name != log)]
+    assert sum(map(words, pages)) <= 10_400
 
 
 def anchors(page: Path) -> set[str]:
