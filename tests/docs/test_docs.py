@@ -433,8 +433,9 @@ def test_the_table_of_sams() -> None:
 
 def test_the_sizes_of_backbones() -> None:
     rows = [row for row in table("models.md", "backbone") if row[0].startswith("`")]
-    names = [(name, size) for cell, sizes, _ in rows
-             for name, size in zip(re.findall("`(.*?)`", cell), sizes.split(", "), strict=True)]  # fmt: skip
+    names: list[tuple[str, str]] = []
+    for cell, sizes, _ in rows:
+        names += zip(re.findall("`(.*?)`", cell), sizes.split(", "), strict=True)
     assert len(names) == 7
     for name, size in names:
         backbone = Backbone(name, "none", 64)
