@@ -398,7 +398,8 @@ def test_what_the_conclusion_is_about() -> None:
     """Runs that use SAM as intended, without the truth: whatever prompt they learn."""
     judged = [Variant(run) for run in RUNS if Variant(run).is_judged]
     assert [variant.run for variant in judged] == [
-        "autosam", "decoder", "hybrid", "decoder-rough", "sam-rough", "sam-auto",
+        "autosam", "decoder", "hybrid", "lora", "autosam-lora", "decoder-rough", "sam-rough",
+        "sam-auto",
     ]  # fmt: skip
     assert Variant("autosam", prompt="dense").is_judged
     for other in (BLANK, NO_SAM, Variant("autosam", paper=SWITCHES), Variant("sam-box")):

@@ -128,7 +128,9 @@ def test_which_files_lie_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AUTOSAM_MIRROR")
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     on_hub = {name for name, spec in SAMS.items() if hub_file(spec.source)}
-    assert on_hub == {name for name in SAMS if name.startswith(("sam-", "sam2"))} | {"mobile_sam"}
+    assert on_hub == {name for name in SAMS if name.startswith(("sam-", "sam2", "sam_hq"))} | {
+        "mobile_sam"
+    }
     address = "https://mirror.example/facebook/sam-vit-base/resolve/main/model.safetensors"
     assert files.address(SAMS["sam-vit-base"]) == address
     assert files.address(SAMS["vit_b"]).startswith("https://dl.fbaipublicfiles.com/")
