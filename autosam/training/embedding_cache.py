@@ -216,8 +216,8 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
     run = RUNS[config.run]
     if run.learns_prompt and config.model.sam_features == "blocks":
         part["features of blocks"] = BLOCKS
-    if run.tunes_encoder:  # what is kept is the state in front of these
-        part["last blocks with adapters"] = config.lora.blocks
+    if run.tunes_encoder:  # what is kept are the maps in front of these
+        part["maps in front of the last blocks"] = config.lora.blocks
     return {
         **part,
         "format": FORMAT,

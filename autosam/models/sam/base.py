@@ -114,7 +114,7 @@ class Sam(nn.Module):
         encoder = self.block_encoder
         stop = len(encoder.each_block()) if self.tuned_from is None else self.tuned_from
         state, kept = encoder.run(encoder.begin(pixels), 0, stop, self.taps)
-        part = ImageEmbedding.of((*state, *kept), len(kept))
+        part = ImageEmbedding.of((*encoder.to_maps(state), *kept), len(kept))
         return part if self.tuned_from is not None else self._finish(part)
 
     def encode_rest(self, part: ImageEmbedding) -> ImageEmbedding:
@@ -123,13 +123,14 @@ class Sam(nn.Module):
             return part
         encoder = self.block_encoder
         stop = len(encoder.each_block())
-        state, kept = encoder.run(part.levels, self.tuned_from, stop, self.taps)
+        state, kept = encoder.run(encoder.from_maps(part.levels), self.tuned_from, stop, self.taps)
         kept = [*part.block_features, *kept]
-        return self._finish(ImageEmbedding.of((*state, *kept), len(kept)))
+        return self._finish(ImageEmbedding.of((*encoder.to_maps(state), *kept), len(kept)))
 
     def _finish(self, part: ImageEmbedding) -> ImageEmbedding:
-        """The image embedding from the state behind the last block."""
-        embedding = _as_embedding(self.block_encoder.finish(part.levels))
+        """The image embedding from the maps behind the last block."""
+        encoder = self.block_encoder
+        embedding = _as_embedding(encoder.finish(encoder.from_maps(part.levels)))
         return replace(embedding, block_features=part.block_features)
 
     @property

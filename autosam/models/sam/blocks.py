@@ -18,7 +18,8 @@ class BlockEncoder(nn.Module):
     """Base class of image encoders: what comes before the blocks, each block, and what follows."""
 
     channels_last = False
-    """Whether tokens are B x rows x columns x width instead of B x width x rows x columns."""
+    """Whether tokens are B x rows x columns x width instead of B x width x rows x columns. The
+    finer levels of a state are B x width x rows x columns in any case."""
 
     def each_block(self) -> list[nn.Module]:
         """The blocks, from the image on."""
@@ -35,6 +36,16 @@ class BlockEncoder(nn.Module):
     def finish(self, state: State) -> Output:
         """The encoder's output from the state behind the last block."""
         raise NotImplementedError
+
+    def to_maps(self, state: State) -> State:
+        """The state with its tokens as B x width x rows x columns, like every other map."""
+        tokens, *finer = state
+        return (tokens.permute(0, 3, 1, 2) if self.channels_last else tokens, *finer)
+
+    def from_maps(self, maps: State) -> State:
+        """The state whose maps `to_maps` returned."""
+        tokens, *finer = maps
+        return (tokens.permute(0, 2, 3, 1) if self.channels_last else tokens, *finer)
 
     def run(
         self, state: State, first: int, stop: int, taps: tuple[int, ...] = ()
@@ -59,5 +70,5 @@ class BlockEncoder(nn.Module):
             else:
                 state = self.step(number, state)
             if number in taps:
-                kept.append(state[0].permute(0, 3, 1, 2) if self.channels_last else state[0])
+                kept.append(self.to_maps(state)[0])
         return state, kept

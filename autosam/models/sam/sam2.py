@@ -93,12 +93,12 @@ class Sam2Encoder(BlockEncoder):
         backbone = cast(Any, self.vision).backbone
         x, *left = state
         x = backbone.blocks[number](x)
-        return (x, *left, x) if number in backbone.stage_ends else (x, *left)
+        return (x, *left, x.permute(0, 3, 1, 2)) if number in backbone.stage_ends else (x, *left)
 
     def finish(self, state: State) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `BlockEncoder.finish`."""
         vision = cast(Any, self.vision)
-        levels, _ = vision.neck(state[1:])
+        levels, _ = vision.neck([level.permute(0, 2, 3, 1) for level in state[1:]])
         return self.project(*levels[-vision.num_feature_levels :][::-1])
 
     def project(
