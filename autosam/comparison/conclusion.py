@@ -39,7 +39,7 @@ def judge(results: ResultsTable, one: Row, other: Row, p: float | None = None) -
     """
     found = results.minus(one, other)
     if found.groups < MIN_GROUPS:
-        return f"not comparable ({found.mean:+.3f} Dice, too few {_units(results)})"
+        return f"not comparable ({found.mean:+.3f} Dice, too few {units(results)})"
     figures = (
         f"{found.mean:+.3f} Dice, 95 % interval {found.low:+.3f} to {found.high:+.3f}, "
         f"p = {found.p if p is None else p:.2g}"
@@ -87,7 +87,7 @@ def conclusion(results: ResultsTable) -> str:
     return " ".join([*parts, last])
 
 
-def _units(results: ResultsTable) -> str:
+def units(results: ResultsTable) -> str:
     """What is taken as independent."""
     return "groups" if any(results.groups.values()) else "images"
 
@@ -107,7 +107,7 @@ def _against_head(results: ResultsTable, own: list[Row], head: Row) -> tuple[str
     text = f"Against the same backbone with a plain head and no SAM{corrected}: {judged}."
     if found[0].groups < MIN_GROUPS:
         return text, (
-            f"No conclusion: there are {found[0].groups} test {_units(results)}, and below "
+            f"No conclusion: there are {found[0].groups} test {units(results)}, and below "
             f"{MIN_GROUPS} no difference is significant."
         )
     if reason := unfinished(results, head):

@@ -8,16 +8,17 @@ import io
 import math
 from dataclasses import dataclass
 
+from autosam.comparison.conclusion import units
 from autosam.comparison.rows import Row
-from autosam.comparison.statistics import fit_power_law, holm
+from autosam.comparison.statistics import MIN_GROUPS, fit_power_law, holm
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import HEAD, Variant
 from autosam.config import Settings
 from autosam.data.pairs import Splits
 from autosam.errors import ConfigError
 
-LEAST_VALIDATION = 2
-"""Validation images of the smallest subset."""
+LEAST = 2
+"""Training images, and validation images, of the smallest subset."""
 FITTED = 4
 """How many of the largest numbers the power law is fitted to: it need not hold from the start."""
 
@@ -65,7 +66,7 @@ def sizes_of(words: list[str], splits: Splits, share: float) -> list[Size]:
                 f"--train-sizes {word}: training and validation hold {train + validation} images. "
                 "Give smaller numbers, or `all`."
             )
-        held = min(validation, max(LEAST_VALIDATION, round(number * share)))
+        held = min(validation, max(LEAST, round(number * share)), number - LEAST)
         held = max(held, number - train)
         sizes.append(Size(number - held, held))
     return list(dict.fromkeys(sizes))
@@ -130,8 +131,8 @@ class Curve:
         """Title and Dice of each run, as text."""
         lines = []
         for variant in self.variants:
-            found = [row.metrics["dice"] for row in self.rows(variant).values()]
-            lines.append([variant.title, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in found)])
+            rows = self.rows(variant).values()
+            lines.append([variant.title, *map(_score, rows)])
         return lines
 
     def markdown(self) -> str:
@@ -155,16 +156,25 @@ class Curve:
     def conclusion(self) -> str:
         """Say what follows from the curve: from how many images on each run is level with the best,
         what twice as many images would bring, and where SAM helps."""
-        parts = [f"{self._level(variant)}." for variant in self.variants if not variant.is_oracle]
-        parts += [text for variant in self.variants if (text := self._doubled(variant))]
-        parts += self._where_sam_helps()
-        return " ".join(parts)
+        ranked = [variant for variant in self.variants if not variant.is_oracle]
+        doubled = [text for variant in self.variants if (text := self._doubled(variant))]
+        last = [*self.tables.values()][-1]
+        groups = last.minus(*(last[variant] for variant in ranked[:2])).groups if ranked[1:] else 0
+        if not groups:
+            return " ".join(doubled)
+        if groups < MIN_GROUPS:
+            reason = f"there are {groups} test {units(last)}, and below {MIN_GROUPS} no difference"
+            return " ".join([f"The runs cannot be compared: {reason} is significant.", *doubled])
+        levels = [f"{self._level(variant)}." for variant in ranked]
+        return " ".join([*levels, *doubled, *self._where_sam_helps()])
 
     def _level(self, variant: Variant) -> str:
         """From how many images on a run is not significantly worse than the best."""
         since: Size | None = None
         for size, table in self.tables.items():
-            best = next(row for row in table.rows if not row.variant.is_oracle)
+            best = next(
+                row for row in table.rows if row.variant.is_plain and not row.variant.is_oracle
+            )
             behind = best.variant != variant and table.sign(table[variant], best) < 0
             since = None if behind else since or size
         if since is None:
@@ -182,7 +192,7 @@ class Curve:
             return ""
         return (
             f"Twice as many labelled images would bring {variant.title} {law.gain:+.3f} Dice "
-            f"[{law.low:+.3f}, {law.high:+.3f}] if its error goes on falling as it does."
+            f"[{law.low:+.3f}, {law.high:+.3f}] if the power law of its error goes on."
         )
 
     def _where_sam_helps(self) -> list[str]:
@@ -218,3 +228,9 @@ class Curve:
         if behind:
             text += f" head is better than all of them with {', '.join(behind)} images."
         return [text]
+
+
+def _score(row: Row) -> str:
+    """Dice of a run as text, with its standard deviation if there are several seeds."""
+    mean, spread = row.metrics["dice"]
+    return f"{mean:.3f} ± {spread:.3f}" if len(row.scores) > 1 else f"{mean:.3f}"

@@ -143,7 +143,8 @@ def _labels(curve: Curve | None, styles: charts.Styles) -> dict[str, Any]:
 
 
 def write(results: ResultsTable, curve: Curve | None, html: str, folder: Path) -> None:
-    """Write report.html, table.md, table.csv, curve.md, curve.csv and a TensorBoard file.
+    """Write report.html, table.md, table.csv, curve.md, curve.csv and a TensorBoard file. Without a
+    curve those of an earlier comparison are deleted: they do not belong to this report.
 
     Args:
         results: the table.
@@ -156,6 +157,9 @@ def write(results: ResultsTable, curve: Curve | None, html: str, folder: Path) -
     files = {"table.md": markdown, "table.csv": results.csv(), "report.html": html}
     if curve is not None:
         files |= {"curve.md": curve.markdown(), "curve.csv": curve.csv()}
+    else:
+        for name in ("curve.md", "curve.csv"):
+            (folder / name).unlink(missing_ok=True)
     for name, text in files.items():
         write_atomically(folder / name, functools.partial(_write_text, text=text))
     with SummaryWriter(folder) as writer:

@@ -150,8 +150,9 @@ def fit_power_law(numbers: Sequence[float], errors: Sequence[float]) -> PowerLaw
         errors: error of each training, such as 1 - Dice.
 
     Returns:
-        The law, with an interval by the t distribution of both coefficients (10,000 draws); None
-        for fewer than three different numbers or an error that is not above 0.
+        The law, with an interval by the t distribution of both coefficients (10,000 draws), in
+        which no error is above 1; None for fewer than three different numbers or an error that is
+        not above 0.
     """
     if len(set(numbers)) < 3 or min(errors) <= 0:
         return None
@@ -167,7 +168,8 @@ def fit_power_law(numbers: Sequence[float], errors: Sequence[float]) -> PowerLaw
     drawn = found + normal / np.sqrt(rng.chisquare(free, (10_000, 1)) / free)
 
     def gains(level: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        return np.exp(level) * (1 - np.exp(slope * math.log(2)))
+        now, later = np.minimum(level, 0), np.minimum(level + slope * math.log(2), 0)
+        return np.exp(now) - np.exp(later)
 
     low, high = np.quantile(gains(*drawn.T), [LEVEL / 2, 1 - LEVEL / 2])
     return PowerLaw(-float(found[1]), float(gains(*found)), float(low), float(high))

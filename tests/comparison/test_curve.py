@@ -82,6 +82,9 @@ def test_sizes() -> None:
     assert sizes_of(["98"], splits, 0.05) == [Size(85, 13)]
     with pytest.raises(ConfigError, match="101: training and validation hold 100 images"):
         sizes_of(["101"], splits, 0.15)
+    # A large share of validation leaves two images for training.
+    half = {"train": pairs(30), "validation": pairs(30, "validation"), "test": []}
+    assert sizes_of(["4", "6"], half, 0.95) == [Size(2, 2), Size(2, 4)]
 
 
 def test_fewer_images_get_more_epochs() -> None:
@@ -102,6 +105,15 @@ def test_the_power_law_of_exact_errors() -> None:
     assert (law.gain, law.low, law.high) == pytest.approx((gain, gain, gain))
     assert fit_power_law([8, 8, 16], [0.5, 0.5, 0.4]) is None
     assert fit_power_law([8, 16, 32], [0.5, 0.4, 0.0]) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_error_is_above_1() -> None:
+    """One seed of three numbers, without order: the interval is wide, but of possible errors."""
+    for errors in ([0.3, 0.5, 0.2], [0.9, 0.5, 0.95]):
+        law = fit_power_law([4, 5, 6], errors)
+        assert law is not None
+        assert -1 <= law.low <= law.gain <= law.high <= 1
 
 
 def test_the_interval_of_the_power_law_holds_the_truth() -> None:
@@ -149,6 +161,43 @@ def test_the_sentences_follow_from_the_figures() -> None:
     assert "Twice as many labelled images would bring hybrid +0.0" in text
     assert [line[0] for line in curve.lines()] == [v.title for v in curve.variants]
     assert curve.header() == ["labelled images", "8", "32", "128", "all 460"]
+
+
+def test_controls_are_no_runs_of_the_curve() -> None:
+    """With all images there are rows that smaller numbers do not have, here better than any run."""
+    last = table({"autosam": 0.80, "head": 0.80})
+    control = table({"autosam": 0.90, "head": 0.90}).rows[0]
+    last.rows.append(dataclasses.replace(control, variant=Variant("autosam", control="blank")))
+    last = ResultsTable(last.rows, Variant("autosam"))
+    assert not last.rows[0].variant.is_plain
+    text = Curve({Size(6, 2): table({"autosam": 0.6, "head": 0.6}), Size(26, 6): last}).conclusion()
+    assert "autosam is level with the best at every number of images." in text
+    assert "behind" not in text
+
+
+def test_one_seed_and_one_run() -> None:
+    """No spread over one seed, nothing to be level with, and an error that rises."""
+    numbers = {Size(6, 2): 0.9, Size(14, 2): 0.8, Size(26, 6): 0.7}
+    curve = Curve({size: table({"autosam": dice}, 1) for size, dice in numbers.items()})
+    assert "±" not in curve.markdown()
+    text = curve.conclusion()
+    assert "level with" not in text
+    assert "would bring autosam -0.2" in text
+    assert "falling" not in text
+
+
+def test_too_few_test_images_for_a_comparison() -> None:
+    tables = {}
+    for size, dice in {Size(6, 2): 0.3, Size(14, 2): 0.4, Size(26, 6): 0.5}.items():
+        scores = {name: [{f"i{i}": {"dice": dice + more} for i in range(5)}]
+                  for name, more in (("autosam", 0.0), ("head", 0.3))}  # fmt: skip
+        rows = [Row(Variant(name), own) for name, own in scores.items()]
+        tables[size] = ResultsTable(rows, Variant("autosam"))
+    text = Curve(tables).conclusion()
+    assert "there are 5 test images, and below 6 no difference is significant" in text
+    assert "level" not in text
+    assert "SAM" not in text
+    assert "would bring head +0.0" in text
 
 
 def test_where_head_is_better() -> None:
@@ -218,6 +267,9 @@ def test_a_curve_from_start_to_report(
     monkeypatch.setattr(autosam.comparison.jobs, "train", None)
     compare(config)
     assert (tmp_path / "out" / "curve.csv").read_bytes() == first
+    config.train_sizes = ""
+    compare(config)  # the files beside a report are those of that report
+    assert not list((tmp_path / "out").glob("curve.*"))
 
 
 @pytest.mark.parametrize(
