@@ -8,7 +8,7 @@ import io
 import math
 from dataclasses import dataclass
 
-from autosam.comparison.conclusion import units
+from autosam.comparison.conclusion import MIN_EPOCHS, units
 from autosam.comparison.rows import Row
 from autosam.comparison.statistics import MIN_GROUPS, fit_power_law, holm
 from autosam.comparison.table import ResultsTable
@@ -16,6 +16,7 @@ from autosam.comparison.variants import HEAD, Variant
 from autosam.config import Settings
 from autosam.data.pairs import Splits
 from autosam.errors import ConfigError
+from autosam.utils.text import count_of
 
 LEAST = 2
 """Training images, and validation images, of the smallest subset."""
@@ -156,6 +157,12 @@ class Curve:
     def conclusion(self) -> str:
         """Say what follows from the curve: from how many images on each run is level with the best,
         what twice as many images would bring, and where SAM helps."""
+        epochs = min(
+            (len(one) for t in self.tables.values() for row in t.rows for one in row.curves),
+            default=MIN_EPOCHS,
+        )
+        if epochs < MIN_EPOCHS:
+            return f"No conclusion: a run was trained for {count_of(epochs, 'epoch')} only."
         ranked = [variant for variant in self.variants if not variant.is_oracle]
         doubled = [text for variant in self.variants if (text := self._doubled(variant))]
         last = [*self.tables.values()][-1]

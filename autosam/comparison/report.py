@@ -139,6 +139,7 @@ def _labels(curve: Curve | None, styles: charts.Styles) -> dict[str, Any]:
         "header": curve.header(),
         "lines": curve.lines(),
         "conclusion": curve.conclusion(),
+        "seeds": max(len(row.scores) for table in curve.tables.values() for row in table.rows),
     }
 
 
@@ -162,6 +163,8 @@ def write(results: ResultsTable, curve: Curve | None, html: str, folder: Path) -
             (folder / name).unlink(missing_ok=True)
     for name, text in files.items():
         write_atomically(folder / name, functools.partial(_write_text, text=text))
+    for old in folder.glob("events.out.tfevents.*"):  # of an earlier report
+        old.unlink()
     with SummaryWriter(folder) as writer:
         writer.add_text("comparison", markdown)
         if curve is not None:

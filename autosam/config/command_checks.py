@@ -87,6 +87,11 @@ def check_train_sizes(config: CompareConfig) -> None:
             f"--train-sizes {config.train_sizes}: expected numbers of labelled images of at least "
             "4, rising, and perhaps `all` at the end, such as 16,64,all."
         )
+    if len(words) == 1:
+        raise ConfigError(
+            f"--train-sizes {config.train_sizes}: a curve needs two numbers or more. For one "
+            "use --data.limit_train and --data.limit_validation."
+        )
     if words and config.folds is not None:
         raise ConfigError("--train-sizes and --folds exclude each other. Leave one out.")
     data = config.data

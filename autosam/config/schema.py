@@ -300,7 +300,8 @@ class Config(Settings):
     on a grid, masks classified by a fit to training images."""
     embedding: Literal["real", "blank", "shuffled"] = "real"
     """Image embedding that SAM's mask decoder gets, for controls. blank: zeros. shuffled: that of
-    another image of the same split. The prompt generator always gets the image."""
+    another image of the same split. The prompt generator gets the image; what it reads of SAM by
+    model.sam_features is blank or shuffled, too."""
     paper: PaperConfig = field(default_factory=PaperConfig)
     output: str | None = setting(None, common=True, result=False, call=True)
     """Run folder; unset: runs/<time>-<run>."""

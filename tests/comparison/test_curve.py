@@ -200,6 +200,21 @@ def test_too_few_test_images_for_a_comparison() -> None:
     assert "would bring head +0.0" in text
 
 
+def test_nothing_follows_from_trainings_of_two_epochs() -> None:
+    def short(curve: list[float]) -> Curve:
+        tables = {
+            Size(6, 2): table({"autosam": 0.60, "head": 0.40}),
+            Size(26, 6): table({"autosam": 0.70, "head": 0.50}),
+        }
+        for one in tables.values():
+            for row in one.rows:
+                row.curves = [curve] * 3
+        return Curve(tables)
+
+    assert short([0.3, 0.5]).conclusion() == "No conclusion: a run was trained for 2 epochs only."
+    assert "SAM helps with 8 images" in short([0.3, 0.5, 0.5, 0.5]).conclusion()
+
+
 def test_where_head_is_better() -> None:
     curve = Curve({
         Size(6, 2): table({"autosam": 0.5, "head": 0.6}),
@@ -270,6 +285,7 @@ def test_a_curve_from_start_to_report(
     config.train_sizes = ""
     compare(config)  # the files beside a report are those of that report
     assert not list((tmp_path / "out").glob("curve.*"))
+    assert len(list((tmp_path / "out").glob("events.*"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -280,6 +296,7 @@ def test_a_curve_from_start_to_report(
         ("all,8", {}, "at the end"),
         ("8,x", {}, "expected numbers"),
         ("4,all", {"folds": 2}, "exclude each other"),
+        ("8", {}, "two numbers or more"),
     ],
 )
 def test_what_cannot_work(
