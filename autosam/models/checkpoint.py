@@ -202,12 +202,10 @@ def load(
     built = replace(config, embedding="blank") if blank else config
     try:
         segmenter = build_segmenter(built, backbone_weights="none", fast=fast)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         if fast:
             raise
         raise CheckpointError(f"{file} needs the SAM it was trained with: {error}") from None
-    except ConfigError as error:  # such as peft that is not installed
-        raise error if fast else CheckpointError(f"{file}: {error}") from None
     state = read_trained(file)
     if fast:  # without the trained parts of SAM, too
         state = {key: value for key, value in state.items() if not key.startswith("sam.")}
