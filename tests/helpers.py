@@ -27,6 +27,7 @@ from torch import nn
 from autosam.config import Config, PromptConfig
 from autosam.config.cli import parse
 from autosam.data.dataset import Visit, make_sample
+from autosam.data.geometry import content_size
 from autosam.errors import Stopped
 from autosam.models.sam.base import IMAGENET_MEAN, IMAGENET_STD, SamSpec
 from autosam.models.sam.meta import SegmentAnything
@@ -170,3 +171,35 @@ def train_until_stopped(config: Config, target: Any, name: str, replacement: Any
         with pytest.raises(Stopped) as stopped:
             train(config)
     return stopped.value
+
+
+def raw_prompt(
+    kind: str, shape: tuple[int, int], size: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A prompt of an image, for the predictors of the reference libraries and for `encode_prompt`.
+
+    Args:
+        kind: `points`, `box`, `mask` or `none`.
+        shape: H, W of the image.
+        size: S of the SAM, whose longest side the image's becomes.
+
+    Returns:
+        Arguments of `SamPredictor.predict`, in pixels of the image; and of `Sam.encode_prompt`.
+    """
+    points, labels = np.array([[20.0, 10.0], [60.0, 40.0]]), np.array([1, 0])
+    box = np.array([10.0, 5.0, 70.0, 45.0])
+    low = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(4))
+    height, width = content_size(*shape, size, "longest-pad")
+    scale = np.array([width / shape[1], height / shape[0]])
+    coords = torch.from_numpy(points * scale)[None].float()
+    corners = torch.from_numpy(box * np.tile(scale, 2))[None].float()
+    both: dict[str, tuple[dict[str, np.ndarray], dict[str, Any]]] = {
+        "points": (
+            {"point_coords": points, "point_labels": labels},
+            {"points": (coords, torch.from_numpy(labels)[None])},
+        ),
+        "box": ({"box": box}, {"boxes": corners}),
+        "mask": ({"mask_input": low.numpy()}, {"masks": low[None]}),
+        "none": ({}, {}),
+    }
+    return both[kind]

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from helpers import raw_prompt
 from test_sam_huggingface import SIZES, ask
 from test_sam_mobile import SIZES as TINY_VIT
 from test_sam_mobile import randomise
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from transformers import SamHQConfig, SamHQModel, SamHQVisionConfig
 
 from autosam.data.dataset import make_sample
-from autosam.data.geometry import content_size, restore
+from autosam.data.geometry import restore
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS, SamSpec, load_sam
 from autosam.models.sam.hq import HqEncoder, HqSam, add_mask_layers, from_hq_sam, tiny_hq
@@ -166,27 +167,10 @@ def test_masks_from_raw_images(pair, parity: Callable, kind: str, multimask: boo
     shape = (50, 97)
     image, size = draw_image(*shape), sam.spec.image_size
     predictor.set_image(image)
-    points, labels = np.array([[20.0, 10.0], [60.0, 40.0]]), np.array([1, 0])
-    box = np.array([10.0, 5.0, 70.0, 45.0])
-    low = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(4))
-    given = {
-        "points": {"point_coords": points, "point_labels": labels},
-        "box": {"box": box},
-        "mask": {"mask_input": low.numpy()},
-        "none": {},
-    }[kind]
+    given, ours = raw_prompt(kind, shape, size)
     expected, iou, expected_low = predictor.predict(
         **given, multimask_output=multimask, return_logits=True
     )
-    height, width = content_size(*shape, size, "longest-pad")
-    scale = np.array([width / shape[1], height / shape[0]])
-    ours = {
-        "points": {"points": (torch.from_numpy(points * scale)[None].float(),
-                              torch.from_numpy(labels)[None])},
-        "box": {"boxes": torch.from_numpy(box * np.tile(scale, 2))[None].float()},
-        "mask": {"masks": low[None]},
-        "none": {},
-    }[kind]  # fmt: skip
     prompt = sam.encode_prompt(**ours) if ours else sam.no_prompt(1)
     logits, ours_iou = sam.decode_mask(encode(sam, image), prompt, multimask)
     # Of several masks the reference returns the one with the best estimate.

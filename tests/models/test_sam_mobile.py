@@ -12,10 +12,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from helpers import raw_prompt
 from torch import Tensor, nn
 
 from autosam.data.dataset import make_sample
-from autosam.data.geometry import content_size, restore
+from autosam.data.geometry import restore
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.mobile import CLASSIFIER, build_mobile, from_mobile_sam
@@ -133,27 +134,10 @@ def test_masks_from_raw_images(sam, predictor, parity: Callable, kind: str) -> N
     shape = (50, 97)
     image = draw_image(*shape)
     predictor.set_image(image)
-    points, labels = np.array([[20.0, 10.0], [60.0, 40.0]]), np.array([1, 0])
-    box = np.array([10.0, 5.0, 70.0, 45.0])
-    low = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(4))
-    given = {
-        "points": {"point_coords": points, "point_labels": labels},
-        "box": {"box": box},
-        "mask": {"mask_input": low.numpy()},
-        "none": {},
-    }[kind]
+    given, ours = raw_prompt(kind, shape, SIZE)
     expected, iou, expected_low = predictor.predict(
         **given, multimask_output=True, return_logits=True
     )
-    height, width = content_size(*shape, SIZE, "longest-pad")
-    scale = np.array([width / shape[1], height / shape[0]])
-    coords = torch.from_numpy(points * scale)[None].float()
-    ours = {
-        "points": {"points": (coords, torch.from_numpy(labels)[None])},
-        "box": {"boxes": torch.from_numpy(box * np.tile(scale, 2))[None].float()},
-        "mask": {"masks": low[None]},
-        "none": {},
-    }[kind]
     prompt = sam.encode_prompt(**ours) if ours else sam.no_prompt(1)
     nothing = {"points": None, "boxes": None, "masks": None}
     sparse, dense = predictor.model.prompt_encoder(**nothing | ours)
