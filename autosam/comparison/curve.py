@@ -133,7 +133,7 @@ class Curve:
         lines = []
         for variant in self.variants:
             rows = self.rows(variant).values()
-            lines.append([variant.title, *map(_score, rows)])
+            lines.append([variant.title, *(row.format_score(row.metrics["dice"]) for row in rows)])
         return lines
 
     def markdown(self) -> str:
@@ -235,9 +235,3 @@ class Curve:
         if behind:
             text += f" head is better than all of them with {', '.join(behind)} images."
         return [text]
-
-
-def _score(row: Row) -> str:
-    """Dice of a run as text, with its standard deviation if there are several seeds."""
-    mean, spread = row.metrics["dice"]
-    return f"{mean:.3f} ± {spread:.3f}" if len(row.scores) > 1 else f"{mean:.3f}"

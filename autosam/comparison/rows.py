@@ -53,6 +53,11 @@ class Row:
                 found[name] = (float(np.mean(means)), spread)
         return found
 
+    def format_score(self, score: tuple[float, float], form: str = ".3f") -> str:
+        """A value of `metrics` as text: its standard deviation only if there are several seeds."""
+        mean, spread = score
+        return f"{mean:{form}} ± {spread:{form}}" if len(self.scores) > 1 else f"{mean:{form}}"
+
     def means(self, metric: str) -> list[float]:
         """Average a metric over the images for which it is not NaN.
 

@@ -157,13 +157,10 @@ class ResultsTable:
                 yield Line(row, label, [*self._scores(row, ending), *costs])
 
     def _scores(self, row: Row, ending: str) -> list[str]:
-        cells = []
+        cells, metrics = [], row.metrics
         for name, (_, form) in self.columns.items():
-            mean, spread = row.metrics.get(name + ending, (math.nan, math.nan))
-            text = f"{mean:{form}}"
-            if len(row.scores) > 1:
-                text += f" ± {spread:{form}}"
-            cells.append("" if math.isnan(mean) else text)
+            score = metrics.get(name + ending, (math.nan, math.nan))
+            cells.append("" if math.isnan(score[0]) else row.format_score(score, form))
         return cells
 
     def all_facts(self) -> dict[str, str]:
