@@ -66,7 +66,7 @@ def make_callable(module: str) -> None:
     Args:
         module: its full name; it holds a function of its own name.
     """
-    if module == "__main__":  # `python -m`: nothing imports it
+    if module in ("__main__", "__mp_main__"):  # `python -m`, and a process that it spawns
         return
     command: Any = sys.modules[module]
     command.__class__ = _Command

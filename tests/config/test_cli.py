@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -308,3 +309,12 @@ def test_commands_are_called_with_settings_or_keywords(monkeypatch: pytest.Monke
     assert (again.train.seed, again.train.epochs, config.train.seed) == (3, 5, 0)
     with pytest.raises(ConfigError, match=r"train\(epoch=...\): unknown setting.*epochs"):
         autosam.train(epoch=5)  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    "path", sorted(asset_folder("configs").parent.glob("autosam/*.py")), ids=lambda p: p.stem
+)
+def test_processes_that_a_command_spawns_can_import_it(path: Path) -> None:
+    """multiprocessing runs the main module of `python -m` again, under this name."""
+    runpy.run_module(f"autosam.{path.stem}", run_name="__mp_main__")
