@@ -102,6 +102,22 @@ class ObjectPrompts:
 
 
 @dataclass
+class Instances:
+    """The objects of an image: of its truth, or predicted."""
+
+    ids: np.ndarray
+    """int32 H x W: 0 background, 1..n the object of each pixel, -1 where it is unknown. The pixels
+    of an object need not be connected."""
+    classes: np.ndarray
+    """uint8 n: the class of each object, 1..K; entry i - 1 is that of object i."""
+    scores: np.ndarray | None = None
+    """float32 n in 0..1; None for the truth."""
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass
 class ImageEmbedding:
     """Output of the image encoder."""
 
