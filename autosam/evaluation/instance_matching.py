@@ -11,8 +11,8 @@ from scipy import sparse
 from autosam.types import Instances
 
 MATCH_IOU = 0.5
-"""Smallest IoU of a match. Objects do not overlap, so above 0.5 an object has at most one partner;
-only at exactly 0.5 there may be two."""
+"""Smallest IoU of a match. Objects do not overlap, so above 0.5 an object has at most one
+candidate; of exactly 0.5 there may be two."""
 
 
 @dataclass
@@ -74,9 +74,9 @@ class _Pairs:
 def match_instances(truth: Instances, predicted: Instances, classes: int = 1) -> Matches:
     """Match the predicted objects of an image with true objects of the same class.
 
-    As in COCO's evaluation, each predicted object in the order of falling scores (equal ones by
-    their number) takes the true object of largest IoU that is still free, if the IoU is at least
-    `MATCH_IOU`. Unknown pixels of the truth are not part of any predicted object.
+    The result is that of COCO's evaluation, where each predicted object, in the order of falling
+    scores (equal ones by their number), takes the free true object of largest IoU, if that is at
+    least `MATCH_IOU`. Unknown pixels of the truth are not part of any predicted object.
 
     Args:
         truth: the true objects; pixels of id -1 are unknown.
@@ -150,16 +150,18 @@ def _areas(instances: Instances, classes: int, whose: str) -> np.ndarray:
 def _matched_ious(pairs: _Pairs, scores: np.ndarray) -> np.ndarray:
     """IoU of each predicted object with the true object that it matches, float64 m, or 0.
 
-    COCO matches at each of its thresholds, but a pair above 0.5 has no rival there, so the matches
-    at a higher threshold are those of `MATCH_IOU` that reach it.
+    Where two predicted objects are the halves of a true one, that with the higher score matches.
+    Where one predicted object is exactly two true ones, it does not matter which it matches: no
+    other reaches `MATCH_IOU` with either. So each true object takes its first candidate. The
+    matches at a higher threshold are those of `MATCH_IOU` that reach it.
     """
-    ious, taken = np.zeros(len(scores)), set()
     close = np.flatnonzero(pairs.iou >= MATCH_IOU)
-    iou, predicted, truth = pairs.iou[close], pairs.predicted[close], pairs.truth[close]
-    for i in np.lexsort((-truth, -iou, predicted, -scores[predicted])).tolist():
-        if ious[predicted[i]] == 0 and truth[i] not in taken:
-            ious[predicted[i]] = iou[i]
-            taken.add(truth[i])
+    predicted = pairs.predicted[close]
+    ranked = close[np.lexsort((predicted, -scores[predicted]))]
+    _, first = np.unique(pairs.truth[ranked], return_index=True)
+    best = ranked[first]
+    ious = np.zeros(len(scores))
+    ious[pairs.predicted[best]] = pairs.iou[best]
     return ious
 
 
