@@ -125,6 +125,9 @@ def test_exactly_half_matches_for_ap_and_f1_but_not_for_panoptic_quality() -> No
     assert scores["f1"] == pytest.approx(2 / 3)
     assert (scores["image_ap50"], scores["pq"], scores["dq"]) == (1, 0, 0)
     assert math.isnan(scores["sq"])
+    pair = drawn("1111"), drawn("1122", scores=[0.4, 0.4])
+    assert match_instances(*pair).ious.tolist() == [0.5, 0]
+    assert_equals_coco([pair], 1)
     # One predicted object cannot match two.
     both = scored(drawn("1122"), drawn("1111", scores=[1]))
     assert both["f1"] == pytest.approx(2 / 3)
@@ -213,6 +216,13 @@ def test_summary_of_two_images_by_hand() -> None:
     # Right, wrong, right (IoU 1/2) of four: recall 1/4 with 1, 2/4 with 2/3.
     assert summary["ap50"] == pytest.approx((26 + 25 * 2 / 3) / 101)
     assert summary["ap"] == pytest.approx(((26 + 25 * 2 / 3) + 9 * 26) / 101 / 10)
+
+
+def test_equal_scores_rank_by_the_names_of_the_images() -> None:
+    wrong = match_instances(drawn("1.."), drawn("..1", scores=[0.5]))
+    right = match_instances(drawn("1.."), drawn("1..", scores=[0.5]))
+    for images in ({"a": wrong, "b": right}, {"b": right, "a": wrong}):
+        assert summarize_instances(images)["ap50"] == pytest.approx(51 / 2 / 101)
 
 
 @pytest.mark.parametrize(
