@@ -74,7 +74,7 @@ def _infer_numbers(found: Found, config: DataConfig, layers: bool) -> MaskEncodi
         return MaskEncoding(num_classes, ignore, listed, 0, description=description)
     if config.instances:
         description = "" if 0 in values else "no mask holds 0: every pixel belongs to an object"
-        return MaskEncoding(1, ignore, ((0, 0),), 1, description=description)
+        return MaskEncoding(1, ignore, ((0, 0),), 1, numbered=True, description=description)
     classes = [
         (value, k)
         for k, entry in enumerate(config.classes or [None] * num_classes, 1)

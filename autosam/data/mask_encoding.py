@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autosam.config import DataConfig
-from autosam.data.labels import IGNORED, pack, without
+from autosam.data.instances import UNKNOWN, change, from_label, from_numbers, stack
+from autosam.data.labels import IGNORED, known, pack, without
 from autosam.data.mask_stats import (
     MaskStats,
     alpha_problem,
@@ -20,6 +21,7 @@ from autosam.data.mask_stats import (
 from autosam.data.pairs import Layers, Pixels
 from autosam.data.stored_masks import StoredMask, load_stored_mask, single_channel
 from autosam.errors import DataError
+from autosam.types import Instances
 
 WHITE = (1, 255, 65535)
 """Usual foreground values of binary masks. A data set may mix them."""
@@ -42,6 +44,8 @@ class MaskEncoding:
     """With `classes` None: foreground values that binary files may have."""
     allow_grayscale: bool = True
     """With `classes` None: whether grayscale files are accepted, thresholded at half of white."""
+    numbered: bool = False
+    """Whether values above 0 number the objects of one class (`--data.instances`)."""
     uses_alpha: bool = False
     """Whether the shape is in the alpha channel."""
     description: str = ""
@@ -66,6 +70,44 @@ class MaskEncoding:
             return without(packed, np.all([label != IGNORED for label in labels], axis=0))
         return self._label(mask)
 
+    def read_instances(self, mask: Pixels, regions: Pixels | None = None) -> Instances:
+        """Read the objects of a mask.
+
+        They are those that the file tells apart, where it does (`tells_apart`): by numbers, or by
+        an outline or a file for each. Otherwise they are the connected components of each class, so
+        that touching objects are one.
+
+        Args:
+            mask: the mask; with `Layers`, a file per class, of which the last lies on top.
+            regions: map whose connected components are the objects, see `Pair.regions`.
+
+        Raises:
+            DataError: see `read`.
+        """
+        if isinstance(mask, Layers) and self.numbered:
+            layers = [self.read_instances(layer) for layer in mask.files]
+            mask.require_one_size([layer.ids.shape for layer in layers])
+            for k, layer in enumerate(layers, 1):
+                layer.classes[:] = k
+            return stack(layers)
+        own = getattr(mask, "read_instances", None)
+        if own is not None:
+            found: Instances = own()
+            return found
+        if self.numbered:
+            stored = load_stored_mask(mask)
+            values = single_channel(stored, str(mask), False, True)[0]
+            return from_numbers(values, self._unknown(values, stored))
+        label = self.read(mask)
+        if regions is None:
+            return from_label(label)
+        parts = from_label(regions.read())
+        return change(parts, lambda ids: np.where(known(label), ids * (label == 1), UNKNOWN))
+
+    def tells_apart(self, mask: Pixels) -> bool:
+        """Whether touching objects of a mask are told apart."""
+        return self.numbered or hasattr(mask, "read_instances")
+
     def _label(self, mask: Pixels) -> np.ndarray:
         stored = load_stored_mask(mask)
         if stored.values.dtype == np.int32:
@@ -73,18 +115,23 @@ class MaskEncoding:
         if self.classes is None:
             label, values = self._binary_label(mask, stored)
         else:
-            values, _, _ = single_channel(stored, str(mask), False)
+            values, _, _ = single_channel(stored, str(mask), False, self.numbered)
             label = self._map_values(values, str(mask))
-        if self.ignore is not None:
-            label[values == self.ignore] = IGNORED
-        if stored.missing is not None:
-            label[stored.missing] = IGNORED
+        if (unknown := self._unknown(values, stored)) is not None:
+            label[unknown] = IGNORED
         return label
+
+    def _unknown(self, values: np.ndarray, stored: StoredMask) -> np.ndarray | None:
+        """Where a mask's values are ignored or missing, bool H x W; None: nowhere."""
+        if self.ignore is None:
+            return stored.missing
+        ignored = np.asarray(values == self.ignore)
+        return ignored if stored.missing is None else ignored | stored.missing
 
     def _binary_label(self, mask: Pixels, stored: StoredMask) -> tuple[np.ndarray, np.ndarray]:
         config = DataConfig(ignore=self.ignore)
         values, source, level = mask_values(stored, mask, config)
-        white = 65535 if values.dtype == np.uint16 else 255
+        white = int(np.iinfo(values.dtype).max)
         distinct = distinct_values(values, stored, self.ignore)
         kind = classify_values(values, distinct, white, stored.lossy, self.ignore)
         stats = MaskStats(tuple(distinct), kind, stored.lossy, white, source, level)
@@ -114,6 +161,8 @@ class MaskEncoding:
 
     def _map_values(self, values: np.ndarray, name: str) -> np.ndarray:
         class_of = dict(self.classes or ())
+        if values.dtype == np.uint32:  # of `numbered` masks: too large for a table
+            return np.asarray(values != 0).astype(np.uint8)
         found = np.flatnonzero(np.bincount(values.ravel(), minlength=1)).tolist()
         if self.ignore in found:
             found.remove(self.ignore)

@@ -39,7 +39,7 @@ class MaskStats:
     lossy: bool = False
     """Whether the file has lossy compression (JPEG)."""
     white: int = 255
-    """Largest value of the bit depth: 255 or 65535."""
+    """Largest value of the bit depth: 255 or 65535 (2^32 - 1 for numbers above that)."""
     source: str = ""
     """Origin of the values: "alpha", "palette", or "" for the stored numbers."""
     level: int | None = None
@@ -81,7 +81,7 @@ def compute_mask_stats(mask: Pixels, config: DataConfig) -> tuple[list[MaskStats
         return [MaskStats(classes, "bitmask")], known(stored.values)
     values, source, level = mask_values(stored, mask, config)
     distinct = distinct_values(values, stored, config.ignore)
-    white = 65535 if values.dtype == np.uint16 else 255
+    white = int(np.iinfo(values.dtype).max)
     kind = classify_values(values, distinct, white, stored.lossy, config.ignore)
     colors: tuple[tuple[int, tuple[int, ...]], ...] = ()
     if stored.palette is not None and source != "palette":
@@ -108,7 +108,10 @@ def compute_mask_stats(mask: Pixels, config: DataConfig) -> tuple[list[MaskStats
 def distinct_values(values: np.ndarray, stored: StoredMask, ignore: int | None) -> list[int]:
     """Sorted distinct values, without the ignored one and without pixels that hold no data."""
     kept = values if stored.missing is None else values[~stored.missing]
-    found = np.flatnonzero(np.bincount(kept.ravel(), minlength=1)).tolist()
+    if kept.dtype == np.uint32:
+        found = np.unique(kept).tolist()
+    else:
+        found = np.flatnonzero(np.bincount(kept.ravel(), minlength=1)).tolist()
     return [value for value in found if value != ignore]
 
 
@@ -127,10 +130,10 @@ def infers_encoding(config: DataConfig) -> bool:
 def mask_values(
     stored: StoredMask, mask: Pixels, config: DataConfig
 ) -> tuple[np.ndarray, str, int | None]:
-    """The values of a mask: uint8 or uint16 H x W; their source and the constant opacity, see
+    """The values of a mask, see `single_channel`; their source and the constant opacity, see
     `MaskStats.source` and `MaskStats.level`."""
     inferred = infers_encoding(config)
-    values, source, level = single_channel(stored, str(mask), inferred)
+    values, source, level = single_channel(stored, str(mask), inferred, config.instances)
     if stored.palette is not None and source == "" and inferred:
         return *binary_of_palette(values, stored.palette, config.ignore, str(mask)), level
     return values, source, level
@@ -142,9 +145,9 @@ def classify_values(
     """The kind of a mask, see `MaskStats.kind`.
 
     Args:
-        values: uint8 or uint16 H x W.
+        values: uint8, uint16 or uint32 H x W.
         distinct: its distinct values, see `distinct_values`.
-        white: 255 or 65535.
+        white: largest value of the dtype.
         lossy: whether the file has lossy compression.
         ignore: the ignored value.
     """

@@ -16,7 +16,11 @@ SPLITS = ("train", "validation", "test")
 
 
 class Pixels(Protocol):
-    """An image or mask that can be read. `str` gives its name for messages."""
+    """An image or mask that can be read. `str` gives its name for messages.
+
+    Optional methods of masks: `stored() -> StoredMask`, with what the file says besides values; and
+    `read_instances() -> Instances`, where it tells touching objects apart.
+    """
 
     @property
     def path(self) -> Path:

@@ -36,7 +36,7 @@ def load_stored_mask(mask: Pixels) -> StoredMask:
 
 
 def single_channel(
-    stored: StoredMask, name: str, binary: bool
+    stored: StoredMask, name: str, binary: bool, wide: bool = False
 ) -> tuple[np.ndarray, str, int | None]:
     """Reduce a mask to the channel that encodes the classes.
 
@@ -44,9 +44,10 @@ def single_channel(
         stored: the mask.
         name: for messages.
         binary: whether there is one class, which the alpha channel alone may encode.
+        wide: whether values above 65535 are accepted (object numbers).
 
     Returns:
-        values: uint8 or uint16 H x W.
+        values: uint8 or uint16 H x W; uint32 where a value is above 65535.
         source: "alpha" for opacity, "palette" or "transparent" for a palette with a transparent
             index, else "".
         level: the opacity, if colour and opacity are both constant; else None.
@@ -62,7 +63,7 @@ def single_channel(
                 f"{name}: its shape is in the alpha channel, which can encode one class only. "
                 f"{REMEDY}"
             )
-        return _whole(alpha, name), "alpha", None
+        return _whole(alpha, name, wide), "alpha", None
     if values.ndim == 3 and stored.lossy and np.ptp(values, axis=2).max() <= BLACK:
         values = values[..., 1]  # grey, with rounding differences between channels
     if values.ndim == 3:
@@ -72,7 +73,7 @@ def single_channel(
         raise DataError(
             f"{name}: a mask in colour ({len(colors)} colours: {shown}{more}). {REMEDY}"
         )
-    values = _whole(values, name)
+    values = _whole(values, name, wide)
     if alpha is None:
         return values, "", None
     constant = np.ptp(values) == 0
@@ -114,23 +115,29 @@ def _one_color(values: np.ndarray, visible: np.ndarray) -> bool:
     return same or (values.ndim == 3 and not outside.any())
 
 
-def _whole(values: np.ndarray, name: str) -> np.ndarray:
-    """Convert to uint8, or to uint16 if a value is above 255.
+def _whole(values: np.ndarray, name: str, wide: bool) -> np.ndarray:
+    """Convert to uint8, or to uint16 if a value is above 255, or with `wide` to uint32 if one is
+    above 65535.
 
     Raises:
-        DataError: not H x W, or values that are not whole numbers from 0 to 65535.
+        DataError: not H x W, or values that are not whole numbers in the range.
     """
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
+    most = 2**32 - 1 if wide else 2**16 - 1
     numbers = values.ndim == 2 and values.dtype.kind in "uif" and values.size > 0
     if numbers and values.dtype.kind == "f":
         numbers = bool(np.isfinite(values).all()) and not (values % 1).any()
-    if not numbers or values.min() < 0 or values.max() >= 2**16:
+    if not numbers or values.min() < 0 or values.max() > most:
+        hint = ""
+        if numbers and not wide and values.min() >= 0:
+            hint = " If its values number objects: --data.instances true."
         raise DataError(
             f"{name}: {values.dtype} of shape {values.shape} is not a mask of whole numbers from 0 "
-            "to 65535; save it as 8-bit grey."
+            f"to {most}; save it as {'32-bit' if wide else '8-bit'} grey.{hint}"
         )
-    return values.astype(np.uint16 if values.max() > 255 else np.uint8)
+    types = (np.uint8, np.uint16, np.uint32)
+    return values.astype(next(t for t in types if values.max() <= np.iinfo(t).max))
 
 
 def binary_of_palette(

@@ -22,14 +22,16 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.images import MAX_PIXELS
+from autosam.data.instances import from_patches
 from autosam.data.labels import pack
 from autosam.data.layouts.base import root_of
 from autosam.data.layouts.folders import ALIASES
 from autosam.data.layouts.manifest import resolve, stem_of
 from autosam.data.pairs import SPLITS, Pair
 from autosam.data.readers.files import image_file
-from autosam.data.readers.polygons import encloses, rasterize
+from autosam.data.readers.polygons import Patch, encloses, rasterize_patch
 from autosam.errors import DataError
+from autosam.types import Instances
 from autosam.utils.io import list_folder, read_text
 
 log = logging.getLogger("autosam")
@@ -46,22 +48,38 @@ class Outlines:
     """(annotation id, class 1..K, polygons or run-length encoding)."""
     overlapping: int = 0
     """K if classes may overlap, else 0."""
+    crowds: frozenset[int] = frozenset()
+    """Positions in `objects` of those that are groups (`iscrowd`)."""
 
-    def read(self) -> np.ndarray:
-        masks = [
-            (k, rasterize(shape, *self.shape, f"{self.path}: annotation {number}"))
+    def _patches(self) -> list[tuple[int, Patch]]:
+        """Class and pixels of each object."""
+        return [
+            (k, rasterize_patch(shape, *self.shape, f"{self.path}: annotation {number}"))
             for number, k, shape in self.objects
         ]
+
+    def read(self) -> np.ndarray:
         if self.overlapping:
             classes = np.zeros((self.overlapping, *self.shape), bool)
-            for k, mask in masks:
-                classes[k - 1] |= mask
+            for k, patch in self._patches():
+                classes[k - 1][patch.window] |= patch.mask
             return pack(classes)
         label = np.zeros(self.shape, np.uint8)
         # Small objects are drawn over large ones.
-        for k, mask in sorted(masks, key=lambda entry: -int(entry[1].sum())):
-            label[mask] = k
+        for k, patch in sorted(self._patches(), key=lambda entry: -int(entry[1].mask.sum())):
+            label[patch.window][patch.mask] = k
         return label
+
+    def read_instances(self) -> Instances:
+        """Read each annotation as an object, in the order of the file; later ones lie on top. A
+        crowd is unknown where no object is."""
+        patches = self._patches()
+        return from_patches(
+            self.shape,
+            [entry for i, entry in enumerate(patches) if i not in self.crowds],
+            self.path,
+            unknown=[patches[i][1] for i in sorted(self.crowds)],
+        )
 
     def digest(self) -> str:
         return hashlib.sha256(
@@ -136,6 +154,7 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
     numbers = _classes(Numbered(content["categories"], f"{path}: two categories"), path, config)
     _refuse_shares(content, listed, path)
     objects: dict[Any, list[tuple[int, int, Any]]] = defaultdict(list)
+    crowds: dict[Any, set[int]] = defaultdict(set)
     nothing: dict[Any, bool] = {}
     for i, entry in enumerate(content["annotations"], 1):
         number = entry.get("id", i)
@@ -162,6 +181,8 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
             if any(empty):
                 nothing[number] = all(empty)
         if k:
+            if int(entry.get("iscrowd") or 0):
+                crowds[image["id"]].add(len(objects[image["id"]]))
             objects[image["id"]].append((number, k, shape))
     if nothing:
         _report_empty(nothing, len(content["annotations"]), path)
@@ -175,7 +196,7 @@ def _pairs(content: dict[str, Any], path: Path, images: Path, config: DataConfig
                 f"{path}: image {number}: {shape[1]} x {shape[0]} pixels; expected at least one "
                 f"and at most {MAX_PIXELS}."
             )
-        mask = Outlines(path, shape, tuple(objects[number]), overlapping)
+        mask = Outlines(path, shape, tuple(objects[number]), overlapping, frozenset(crowds[number]))
         found.append(Pair(stem_of(file, images), image_file(file, config), mask))
     return found
 

@@ -20,35 +20,39 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.images import digest, read_image, require_file
+from autosam.data.instances import from_patches
 from autosam.data.layouts.base import root_of
 from autosam.data.pairs import Pair
 from autosam.data.readers.files import image_file
-from autosam.data.readers.polygons import rasterize
+from autosam.data.readers.polygons import rasterize_patch
 from autosam.errors import DataError
+from autosam.types import Instances
 from autosam.utils.io import list_folder
 
 
 @dataclass(frozen=True)
 class Nuclei:
-    """The union of the regions of an XML file as the mask of an image; implements `Pixels`."""
+    """The regions of an XML file as the mask of an image; implements `Pixels`."""
 
     path: Path
     image: Path
 
     def read(self) -> np.ndarray:
+        return (self.read_instances().ids > 0).astype(np.uint8)
+
+    def read_instances(self) -> Instances:
+        """Read each region as an object, in the order of the file; later ones lie on top."""
         height, width = read_image(self.image).shape[:2]
-        label = np.zeros((height, width), np.uint8)
-        holes = np.zeros((height, width), bool)
+        nuclei, holes = [], []
         for i, (hole, polygon) in enumerate(read_regions(self.path), 1):
-            # Vertices are relative to pixel centres, `rasterize` to the image corner.
+            # Vertices are relative to pixel centres, polygons to the image corner.
             flat = [[value + 0.5 for xy in polygon for value in xy]]
-            mask = rasterize(flat, height, width, f"{self.path}: region {i}")
+            patch = rasterize_patch(flat, height, width, f"{self.path}: region {i}")
             if hole:
-                holes |= mask
+                holes.append(patch)
             else:
-                label[mask] = 1
-        label[holes] = 0
-        return label
+                nuclei.append((1, patch))
+        return from_patches((height, width), nuclei, self.path, holes=holes)
 
     def digest(self) -> str:
         return digest(self.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,35 @@ FAR = 10
 """Limit of coordinates, as a multiple of the image's longer side."""
 
 
+@dataclass(frozen=True)
+class Patch:
+    """The pixels of one object: a mask of a part of the image, which holds the whole object."""
+
+    row: int
+    """First row of the part in the image."""
+    column: int
+    """First column."""
+    mask: np.ndarray
+    """bool h x w."""
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The part as an index into an array H x W."""
+        height, width = self.mask.shape
+        return slice(self.row, self.row + height), slice(self.column, self.column + width)
+
+
 def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
-    """Fill polygons, or decode a run-length encoding.
+    """`rasterize_patch` as a mask of the whole image, bool H x W."""
+    patch = rasterize_patch(shape, height, width, where)
+    mask = np.zeros((height, width), bool)
+    mask[patch.window] = patch.mask
+    return mask
+
+
+def rasterize_patch(shape: Any, height: int, width: int, where: str) -> Patch:
+    """Fill polygons, or decode a run-length encoding. Time and memory grow with the object, not
+    with the image.
 
     Args:
         shape: a COCO segmentation: a list of polygons [x0, y0, x1, y1, ...], of which the union is
@@ -22,9 +50,6 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
         height: H of the image.
         width: W of the image.
         where: file and annotation, for messages.
-
-    Returns:
-        bool H x W.
 
     Raises:
         DataError: not a COCO segmentation, coordinates far outside, or pycocotools is missing.
@@ -51,8 +76,9 @@ def rasterize(shape: Any, height: int, width: int, where: str) -> np.ndarray:
         )
     drawn = [[float(value) for value in polygon] for polygon in shape if len(polygon) >= 6]
     if not drawn:
-        return np.zeros((height, width), bool)
-    return coco.decode(coco.merge(coco.frPyObjects(drawn, height, width))) > 0
+        return Patch(0, 0, np.zeros((0, 0), bool))
+    code = coco.merge(coco.frPyObjects(drawn, height, width))
+    return _decode(_unpack(code["counts"]) or [], height)
 
 
 def encloses(polygon: Any, height: int, width: int) -> bool:
@@ -78,9 +104,9 @@ def encloses(polygon: Any, height: int, width: int) -> bool:
     return bool(rasterize([polygon], height, width, "").any())
 
 
-def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.ndarray:
-    """Decode a run-length encoding to bool H x W. pycocotools is not used, because it writes out of
-    bounds if the encoding is damaged."""
+def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> Patch:
+    """Decode a run-length encoding. pycocotools is not used, because it writes out of bounds if the
+    encoding is damaged."""
     if code.get("size") != [height, width]:
         raise DataError(
             f"{where}: run-length encoding of size {code.get('size')}, but the image is {height} x "
@@ -99,8 +125,23 @@ def _unroll(code: dict[str, Any], height: int, width: int, where: str) -> np.nda
             f"{where}: run lengths must add up to {height * width} pixels, in whole numbers. Fix "
             "or remove them."
         )
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(inside, counts).reshape(width, height).T
+    return _decode(counts, height)
+
+
+def _decode(counts: list[int], height: int) -> Patch:
+    """The foreground of run lengths, which go down the columns. Only the columns that hold some are
+    decoded."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    starts = ends - counts
+    inside = (np.arange(len(counts)) % 2 == 1) & (ends > starts)
+    if not inside.any():
+        return Patch(0, 0, np.zeros((0, 0), bool))
+    first = int(starts[inside][0]) // height
+    columns = (int(ends[inside][-1]) - 1) // height + 1 - first
+    lengths: np.ndarray = np.diff(np.clip(ends - first * height, 0, columns * height), prepend=0)
+    mask = np.repeat(inside, lengths).reshape(columns, height).T
+    rows = np.flatnonzero(mask.any(1))
+    return Patch(int(rows[0]), first, mask[rows[0] : rows[-1] + 1])
 
 
 def _unpack(text: str | bytes) -> list[int] | None:
