@@ -11,7 +11,7 @@ MOST_OVERLAPPING = 16
 """Largest K of overlapping classes: labels are bitmasks, which are resized exactly."""
 
 LAYOUT_NAMES = ("folders", "manifest", "coco", "voc", "huggingface", "glas", "monuseg", "polyp",
-                "stamps", "volumes")  # fmt: skip
+                "stamps", "volumes", "objects")  # fmt: skip
 """The keys of `LAYOUTS` in autosam/data/layouts; a test compares them."""
 
 
@@ -32,8 +32,8 @@ class DataConfig:
     """Where images and masks are, and how they are read and split."""
 
     layout: str = "folders"
-    """Layout of the files: folders, manifest, coco, voc, huggingface, glas, monuseg, polyp, stamps
-    or volumes; docs/data.md shows each, docs/extending.md how to add one."""
+    """Layout of the files: folders, manifest, coco, voc, huggingface, glas, monuseg, polyp, stamps,
+    volumes or objects; docs/data.md shows each, docs/extending.md how to add one."""
     root: str | None = setting(
         None, common=True, path=path_if_exists, resume=True, missing=(DataError, "folder")
     )
@@ -82,7 +82,7 @@ class DataConfig:
     ignore: int | None = setting(None, min=0, max=65_535)
     """Mask value of unlabelled pixels, which are excluded from loss and scores."""
     instances: bool = False
-    """Mask values are instance numbers: each value above 0 is foreground."""
+    """Mask values are instance numbers: each value above 0 is an object of the foreground."""
     exclusive: bool = True
     """True: a pixel has one class or background (softmax, argmax). False: classes are independent
     (sigmoid) and may overlap."""

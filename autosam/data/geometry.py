@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -103,6 +105,54 @@ def cell_weight(known: np.ndarray, image_size: int, mask_size: int) -> Tensor:
         float32 1 x m x m in [0, 1].
     """
     return _cells(known[None], image_size, mask_size)
+
+
+def object_shares(
+    ids: np.ndarray,
+    chosen: Sequence[int] | np.ndarray,
+    size: tuple[float, float],
+    mask_size: int,
+) -> Tensor:
+    """Share of each mask cell that each chosen object covers, as exact areas: where an edge between
+    cells cuts a pixel, each cell gets its part. Padding counts as not covered. Masks of single
+    objects are not made, so that time and memory grow with the chosen objects alone.
+
+    Args:
+        ids: int32 h x w, see `autosam.types.Instances`; pixels of other values are not looked at.
+        chosen: n different object numbers.
+        size: rows and columns of the padded square, in pixels of `ids`, at least h and w: S, S for
+            ids that were placed in the S x S square; for those of the image itself H, W if the
+            geometry is `square`, else twice the longest side.
+        mask_size: m.
+
+    Returns:
+        float32 n x m x m in [0, 1].
+    """
+    chosen = np.asarray(chosen, np.int64)
+    place = np.full(max(int(ids.max(initial=0)), int(chosen.max(initial=0))) + 2, -1)
+    place[chosen] = np.arange(len(chosen))  # the last entry is that of unknown pixels, -1
+    rows, columns = np.nonzero(place[ids] >= 0)
+    owner = place[ids[rows, columns]]
+    shares = np.zeros((len(chosen), mask_size, mask_size), np.float32)
+    for y, y_part in _cell_parts(ids.shape[0], size[0], mask_size):
+        for x, x_part in _cell_parts(ids.shape[1], size[1], mask_size):
+            part = y_part[rows] * x_part[columns]
+            np.add.at(shares, (owner, y[rows], x[columns]), part)
+    return torch.from_numpy(shares).clamp_(max=1)
+
+
+def _cell_parts(length: int, size: float, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The cells that pixels along an axis lie in: for the first, second, ... cell that a pixel
+    touches its number, int64 length, and the share of the cell that the pixel covers, float64
+    length."""
+    starts = np.arange(length) * (count / size)
+    ends = np.arange(1, length + 1) * (count / size)
+    first = np.floor(starts).astype(np.int64)
+    last = np.ceil(ends).astype(np.int64) - 1
+    for step in range(int((last - first).max(initial=0)) + 1):
+        cell = first + step
+        part = np.minimum(ends, cell + 1) - np.maximum(starts, cell)
+        yield cell.clip(max=count - 1), part.clip(min=0)
 
 
 def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:

@@ -59,6 +59,12 @@ def without_objects(instances: Instances, valid: np.ndarray | None) -> Instances
     return change(instances, lambda ids: np.where(valid, ids, np.int32(UNKNOWN)))
 
 
+def label_of(instances: Instances) -> np.ndarray:
+    """The class of each pixel, uint8 H x W, see `autosam.data.labels`."""
+    values = np.concatenate([[0], instances.classes, [IGNORED]]).astype(np.uint8)
+    return values[instances.ids]  # the last entry is that of UNKNOWN, which is -1
+
+
 def from_numbers(
     numbers: np.ndarray, unknown: np.ndarray | None = None, class_number: int = 1
 ) -> Instances:

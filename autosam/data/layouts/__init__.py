@@ -12,6 +12,7 @@ from autosam.data.layouts.glas import pairs_of_glas
 from autosam.data.layouts.huggingface import pairs_of_hub
 from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.layouts.monuseg import pairs_of_monuseg
+from autosam.data.layouts.objects import pairs_of_objects
 from autosam.data.layouts.polyp import pairs_of_polyps
 from autosam.data.layouts.stamps import pairs_of_stamps
 from autosam.data.layouts.voc import pairs_of_voc
@@ -33,6 +34,7 @@ LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
     "polyp": pairs_of_polyps,
     "stamps": pairs_of_stamps,
     "volumes": pairs_of_volumes,
+    "objects": pairs_of_objects,
 }
 """All layouts, by `--data.layout`. See docs/extending.md to add one."""
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from autosam.config import DataConfig
 from autosam.data.images import digest, read_image, require_file
-from autosam.data.instances import from_patches
+from autosam.data.instances import from_patches, label_of
 from autosam.data.layouts.base import root_of
 from autosam.data.pairs import Pair
 from autosam.data.readers.files import image_file
@@ -38,7 +38,7 @@ class Nuclei:
     image: Path
 
     def read(self) -> np.ndarray:
-        return (self.read_instances().ids > 0).astype(np.uint8)
+        return label_of(self.read_instances())
 
     def read_instances(self) -> Instances:
         """Read each region as an object, in the order of the file; later ones lie on top."""
