@@ -125,6 +125,22 @@ def stamps(root: Path) -> Path:
     return root
 
 
+def objects(root: Path, count: int = 8) -> Path:
+    """The 2018 Data Science Bowl: a folder for each image, a mask for each object; the last image
+    has none. The second object is a square on the first."""
+    for i in range(count):
+        image, mask = draw_image(i)
+        folder = root / f"cell{i}"
+        write(folder / "images" / f"cell{i}.png", image)
+        (folder / "masks").mkdir()
+        if i < count - 1:
+            square = np.zeros(SIZE, bool)
+            square[2:8, 2:10] = True
+            for name, part in (("a", mask), ("b", square)):
+                write(folder / "masks" / f"{name}.png", part.astype(np.uint8) * 255)
+    return root
+
+
 def rivers(root: Path) -> Path:
     """Blue water on brown ground, masks of 0 and 1."""
     for i in range(8):

@@ -122,14 +122,14 @@ def object_shares(
         chosen: n different object numbers.
         size: rows and columns of the padded square, in pixels of `ids`, at least h and w: S, S for
             ids that were placed in the S x S square; for those of the image itself H, W if the
-            geometry is `square`, else twice the longest side.
+            geometry is `square`, else the longest side for both.
         mask_size: m.
 
     Returns:
         float32 n x m x m in [0, 1].
     """
     chosen = np.asarray(chosen, np.int64)
-    place = np.full(max(int(ids.max(initial=0)), int(chosen.max(initial=0))) + 2, -1)
+    place = np.full(max(int(ids.max(initial=0)), int(chosen.max(initial=0))) + 2, -1, np.int32)
     place[chosen] = np.arange(len(chosen))  # the last entry is that of unknown pixels, -1
     rows, columns = np.nonzero(place[ids] >= 0)
     owner = place[ids[rows, columns]]

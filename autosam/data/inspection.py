@@ -16,10 +16,12 @@ from autosam.data.labels import class_masks, known
 from autosam.data.layouts import load_pairs
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.near_duplicates import leaking_scenes, scenes
+from autosam.data.object_sizes import small_objects, square_side
 from autosam.data.pairs import Pair, distinct
 from autosam.data.prompts import objects_of
 from autosam.data.splits import draw_splits
 from autosam.errors import AutosamError, DataError
+from autosam.types import Instances
 
 
 @dataclass
@@ -88,7 +90,9 @@ def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -
     tally = Tally(config, sam, image_size, geometry)
     for pair, _ in good:
         try:
-            tally.add(report.encoding.read(pair.mask))
+            apart = report.encoding.tells_apart(pair.mask)
+            objects = report.encoding.read_instances(pair.mask) if apart else None
+            tally.add(report.encoding.read(pair.mask), objects)
             found.pairs.append(pair)
         except DataError as error:
             found.errors.append(str(error))
@@ -174,7 +178,7 @@ def _scenes(
 
 
 class Tally:
-    """Counts over labels: class shares, empty masks, objects too small for SAM's mask grid."""
+    """Counts over labels: class shares, empty masks, objects too small for SAM's grids."""
 
     def __init__(self, config: DataConfig, sam: str, image_size: int, geometry: str) -> None:
         self.config, self.sam = config, sam
@@ -184,24 +188,39 @@ class Tally:
         self.holding = np.zeros(config.num_classes, int)
         self.counts: list[int] = []
         self.areas: list[int] = []
+        self.sides: list[float] = []
+        self.apart = False
         self.vanished = self.empty = 0
 
-    def add(self, label: np.ndarray) -> None:
-        """Count one label, see `autosam.data.labels`."""
+    def add(self, label: np.ndarray, instances: Instances | None = None) -> None:
+        """Count one mask.
+
+        Args:
+            label: see `autosam.data.labels`.
+            instances: its objects; None: the mask does not tell touching ones apart, and connected
+                components are counted.
+        """
         masks = class_masks(label, self.config.num_classes)
         self.shares += masks.sum((1, 2)) / max(1, int(known(label).sum()))
         self.holding += masks.any((1, 2))
         self.empty += not masks.any()
-        grid = content_size(label.shape[0], label.shape[1], self.cells, self.geometry)
-        objects = 0
-        for mask in masks:
-            parts, numbers = objects_of(mask)
-            objects += len(numbers)
-            if numbers:
-                self.areas += np.bincount(parts.ravel())[numbers].tolist()
-                left = np.unique(resize_label(parts, grid))
-                self.vanished += len(set(numbers) - set(left.tolist()))
-        self.counts.append(objects)
+        self.apart = self.apart or instances is not None
+        if instances is not None:
+            self.counts.append(self._count(instances.ids, list(range(1, len(instances) + 1))))
+        else:
+            self.counts.append(sum(self._count(*objects_of(mask)) for mask in masks))
+
+    def _count(self, ids: np.ndarray, numbers: list[int]) -> int:
+        """Count the objects `numbers` of an array int32 H x W; returns how many they are."""
+        if numbers:
+            height, width = ids.shape
+            self.areas += np.bincount(ids[ids > 0])[numbers].tolist()
+            self.sides += [square_side(height, width, self.geometry)] * len(numbers)
+            left = np.unique(
+                resize_label(ids, content_size(height, width, self.cells, self.geometry))
+            )
+            self.vanished += len(set(numbers) - set(left.tolist()))
+        return len(numbers)
 
     def report(self, found: Inspection) -> None:
         """Add the counts, and a warning of objects that are too small, to the inspection."""
@@ -224,9 +243,27 @@ class Tally:
             "median diameter, px": float(np.median(diameters)),
             "largest diameter, px": float(diameters.max()),
             f"vanish on the {grid}": self.vanished,
+            "told apart": "in the masks" if self.apart else "no: touching objects count as one",
         }
+        if self.apart:
+            self._report_small(found)
         if self.vanished > 0.02 * total:
             found.warnings.append(
                 f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
                 f"{self.image_size} px). Cut the images into tiles, or use a SAM of 1024 px."
+            )
+
+    def _report_small(self, found: Inspection) -> None:
+        """Add the objects smaller than a cell of SAM's embedding, and a warning if there are many:
+        a cell finds one object at most."""
+        grid = self.cells // 4
+        sizes = small_objects(np.array(self.areas), np.array(self.sides), grid, self.image_size)
+        name = f"{grid} x {grid} cells of {self.sam}"
+        found.facts["objects"][f"smaller than one of the {name}"] = sizes.small
+        if sizes.share > 0.02:
+            tile = f"tiles of {sizes.tile} px, or " if sizes.tile else ""
+            found.warnings.append(
+                f"{sizes.small} of {sizes.total} objects are smaller than one of the {name}, which "
+                f"tell objects apart. Cells would be small enough with {tile}an input of "
+                f"{sizes.image_size} px."
             )

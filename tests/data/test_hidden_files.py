@@ -26,7 +26,9 @@ def litter(folder: Path) -> None:
             (sub / name).write_bytes(b"\0")
 
 
-@pytest.mark.parametrize("layout", ["folders", "voc", "glas", "monuseg", "polyp", "stamps", "coco"])
+@pytest.mark.parametrize(
+    "layout", ["folders", "voc", "glas", "monuseg", "polyp", "stamps", "coco", "objects"]
+)
 def test_layouts_ignore_them(tmp_path: Path, layout: str) -> None:
     if layout == "folders":
         root = tmp_path / "train"

@@ -26,7 +26,7 @@ def sizes(config: DataConfig) -> list[int]:
 
 def test_every_layout_has_a_test_here() -> None:
     tested = {"folders", "manifest", "coco", "voc", "huggingface", "glas", "monuseg", "polyp",
-              "stamps", "volumes"}  # fmt: skip
+              "stamps", "volumes", "objects"}  # fmt: skip
     assert set(LAYOUTS) == tested
 
 
@@ -79,6 +79,26 @@ def test_polyps(tmp_path: Path) -> None:
     (tmp_path / "TestDataset/Kvasir/masks").rename(tmp_path / "TestDataset/Kvasir/truth")
     with pytest.raises(DataError, match=r"Kvasir/masks: no such folder"):
         load_splits(config)
+
+
+# ---- a file for each object ---------------------------------------------------------------------
+
+
+def test_objects(tmp_path: Path) -> None:
+    config = DataConfig(layout="objects", root=str(miniature.objects(tmp_path)))
+    pairs = load_pairs(config)
+    assert [pair.name for pair in pairs] == [f"cell{i}" for i in range(8)]
+    expected = miniature.draw_image(0)[1].copy()
+    expected[2:8, 2:10] = True
+    assert np.array_equal(pairs[0].mask.read(), expected.astype(np.uint8))
+    assert not pairs[-1].mask.read().any()
+    assert len({pair.mask.digest() for pair in pairs}) == 8
+    assert sizes(config) == [6, 1, 1]
+    for split, names in (("train", range(5)), ("val", [5, 6]), ("test", [7])):
+        (tmp_path / "given" / split).mkdir(parents=True)
+        for i in names:
+            (tmp_path / f"cell{i}").rename(tmp_path / "given" / split / f"cell{i}")
+    assert sizes(DataConfig(layout="objects", root=str(tmp_path / "given"))) == [5, 2, 1]
 
 
 # ---- stamps -------------------------------------------------------------------------------------

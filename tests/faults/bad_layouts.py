@@ -1,4 +1,4 @@
-"""Other layouts: Pascal VOC, GlaS, MoNuSeg, polyps, stamps, Hugging Face data sets, volumes."""
+"""Other layouts: Pascal VOC, GlaS, MoNuSeg, polyps, stamps, objects, Hugging Face data sets, volumes."""
 
 from __future__ import annotations
 
@@ -167,6 +167,39 @@ def a_scan_without_map(rng: Random, folder: Path, good: Good) -> Bad:
     path = rng.choice(sorted((root / "ground-truth-maps").rglob("*.png")))
     path.unlink()
     return of(rng, good, root, "stamps", path.name)
+
+
+# --- a file for each object
+
+
+@cause("objects", DataError, r"expected a folder for each image, with images/.*--data\.layout")
+def masks_that_hold_all_objects(rng: Random, folder: Path, good: Good) -> Bad:
+    root = folder / "data"
+    for i in range(6):
+        for name, array in zip(("images", "masks"), miniature.draw_image(i), strict=True):
+            miniature.write(root / name / f"{i}.png", array.astype(np.uint8))
+    return of(rng, good, root, "objects", str(root))
+
+
+@cause(
+    "objects", DataError, r"has no folder masks/\. Add it|holds 2 images; expected one.*Keep one"
+)
+def a_folder_of_another_content(rng: Random, folder: Path, good: Good) -> Bad:
+    root = miniature.objects(folder / "data")
+    place = root / rng.choice(["cell0", "cell3", "cell7"])
+    if rng.random() < 0.5:
+        shutil.rmtree(place / "masks")
+    else:
+        miniature.write(place / "images" / "second.png", miniature.draw_image(40)[0])
+    return of(rng, good, root, "objects", place.name)
+
+
+@cause("objects", DataError, r"is 40 x 56 but its mask .* is 9 x 9")
+def an_object_of_another_size(rng: Random, folder: Path, good: Good) -> Bad:
+    root = miniature.objects(folder / "data")
+    path = root / "cell2" / "masks" / rng.choice(["a.png", "b.png", "c.png"])
+    miniature.write(path, np.full((9, 9), 255, np.uint8))
+    return of(rng, good, root, "objects", path.name)
 
 
 # --- Hugging Face
