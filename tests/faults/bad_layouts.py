@@ -1,4 +1,4 @@
-"""Other layouts: Pascal VOC, GlaS, MoNuSeg, polyps, stamps, objects, Hugging Face data sets, volumes."""
+"""Other layouts: VOC, GlaS, MoNuSeg, polyps, stamps, objects, Hugging Face data sets, volumes."""
 
 from __future__ import annotations
 
