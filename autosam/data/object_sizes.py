@@ -54,10 +54,11 @@ def small_objects(areas: np.ndarray, sides: np.ndarray, grid: int, image_size: i
     diameters = np.sqrt(np.asarray(areas, float))
     cells = diameters / sides * grid
     small = int((cells < 1).sum())
-    least = float(np.quantile(cells, MAY_BE_SMALLER, method="lower"))
+    spared = int(MAY_BE_SMALLER * len(cells))
+    least = float(np.sort(cells)[spared])
     if least >= 1:
         return SmallObjects(len(cells), small, 0, 0)
     # A tile of t pixels has cells of t / grid.
-    tile = grid * float(np.quantile(diameters, MAY_BE_SMALLER, method="lower"))
+    tile = grid * float(np.sort(diameters)[spared])
     needed = math.ceil(grid / least - 1e-9)
     return SmallObjects(len(cells), small, int(tile // STEP * STEP), needed * image_size // grid)
