@@ -10,6 +10,7 @@ from pathlib import Path
 import miniature
 import numpy as np
 import pytest
+from PIL import Image
 
 from autosam.check import check
 from autosam.config import ClassConfig, DataConfig
@@ -65,6 +66,31 @@ def test_small_objects_vanish_on_a_coarse_grid(tmp_path: Path) -> None:
     assert check(CheckConfig(data)).facts["objects"]["vanish on the 64 x 64 masks of lite"] == 8
     large = check(CheckConfig(data, sam="vit_b"))
     assert large.facts["objects"]["vanish on the 256 x 256 masks of vit_b"] == 0
+
+
+def test_touching_objects_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
+    for i in range(8):
+        mask = np.zeros((512, 512), np.uint16)
+        mask[100:140, 100:140], mask[100:140, 140:180] = 700, 300  # touch, larger than 32 px
+        mask[300:310, 300:310] = i + 1  # smaller than a cell of lite
+        image = np.random.default_rng(i).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+        miniature.write(tmp_path / "images" / f"{i}.png", image)
+        miniature.write(tmp_path / "masks" / f"{i}.png", mask)
+    found = check(CheckConfig(DataConfig(root=str(tmp_path), instances=True)))
+    objects = found.facts["objects"]
+    assert objects["number"] == 24
+    assert objects["told apart"] == "in the masks"
+    assert objects["smaller than one of the 16 x 16 cells of lite"] == 8
+    # 10 px of 512 need 51.2 cells: 52, of 16 px each; tiles of 160 px have cells of 10 px.
+    [warning] = [text for text in found.warnings if "which tell objects apart" in text]
+    assert warning.startswith("8 of 24 objects are smaller than one of the 16 x 16 cells of lite")
+    assert "tiles of 160 px, or an input of 832 px" in warning
+    for path in (tmp_path / "masks").iterdir():
+        values = (np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255
+        miniature.write(path, values)
+    objects = check(CheckConfig(DataConfig(root=str(tmp_path)))).facts["objects"]
+    assert objects["number"] == 16
+    assert objects["told apart"] == "no: touching objects count as one"
 
 
 def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
