@@ -312,6 +312,14 @@ def test_hugging_face_columns(tmp_path: Path) -> None:
         assert same_partition(instances.ids, values)
     with pytest.raises(DataError, match=r"class 2, but --data\.num_classes is 2: expected 0 to 1"):
         MaskEncoding(2).read_instances(load_pairs(config("instances", num_classes=2))[4].mask)
+    columns["categories"] = [[], *classes[1:]]
+    folder = tmp_path / "short"
+    datasets.Dataset.from_dict(columns, features).save_to_disk(str(folder))
+    short = DataConfig(
+        layout="huggingface", root=str(folder), mask_column="instances", num_classes=3
+    )
+    with pytest.raises(DataError, match=r"row 0 column categories: expected a list of 3 classes"):
+        load_pairs(short)[0].mask.read()
 
 
 # ---- components and arrays ----------------------------------------------------------------------

@@ -129,13 +129,13 @@ class ObjectCells:
     def _patches(self, shape: tuple[int, int]) -> Iterator[tuple[int, Patch]]:
         elements = self.masks.value() or []
         classes = [0] * len(elements) if self.classes is None else self.classes.value() or []
-        if len(classes) != len(elements):
+        if not isinstance(classes, list) or len(classes) != len(elements):
             raise DataError(
-                f"{self.classes}: {len(classes)} classes for {len(elements)} objects. Give one for "
-                "each."
+                f"{self.classes}: expected a list of {len(elements)} classes, one for each object; "
+                f"found {str(classes)[:40]}. Fix the row."
             )
         for i, (content, k) in enumerate(zip(elements, classes, strict=True)):
-            if not 0 <= k < self.num_classes:
+            if not isinstance(k, int) or not 0 <= k < self.num_classes:
                 raise DataError(
                     f"{self.classes}: class {k}, but --data.num_classes is {self.num_classes}: "
                     f"expected 0 to {self.num_classes - 1}. Set it."
