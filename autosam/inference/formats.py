@@ -14,8 +14,10 @@ from autosam.config import DataConfig
 from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
 from autosam.errors import ConfigError
+from autosam.inference.label_image import write_label_image
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
-from autosam.inference.polygons import connected_parts
+from autosam.inference.polygons import polygons_of
+from autosam.inference.regions import regions_of
 from autosam.utils.io import write_atomically
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ class Format:
 
 
 def write_masks(paths: list[Path], found: Prediction, data: DataConfig) -> None:
-    """Write the masks as PNG files, see `mask_arrays`."""
+    """Write the masks as PNG files, see `mask_arrays`; of instances the label image."""
+    if found.instances is not None:
+        write_label_image(paths[0], found.instances.ids)
+        return
     for path, values in zip(paths, mask_arrays(found, data), strict=True):
         write_png(path, values)
 
@@ -63,32 +68,36 @@ def write_geojson(paths: list[Path], found: Prediction, data: DataConfig) -> Non
 
 
 def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
-    """Convert the masks to a GeoJSON FeatureCollection of polygons with holes.
+    """Convert the objects to a GeoJSON FeatureCollection of polygons with holes, see `regions_of`.
 
     Args:
         found: a prediction.
         data: names and values of the classes.
 
     Returns:
-        One polygon for each connected component. Coordinates are pixels from the top left corner of
-        the image, x to the right, y down; for the order of the points see `rings_of`.
+        One feature for each object: a Polygon, or a MultiPolygon for an instance of several
+        4-connected parts. Coordinates are pixels from the top left corner of the image, x to the
+        right, y down; for the order of the points see `rings_of`.
     """
+    named = named_classes(data)
     features = []
-    for named, mask, likely in zip(
-        named_classes(data), found.masks, found.probabilities, strict=True
-    ):
-        for part, rings in connected_parts(mask):
-            features.append(
-                {
-                    "type": "Feature",
-                    "properties": {
-                        **named,
-                        "pixels": int(part.sum()),
-                        "score": round(float(likely[part].mean()), 4),
-                    },
-                    "geometry": {"type": "Polygon", "coordinates": rings},
-                }
-            )
+    for region in regions_of(found):
+        parts = polygons_of(region.mask, region.left, region.top)
+        several = len(parts) > 1
+        features.append(
+            {
+                "type": "Feature",
+                "properties": {
+                    **named[region.category - 1],
+                    "pixels": region.area,
+                    **region.facts,
+                },
+                "geometry": {
+                    "type": "MultiPolygon" if several else "Polygon",
+                    "coordinates": parts if several else parts[0],
+                },
+            }
+        )
     return {"type": "FeatureCollection", "features": features}
 
 

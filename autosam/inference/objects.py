@@ -10,8 +10,9 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.errors import ConfigError
 from autosam.inference.mask_values import named_classes
-from autosam.inference.polygons import connected_parts
+from autosam.inference.polygons import polygons_of
 from autosam.inference.prediction import Prediction
+from autosam.inference.regions import Region, regions_of
 
 
 def rows_of(file: str, found: Prediction, data: DataConfig) -> list[dict[str, Any]]:
@@ -23,21 +24,26 @@ def rows_of(file: str, found: Prediction, data: DataConfig) -> list[dict[str, An
         data: names and values of the classes.
 
     Returns:
-        For each class its area in pixels and as a share of the image, the number of 4-connected
-        components and the mean probability of its pixels ("" for an empty mask).
+        For each class its area in pixels and as a share of the image, the number of its instances
+        or else of 4-connected components, and the mean probability of its pixels ("" for an empty
+        mask).
     """
     rows = []
-    for named, mask, likely in zip(
-        named_classes(data), found.masks, found.probabilities, strict=True
+    for k, (named, mask, likely) in enumerate(
+        zip(named_classes(data), found.masks, found.probabilities, strict=True), 1
     ):
         pixels = int(mask.sum())
+        if found.instances is not None:
+            count = int((found.instances.classes == k).sum())
+        else:
+            count = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1
         rows.append(
             {
                 "file": file,
                 **named,
                 "pixels": pixels,
                 "share": round(pixels / mask.size, 6),
-                "objects": cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[0] - 1,
+                "objects": count,
                 "score": round(float(likely[mask].mean()), 4) if pixels else "",
             }
         )
@@ -45,7 +51,7 @@ def rows_of(file: str, found: Prediction, data: DataConfig) -> list[dict[str, An
 
 
 def objects_of(found: Prediction, rle: bool) -> list[dict[str, Any]]:
-    """Convert the masks to COCO annotations, one for each 4-connected component of each class.
+    """Convert the objects to COCO annotations, see `regions_of`.
 
     Args:
         found: a prediction.
@@ -53,35 +59,66 @@ def objects_of(found: Prediction, rle: bool) -> list[dict[str, Any]]:
             in COCO's format.
 
     Returns:
-        Annotations without `id` and `image_id`, in pixels.
+        One annotation for each object, without `id` and `image_id`, in pixels; of instances with
+        their number as `object`.
 
     Raises:
         ConfigError: `rle` without pycocotools.
     """
-    if rle:
-        try:
-            from pycocotools import mask as coco
-        except ImportError:
-            raise ConfigError(
-                "--coco rle: needs pycocotools: pip install 'autosam[data]'; or --coco polygon."
-            ) from None
+    size = found.masks.shape[1:]
     objects = []
-    for k, (mask, likely) in enumerate(zip(found.masks, found.probabilities, strict=True)):
-        for part, rings in connected_parts(mask):
-            segmentation: Any = [[number for point in rings[0][:-1] for number in point]]
-            if rle:
-                packed = coco.encode(np.asfortranarray(part.astype(np.uint8)))
-                segmentation = {"size": packed["size"], "counts": packed["counts"].decode()}
-            xs, ys = np.flatnonzero(part.any(0)), np.flatnonzero(part.any(1))
-            x, y = int(xs[0]), int(ys[0])
-            objects.append(
-                {
-                    "category_id": k + 1,
-                    "segmentation": segmentation,
-                    "area": int(part.sum()),
-                    "bbox": [x, y, int(xs[-1]) - x + 1, int(ys[-1]) - y + 1],
-                    "iscrowd": 0,
-                    "score": round(float(likely[part].mean()), 4),
-                }
-            )
+    for region in regions_of(found):
+        segmentation: Any
+        if rle:
+            segmentation = compressed_rle(region, size)
+        else:
+            outer = [rings[0] for rings in polygons_of(region.mask, region.left, region.top)]
+            segmentation = [[number for point in ring[:-1] for number in point] for ring in outer]
+        objects.append(
+            {
+                "category_id": region.category,
+                "segmentation": segmentation,
+                "area": region.area,
+                "bbox": region.box,
+                "iscrowd": 0,
+                **region.facts,
+            }
+        )
     return objects
+
+
+def compressed_rle(region: Region, size: tuple[int, ...]) -> dict[str, Any]:
+    """Encode an object as COCO's compressed run-length encoding, from its box alone.
+
+    Args:
+        region: the object.
+        size: H, W of the image.
+
+    Returns:
+        `size` and `counts`, as JSON takes them.
+
+    Raises:
+        ConfigError: pycocotools is not installed.
+    """
+    try:
+        from pycocotools import mask as coco
+    except ImportError:
+        raise ConfigError(
+            "--coco rle: needs pycocotools: pip install 'autosam[data]'; or --coco polygon."
+        ) from None
+    height, width = size
+    # Runs go down the columns of the image, one column after the other.
+    columns = np.pad(region.mask.T.astype(np.int8), ((0, 0), (1, 1)))
+    steps = np.diff(columns, axis=1)
+    starts, ends = (
+        (region.left + column) * height + region.top + row
+        for column, row in (np.nonzero(steps == 1), np.nonzero(steps == -1))
+    )
+    apart = starts[1:] != ends[:-1]  # a run may go on at the top of the next column
+    starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
+    counts = np.diff(np.stack([starts, ends], 1).ravel(), prepend=0, append=height * width)
+    if counts[-1] == 0:
+        counts = counts[:-1]
+    plain = {"size": [height, width], "counts": counts.tolist()}
+    packed = coco.frPyObjects(plain, height, width)
+    return {"size": [height, width], "counts": packed["counts"].decode()}

@@ -8,29 +8,45 @@ import cv2
 import numpy as np
 
 
-def connected_parts(mask: np.ndarray) -> Iterator[tuple[np.ndarray, list[list[list[float]]]]]:
+def components(mask: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
     """Split a mask into its 4-connected components.
 
     Args:
         mask: bool H x W.
 
     Yields:
-        The component, bool H x W, and its rings, see `rings_of`.
+        The component in its box, bool h x w, and the left column and the top row of the box.
     """
-    count, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    count, parts, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     for number in range(1, count):
-        part = parts == number
-        yield part, rings_of(part)
+        left, top, width, height = boxes[number, :4].tolist()
+        yield parts[top : top + height, left : left + width] == number, left, top
 
 
-def rings_of(part: np.ndarray) -> list[list[list[float]]]:
+def polygons_of(mask: np.ndarray, left: int = 0, top: int = 0) -> list[list[list[list[float]]]]:
+    """Trace each 4-connected component of an object.
+
+    Args:
+        mask: bool h x w, the object in its box.
+        left: left column of the box in the image.
+        top: top row of the box in the image.
+
+    Returns:
+        The rings of each component in the image, see `rings_of`.
+    """
+    return [rings_of(part, left + x, top + y) for part, x, y in components(mask)]
+
+
+def rings_of(part: np.ndarray, left: int = 0, top: int = 0) -> list[list[list[float]]]:
     """Trace the pixel edges of a connected component.
 
     OpenCV's contours pass through pixel centres and so omit half a pixel on every side. In an image
     of twice the size these centres are a quarter of a pixel from the edges; they are rounded to it.
 
     Args:
-        part: bool H x W, one component.
+        part: bool h x w, one component, in its box or in the image.
+        left: column of the image at which `part` begins.
+        top: row of the image at which `part` begins.
 
     Returns:
         Closed rings of (x, y) in pixels from the top left corner of the image, the outer ring
@@ -41,7 +57,7 @@ def rings_of(part: np.ndarray) -> list[list[list[float]]]:
     contours, levels = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rings = []
     for contour, level in zip(contours, levels[0], strict=True):
-        corners = (contour[:, 0] / 2 + 0.25).round()
+        corners = (contour[:, 0] / 2 + 0.25).round() + np.array([left, top])
         corners = corners[(corners != np.roll(corners, 1, axis=0)).any(1)]
         steps = corners - np.roll(corners, 1, axis=0)
         turns = (steps != 0) != (np.roll(steps, -1, axis=0) != 0)

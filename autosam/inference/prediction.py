@@ -13,7 +13,10 @@ from autosam.config import DataConfig
 from autosam.data.pairs import Pixels
 from autosam.errors import ConfigError
 from autosam.evaluation.visualize import overlay, palette
+from autosam.evaluation.visualize_instances import overlay_instances
 from autosam.inference.formats import format_of
+from autosam.inference.label_image import LABEL_SUFFIXES, write_label_image
+from autosam.types import Instances
 
 DISPLAY_SIDE = 1024
 """Longest side of the image that a notebook displays, pixels."""
@@ -36,6 +39,8 @@ class Prediction:
     """Names, colours and mask values of the classes."""
     image: Pixels | None = field(default=None, repr=False, compare=False)
     """Where the image is read from."""
+    instances: Instances | None = field(default=None, repr=False, compare=False)
+    """The objects; None where a run only predicts classes."""
 
     @property
     def score(self) -> float:
@@ -50,7 +55,7 @@ class Prediction:
         return (self.masks * numbers[:, None, None]).max(0)
 
     def overlay(self, alpha: float = 0.35) -> np.ndarray:
-        """Draw the masks on the image.
+        """Draw the masks on the image, or the instances with one colour for each.
 
         Args:
             alpha: strength of the tint, in [0, 1].
@@ -64,14 +69,17 @@ class Prediction:
         """
         if self.image is None:
             raise ConfigError("This prediction has no image to draw on.")
+        if self.instances is not None:
+            return overlay_instances(self.image.read(), self.instances.ids, alpha=alpha)
         return overlay(self.image.read(), self.masks, palette(self._data), alpha)
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write the masks as `autosam predict` does.
+        """Write the masks, or the label image of instances, as `autosam predict` does.
 
         Args:
             path: `NAME.png` (written as `NAME_1.png`, ... for independent classes), or another
-                suffix of `autosam.inference.formats.FORMATS`, such as `NAME.geojson`.
+                suffix of `autosam.inference.formats.FORMATS`, such as `NAME.geojson`. Label images
+                may also be `NAME.tif`.
 
         Returns:
             The files that were written.
@@ -80,6 +88,8 @@ class Prediction:
             ConfigError: no format has this suffix.
         """
         path = Path(path)
+        if self.instances is not None and path.suffix.lower() in LABEL_SUFFIXES:
+            return [write_label_image(path, self.instances.ids)]
         chosen = format_of(path, self._data)
         files = [path.with_name(path.stem + ending) for ending in chosen.endings(self._data)]
         chosen.write(files, self, self._data)

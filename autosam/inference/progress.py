@@ -13,6 +13,7 @@ from typing import Any, Literal
 from autosam.config.commands import PredictConfig
 from autosam.config.setting import names_of
 from autosam.errors import DataError
+from autosam.inference.measurements import OBJECT_COLUMNS
 from autosam.inference.sources import Source
 from autosam.utils.distributed import broadcast, processes
 from autosam.utils.io import write_atomically
@@ -20,6 +21,7 @@ from autosam.utils.io import write_atomically
 LOG_FILE = "predictions.jsonl"
 PART = "predictions.{}.jsonl"
 TABLE = "areas.csv"
+OBJECTS = "objects.csv"
 COCO = "coco.json"
 COLUMNS = ("file", "class", "value", "pixels", "share", "objects", "score")
 """Columns of the table; `value` only if the settings name mask values."""
@@ -117,7 +119,7 @@ class ProgressLog:
         """Add the entry of a source that is done.
 
         Args:
-            entry: name, source, rows, and for an image size and objects.
+            entry: name, source, rows, and for an image size, objects and measured objects.
         """
         self.done[entry["name"]] = entry
         with open(self.file, "a", encoding="utf-8") as file:
@@ -155,18 +157,27 @@ class ProgressLog:
         return "done" if same else "replaced"
 
     def table(self) -> None:
-        """Write the areas of all sources that are done to areas.csv."""
+        """Write the areas of all sources that are done to areas.csv, and the measured objects of
+        all images to objects.csv if there are instances."""
+        entries = [entry for _, entry in sorted(self.done.items())]
+        rows = [row for entry in entries for row in entry["rows"]]
+        self._table(TABLE, COLUMNS, rows)
+        measured = [entry["measured"] for entry in entries if "measured" in entry]
+        if measured:
+            self._table(OBJECTS, OBJECT_COLUMNS, [row for image in measured for row in image])
+
+    def _table(self, name: str, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        """Write rows as CSV, the column `value` only if a row has one."""
 
         def write(path: Path) -> None:
             with open(path, "w", newline="", encoding="utf-8") as file:
-                rows = [row for _, entry in sorted(self.done.items()) for row in entry["rows"]]
                 valued = any("value" in row for row in rows)
-                columns = [name for name in COLUMNS if valued or name != "value"]
-                writer = csv.DictWriter(file, columns)
+                names = [column for column in columns if valued or column != "value"]
+                writer = csv.DictWriter(file, names)
                 writer.writeheader()
                 writer.writerows(rows)
 
-        write_atomically(self.folder / TABLE, write)
+        write_atomically(self.folder / name, write)
 
     def coco(self, classes: Sequence[dict[str, Any]]) -> None:
         """Write the objects of all images that are done to coco.json.
@@ -196,8 +207,10 @@ class ProgressLog:
 
 
 def _is_complete(entry: dict[str, Any]) -> bool:
-    """Whether an entry has a name and rows of areas."""
-    rows = entry.get("rows")
-    if not isinstance(entry.get("name"), str) or not isinstance(rows, list):
-        return False
-    return all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows)
+    """Whether an entry has a name, rows of areas, and no other rows than the tables have."""
+    tables = [(entry.get("rows"), COLUMNS), (entry.get("measured", []), OBJECT_COLUMNS)]
+    return isinstance(entry.get("name"), str) and all(
+        isinstance(rows, list)
+        and all(isinstance(row, dict) and row.keys() <= set(columns) for row in rows)
+        for rows, columns in tables
+    )

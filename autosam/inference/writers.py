@@ -23,6 +23,7 @@ from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
 from autosam.inference.formats import wanted_formats
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
+from autosam.inference.measurements import measure_objects
 from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
@@ -71,7 +72,8 @@ def write_image(
         options: output options, and the size of tiles.
 
     Returns:
-        Its entry in the progress log: size, rows of areas, and objects with `options.coco`.
+        Its entry in the progress log: size, rows of areas, rows of measured objects if the run
+        predicts instances, and objects with `options.coco`.
 
     Raises:
         DataError: the image cannot be read, or is too large for a requested format.
@@ -111,6 +113,8 @@ def _write_formats(
     height, width = found.masks.shape[1:]
     entry: dict[str, Any] = {"size": {"height": height, "width": width}}
     entry["rows"] = rows_of(source.name, found, data)
+    if found.instances is not None:
+        entry["measured"] = measure_objects(source.name, found.instances, data, found.probabilities)
     if options.coco != "no":
         entry["objects"] = objects_of(found, options.coco == "rle")
         entry["objects_as"] = options.coco
