@@ -5,33 +5,28 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from autosam.evaluation.visualize import scale
+from autosam.evaluation.visualize import COLOURS, scale
 
-HUES = 12
-"""Number of hues on the colour wheel."""
-STRIDE = 5
-"""Steps on the colour wheel from one colour to the next; has no common factor with `HUES`."""
+VIVID = np.array(
+    [
+        *COLOURS, (70, 130, 255), (255, 130, 220), (0, 220, 160), (255, 60, 40), (190, 220, 0),
+        (205, 160, 110),
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+"""RGB that stand out from dark and from light images; consecutive ones are far apart."""
+INSTANCE_COLOURS = np.concatenate([VIVID, VIVID // 2 + 127])
+"""RGB of the objects: the vivid colours, then paler ones in case those do not suffice."""
 REACH = 3
 """Objects up to this many pixels apart along a row, a column or a diagonal are neighbours."""
-
-
-def _wheel() -> np.ndarray:
-    """The colours by preference: first all full hues, then all pale ones; uint8 2 HUES x 3."""
-    hues = np.arange(HUES) * STRIDE % HUES * (180 // HUES)  # OpenCV's hues end at 180
-    hsv = [(hue, saturation, 255) for saturation in (230, 90) for hue in hues]
-    return cv2.cvtColor(np.array([hsv], np.uint8), cv2.COLOR_HSV2RGB)[0]
-
-
-INSTANCE_COLOURS = _wheel()
-"""RGB of the objects. Consecutive ones are far apart."""
 
 
 def instance_colours(ids: np.ndarray) -> np.ndarray:
     """Choose a colour for each object, different from those of its neighbours.
 
-    Object i has full hue i - 1 (modulo `HUES`), unless a neighbour has it; then the next that is
-    free. Objects with many neighbours choose first, so that neighbours only share a colour if all
-    colours are taken around an object.
+    Object i has the vivid colour i - 1, repeated if there are more objects, unless a neighbour has
+    it; then the next that is free. Objects with many neighbours choose first, so that neighbours
+    hardly ever share a colour: only where all colours are taken around an object.
 
     Args:
         ids: int32 H x W, see `Instances`.
@@ -45,12 +40,11 @@ def instance_colours(ids: np.ndarray) -> np.ndarray:
         neighbours[one - 1].append(other - 1)
         neighbours[other - 1].append(one - 1)
     chosen = np.full(count, -1)
-    total = len(INSTANCE_COLOURS)
+    vivid, total = len(VIVID), len(INSTANCE_COLOURS)
     for i in sorted(range(count), key=lambda i: -len(neighbours[i])):
         taken = {int(chosen[other]) for other in neighbours[i]}
-        full = [(i + step) % HUES for step in range(HUES)]
-        options = [*full, *range(HUES, total)]
-        chosen[i] = next((option for option in options if option not in taken), full[0])
+        options = [*((i + step) % vivid for step in range(vivid)), *range(vivid, total)]
+        chosen[i] = next((option for option in options if option not in taken), i % vivid)
     return INSTANCE_COLOURS[chosen]
 
 
@@ -98,12 +92,12 @@ def overlay_instances(
         uint8 H x W x 3.
     """
     colours = instance_colours(ids) if colours is None else colours
-    result = image.copy()
-    inside = ids > 0
-    own = colours[ids[inside] - 1]
-    result[inside] = ((1 - alpha) * image[inside] + alpha * own).astype(np.uint8)
+    table = np.concatenate([np.zeros((1, 3), np.uint8), colours])
+    own = table[np.maximum(ids, 0)]
+    tinted = cv2.addWeighted(image, 1 - alpha, own, alpha, 0)
+    result = np.where((ids > 0)[..., None], tinted, image)
     edge = outlines(ids, max(1, round(max(ids.shape) / 600)))
-    result[edge] = colours[ids[edge] - 1]
+    result[edge] = own[edge]
     return result
 
 
@@ -125,6 +119,8 @@ def outlines(ids: np.ndarray, thickness: int) -> np.ndarray:
 
 def instances_cell(image: np.ndarray, ids: np.ndarray, side: int) -> np.ndarray:
     """Draw objects on an image for a contact sheet, in the colours that they have in the overlay.
+
+    Objects smaller than a pixel of the cell may be missing.
 
     Args:
         image: uint8 H x W x 3.
