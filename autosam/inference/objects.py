@@ -65,6 +65,8 @@ def objects_of(found: Prediction, rle: bool) -> list[dict[str, Any]]:
     Raises:
         ConfigError: `rle` without pycocotools.
     """
+    if rle:
+        _require_pycocotools()
     size = found.masks.shape[1:]
     objects = []
     for region in regions_of(found):
@@ -100,12 +102,7 @@ def compressed_rle(region: Region, size: tuple[int, ...]) -> dict[str, Any]:
     Raises:
         ConfigError: pycocotools is not installed.
     """
-    try:
-        from pycocotools import mask as coco
-    except ImportError:
-        raise ConfigError(
-            "--coco rle: needs pycocotools: pip install 'autosam[data]'; or --coco polygon."
-        ) from None
+    coco = _require_pycocotools()
     height, width = size
     # Runs go down the columns of the image, one column after the other.
     columns = np.pad(region.mask.T.astype(np.int8), ((0, 0), (1, 1)))
@@ -122,3 +119,14 @@ def compressed_rle(region: Region, size: tuple[int, ...]) -> dict[str, Any]:
     plain = {"size": [height, width], "counts": counts.tolist()}
     packed = coco.frPyObjects(plain, height, width)
     return {"size": [height, width], "counts": packed["counts"].decode()}
+
+
+def _require_pycocotools() -> Any:
+    """Import `pycocotools.mask`."""
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise ConfigError(
+            "--coco rle: needs pycocotools: pip install 'autosam[data]'; or --coco polygon."
+        ) from None
+    return mask

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from unittest.mock import patch
 
 import numpy as np
@@ -19,6 +22,7 @@ from pycocotools.coco import COCO
 from shapely.geometry import shape
 
 from autosam.config import ClassConfig, DataConfig
+from autosam.config.commands import OutputOptions
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import ConfigError
 from autosam.evaluation.visualize_instances import overlay_instances
@@ -28,7 +32,10 @@ from autosam.inference.mask_values import named_classes
 from autosam.inference.measurements import measure_objects
 from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.prediction import Prediction
+from autosam.inference.predictor import Predictor
 from autosam.inference.progress import ProgressLog
+from autosam.inference.sources import Source
+from autosam.inference.writers import files_of, write_image
 from autosam.types import Instances
 
 NAMES = DataConfig(classes=[ClassConfig("round"), ClassConfig("long")])
@@ -220,6 +227,16 @@ def test_scikit_image_is_asked_for() -> None:
         measure_objects("a", found.instances, NAMES)
 
 
+def test_pycocotools_is_asked_for_before_there_are_objects() -> None:
+    empty = predicted(Instances(np.zeros((5, 7), np.int32), np.zeros(0, np.uint8)))
+    with (
+        patch.dict(sys.modules, {"pycocotools": None}),
+        pytest.raises(ConfigError, match=r"--coco rle: needs pycocotools"),
+    ):
+        objects_of(empty, rle=True)
+    assert objects_of(empty, rle=False) == []
+
+
 # ---- label images ------------------------------------------------------------------------------
 
 
@@ -256,10 +273,7 @@ def test_more_objects_than_16_bits_hold_are_written_as_tiff(tmp_path: Path) -> N
 def test_a_prediction_of_instances_is_drawn_and_saved(tmp_path: Path) -> None:
     instances = random_instances(2)
     image = np.random.default_rng(0).integers(0, 255, (37, 52, 3)).astype(np.uint8)
-    found = predicted(instances)
-    found = Prediction(
-        found.probabilities, found.masks, found.logits, NAMES, MemoryImage(image), instances
-    )
+    found = replace(predicted(instances), image=MemoryImage(image))
     assert np.array_equal(found.overlay(), overlay_instances(image, instances.ids))
     for name in ("x.png", "x.tif", "x.tiff"):
         assert found.save(tmp_path / name) == [tmp_path / name]
@@ -268,3 +282,43 @@ def test_a_prediction_of_instances_is_drawn_and_saved(tmp_path: Path) -> None:
     assert len(json.loads(outlines.read_text())["features"]) == len(instances)
     FORMATS["masks"].write([tmp_path / "y.png"], found, NAMES)
     assert np.array_equal(skimage.io.imread(tmp_path / "y.png"), instances.ids.clip(0))
+
+
+def test_predict_writes_every_file_of_instances(tmp_path: Path) -> None:
+    """Counts and areas agree between all files of two images."""
+    options = OutputOptions(overlay=True, coco="polygon", geojson=True)
+    log = ProgressLog(tmp_path, {}, {}, True)
+    truth = {}
+    for seed, name in enumerate(("a", "b")):
+        image = np.random.default_rng(seed).integers(0, 255, (37, 52, 3)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{name}.bmp")
+        truth[name] = random_instances(seed)
+        found = replace(predicted(truth[name]), image=MemoryImage(image))
+
+        class Fixed:
+            loaded = SimpleNamespace(config=SimpleNamespace(data=NAMES))
+
+            def __call__(self, image: object, found: Prediction = found) -> Prediction:
+                return found
+
+        source = Source(tmp_path / f"{name}.bmp", name, "image")
+        files = files_of(source, tmp_path, options, NAMES)
+        entry = write_image(source, files, cast(Predictor, Fixed()), options)
+        assert all(file.is_file() for file in files)
+        log.add({"name": source.key, **entry})
+    log.table()
+    log.coco(named_classes(NAMES))
+    table = pandas.read_csv(tmp_path / "objects.csv")
+    file = COCO(str(tmp_path / "coco.json"))
+    for number, (name, instances) in enumerate(truth.items(), 1):
+        ids = np.asarray(Image.open(tmp_path / f"{name}.png"))
+        assert np.array_equal(ids, instances.ids.clip(0))
+        areas = np.bincount(ids.ravel())[1:].tolist()
+        assert table[table["file"] == name]["area"].tolist() == areas
+        annotations = file.loadAnns(file.getAnnIds(imgIds=number))
+        assert [one["area"] for one in annotations] == areas
+        features = json.loads((tmp_path / f"{name}.geojson").read_text())["features"]
+        assert [shape(one["geometry"]).area for one in features] == areas
+        assert Image.open(tmp_path / f"{name}_overlay.png").size == (52, 37)
+    objects = pandas.read_csv(tmp_path / "areas.csv").groupby("file")["objects"].sum()
+    assert objects.to_dict() == {name: len(instances) for name, instances in truth.items()}
