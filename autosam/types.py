@@ -31,8 +31,9 @@ class InputSpec:
     """`longest-pad` (longest side to S, zero padding at the bottom and right) or `square`."""
     needs_image: bool = True
     """Whether SAM's image encoder takes part, so that the SAM input must be made."""
-    prompts: Literal["box", "points"] | None = None
-    """Which prompts the segmenter takes from the true mask, if any."""
+    prompts: Literal["box", "points", "objects"] | None = None
+    """Which prompts the segmenter takes from the true mask, if any. `objects` are its targets
+    instead: with a box, a point and a mask for each."""
     target_size: int | None = None
     """m of the targets, where the loss is not taken at the logits' own size; divides
     `image_size`."""
@@ -197,6 +198,12 @@ class Sample:
     """bool H x W: where the image holds data; None: everywhere, or augmentation has changed it."""
     prompts: ObjectPrompts | None = None
     """Of the objects in `target`, where the input spec asks for prompts."""
+    centers: Tensor | None = None
+    """float32 K x m x m in [0, 1]: see `autosam.data.object_targets.center_map`; where the input
+    spec asks for objects."""
+    instances: Instances | None = None
+    """The objects at the image's own size, for metrics; None as for `label`, or if the data set
+    tells no objects apart."""
     embedding: ImageEmbedding | None = None
     """Of `sam_input`, B = 1, where it comes from a cache."""
 
@@ -218,6 +225,8 @@ class Batch:
     labels: list[np.ndarray | None] = field(default_factory=list)
     valid: list[np.ndarray | None] = field(default_factory=list)
     prompts: ObjectPrompts | None = None
+    centers: Tensor | None = None
+    instances: list[Instances | None] = field(default_factory=list)
     embedding: ImageEmbedding | None = None
 
     def __len__(self) -> int:
@@ -264,6 +273,8 @@ class Batch:
             labels=[s.label for s in samples],
             valid=[s.valid for s in samples],
             prompts=None if None in prompts else ObjectPrompts.cat(prompts),
+            centers=stack("centers"),
+            instances=[s.instances for s in samples],
             embedding=None if None in embeddings else ImageEmbedding.cat(embeddings),
         )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.spatial import cKDTree
 
 from autosam.evaluation.instance_matching import match_instances
@@ -67,3 +69,42 @@ def scored(truth: Instances, prediction: Instances, classes: int = 1) -> dict[st
 
 def single(instances: Instances) -> Instances:
     return Instances(instances.ids, np.ones_like(instances.classes), instances.scores)
+
+
+def write_cells(folder: Path, count: int, start: int = 0, size: tuple[int, int] = (40, 56)) -> None:
+    """`count` dark images with touching bright discs, and their label images of 16 bits; every
+    fourth image has no object."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        rng = np.random.default_rng(i)
+        side = max(size)
+        ids = cells(rng, 6, side, 12)[: size[0], : size[1]] * (i % 4 != 3)
+        image = rng.integers(0, 60, (*size, 3))
+        image[ids > 0] += rng.integers(90, 190, (ids.max() + 1, 3))[ids[ids > 0]]
+        Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"img{i:02d}.png")
+        Image.fromarray(ids.astype(np.uint16)).save(folder / "masks" / f"img{i:02d}.png")
+
+
+def cell_folders(root: Path) -> Path:
+    """root/{train,validation,test}/{images,masks} with 6, 4 and 4 images."""
+    for start, split, count in ((0, "train", 6), (6, "validation", 4), (10, "test", 4)):
+        write_cells(root / split, count, start)
+    return root
+
+
+def odd_cells(seed: int, size: tuple[int, int] = (44, 60)) -> np.ndarray:
+    """Discs that touch, are cut by borders, lie in several parts, have one pixel, or are unknown in
+    part: int32 H x W."""
+    rng = np.random.default_rng(seed)
+    ids = cells(rng, 14, max(size), 10)[: size[0], : size[1]]
+    ids[rng.integers(0, size[0], 3), rng.integers(0, size[1], 3)] = 50 + np.arange(3)
+    ids[ids == 4] = 2  # an object of two parts
+    ids[rng.random(size) < 0.02] = -1
+    ids[:3, -9:] = -1
+    return compact(ids)
+
+
+def of_ids(ids: np.ndarray, rng: np.random.Generator, classes: int = 1) -> Instances:
+    """True objects of random classes."""
+    return Instances(ids, rng.integers(1, classes + 1, ids.max(initial=0)).astype(np.uint8))

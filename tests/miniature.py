@@ -141,6 +141,17 @@ def objects(root: Path, count: int = 8) -> Path:
     return root
 
 
+def nuclei(root: Path) -> Path:
+    """images/ and masks/ of 16 bits, whose values number two objects that touch."""
+    for i in range(10):
+        image, mask = draw_image(i)
+        numbers = mask.astype(np.uint16) * (300 + i)
+        numbers[:, SIZE[1] // 2 :][mask[:, SIZE[1] // 2 :]] = 7
+        write(root / "images" / f"{i}.png", image)
+        write(root / "masks" / f"{i}.png", numbers)
+    return root
+
+
 def rivers(root: Path) -> Path:
     """Blue water on brown ground, masks of 0 and 1."""
     for i in range(8):

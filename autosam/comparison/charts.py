@@ -61,12 +61,15 @@ class Styles:
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(curves: dict[str, list[list[float]]], styles: Styles, width: int) -> Figure:
-    """Draw validation Dice by epoch.
+def learning_curves(
+    curves: dict[str, list[list[float]]], styles: Styles, measure: str, width: int
+) -> Figure:
+    """Draw a validation score by epoch.
 
     Args:
-        curves: for each run the validation Dice of each of its trainings, by epoch.
+        curves: for each run the validation score of each of its trainings, by epoch.
         styles: of the runs.
+        measure: title of the score.
         width: CSS pixels.
 
     Returns:
@@ -83,10 +86,10 @@ def learning_curves(curves: dict[str, list[list[float]]], styles: Styles, width:
         ends[name] = (length, mean[-1])
         for run in runs if len(runs) > 1 else []:
             axes.plot(range(1, len(run) + 1), run, color=styles.colour(name), alpha=0.25, lw=0.8)
-    values = [dice for runs in curves.values() for run in runs for dice in run]
+    values = [score for runs in curves.values() for run in runs for score in run]
     # The first epochs of some runs would press the others together.
     _limit(axes, float(np.quantile(values, 0.1)), max(values))
-    axes.set(xlabel="epoch", ylabel="validation Dice")
+    axes.set(xlabel="epoch", ylabel=f"validation {measure}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _name_lines(figure, axes, ends, styles, width)
     return figure
@@ -94,13 +97,14 @@ def learning_curves(curves: dict[str, list[list[float]]], styles: Styles, width:
 
 @matplotlib.rc_context(STYLE)
 def by_labels(
-    lines: dict[str, list[tuple[int, float, float]]], styles: Styles, width: int
+    lines: dict[str, list[tuple[int, float, float]]], styles: Styles, measure: str, width: int
 ) -> Figure:
-    """Draw Dice by number of labelled images, on a logarithmic axis.
+    """Draw a test score by number of labelled images, on a logarithmic axis.
 
     Args:
-        lines: for each run the number of images, the mean Dice and its standard deviation.
+        lines: for each run the number of images, the mean score and its standard deviation.
         styles: of the runs.
+        measure: title of the score.
         width: CSS pixels.
 
     Returns:
@@ -118,7 +122,7 @@ def by_labels(
         ends[name] = points[-1][:2]
     every = [point for points in lines.values() for point in points]
     _limit(axes, min(m - s for _, m, s in every), max(m + s for _, m, s in every))
-    axes.set(xscale="log", xlabel="labelled images", ylabel="test Dice")
+    axes.set(xscale="log", xlabel="labelled images", ylabel=f"test {measure}")
     ticks = sorted({number for number, _, _ in every})
     axes.set_xticks(ticks, _apart(ticks))
     axes.minorticks_off()
@@ -140,11 +144,12 @@ def _apart(numbers: list[int]) -> list[str]:
 
 
 @matplotlib.rc_context(STYLE)
-def distributions(scores: dict[str, Sequence[float]], width: int) -> Figure:
-    """Draw the Dice of all test images, one line for each run: a box plot and a point per image.
+def distributions(scores: dict[str, Sequence[float]], measure: str, width: int) -> Figure:
+    """Draw a score of all test images, one line for each run: a box plot and a point per image.
 
     Args:
-        scores: Dice of each test image, by run.
+        scores: the score of each test image, by run.
+        measure: title of the score.
         width: CSS pixels.
     """
     names = list(scores)[::-1]
@@ -171,7 +176,7 @@ def distributions(scores: dict[str, Sequence[float]], width: int) -> Figure:
         axes.set_yticks([])
         axes.set_ylim(0.5, len(names) + 0.8)
     least = min((min(values) for values in scores.values() if len(values)), default=0.0)
-    axes.set(xlabel="Dice of a test image", xlim=(np.floor(least * 10) / 10 - 0.02, 1.02))
+    axes.set(xlabel=f"{measure} of a test image", xlim=(np.floor(least * 10) / 10 - 0.02, 1.02))
     return figure
 
 
@@ -193,7 +198,7 @@ def _height(lines: int) -> float:
 
 
 def _limit(axes: Axes, low: float, high: float) -> None:
-    """Limit Dice to the range of the values, at most 0 to 1, at least 0.1 high."""
+    """Limit scores to the range of the values, at most 0 to 1, at least 0.1 high."""
     margin = max(0.05 * (high - low), (0.1 - (high - low)) / 2)
     axes.set_ylim(max(-0.01, low - margin), min(1.01, high + margin))
 

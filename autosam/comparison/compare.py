@@ -33,6 +33,7 @@ from autosam.errors import Stopped
 from autosam.evaluation.metrics import mean_scores
 from autosam.evaluation.sanity import EMPTY_MASK, describe_images, sanity_warnings
 from autosam.evaluation.scores import Scores
+from autosam.evaluation.tables import MEASURES
 from autosam.evaluation.visualize import colours_by_class
 from autosam.training.data import default_epochs
 from autosam.utils import provenance
@@ -86,13 +87,16 @@ def compare(config: CompareConfig) -> ResultsTable:
     with quiet():  # the trainings have logged the messages about the data
         trivial = trivial_scores(by_variant[base])
         described = facts(settings, splits, seeds, images)
-        results = make_table(by_variant, base, trivial, described, splits)
+        measure = MEASURES[settings.task]
+        results = make_table(by_variant, base, trivial, described, splits, measure)
         add_warnings(results, settings)
         results.conclusion = conclusion(results)
         empty = [name for name, row in trivial[EMPTY_MASK].items() if row["truth_share"] == 0]
         classes = colours_by_class(by_variant[base][0].config.data)
         tables = {
-            size: make_table(jobs_by_variant(own, []), base, trivial, {}, splits, timed=False)
+            size: make_table(
+                jobs_by_variant(own, []), base, trivial, {}, splits, measure, timed=False
+            )
             for size, own in smaller.items()
         }
         curve = Curve(tables | {sizes[-1]: results}) if tables else None
@@ -111,6 +115,7 @@ def make_table(
     trivial: dict[str, Scores],
     facts: dict[str, str],
     splits: Splits,
+    measure: str,
     timed: bool = True,
 ) -> ResultsTable:
     """Make the results table.
@@ -121,12 +126,13 @@ def make_table(
         trivial: scores of trivial predictions by name and image.
         facts: lines below the table, by title.
         splits: the images, with their groups.
+        measure: the metric that rows are compared by.
         timed: whether to measure the speed of prediction.
     """
     rows = [make_row(variant, jobs, timed) for variant, jobs in by_variant.items()]
     groups = {pair.name: pair.group for pairs in splits.values() for pair in pairs}
     means = {name: mean_scores(list(scores.values()))["dice"] for name, scores in trivial.items()}
-    return ResultsTable(rows, base, facts, groups, means)
+    return ResultsTable(rows, base, facts, groups, means, measure)
 
 
 def add_warnings(results: ResultsTable, settings: Settings) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from autosam.comparison.rows import Row
 from autosam.comparison.statistics import LEVEL, MIN_GROUPS, holm
 from autosam.comparison.table import ResultsTable
-from autosam.comparison.variants import AUTOSAM, CONTROLS, HEAD, Variant
+from autosam.comparison.variants import AUTOSAM, CONTROLS, HEAD, NO_SAM, Variant
 from autosam.evaluation.evaluator import format_gates
 from autosam.utils.text import count_of
 
@@ -19,7 +19,6 @@ MIN_EPOCHS = 3
 """Epochs below which a training counts as unfinished."""
 
 BLANK = Variant(AUTOSAM.run, control="blank")
-NO_SAM = Variant(AUTOSAM.run, ablation="surrogate")
 
 REPLACED = {"blank": "a blank embedding", "shuffled": "embeddings of other images"}
 """What the mask decoder gets in each control, in words."""
@@ -38,10 +37,11 @@ def judge(results: ResultsTable, one: Row, other: Row, p: float | None = None) -
         A phrase: "better (...)", "worse (...)", "neither ..." or "not comparable (...)".
     """
     found = results.minus(one, other)
+    gain = f"{found.mean:+.3f} {results.measure_title}"
     if found.groups < MIN_GROUPS:
-        return f"not comparable ({found.mean:+.3f} Dice, too few {units(results)})"
+        return f"not comparable ({gain}, too few {units(results)})"
     figures = (
-        f"{found.mean:+.3f} Dice, 95 % interval {found.low:+.3f} to {found.high:+.3f}, "
+        f"{gain}, 95 % interval {found.low:+.3f} to {found.high:+.3f}, "
         f"p = {found.p if p is None else p:.2g}"
     )
     sign = results.sign(one, other, p)
@@ -69,13 +69,13 @@ def conclusion(results: ResultsTable) -> str:
     if not own:
         return ""
     seeds = len(own[0].scores)
-    images = int(np.isfinite(list(own[0].by_image().values())).sum())
+    images = int(np.isfinite(list(own[0].by_image(results.measure).values())).sum())
     groups = results.minus(own[0], own[0]).groups
     in_groups = f" of {groups} groups" if groups < images else ""
     best = ", the best of those that use SAM" if len(own) > 1 else ""
     parts = [
         f"On {images} test images{in_groups} and {count_of(seeds, 'seed')}, {own[0].title} scores "
-        f"{own[0].metrics['dice'][0]:.3f} Dice{best}."
+        f"{own[0].metrics[results.measure][0]:.3f} {results.measure_title}{best}."
     ]
     last = "Whether SAM helps at all can only be judged with the run head for comparison."
     head, autosam = results.find(HEAD), results.find(AUTOSAM)
@@ -189,7 +189,8 @@ def _controls(results: ResultsTable, own: Row) -> list[str]:
         if (row := results.find(Variant(AUTOSAM.run, ablation=control))) is not None:
             change = -results.minus(own, row).mean
             parts.append(
-                f"Only at test time, {control} embeddings change its Dice by {change:+.3f}."
+                f"Only at test time, {control} embeddings change its {results.measure_title} by "
+                f"{change:+.3f}."
             )
     if (row := results.find(NO_SAM)) is not None:
         parts.append(f"Against the mask of the prompt alone, SAM's is {judge(results, own, row)}.")
@@ -254,8 +255,8 @@ def unfinished(results: ResultsTable, row: Row) -> str:
     gain = rise(row.curves)
     if gain > MAX_RISE:
         return (
-            f"{row.title} had not converged (its validation Dice rose by {gain:.3f} over the last "
-            "quarter of the epochs; increase --train.epochs)"
+            f"{row.title} had not converged (its validation {results.measure_title} rose by "
+            f"{gain:.3f} over the last quarter of the epochs; increase --train.epochs)"
         )
     dice = row.metrics["dice"][0]
     best = max(results.trivial, key=lambda name: results.trivial[name], default=None)

@@ -16,6 +16,7 @@ from autosam.comparison.variants import HEAD, Variant
 from autosam.config import Settings
 from autosam.data.pairs import Splits
 from autosam.errors import ConfigError
+from autosam.evaluation.tables import TITLES
 from autosam.utils.text import count_of
 
 LEAST = 2
@@ -106,6 +107,11 @@ class Curve:
     tables: dict[Size, ResultsTable]
 
     @property
+    def measure(self) -> str:
+        """The metric that runs are compared by."""
+        return next(iter(self.tables.values())).measure
+
+    @property
     def variants(self) -> list[Variant]:
         """The runs, by their Dice with the most images; oracles come last."""
         last = [*self.tables.values()][-1]
@@ -119,7 +125,8 @@ class Curve:
         """Number of labelled images, mean Dice and its standard deviation, by title of the run."""
         return {
             variant.title: [
-                (size.labelled, *row.metrics["dice"]) for size, row in self.rows(variant).items()
+                (size.labelled, *row.metrics[self.measure])
+                for size, row in self.rows(variant).items()
             ]
             for variant in self.variants
         }
@@ -133,7 +140,9 @@ class Curve:
         lines = []
         for variant in self.variants:
             rows = self.rows(variant).values()
-            lines.append([variant.title, *(row.format_score(row.metrics["dice"]) for row in rows)])
+            lines.append(
+                [variant.title, *(row.format_score(row.metrics[self.measure]) for row in rows)]
+            )
         return lines
 
     def markdown(self) -> str:
@@ -146,10 +155,12 @@ class Curve:
         """Format the curve as CSV, one line for each run and number of images."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["run", "labelled", "train", "validation", "dice", "dice_sd", "seeds"])
+        writer.writerow(
+            ["run", "labelled", "train", "validation", self.measure, f"{self.measure}_sd", "seeds"]
+        )
         for variant in self.variants:
             for size, row in self.rows(variant).items():
-                dice = [f"{value:.6g}" for value in row.metrics["dice"]]
+                dice = [f"{value:.6g}" for value in row.metrics[self.measure]]
                 counts = [size.labelled, size.train, size.validation]
                 writer.writerow([variant.title, *counts, *dice, len(row.scores)])
         return text.getvalue()
@@ -194,12 +205,13 @@ class Curve:
         """What twice as many images would bring to a run; "" if no power law can be fitted."""
         fitted = [*self.rows(variant).items()][-FITTED:]
         numbers = [size.labelled for size, row in fitted for _ in row.scores]
-        law = fit_power_law(numbers, [1 - d for _, row in fitted for d in row.means("dice")])
+        law = fit_power_law(numbers, [1 - d for _, row in fitted for d in row.means(self.measure)])
         if law is None:
             return ""
         return (
-            f"Twice as many labelled images would bring {variant.title} {law.gain:+.3f} Dice "
-            f"[{law.low:+.3f}, {law.high:+.3f}] if the power law of its error goes on."
+            f"Twice as many labelled images would bring {variant.title} {law.gain:+.3f} "
+            f"{TITLES[self.measure]} [{law.low:+.3f}, {law.high:+.3f}] if the power law of its "
+            "error goes on."
         )
 
     def _where_sam_helps(self) -> list[str]:

@@ -16,7 +16,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ import yaml
 from autosam.comparison.variants import Variant
 from autosam.config import Config
 from autosam.errors import CheckpointError, Stopped, TrainingError
+from autosam.evaluation.instance_metrics import POOLED
+from autosam.evaluation.tables import MEASURES
 from autosam.models.paper import selection_split
 from autosam.training import resume
 from autosam.training.fit import train
@@ -88,12 +90,19 @@ class Job:
             ) from None
 
     def curve(self) -> list[float]:
-        """Read Dice by epoch, on the split that the best epoch was chosen on."""
-        split = selection_split(self.config)
+        """Read the measure by epoch, on the split that the best epoch was chosen on."""
+        split, measure = selection_split(self.config), MEASURES[self.config.task]
         return self.read(
             "metrics.jsonl",
-            lambda file: [float(row[f"{split}/dice"]) for row in read_metrics(file.parent)],
+            lambda file: [float(row[f"{split}/{measure}"]) for row in read_metrics(file.parent)],
         )
+
+    def pooled(self) -> dict[str, float]:
+        """Read the test scores over the objects of all images, see `summarize_instances`."""
+        content: dict[str, Any] = self.read(
+            "scores.yaml", lambda file: yaml.safe_load(file.read_text("utf-8"))
+        )
+        return {name: content["test"][name] for name in POOLED if name in content["test"]}
 
     def facts(self) -> dict[str, float]:
         """Read the costs from scores.yaml: seconds, peak memory, trainable parameters."""

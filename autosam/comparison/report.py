@@ -22,7 +22,10 @@ from autosam.comparison.table import Line, ResultsTable
 from autosam.comparison.variants import Variant
 from autosam.data.labels import class_masks
 from autosam.data.pairs import Splits
+from autosam.evaluation.tables import MEASURES, TITLES
 from autosam.evaluation.visualize import scale, scale_mask
+from autosam.evaluation.visualize_instances import instance_colours
+from autosam.types import Instances
 from autosam.utils.io import make_folder, write_atomically
 
 SHOWN = 2
@@ -34,8 +37,8 @@ SIDE = 640
 HIDDEN = ("IoU", "precision", "recall", "Dice, not empty", "prompt from the truth", "peak GiB")
 """Columns that the page hides until asked for."""
 
-BASIC = ("run", "Dice")
-"""Columns that a telephone shows, with the difference in Dice."""
+BASIC = ("run", *(TITLES[name] for name in MEASURES.values()))
+"""Columns that a telephone shows, with the difference in them."""
 
 
 def select_images(results: ResultsTable) -> list[tuple[str, str]]:
@@ -48,7 +51,8 @@ def select_images(results: ResultsTable) -> list[tuple[str, str]]:
         "best", "median" or "worst", and the name of the image.
     """
     rows = results[results.base].scores[0]
-    scores = {name: row["dice"] for name, row in rows.items() if math.isfinite(row["dice"])}
+    scores = {name: row[results.measure] for name, row in rows.items()}
+    scores = {name: score for name, score in scores.items() if math.isfinite(score)}
     order = sorted(scores, key=lambda name: (-scores[name], name))
     count = min(SHOWN, len(order) // 3) or 1
     middle = (len(order) - count) // 2
@@ -90,8 +94,8 @@ def build(
         [line for line in lines if line.row.variant.is_oracle == oracle] for oracle in (False, True)
     ]
     curves = {row.title: row.curves for row in results.rows if row.curves}
-    dice = {
-        row.title: [dice for dice in row.by_image().values() if math.isfinite(dice)]
+    scores = {
+        row.title: [v for v in row.by_image(results.measure).values() if math.isfinite(v)]
         for row in results.rows
     }
     colours = {name: "#" + bytes(rgb).hex() for name, rgb in classes.items()}
@@ -103,9 +107,12 @@ def build(
         header=[{"title": title, "level": _level(title)} for title in results.header()],
         groups=[[_table_line(results, line) for line in group] for group in groups if group],
         classes=colours.items(),
+        measure=results.measure_title,
         labels=_labels(curve, styles),
-        curves=_chart(charts.learning_curves, curves, styles) if curves else None,
-        distributions=_chart(charts.distributions, dice),
+        curves=_chart(charts.learning_curves, curves, styles, results.measure_title)
+        if curves
+        else None,
+        distributions=_chart(charts.distributions, scores, results.measure_title),
         base=results.base.title,
         images=[
             _example(rank, name, results, predictions, list(colours.values()))
@@ -135,7 +142,7 @@ def _labels(curve: Curve | None, styles: charts.Styles) -> dict[str, Any]:
     if curve is None:
         return {}
     return {
-        "chart": _chart(charts.by_labels, curve.points(), styles),
+        "chart": _chart(charts.by_labels, curve.points(), styles, TITLES[curve.measure]),
         "header": curve.header(),
         "lines": curve.lines(),
         "conclusion": curve.conclusion(),
@@ -169,8 +176,9 @@ def write(results: ResultsTable, curve: Curve | None, html: str, folder: Path) -
         writer.add_text("comparison", markdown)
         if curve is not None:
             points = curve.points()
-            chart = charts.by_labels(points, charts.Styles([*points]), charts.WIDE)
-            writer.add_figure("Dice by number of labelled images", chart)
+            styles, title = charts.Styles([*points]), results.measure_title
+            chart = charts.by_labels(points, styles, title, charts.WIDE)
+            writer.add_figure(f"{title} by number of labelled images", chart)
             writer.add_text("learning curve", curve.markdown())
 
 
@@ -180,7 +188,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def _level(title: str) -> str:
     """Which screens a column of the scores is for: class in HTML."""
-    if title in BASIC or title.startswith("Dice - "):
+    if title in BASIC or title.partition(" - ")[0] in BASIC:
         return ""
     return "minor" if title in HIDDEN else "middle"
 
@@ -201,7 +209,9 @@ def _left_empty(results: ResultsTable, empty: list[str]) -> list[tuple[str, str]
     """Compute the share of the empty images in which each row predicts nothing, as text."""
     if not empty:
         return []
-    shares = [np.mean([row.by_image()[name] for name in empty]) for row in results.rows]
+    shares = [
+        np.mean([row.by_image(results.measure)[name] for name in empty]) for row in results.rows
+    ]
     return [(row.title, f"{share:.0%}") for row, share in zip(results.rows, shares, strict=True)]
 
 
@@ -218,18 +228,25 @@ def _example(
     first = next(iter(found.values()))
     image = scale(first.image, min(SIDE, max(first.image.shape[:2])))
     height, width = image.shape[:2]
-    truth = class_masks(first.label, len(first.masks))
+    truth, shades = class_masks(first.label, len(first.masks)), colours
+    if first.truth is not None:
+        truth, shades = by_colour(first.truth)
     _, photo = cv2.imencode(
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
     )
     cells = [
         {"title": "image", "plain": True, "data": outlines([], [], width, height)},
-        {"title": "truth", "data": outlines(truth, colours, width, height)},
+        {"title": "truth", "data": outlines(truth, shades, width, height)},
     ]
     for variant, prediction in found.items():
-        dice = results[variant].scores[0][name]["dice"]
-        data = outlines(prediction.masks, colours, width, height)
-        cells.append({"title": variant.title, "data": data, "dice": f"Dice {dice:.2f}"})
+        score = results[variant].scores[0][name][results.measure]
+        masks, own = prediction.masks, colours
+        if prediction.objects is not None:
+            masks, own = by_colour(prediction.objects)
+        data = outlines(masks, own, width, height)
+        cells.append(
+            {"title": variant.title, "data": data, "dice": f"{results.measure_title} {score:.2f}"}
+        )
     return {
         "rank": rank,
         "name": name,
@@ -237,10 +254,21 @@ def _example(
         "height": height,
         "photo": _url("jpeg", photo.tobytes()),
         "truth": outlines(
-            truth, colours if len(colours) > 1 else ["#ffffff"], width, height, filled=False
+            truth, shades if len(colours) > 1 else ["#ffffff"] * len(truth), width, height, False
         ),
         "cells": cells,
     }
+
+
+def by_colour(objects: Instances) -> tuple[np.ndarray, list[str]]:
+    """The union of the objects of each colour, bool n x H x W, and the colours: neighbours differ,
+    so that their outlines stay apart."""
+    colours = instance_colours(objects.ids)
+    shades = np.unique(colours, axis=0)
+    of = (colours[:, None] == shades).all(2) if len(colours) else np.zeros((0, 0), bool)
+    masks = [np.concatenate([[False], own])[np.maximum(objects.ids, 0)] for own in of.T]
+    names = ["#" + bytes(rgb).hex() for rgb in shades]
+    return np.array(masks, bool).reshape(-1, *objects.ids.shape), names
 
 
 def outlines(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autosam.comparison.jobs import Job
-from autosam.comparison.scores import gather, images_per_second, scores_of
+from autosam.comparison.scores import gather, images_per_second, pooled_of, scores_of
 from autosam.comparison.statistics import Difference
 from autosam.comparison.variants import Variant
 from autosam.evaluation.metrics import mean_known
@@ -33,6 +33,8 @@ class Row:
     """Peak memory of training, GiB."""
     curves: list[list[float]] = field(default_factory=list)
     """Validation Dice by epoch of each training."""
+    pooled: list[dict[str, float]] = field(default_factory=list)
+    """Scores over the objects of all images, of each training; see `Job.pooled`."""
     difference: Difference | None = None
     """Difference in Dice to the base row; set by the table."""
 
@@ -51,6 +53,10 @@ class Row:
             spread = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
             if means:
                 found[name] = (float(np.mean(means)), spread)
+        for name in dict.fromkeys(name for own in self.pooled for name in own):
+            values = [own[name] for own in self.pooled if name in own]
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            found[name] = (float(np.mean(values)), spread)
         return found
 
     def format_score(self, score: tuple[float, float], form: str = ".3f") -> str:
@@ -129,6 +135,7 @@ def make_row(variant: Variant, jobs: list[Job], timed: bool = True) -> Row:
         gather(jobs, functools.partial(scores_of, ablation=variant.ablation)),
         trainable=int(costs[0]["trainable"]),
         speed=images_per_second(jobs[0], variant.ablation) if timed else 0.0,
+        pooled=[pooled_of(job, variant.ablation) for job in jobs],
     )
     if variant.learns:
         row.seconds = sum(cost["seconds"] for cost in costs) / len(costs)

@@ -18,14 +18,17 @@ from autosam.data.dataset import PairDataset
 from autosam.data.loaders import EpochSampler, make_loader
 from autosam.errors import CheckpointError
 from autosam.evaluation.evaluator import evaluate
+from autosam.evaluation.instance_matching import Matches
+from autosam.evaluation.instance_metrics import POOLED, summarize_instances
 from autosam.evaluation.metrics import METRICS, require_all
 from autosam.evaluation.predict_batch import predict_batch
+from autosam.evaluation.predict_instances import Separation, masks_of, predict_instances
 from autosam.evaluation.scores import Scores, read_scores, write_scores
 from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel
 from autosam.training.data import open_data
 from autosam.training.embedding_cache import copies_of, use_cache
-from autosam.types import Batch
+from autosam.types import Batch, Instances
 from autosam.utils.device import choose_device, wait
 from autosam.utils.io import write_atomically
 
@@ -43,6 +46,10 @@ class Predicted:
     """H x W, the true mask, see `autosam.data.labels`."""
     masks: np.ndarray
     """bool K x H x W."""
+    truth: Instances | None = None
+    """The true objects, if objects are scored."""
+    objects: Instances | None = None
+    """The predicted ones."""
 
 
 def scores_of(job: Job, ablation: Ablation = "") -> Scores:
@@ -65,16 +72,46 @@ def scores_of(job: Job, ablation: Ablation = "") -> Scores:
     if not file.is_file():
         config, segmenter = job.config, load_segmenter(job, ablation)
         dataset = open_test(config, segmenter, ablation)
+        matches: dict[str, Matches] = {}
         rows = evaluate(
             segmenter,
             batches(segmenter, dataset, config.train.batch_size),
             config.data.exclusive,
             tuple(METRICS),
             classes=config.data.class_names,
+            how=separation(config, ablation),
+            matches=matches,
         )
         require_all(rows, dataset.pairs)
+        if matches:
+            whole = summarize_instances(matches, config.data.class_names)
+            text = yaml.safe_dump({name: whole[name] for name in POOLED if name in whole})
+            pooled = job.folder / f"test_pooled-{ablation}.yaml"
+            write_atomically(pooled, lambda to: to.write_text(text, encoding="utf-8"))
         write_atomically(file, lambda to: write_scores(to, rows))
     return job.read(file.name, read_scores)
+
+
+def separation(config: Config, ablation: Ablation) -> Separation | None:
+    """How masks become objects; None if objects are not scored."""
+    if config.task == "semantic":
+        return None
+    return "components" if ablation == "components" else config.separate
+
+
+def pooled_of(job: Job, ablation: Ablation = "") -> dict[str, float]:
+    """Read the test scores over the objects of all images of a training, see `Job.pooled`.
+
+    Args:
+        job: a finished training.
+        ablation: see `scores_of`, which is called before.
+    """
+    if not ablation or job.config.task == "semantic":
+        return {} if ablation else job.pooled()
+    found: dict[str, float] = job.read(
+        f"test_pooled-{ablation}.yaml", lambda file: yaml.safe_load(file.read_text("utf-8"))
+    )
+    return found
 
 
 def load_segmenter(job: Job, ablation: Ablation = "") -> SegmentationModel:
@@ -150,7 +187,7 @@ def images_per_second(job: Job, ablation: Ablation = "") -> float:
         batch = Batch.collate([dataset[0, position]]).to(device)
         wait(device)
         started = time.perf_counter()
-        predict_batch(segmenter, batch).masks(0, job.config.data.exclusive)
+        _masks(segmenter, batch, job.config, ablation)
         return time.perf_counter() - started
 
     predict(0)  # the first call is slower
@@ -180,9 +217,24 @@ def predict_some(job: Job, names: Collection[str], ablation: Ablation = "") -> d
             sample = dataset[0, position]
             assert sample.label is not None
             batch = Batch.collate([sample]).to(device)
-            masks = predict_batch(segmenter, batch).masks(0, job.config.data.exclusive)
-            found[pair.name] = Predicted(pair.image.read(), sample.label, masks)
+            masks, objects = _masks(segmenter, batch, job.config, ablation)
+            found[pair.name] = Predicted(
+                pair.image.read(), sample.label, masks, sample.instances, objects
+            )
     return found
+
+
+def _masks(
+    segmenter: SegmentationModel, batch: Batch, config: Config, ablation: Ablation
+) -> tuple[np.ndarray, Instances | None]:
+    """The masks of one image, bool K x H x W, and its objects if they are scored."""
+    how, exclusive = separation(config, ablation), config.data.exclusive
+    if how is None:
+        return predict_batch(segmenter, batch).masks(0, exclusive), None
+    threshold = segmenter.decision.threshold
+    [decide] = predict_instances(segmenter, batch, exclusive, how, least=threshold)
+    _, objects = decide(threshold)
+    return masks_of(objects, segmenter.num_classes), objects
 
 
 def gather(jobs: list[Job], scores: Callable[[Job], Scores]) -> list[Scores]:

@@ -21,7 +21,10 @@ from autosam.comparison.statistics import (
     seed_margin,
 )
 from autosam.comparison.variants import Variant
-from autosam.evaluation.tables import COLUMNS, EMPTINESS_COLUMNS
+from autosam.evaluation.tables import COLUMNS, EMPTINESS_COLUMNS, OBJECT_COLUMNS, TITLES
+
+SHOWN_OF_OBJECTS = ("pq", "ap50", "ap", "aji", "f1", "count_abs_error", "dice")
+"""Columns of a comparison of objects."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Line:
 
 @dataclass
 class ResultsTable:
-    """All rows by decreasing Dice; oracles, which use true masks as prompts, come last."""
+    """All rows by decreasing Dice, or PQ of objects; oracles, which use true masks as prompts, come
+    last."""
 
     rows: list[Row]
     base: Variant
@@ -48,6 +52,8 @@ class ResultsTable:
     """Patient, slide, ... of each test image; images of one group are not independent."""
     trivial: dict[str, float] = field(default_factory=dict)
     """Dice of trivial predictions by name."""
+    measure: str = "dice"
+    """The metric that rows are compared by."""
     conclusion: str = ""
     """See `autosam.comparison.conclusion`."""
 
@@ -55,11 +61,18 @@ class ResultsTable:
         base = self[self.base]
         for row in self.rows:
             row.difference = None if row is base else self.minus(row, base)
-        self.rows.sort(key=lambda row: (row.variant.is_oracle, -row.metrics["dice"][0], row.title))
+        self.rows.sort(
+            key=lambda row: (row.variant.is_oracle, -row.metrics[self.measure][0], row.title)
+        )
+
+    @property
+    def measure_title(self) -> str:
+        """Name of that metric."""
+        return TITLES[self.measure]
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{row.title} {row.metrics['dice'][0]:.3f}" for row in self.rows)
-        return f"ResultsTable(test Dice: {rows})"
+        rows = ", ".join(f"{row.title} {row.metrics[self.measure][0]:.3f}" for row in self.rows)
+        return f"ResultsTable(test {self.measure_title}: {rows})"
 
     def __getitem__(self, variant: Variant) -> Row:
         row = self.find(variant)
@@ -79,14 +92,14 @@ class ResultsTable:
         return next((row for row in self.rows if row.variant == variant), None)
 
     def minus(self, one: Row, other: Row) -> Difference:
-        """Compare the Dice of two rows image by image; the scores of an image are averaged over
+        """Compare the `measure` of two rows image by image; scores of an image are averaged over
         seeds, because seeds are not independent images.
 
         Args:
             one: a row.
             other: the row to subtract.
         """
-        own, theirs = one.by_image(), other.by_image()
+        own, theirs = one.by_image(self.measure), other.by_image(self.measure)
         return compare(
             np.array([own[name] for name in theirs]),
             np.array(list(theirs.values())),
@@ -101,12 +114,12 @@ class ResultsTable:
             other: another row.
 
         Returns:
-            A difference in Dice.
+            A difference in `measure`.
         """
-        return seed_margin(one.means("dice"), other.means("dice"))
+        return seed_margin(one.means(self.measure), other.means(self.measure))
 
     def sign(self, one: Row, other: Row, p: float | None = None) -> int:
-        """Sign of a significant difference in Dice: 1 for better, -1 for worse, 0 if it is not
+        """Sign of a significant difference in `measure`: 1 for better, -1 for worse, 0 if it is not
         significant over the groups and the seeds together.
 
         Args:
@@ -122,7 +135,10 @@ class ResultsTable:
     @property
     def columns(self) -> dict[str, tuple[str, str]]:
         """Title and format of each metric; with columns for empty images if there are any."""
-        shown = {name: (title, f".{max(1, n - 1)}f") for name, (title, n) in COLUMNS.items()}
+        titles = OBJECT_COLUMNS | COLUMNS if self.measure == "pq" else COLUMNS
+        shown = {name: (title, f".{max(1, n - 1)}f") for name, (title, n) in titles.items()}
+        if self.measure == "pq":
+            return {name: shown[name] for name in SHOWN_OF_OBJECTS}
         if any("false_alarm" in row.metrics for row in self.rows):
             shown |= EMPTINESS_COLUMNS | {
                 "nonempty_dice": (EMPTINESS_COLUMNS["nonempty_dice"][0], ".3f")
@@ -134,7 +150,7 @@ class ResultsTable:
         return [
             "run",
             *(title for title, _ in self.columns.values()),
-            f"Dice - {self.base.title} [95 %]",
+            f"{self.measure_title} - {self.base.title} [95 %]",
             "p",
             "prompt from the truth",
             "trainable",
@@ -150,7 +166,8 @@ class ResultsTable:
             A line for each row; with several classes followed by a line for each class.
         """
         for row in self.rows:
-            endings = [name[4:] for name in row.metrics if name.partition("/")[0] == "dice"]
+            names = (name.partition("/") for name in row.metrics)
+            endings = [mark + name for own, mark, name in names if own == self.measure]
             for ending in endings:  # "" for the mean, then "/CLASS"
                 costs = [""] * 7 if ending else _costs(row)
                 label = row.title + ending.replace("/", ": ")
@@ -184,7 +201,7 @@ class ResultsTable:
             [
                 "run",
                 *(f"{name}{end}" for name in metrics for end in ("", "_sd")),
-                "dice_difference",
+                f"{self.measure}_difference",
                 "low",
                 "high",
                 "p",

@@ -14,9 +14,10 @@ Control = Literal["", "blank", "shuffled"]
 """Replacement of SAM's image embedding in training and test: zeros, or the embedding of another
 image; "" for none."""
 
-Ablation = Literal["", "blank", "shuffled", "surrogate"]
-"""Replacement of SAM's image embedding at test only: zeros, the embedding of another image, or the
-surrogate decoder without SAM; "" for none."""
+Ablation = Literal["", "blank", "shuffled", "surrogate", "components"]
+"""What is changed at test only. Of SAM's image embedding: zeros, the embedding of another image, or
+the surrogate decoder without SAM. Of objects: connected components instead of a watershed. "" for
+nothing."""
 
 CONTROLS: tuple[Control, ...] = ("blank", "shuffled")
 
@@ -24,6 +25,7 @@ ABLATIONS: dict[Ablation, str] = {
     "blank": "blank at test",
     "shuffled": "shuffled at test",
     "surrogate": "no SAM",
+    "components": "components",
 }
 """Title of each ablation."""
 
@@ -74,6 +76,7 @@ class Variant:
 
 
 AUTOSAM, HEAD = Variant("autosam"), Variant("head")
+NO_SAM = Variant(AUTOSAM.run, ablation="surrogate")
 """The run that has controls, ablations and other prompts, and the one without SAM that all are
 compared with. No other code depends on the name of a run."""
 
@@ -96,15 +99,18 @@ def trained_variants(config: CompareConfig) -> list[Variant]:
 
 
 def ablated_variants(config: CompareConfig) -> list[Variant]:
-    """List the rows that test the run `autosam` with a replacement of SAM's embedding.
+    """List the rows that test a run with a change: `autosam` with replacements of SAM's embedding,
+    runs that predict classes with both ways to divide them into objects.
 
     Args:
         config: checked settings.
     """
-    if not config.attribution or AUTOSAM.run not in listed(config.runs):
-        return []
-    return [
-        Variant(AUTOSAM.run, ablation=ablation)
-        for ablation in ABLATIONS
-        if ablation != "surrogate" or config.model.has_surrogate
-    ]
+    names, found = listed(config.runs), []
+    if config.attribution and AUTOSAM.run in names:
+        found = [Variant(AUTOSAM.run, ablation=control) for control in CONTROLS]
+        if config.model.has_surrogate and config.task == "semantic":
+            found.append(NO_SAM)
+    if config.task == "instances" and config.separate == "watershed":
+        by_class = [name for name in names if RUNS[name].prompter == "none"]
+        found += [Variant(name, ablation="components") for name in by_class]
+    return found

@@ -30,6 +30,7 @@ LearnedPrompt = Literal[
     "dense+sparse+high_res",
     "both",
 ]
+ObjectPrompt = Literal["tokens", "point", "box", "tokens+point", "tokens+box"]
 """See `ModelConfig.prompt`."""
 
 
@@ -76,6 +77,10 @@ class ModelConfig:
     sam_features: Literal["none", "last", "blocks"] = "none"
     """What of SAM's image encoder the generator also reads. last: the image embedding. blocks: also
     the outputs of every second block (at most six)."""
+    object_prompt: ObjectPrompt = "tokens+box"
+    """What prompts an object (task instances). tokens: learned ones, read out of the feature map at
+    its centre. point: its centre. box: a box that is learned, too. Points and boxes go through
+    SAM's prompt encoder."""
     gate: bool = True
     """Whether a high_res prompt comes with a learned gate that scales each cell of SAM's image
     embedding from 0 to 1; it starts nearly closed."""
@@ -261,6 +266,13 @@ class PaperConfig:
 class Settings:
     """Settings that the runs of a comparison share."""
 
+    task: Literal["semantic", "instances"] = setting("semantic", common=True)
+    """What is segmented. semantic: the classes of pixels. instances: objects, each by itself. Runs
+    with learned prompts find and prompt every object; others predict classes, which `separate`
+    divides into objects."""
+    separate: Literal["watershed", "components"] = "watershed"
+    """How a mask becomes objects (task instances, runs that predict classes). watershed: of the
+    distance to the mask's edge. components: connected parts."""
     sam: str = setting("lite", common=True)
     """SAM: lite (shipped) or another one of `autosam weights list`."""
     sam_checkpoint: str | None = setting(
@@ -329,6 +341,11 @@ class Config(Settings):
         """The run's name, with controls and peculiarities that are on."""
         odd = [self.embedding] if self.embedding != "real" else []
         return "+".join([self.run, *odd, *self.paper.names])
+
+    @property
+    def finds_objects(self) -> bool:
+        """Whether objects are found and prompted one by one."""
+        return self.task == "instances" and RUNS[self.run].learns_prompt
 
     @property
     def color_prior(self) -> RoughConfig | None:

@@ -30,6 +30,7 @@ def check_settings(config: Config) -> None:
     if config.embedding != "real" and not RUNS[config.run].uses_sam:
         raise ConfigError(f"--embedding {config.embedding}: the run {config.run} has no SAM.")
     check_sources(config)
+    check_task(config)
     for name in ("double_normalisation", "min_max_logits"):
         if getattr(config.paper, name) and not RUNS[config.run].uses_sam:
             raise ConfigError(f"--paper.{name}: the run {config.run} has no SAM.")
@@ -62,6 +63,35 @@ def check_sources(config: Config) -> None:
         raise ConfigError(
             f"--embedding blank: adapters of the run {config.run} would get no gradient."
         )
+
+
+def check_task(config: Config) -> None:
+    """Refuse what objects cannot be found with, see `check_settings`.
+
+    Raises:
+        ConfigError: naming the settings.
+    """
+    if config.task != "instances":
+        return
+    if not config.data.exclusive:
+        raise ConfigError(
+            "--task instances and --data.exclusive false exclude each other: a pixel belongs to "
+            "one object. Leave --data.exclusive out."
+        )
+    if not config.finds_objects:
+        return
+    if not {"dense", "high_res"} & {*config.model.prompt_kinds}:
+        raise ConfigError(
+            f"--task instances: --model.prompt {config.model.prompt} has no map to find objects in."
+            " Add dense or high_res."
+        )
+    if config.loss.resolution != "low":
+        raise ConfigError(
+            f"--task instances: the loss on each object has no --loss.resolution "
+            f"{config.loss.resolution}. Leave it out."
+        )
+    for name in config.paper.names:
+        raise ConfigError(f"--paper.{name}: has no meaning for --task instances. Leave it out.")
 
 
 def check_data(data: DataConfig) -> None:

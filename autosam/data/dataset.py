@@ -22,13 +22,15 @@ from autosam.data.geometry import (
     resize_image,
     resize_label,
 )
+from autosam.data.instances import change, label_of, without_objects
 from autosam.data.labels import known, without
 from autosam.data.mask_encoding import MaskEncoding
+from autosam.data.object_targets import center_map, depth_map, draw_objects
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.prompts import draw_prompts
 from autosam.data.readers.stretch import stretch_channels
 from autosam.errors import DataError
-from autosam.types import Batch, ImageEmbedding, InputSpec, ObjectPrompts, Sample
+from autosam.types import Batch, ImageEmbedding, InputSpec, Instances, ObjectPrompts, Sample
 
 COPIES = 0x7669657773
 """Seed word of the geometry of augmented copies."""
@@ -113,6 +115,7 @@ def make_sample(
     visit: Visit | None = None,
     prompting: PromptConfig | None = None,
     prior: np.ndarray | None = None,
+    instances: Instances | None = None,
 ) -> Sample:
     """Resize one image (and its label) to the sizes that a segmenter takes.
 
@@ -125,6 +128,7 @@ def make_sample(
         visit: augmentation and seed; None: no augmentation.
         prompting: how prompts are taken from the label, if the input spec requires them.
         prior: uint8 H x W, 0 or 1: mask that prompts are taken from in place of the label.
+        instances: the objects of the label, which prompts are then taken from.
     """
     visit = visit or Visit()
     augment, seed, fixed = visit.augment, visit.seed, visit.fixed
@@ -141,7 +145,12 @@ def make_sample(
         sam_input = place(for_sam(image, input_spec), side, geometry, augment, where)
         if augment is not None and fixed is None:
             sam_input = augment.recolour(sam_input, seed)
-    fitted = None if label is None else place(label, side, geometry, augment, where)
+    placed = None
+    if instances is not None:
+        placed = change(instances, lambda ids: place(ids, side, geometry, augment, where))
+        fitted: np.ndarray | None = label_of(placed)
+    else:
+        fitted = None if label is None else place(label, side, geometry, augment, where)
     height, width = image.shape[:2]
     valid = content_size(height, width, side, geometry) if fitted is None else fitted.shape
     sample = Sample(
@@ -152,14 +161,28 @@ def make_sample(
         sam_valid=(valid[0], valid[1]),
         size=(height, width),
         label=label if augment is None else None,
+        instances=instances if augment is None else None,
     )
-    if input_spec.prompts is not None and prompting is not None:
+    rng = np.random.default_rng([*seed, 1])
+    if input_spec.prompts == "objects":
+        if placed is not None and prompting is not None:
+            depth = depth_map(placed.ids)
+            sample.centers = center_map(placed, depth, num_classes, input_spec)
+            count, train = prompting.objects, augment is not None
+            sample.prompts = draw_objects(placed, depth, input_spec, count, rng, train)
+    elif input_spec.prompts is not None and prompting is not None:
         fitted_prior = None if prior is None else place(prior, side, geometry, augment, where)
         source = fitted if fitted is not None else fitted_prior
         if source is not None:
-            rng = np.random.default_rng([*seed, 1])
             sample.prompts, source = draw_prompts(
-                source, input_spec, prompting, rng, augment is not None, num_classes, fitted_prior
+                source,
+                input_spec,
+                prompting,
+                rng,
+                augment is not None,
+                num_classes,
+                fitted_prior,
+                placed,
             )
             fitted = None if fitted is None else source
     if fitted is not None:
@@ -184,6 +207,7 @@ class PairDataset(Dataset[Sample]):
             visit draws a new geometry.
         shuffled: SAM's image encoder gets another image of `pairs`, a new one at each visit, and of
             another group if there is one: slices of one volume look alike.
+        instances: read the objects of the masks.
 
     Raises:
         DataError: two pairs have one name, or `shuffled` with a single pair.
@@ -199,6 +223,7 @@ class PairDataset(Dataset[Sample]):
         prompting: Prompting | None = None,
         copies: int = 0,
         shuffled: bool = False,
+        instances: bool = False,
     ) -> None:
         names: dict[str, Pair] = {}
         for pair in pairs:
@@ -209,7 +234,7 @@ class PairDataset(Dataset[Sample]):
                 )
         self.pairs, self.input_spec, self.encoding = pairs, input_spec, encoding
         self.augment, self.seed, self.prompting, self.copies = augment, seed, prompting, copies
-        self.shuffled = shuffled
+        self.shuffled, self.instances = shuffled, instances
         if shuffled:
             require_others(pairs)
         self.embeddings: Embeddings | None = None
@@ -253,24 +278,34 @@ class PairDataset(Dataset[Sample]):
 
     def prior(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
         """The mask that prompts are taken from, uint8 H x W; None: the label."""
-        if self.input_spec.prompts is None:
+        if self.input_spec.prompts in (None, "objects"):
             return None
         if self.prompting is not None and self.prompting.color_prior is not None:
             return color_prior_mask(pair.image, self.prompting.color_prior)
-        if pair.regions is None:
+        if pair.regions is None or self.instances:
             return None
         found = pair.regions.read()
         if found.shape != shape:
             raise DataError(size_mismatch(pair.regions, found.shape, pair.mask, shape))
         return found
 
+    def truth(self, pair: Pair) -> tuple[np.ndarray, Instances | None]:
+        """The label of a pair, and its objects if they are read."""
+        if not self.instances:
+            return self.encoding.read(pair.mask), None
+        found = self.encoding.read_instances(pair.mask, pair.regions)
+        return label_of(found), found
+
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
         pair = self.pairs[position]
-        (image, valid), label = read_valid(pair.image), self.encoding.read(pair.mask)
+        image, valid = read_valid(pair.image)
+        label, instances = self.truth(pair)
         if image.shape[:2] != label.shape:  # only a sample of a large data set was checked before
             raise DataError(size_mismatch(pair.image, image.shape, pair.mask, label.shape))
         label = without(label, valid)
+        if instances is not None:
+            instances = without_objects(instances, valid)
         seed = (self.seed, epoch, position)
         copy = int(np.random.default_rng([*seed, 2]).integers(self.copies)) if self.copies else 0
         sample = make_sample(
@@ -282,6 +317,7 @@ class PairDataset(Dataset[Sample]):
             Visit(self.augment, seed, (position, copy) if self.copies else None),
             None if self.prompting is None else self.prompting.config,
             self.prior(pair, label.shape),
+            instances,
         )
         sample.valid = valid if self.augment is None else None
         encoded = position

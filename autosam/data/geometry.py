@@ -230,3 +230,19 @@ def _bilinear(rows: int, count: Tensor, columns: int, content: Tensor) -> Tensor
     place = torch.minimum(place, content - 1)
     source = torch.arange(columns, dtype=torch.float64)
     return (1 - (place[:, None] - source).abs()).clamp(min=0)
+
+
+def cell_positions(length: int, content: int, image_size: int, mask_size: int) -> np.ndarray:
+    """Where the pixels of an image lie among the cells of a mask, along one side.
+
+    Args:
+        length: H or W, pixels of the image.
+        content: rows or columns of the S x S square that hold image, see `content_size`.
+        image_size: S.
+        mask_size: m.
+
+    Returns:
+        float64 `length`, in cells; centres of cells are whole numbers. Rising, from 0 to m - 1.
+    """
+    centres = (np.arange(length) + 0.5) * (content / length) * (mask_size / image_size) - 0.5
+    return centres.clip(0, mask_size - 1)

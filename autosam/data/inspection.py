@@ -21,7 +21,7 @@ from autosam.data.pairs import Pair, distinct
 from autosam.data.prompts import objects_of
 from autosam.data.splits import draw_splits
 from autosam.errors import AutosamError, DataError
-from autosam.types import Instances
+from autosam.types import InputSpec, Instances
 
 
 @dataclass
@@ -45,14 +45,13 @@ class Inspection:
         return f"Inspection({self.images} images, {counts})"
 
 
-def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -> Inspection:
+def inspect_data(config: DataConfig, sam: str, input_spec: InputSpec) -> Inspection:
     """Inspect a data set; errors are collected, not raised.
 
     Args:
         config: the data settings.
         sam: name of the SAM, for messages.
-        image_size: S of that SAM in px, which sets the smallest object that its masks can show.
-        geometry: how that SAM resizes images.
+        input_spec: its sizes, which set the smallest object that its masks can show.
 
     Returns:
         Errors, warnings and facts.
@@ -87,7 +86,7 @@ def inspect_data(config: DataConfig, sam: str, image_size: int, geometry: str) -
     if found.errors:
         return found
     found.facts["read as"] = report.encoding.description or _default_description(config)
-    tally = Tally(config, sam, image_size, geometry)
+    tally = Tally(config, sam, input_spec)
     for pair, _ in good:
         try:
             apart = report.encoding.tells_apart(pair.mask)
@@ -178,12 +177,12 @@ def _scenes(
 
 
 class Tally:
-    """Counts over labels: class shares, empty masks, objects too small for SAM's grids."""
+    """Counts over labels: class shares, empty masks, objects too small for SAM's masks."""
 
-    def __init__(self, config: DataConfig, sam: str, image_size: int, geometry: str) -> None:
+    def __init__(self, config: DataConfig, sam: str, input_spec: InputSpec) -> None:
         self.config, self.sam = config, sam
-        self.image_size, self.geometry = image_size, geometry
-        self.cells = image_size // 4
+        self.image_size, self.geometry = input_spec.image_size, input_spec.geometry
+        self.cells = input_spec.mask_size
         self.shares = np.zeros(config.num_classes)
         self.holding = np.zeros(config.num_classes, int)
         self.counts: list[int] = []
@@ -254,16 +253,16 @@ class Tally:
             )
 
     def _report_small(self, found: Inspection) -> None:
-        """Add the objects smaller than a cell of SAM's embedding, and a warning if there are many:
-        a cell finds one object at most."""
-        grid = self.cells // 4
+        """Add the objects smaller than 2 x 2 cells of the masks, and a warning if there are many:
+        of two touching ones only one is found."""
+        grid = self.cells // 2
         sizes = small_objects(np.array(self.areas), np.array(self.sides), grid, self.image_size)
-        name = f"{grid} x {grid} cells of {self.sam}"
-        found.facts["objects"][f"smaller than one of the {name}"] = sizes.small
+        name = f"2 x 2 of the {self.cells} x {self.cells} cells of {self.sam}'s masks"
+        found.facts["objects"][f"smaller than {name}"] = sizes.small
         if sizes.share > 0.02:
             tile = f"tiles of {sizes.tile} px, or " if sizes.tile else ""
             found.warnings.append(
-                f"{sizes.small} of {sizes.total} objects are smaller than one of the {name}, which "
-                f"tell objects apart. Cells would be small enough with {tile}an input of "
+                f"{sizes.small} of {sizes.total} objects are smaller than {name}, so that touching "
+                f"ones cannot be told apart. Cells would be small enough with {tile}an input of "
                 f"{sizes.image_size} px."
             )

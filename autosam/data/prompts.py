@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from autosam.config import PromptConfig
 from autosam.data.geometry import pad
 from autosam.data.labels import class_masks, pack
-from autosam.types import InputSpec, ObjectPrompts
+from autosam.types import InputSpec, Instances, ObjectPrompts
 
 MIN_AREA = 10
 """Connected components of fewer pixels are annotation or compression artefacts and not prompted."""
@@ -158,6 +158,7 @@ def draw_prompts(
     train: bool,
     num_classes: int = 1,
     prior: np.ndarray | None = None,
+    instances: Instances | None = None,
 ) -> tuple[ObjectPrompts, np.ndarray]:
     """Find the objects of an image and prompt each.
 
@@ -172,13 +173,21 @@ def draw_prompts(
         prior: uint8 h x w, 0 or 1: a map (of regions, or a rough mask) whose connected components
             are prompted as the single class, in place of those of `label`; in training only the
             largest.
+        instances: the objects of `label`, if they are told apart: they are prompted in place of the
+            connected components.
 
     Returns:
         The prompts; and the label, in which the objects that were not drawn become background (not
         with a prior, whose components do not match the label's pixels).
     """
     masks_of = class_masks(label, num_classes) if prior is None else np.asarray(prior[None] > 0)
-    numbered = [objects_of(mask) for mask in masks_of]
+    if instances is None or prior is not None:
+        numbered = [objects_of(mask) for mask in masks_of]
+    else:
+        numbered = [
+            (instances.ids, (1 + np.flatnonzero(instances.classes == k + 1)).tolist())
+            for k in range(num_classes)
+        ]
     found = [(k, number) for k, (_, numbers) in enumerate(numbered) for number in numbers]
     if train and prior is not None:
         found = found[: prompt.objects]

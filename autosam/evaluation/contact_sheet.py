@@ -8,9 +8,13 @@ import torch
 from autosam.data.dataset import PairDataset
 from autosam.data.labels import class_masks
 from autosam.evaluation import visualize
-from autosam.evaluation.explain import explain
+from autosam.evaluation.explain import center_heatmap, explain
+from autosam.evaluation.instance_matching import match_instances
+from autosam.evaluation.instance_metrics import score_instances
 from autosam.evaluation.metrics import dice
 from autosam.evaluation.predict_batch import predict_label
+from autosam.evaluation.predict_instances import Separation, predict_instances
+from autosam.evaluation.visualize_instances import instances_cell
 from autosam.models.base import SegmentationModel
 from autosam.types import Batch
 
@@ -26,6 +30,7 @@ def contact_sheet(
     exclusive: bool,
     device: torch.device,
     classes: dict[str, np.ndarray],
+    how: Separation | None = None,
 ) -> np.ndarray:
     """Draw one row for each image: image, truth, prediction, a heatmap of each map of the prompt,
     and the mask of the surrogate decoder.
@@ -37,11 +42,14 @@ def contact_sheet(
         exclusive: see `predict_label`.
         device: device of the segmenter.
         classes: uint8 RGB of each class by its name; several have a legend.
+        how: see `predict_instances`: draw objects.
 
     Returns:
         uint8 H x W x 3, RGB.
     """
     segmenter.eval()
+    if how is not None:
+        return objects_sheet(segmenter, dataset, positions, exclusive, device, how)
     rows, notes, colours = [], [], np.stack(list(classes.values()))
     for position in positions:
         sample = dataset[0, position]
@@ -79,3 +87,32 @@ def contact_sheet(
     titles = ["image", truth_title, "prediction", *highlights, "prompt without SAM"]
     legend = classes if len(classes) > 1 else None
     return visualize.image_grid(rows, titles[: len(rows[0])], notes, SIDE, legend)
+
+
+def objects_sheet(
+    segmenter: SegmentationModel,
+    dataset: PairDataset,
+    positions: list[int],
+    exclusive: bool,
+    device: torch.device,
+    how: Separation,
+) -> np.ndarray:
+    """Draw one row for each image: image, true objects and predicted ones, see `contact_sheet`."""
+    rows, notes, threshold = [], [], segmenter.decision.threshold
+    for position in positions:
+        sample = dataset[0, position]
+        batch = Batch.collate([sample]).to(device)
+        [decide] = predict_instances(segmenter, batch, exclusive, how, least=threshold)
+        _, found = decide(threshold)
+        truth = sample.instances
+        assert truth is not None
+        image = dataset.pairs[position].image.read()
+        cells = [instances_cell(image, objects.ids, SIDE) for objects in (truth, found)]
+        heatmaps = center_heatmap(segmenter, batch)
+        cells = [image, *cells, *heatmaps.values()]
+        rows.append([visualize.fit(cell, SIDE) for cell in cells])
+        matches = match_instances(truth, found, segmenter.num_classes)
+        quality = score_instances(matches)["pq"]
+        notes.append(f"{sample.name[:18]}  PQ {quality:.2f}  {len(found)} of {len(truth)}")
+    titles = ["image", "truth", "prediction", "centres"]
+    return visualize.image_grid(rows, titles[: len(rows[0])], notes, SIDE, None)

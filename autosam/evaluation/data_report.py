@@ -19,8 +19,10 @@ from autosam.data.inspection import Inspection, inspect_data
 from autosam.data.labels import class_masks
 from autosam.evaluation import visualize
 from autosam.evaluation.visualize import spread
+from autosam.models.build import absent_sam
 from autosam.models.sam.cost import cache_costs
 from autosam.models.sam.weights.locate import known
+from autosam.types import InputSpec
 from autosam.utils.io import make_folder
 
 SIDE = 224
@@ -41,9 +43,12 @@ def check(config: CheckConfig) -> Inspection:
     Raises:
         ConfigError: invalid settings, or output files that exist.
     """
-    spec = known(config.sam)
+    known(config.sam)
+    sam = absent_sam(config.sam)
+    size, geometry = sam.spec.image_size, sam.spec.geometry
+    input_spec = InputSpec(size, size, 4 * sam.grid[0], geometry)
     copies = config.cache.copies if config.cache.copies is not None else 4
-    found = inspect_data(config.data, config.sam, spec.image_size, spec.geometry)
+    found = inspect_data(config.data, config.sam, input_spec)
     if found.images:
         found.facts["cache"] = cache_costs(found.images, copies)
     if config.output and found.pairs:

@@ -13,6 +13,8 @@ from autosam.data.dataset import PairDataset, Prompting
 from autosam.data.loaders import EpochSampler, make_loader
 from autosam.evaluation import evaluator
 from autosam.evaluation.evaluate_sam import evaluate_sam
+from autosam.evaluation.instance_matching import Matches
+from autosam.evaluation.instance_metrics import summarize_instances
 from autosam.evaluation.leakage import leakage_warning, require_same_rule
 from autosam.evaluation.metrics import METRICS, by_subset, mean_scores, require_all
 from autosam.evaluation.sanity import describe_images, sanity_warnings
@@ -59,20 +61,31 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         report.encoding,
         prompting=Prompting(loaded.config.prompt, loaded.config.color_prior),
         shuffled=loaded.config.embedding == "shuffled",
+        instances=loaded.config.task == "instances",
     )
     keys = list(EpochSampler(len(dataset), shuffle=False))
     share = keys[process.process_index :: process.num_processes]
     loader = make_loader(dataset, share, config.batch_size)
     shown = track(loader, "scoring", disable=not process.is_main_process)
     batches = (batch.to(device) for batch in shown)
+    matches: dict[str, Matches] = {}
     rows = evaluator.evaluate(
-        segmenter, batches, trained.exclusive, tuple(METRICS), classes=trained.class_names
+        segmenter,
+        batches,
+        trained.exclusive,
+        tuple(METRICS),
+        classes=trained.class_names,
+        how=loaded.config.separate if loaded.config.task == "instances" else None,
+        matches=matches,
     )
     shares = gather([list(rows.items())])
     # Interleaving the shares restores the order of the images.
     rows = dict(row for turn in zip_longest(*shares) for row in turn if row is not None)
+    matches = dict(gather([*matches.items()]))
     require_all(rows, pairs)
     scores = mean_scores(list(rows.values()))
+    if matches:
+        scores |= summarize_instances(matches, trained.class_names)
     if not process.is_main_process:
         return scores
     split = title.split(" of ")[0]  # the table is narrow

@@ -11,8 +11,11 @@ from accelerate.utils import gather_object
 
 from autosam.data.labels import class_masks, known
 from autosam.evaluation.calibration import THRESHOLDS, choose
+from autosam.evaluation.instance_matching import Matches, match_instances
+from autosam.evaluation.instance_metrics import score_instances
 from autosam.evaluation.metrics import dice, score
 from autosam.evaluation.predict_batch import predict_batch, predict_label
+from autosam.evaluation.predict_instances import Separation, masks_of, predict_instances
 from autosam.evaluation.scores import Scores
 from autosam.models.base import SegmentationModel
 from autosam.models.losses import SegmentationLoss
@@ -26,6 +29,7 @@ def calibrate(
     loader: Iterable[Batch],
     exclusive: bool,
     accelerator: Accelerator | None = None,
+    how: Separation | None = None,
 ) -> tuple[float, float]:
     """Choose the threshold and the smallest area on a data set, see `calibration.choose`.
 
@@ -34,6 +38,7 @@ def calibrate(
         loader: batches with labels, on the segmenter's device.
         exclusive: see `predict_label`; with several exclusive classes no threshold is used.
         accelerator: gathers the scores of all processes.
+        how: see `evaluate`; the threshold is then chosen by the panoptic quality.
 
     Returns:
         threshold: probability from which on a pixel is foreground.
@@ -42,6 +47,9 @@ def calibrate(
     segmenter.eval()
     rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
     for batch in loader:
+        if how is not None:
+            rows += _rows_of_objects(segmenter, batch, exclusive, how)
+            continue
         predicted = predict_batch(segmenter, batch)
         for i, name in enumerate(batch.names):
             logits, label = predicted.full_logits(i), batch.labels[i]
@@ -63,6 +71,24 @@ def calibrate(
     all_scores, all_areas, all_empty = (np.concatenate(part) for part in zip(*found, strict=True))
     image = np.repeat(np.arange(len(found)), [len(empty) for _, _, empty in found])
     return choose(all_scores, all_areas, all_empty, image)
+
+
+def _rows_of_objects(
+    segmenter: SegmentationModel, batch: Batch, exclusive: bool, how: Separation
+) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """The panoptic quality of each image at each of `THRESHOLDS`, as rows of `calibrate`."""
+    rows = []
+    for i, decide in enumerate(predict_instances(segmenter, batch, exclusive, how)):
+        truth = batch.instances[i]
+        assert truth is not None
+        scores = [
+            score_instances(match_instances(truth, decide(t)[1], segmenter.num_classes))["pq"]
+            for t in THRESHOLDS
+        ]
+        if not np.isnan(scores).any():
+            own = np.array([scores])
+            rows.append((batch.names[i], own, np.zeros_like(own), np.array([not len(truth)])))
+    return rows
 
 
 GATES = {1: "trust", 2: "trust_2x", 4: "trust_4x"}
@@ -110,6 +136,8 @@ def evaluate(
     accelerator: Accelerator | None = None,
     bf16: bool = False,
     classes: Sequence[str] = (),
+    how: Separation | None = None,
+    matches: dict[str, Matches] | None = None,
 ) -> Scores:
     """Score each image at its own size.
 
@@ -118,10 +146,14 @@ def evaluate(
         loader: batches with labels, on the segmenter's device.
         exclusive: see `predict_label`.
         names: keys of `METRICS`.
-        criterion: if given, each row also has the `loss` of the image.
+        criterion: if given, each row also has the `loss` of the image; if objects are scored, that
+            of its batch.
         accelerator: gathers the rows of all processes; an image repeated as padding counts once.
         bf16: whether to compute in bfloat16.
         classes: names of the classes.
+        how: score the objects, too; how masks become objects where a run predicts classes. None:
+            the masks of classes alone.
+        matches: gets the matched objects of each image by its name.
 
     Returns:
         Scores by image; with a learned prompt and SAM's image embedding also `gate_means`.
@@ -129,6 +161,16 @@ def evaluate(
     segmenter.eval()
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
+        if how is not None:
+            own, matched = _score_objects(segmenter, batch, exclusive, names, bf16, classes, how)
+            if criterion is not None and batch.weights is not None:
+                output, _ = segmenter(batch, with_surrogate=True)
+                loss = criterion.of(output, batch)["loss"].item()
+                own = [(name, scores | {"loss": loss}) for name, scores in own]
+            rows += own
+            if matches is not None:
+                matches.update(matched)
+            continue
         predicted = predict_batch(segmenter, batch, bf16)
         gates: list[dict[str, float]] = [{}] * len(batch)
         if predicted.prompt is not None and segmenter.sees_image:
@@ -144,4 +186,32 @@ def evaluate(
             rows.append((name, scores | gates[i]))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
+        if matches is not None:
+            matches.update(gather_object([*matches.items()]))
     return dict(rows)
+
+
+def _score_objects(
+    segmenter: SegmentationModel,
+    batch: Batch,
+    exclusive: bool,
+    names: tuple[str, ...],
+    bf16: bool,
+    classes: Sequence[str],
+    how: Separation,
+) -> tuple[list[tuple[str, dict[str, float]]], dict[str, Matches]]:
+    """Score the objects of a batch, and the masks of classes that they add up to."""
+    rows, matches, threshold = [], {}, segmenter.decision.threshold
+    for i, decide in enumerate(
+        predict_instances(segmenter, batch, exclusive, how, bf16, threshold)
+    ):
+        truth, label = batch.instances[i], batch.labels[i]
+        assert truth is not None
+        assert label is not None
+        _, found = decide(threshold)
+        matched = match_instances(truth, found, segmenter.num_classes)
+        matches[batch.names[i]] = matched
+        masks = masks_of(found, segmenter.num_classes)
+        scores = score(masks, label, names, classes) | score_instances(matched, classes)
+        rows.append((batch.names[i], scores))
+    return rows, matches

@@ -9,7 +9,9 @@ import torch
 
 from autosam.data.geometry import restore
 from autosam.evaluation import visualize
+from autosam.evaluation.predict_instances import Decide
 from autosam.models.base import SegmentationModel
+from autosam.models.instance_segmenter import InstanceSegmenter
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
@@ -26,6 +28,27 @@ class Explanation:
     Empty without a learned prompt."""
     surrogate: torch.Tensor | None = None
     """float K x H x W, logits of the surrogate decoder, which sees the prompt alone."""
+    decide: Decide | None = None
+    """The objects, for any threshold; None where a run predicts classes."""
+
+
+@torch.no_grad()
+def center_heatmap(segmenter: SegmentationModel, batch: Batch) -> dict[str, np.ndarray]:
+    """Draw the map of centres of one image.
+
+    Args:
+        segmenter: in evaluation mode.
+        batch: one image, on the segmenter's device.
+
+    Returns:
+        uint8 H x W x 3 RGB by title; empty if the run does not look for centres.
+    """
+    if not isinstance(segmenter, InstanceSegmenter):
+        return {}
+    spec = segmenter.input_spec
+    centers = segmenter.centers(batch)[0]
+    shown = restore(centers.amax(0, keepdim=True), batch.sizes[0], spec.image_size, spec.geometry)
+    return {"centres": visualize.heatmap(shown[0].cpu().numpy())}
 
 
 @torch.no_grad()

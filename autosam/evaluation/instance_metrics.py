@@ -21,6 +21,9 @@ IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 """COCO's recalls at which precision is averaged."""
 
+POOLED = ("ap50", "ap", "pooled_pq", "pooled_dq", "pooled_sq")
+"""Scores over the objects of all images of a split."""
+
 QUALITIES = ("pq", "dq", "sq", "aji", "f1", "image_ap50")
 """Scores of an image in [0, 1], higher is better."""
 

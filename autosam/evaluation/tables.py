@@ -18,6 +18,24 @@ COLUMNS = {
 """Title and decimals of each metric: HD95 is the 95 % Hausdorff distance, NSD the normalised
 surface distance, see `autosam.evaluation.metrics`."""
 
+OBJECT_COLUMNS = {
+    "pq": ("PQ", 4),
+    "dq": ("DQ", 4),
+    "sq": ("SQ", 4),
+    "aji": ("AJI", 4),
+    "f1": ("F1", 4),
+    "ap50": ("AP50", 4),
+    "ap": ("AP", 4),
+    "count_abs_error": ("count error", 1),
+}
+"""The same for objects, see `autosam.evaluation.instance_metrics`."""
+
+TITLES = {name: title for name, (title, _) in (COLUMNS | OBJECT_COLUMNS).items()}
+"""Title of each metric."""
+
+MEASURES = {"semantic": "dice", "instances": "pq"}
+"""The metric by which checkpoints are chosen and runs are compared, by task."""
+
 
 EMPTINESS_COLUMNS = {
     "nonempty_dice": ("Dice, not empty", ".4f"),
@@ -49,8 +67,13 @@ def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> 
     """
     console = Console(soft_wrap=True, markup=False, emoji=False)
     columns = {name: (title, f".{digits}f") for name, (title, digits) in COLUMNS.items()}
-    has_empty = any("false_alarm" in row for row in scores.values())
-    for shown in (columns, EMPTINESS_COLUMNS) if has_empty else (columns,):
+    objects = {name: (title, f".{digits}f") for name, (title, digits) in OBJECT_COLUMNS.items()}
+    tables = [columns]
+    if any("pq" in row for row in scores.values()):
+        tables.insert(0, objects)
+    if any("false_alarm" in row for row in scores.values()):
+        tables.append(EMPTINESS_COLUMNS)
+    for shown in tables:
         table = Table("split")
         for title, _ in shown.values():
             table.add_column(title, justify="right")

@@ -21,6 +21,7 @@ from autosam.data.pairs import read_valid
 from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.evaluation.predict_instances import Decide
 from autosam.inference.formats import FORMATS
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor, load
@@ -47,6 +48,8 @@ class Segmented:
     logits: np.ndarray
     """float32 K x H x W."""
     heatmaps: dict[str, np.ndarray]
+    """See `Explanation`."""
+    decide: Decide | None
     """See `Explanation`."""
 
 
@@ -105,7 +108,8 @@ def segment(
                 image = read_upload(path, predictor, max_megapixels)
                 found = predictor.explain(image)
                 logits = found.logits.cpu().numpy()
-                segmented.append(Segmented(path.name, run, image, logits, found.heatmaps))
+                one = Segmented(path.name, run, image, logits, found.heatmaps, found.decide)
+                segmented.append(one)
         except AutosamError as error:
             refused.append(str(error).replace(f"{path.parent}{os.sep}", ""))
     return segmented, refused
@@ -131,8 +135,11 @@ def make_results(
             results.gallery.append((one.image.read(), one.name))
             before = one.name
         predictor = predictors[one.run]
-        logits = torch.from_numpy(one.logits)
-        found = predictor.decide(logits, thresholds[one.run], image=one.image)
+        threshold = thresholds[one.run]
+        if one.decide is not None:
+            found = predictor.decide_objects(one.decide, threshold, one.image)
+        else:
+            found = predictor.decide(torch.from_numpy(one.logits), threshold, image=one.image)
         drawn = found.overlay()
         results.gallery.append((drawn, f"{one.run}: mask"))
         for title, heatmap in one.heatmaps.items():
@@ -167,7 +174,7 @@ def _write_files(
 def is_exclusive(predictor: Predictor) -> bool:
     """Whether masks are the most probable of several classes, without a threshold."""
     data = predictor.loaded.config.data
-    return data.exclusive and data.num_classes > 1
+    return data.exclusive and data.num_classes > 1 and not predictor.by_object
 
 
 def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
@@ -225,6 +232,9 @@ def threshold_slider(i: int, name: str, predictor: Predictor) -> Any:
     """
     import gradio as gr
 
+    what = "probability above which a pixel is foreground"
+    if predictor.by_object:
+        what = "smallest score of an object"
     return gr.Slider(
         0.02,
         0.98,
@@ -232,8 +242,7 @@ def threshold_slider(i: int, name: str, predictor: Predictor) -> Any:
         step=0.01,
         elem_id=f"threshold-{i}",
         visible=not is_exclusive(predictor),
-        label=f"Threshold of {name}: probability above which a pixel is foreground (chosen on "
-        f"validation: {predictor.threshold:g})",
+        label=f"Threshold of {name}: {what} (chosen on validation: {predictor.threshold:g})",
     )
 
 

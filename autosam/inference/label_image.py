@@ -51,13 +51,14 @@ def write_label_image(path: Path, ids: np.ndarray) -> Path:
     pixels = np.maximum(ids, 0).astype(np.uint32 if most > MOST_IN_16_BITS else np.uint16)
     path = label_path(path, most)
     if path.suffix.lower() in TIFF_SUFFIXES:
-        import tifffile
-
-        write_atomically(
-            path,
-            lambda to: tifffile.imwrite(to, pixels, compression="zlib", photometric="minisblack"),
-            lasting=False,
-        )
+        write_atomically(path, lambda to: _write_tiff(to, pixels), lasting=False)
     else:
         write_png(path, pixels)
     return path
+
+
+def _write_tiff(path: Path, pixels: np.ndarray) -> None:
+    from tifffile import TiffWriter
+
+    with TiffWriter(path) as file:
+        file.write(pixels, compression="zlib", photometric="minisblack")

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from autosam.config.commands import ExportConfig
+from autosam.data.pairs import Pixels
 from autosam.errors import CheckpointError, ConfigError
+from autosam.evaluation.predict_instances import masks_of
 from autosam.inference.onnx_compare import (
     Exported,
     Runner,
@@ -25,11 +28,22 @@ from autosam.inference.onnx_compare import (
     report,
 )
 from autosam.inference.onnx_graph import MAX_SIDE, MIN_SIDE, OPSET, Graph
+from autosam.inference.onnx_objects import DrawGraph, MapsGraph, ObjectFiles, run_objects
 from autosam.inference.predictor import Predictor, load
+from autosam.models.instance_segmenter import InstanceSegmenter
 from autosam.utils.io import make_folder, write_atomically
 
 AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.9}
 """Smallest share of mask pixels that must agree with PyTorch, by precision."""
+
+SIDES = {
+    axis: torch.export.Dim(name, min=MIN_SIDE, max=MAX_SIDE)
+    for axis, name in enumerate(("height", "width"))
+}
+"""Dynamic dimensions of an image."""
+
+NAMED_SIDES = {"image": {0: "height", 1: "width"}}
+"""Their names in an ONNX file."""
 
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
 """Packages by suffix of the file."""
@@ -68,6 +82,8 @@ def export(config: ExportConfig) -> Exported:
     images = readable(find_images(config, predictor), config.count)
     first = images[0].read()
     make_folder(output.parent)
+    if predictor.by_object:
+        return export_objects(predictor, images, config)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         file = Path(folder) / output.name
         print("tracing ...")
@@ -88,7 +104,59 @@ def export(config: ExportConfig) -> Exported:
                 "Please report it, with the settings of the run."
             )
         write_atomically(output, file.replace)
-    report(result, config)
+    report(result, config, "mask, uint8; logits, float32 classes x height x width")
+    return result
+
+
+def export_objects(predictor: Predictor, images: list[Pixels], config: ExportConfig) -> Exported:
+    """Export a run that draws objects one by one as two files, see `ObjectFiles`.
+
+    Args:
+        predictor: the run.
+        images: images to compare on.
+        config: the settings of the export.
+
+    Raises:
+        ConfigError: another kind of file or precision than ONNX in float32.
+        CheckpointError: the run has no map of centres, or the files disagree with PyTorch.
+    """
+    output, segmenter = Path(config.output), predictor.segmenter
+    if output.suffix.lower() != ".onnx" or config.precision != "fp32":
+        raise ConfigError(
+            f"--output {output}, --precision {config.precision}: a run that draws objects one by "
+            "one is exported as ONNX in fp32 alone."
+        )
+    if not isinstance(segmenter, InstanceSegmenter):
+        raise CheckpointError(
+            f"--checkpoint {config.checkpoint}: the run {predictor.loaded.config.run} looks for no "
+            "centres of objects. Export autosam, hybrid or autosam-lora."
+        )
+    final = ObjectFiles.of(output)
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        files = ObjectFiles.of(Path(folder) / output.name)
+        print("tracing ...")
+        tensors = write_maps(segmenter, images[0].read(), files.maps)
+        write_draw(segmenter, tensors, files.draw)
+        maps, draw = open_session(files.maps), open_session(files.draw)
+
+        def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            spec, threshold = segmenter.input_spec, predictor.threshold
+            logits, objects = run_objects(maps, draw, image, spec, threshold)
+            masks = masks_of(objects, segmenter.num_classes)
+            numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)[:, None, None]
+            return (masks * numbers).max(0), logits
+
+        result = compare(run, predictor, images, output)
+        if result.agreement < AGREEMENT["fp32"]:
+            raise CheckpointError(
+                f"{output}: not kept. On {result.images} images {result.agreement:.3%} of its "
+                f"pixels are as PyTorch has them; at least {AGREEMENT['fp32']:.1%} was expected. "
+                "Please report it, with the settings of the run."
+            )
+        write_atomically(final.draw, files.draw.replace)
+        write_atomically(final.maps, files.maps.replace)
+    report(result, config, f"centers, and the tensors that {final.draw.name} takes")
+    print("how to use both files: docs/instances.md")
     return result
 
 
@@ -119,13 +187,29 @@ def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgr
         predictor.threshold,
         predictor.min_area,
     )
-    sides = {
-        axis: torch.export.Dim(name, min=MIN_SIDE, max=MAX_SIDE)
-        for axis, name in enumerate(("height", "width"))
-    }
-    if image.shape[0] == image.shape[1]:  # equal sides would be traced as one dimension
+    return trace_graph(graph, (example_of(image),), {"image": SIDES})
+
+
+def example_of(image: np.ndarray) -> torch.Tensor:
+    """An example to trace with: equal sides would be traced as one dimension."""
+    if image.shape[0] == image.shape[1]:
         image = image[: image.shape[0] * 3 // 4]
-    example = torch.from_numpy(image.copy())
+    return torch.from_numpy(image.copy())
+
+
+def trace_graph(
+    graph: nn.Module, example: tuple[Any, ...], dynamic: dict[str, Any]
+) -> torch.export.ExportedProgram:
+    """Trace a module.
+
+    Args:
+        graph: the module.
+        example: its arguments.
+        dynamic: their dynamic dimensions, see `torch.export.export`.
+
+    Returns:
+        The program, without stack traces.
+    """
     # The exporter supports fused attention with four dimensions only; timm's has three.
     modules: list[Any] = list(graph.modules())
     fused = [module for module in modules if getattr(module, "fused_attn", False)]
@@ -133,7 +217,7 @@ def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgr
         module.fused_attn = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(graph, (example,), dynamic_shapes={"image": sides})
+        program = torch.export.export(graph, example, dynamic_shapes=dynamic)
     for module in fused:
         module.fused_attn = True
     for module in program.graph_module.modules():
@@ -154,23 +238,8 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str
     Returns:
         The file as a function.
     """
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        written = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=["image"],
-            output_names=["mask", "logits"],
-            dynamic_shapes={"image": {0: "height", 1: "width"}},
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert written is not None
-    ClearMetadataAndDocStringPass()(written.model)  # stack traces hold paths of this machine
     whole = path if precision == "fp32" else path.with_name("fp32.onnx")
-    written.save(str(whole))
+    save_onnx(program, whole, ["image"], ["mask", "logits"], NAMED_SIDES)
     if precision == "fp16":
         _halve(whole, path)
     elif precision == "int8":
@@ -190,6 +259,71 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str
     return run_onnx(path)
 
 
+def save_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    inputs: list[str],
+    outputs: list[str],
+    dynamic: dict[str, dict[int, str]],
+) -> None:
+    """Write a program as ONNX.
+
+    Args:
+        program: see `trace_graph`.
+        path: the file.
+        inputs: names of its inputs.
+        outputs: names of its outputs.
+        dynamic: names of the dynamic dimensions of the inputs that have some.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert written is not None
+    ClearMetadataAndDocStringPass()(written.model)  # stack traces hold paths of this machine
+    written.save(str(path))
+
+
+def write_maps(segmenter: InstanceSegmenter, image: np.ndarray, path: Path) -> list[torch.Tensor]:
+    """Write the first file of `ObjectFiles`.
+
+    Returns:
+        The tensors that it passes on to the second, of an example.
+    """
+    graph, example = MapsGraph(segmenter), example_of(image)
+    with torch.no_grad():
+        _, *tensors = graph(example)
+    names = ["centers", *(f"tensor_{i}" for i in range(len(tensors)))]
+    program = trace_graph(graph, (example,), {"image": SIDES})
+    save_onnx(program, path, ["image"], names, NAMED_SIDES)
+    return tensors
+
+
+def write_draw(segmenter: InstanceSegmenter, tensors: list[torch.Tensor], path: Path) -> None:
+    """Write the second file of `ObjectFiles`.
+
+    Args:
+        segmenter: the run.
+        tensors: see `write_maps`.
+        path: the file.
+    """
+    points = torch.tensor([[20.0, 30.0], [40.0, 50.0], [60.0, 20.0]])
+    objects = torch.export.Dim("objects", min=1, max=4096)
+    dynamic = {"points": {0: objects}, "tensors": [None] * len(tensors)}
+    program = trace_graph(DrawGraph(segmenter), (points, tensors), dynamic)
+    names = ["points", *(f"tensor_{i}" for i in range(len(tensors)))]
+    save_onnx(program, path, names, ["logits", "quality"], {"points": {0: "objects"}})
+
+
 def _halve(source: Path, target: Path) -> None:
     """Convert a model to float16; the geometry, which is in float64, stays as it is."""
     import onnx
@@ -205,17 +339,22 @@ def run_onnx(path: Path) -> Runner:
     Args:
         path: the file.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: there are warnings about missing float16 kernels
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
 
     def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mask, logits = session.run(None, {"image": image})
         return np.asarray(mask), np.asarray(logits)
 
     return run
+
+
+def open_session(path: Path) -> Any:
+    """Open an ONNX file with onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: there are warnings about missing float16 kernels
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def run_program(path: Path) -> Runner:

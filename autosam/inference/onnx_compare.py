@@ -159,12 +159,13 @@ def compare(run: Runner, predictor: Predictor, images: list[Pixels], output: Pat
     )
 
 
-def report(result: Exported, config: ExportConfig) -> None:
+def report(result: Exported, config: ExportConfig, outputs: str) -> None:
     """Print the comparison, and the inputs and outputs of the file.
 
     Args:
         result: the comparison.
         config: the settings of the export.
+        outputs: the outputs, in words.
     """
     table = Table("compared with PyTorch", f"on {result.images} images")
     table.add_row("mask pixels that agree", f"{result.agreement:.4%}")
@@ -179,6 +180,6 @@ def report(result: Exported, config: ExportConfig) -> None:
     for line in (
         f"file: {result.path}, {megabytes:.1f} MB, {config.precision}{opset}",
         f"input: image, uint8 height x width x 3, RGB; sides of {MIN_SIDE} to {MAX_SIDE} pixels",
-        "outputs: mask, uint8; logits, float32 classes x height x width",
+        f"outputs: {outputs}",
     ):
         console.print(line, highlight=False, markup=False)

@@ -12,7 +12,7 @@ from autosam.data.geometry import content_sizes, resize_matrix, restore_matrix
 from autosam.models.base import SegmentationModel
 from autosam.models.losses import with_background
 from autosam.models.segmenter import Segmenter
-from autosam.types import Batch
+from autosam.types import Batch, InputSpec
 
 MIN_SIDE, MAX_SIDE = 2, 16384
 """Smallest and largest side of an input image, pixels."""
@@ -63,30 +63,8 @@ class Graph(nn.Module):
         """
         input_spec = self.segmenter.input_spec
         height, width = image.shape[:2]
-        pixels = image.permute(2, 0, 1).double()
-        # Tensors, because numbers would become constants of the graph.
-        sides = [torch.full((), side, dtype=torch.float64) for side in (height, width)]
-
-        def fitted(pixels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-            """Resize and pad: uint8 1 x 3 x size x size, and the content size int64 1 x 2."""
-            rows, columns = content_sizes(sides[0], sides[1], size, input_spec.geometry)
-            wide = pixels @ resize_matrix(width, columns, size).T
-            wide = (wide + 0.5).floor()  # rounds as Pillow does
-            square = (resize_matrix(height, rows, size) @ wide + 0.5).floor()
-            valid = torch.stack([rows, columns]).long()
-            return square.clamp(0, 255).to(torch.uint8)[None], valid[None]
-
-        generator_input, generator_valid = fitted(pixels, input_spec.generator_size)
-        sam_input, sam_valid = None, generator_valid
-        if input_spec.needs_image:
-            if input_spec.stretch:
-                pixels = _stretch(pixels)
-            sam_input, sam_valid = fitted(pixels, input_spec.image_size)
-        batch = Batch(["image"], generator_input, generator_valid, sam_input, sam_valid, [(0, 0)])
+        batch, (rows, columns) = prepare(image, input_spec)
         low = self.segmenter(batch)[0].float()
-        rows, columns = content_sizes(
-            sides[0], sides[1], input_spec.image_size, input_spec.geometry
-        )
         up = restore_matrix(height, rows, input_spec.image_size, input_spec.mask_size)
         right = restore_matrix(width, columns, input_spec.image_size, input_spec.mask_size)
         logits = up @ low @ right.T
@@ -104,6 +82,36 @@ class Graph(nn.Module):
         if not self.min_area:
             return masks
         return masks & (masks.double().mean((1, 2)) >= self.min_area)[:, None, None]
+
+
+def prepare(image: Tensor, input_spec: InputSpec) -> tuple[Batch, tuple[Tensor, Tensor]]:
+    """Resize and pad an image, uint8 H x W x 3, to the inputs of a segmenter.
+
+    Returns:
+        The batch of this image; rows and columns of the S x S square that hold it, float64 scalars.
+    """
+    height, width = image.shape[:2]
+    pixels = image.permute(2, 0, 1).double()
+    # Tensors, because numbers would become constants of the graph.
+    sides = [torch.full((), side, dtype=torch.float64) for side in (height, width)]
+
+    def fitted(pixels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Resize and pad: uint8 1 x 3 x size x size, and the content size int64 1 x 2."""
+        rows, columns = content_sizes(sides[0], sides[1], size, input_spec.geometry)
+        wide = pixels @ resize_matrix(width, columns, size).T
+        wide = (wide + 0.5).floor()  # rounds as Pillow does
+        square = (resize_matrix(height, rows, size) @ wide + 0.5).floor()
+        valid = torch.stack([rows, columns]).long()
+        return square.clamp(0, 255).to(torch.uint8)[None], valid[None]
+
+    generator_input, generator_valid = fitted(pixels, input_spec.generator_size)
+    sam_input, sam_valid = None, generator_valid
+    if input_spec.needs_image:
+        if input_spec.stretch:
+            pixels = _stretch(pixels)
+        sam_input, sam_valid = fitted(pixels, input_spec.image_size)
+    batch = Batch(["image"], generator_input, generator_valid, sam_input, sam_valid, [(0, 0)])
+    return batch, content_sizes(sides[0], sides[1], input_spec.image_size, input_spec.geometry)
 
 
 def _stretch(pixels: Tensor) -> Tensor:

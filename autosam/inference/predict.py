@@ -15,6 +15,7 @@ from autosam.config.commands import PredictConfig
 from autosam.config.setting import settings_of
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inference.mask_values import mask_endings, named_classes
+from autosam.inference.measurements import require_scikit_image
 from autosam.inference.predictor import load
 from autosam.inference.progress import LOG_FILE, ProgressLog
 from autosam.inference.sources import Source, find_sources
@@ -58,7 +59,12 @@ def predict(config: PredictConfig) -> list[Path]:
     files = {source: files_of(source, output, config, data) for source in sources}
     refuse_clashes(files, output, config.overwrite)
     make_folder(output)
-    needs = {"rows": None} | ({"objects_as": config.coco} if config.coco != "no" else {})
+    needs: dict[str, Any] = {"rows": None}
+    if config.coco != "no":
+        needs["objects_as"] = config.coco
+    if predictor.loaded.config.task == "instances":
+        require_scikit_image()
+        needs["measured"] = None
     made_by: dict[str, Any] = {"checkpoint": file_hash(predictor.loaded.path)}
     made_by |= {
         one.first_key: getattr(config, key)

@@ -22,12 +22,16 @@ from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
-from autosam.evaluation.explain import Explanation, explain
+from autosam.evaluation.assemble import separate
+from autosam.evaluation.calibration import THRESHOLDS
+from autosam.evaluation.explain import Explanation, center_heatmap, explain
 from autosam.evaluation.predict_batch import predict_batch, predict_label
+from autosam.evaluation.predict_instances import Decide, masks_of, predict_instances
 from autosam.inference.model_card import model_card
 from autosam.inference.prediction import Prediction
 from autosam.models import checkpoint
 from autosam.models.checkpoint import Loaded
+from autosam.models.find_objects import draws_objects
 from autosam.models.losses import probabilities
 from autosam.types import Batch
 from autosam.utils.device import choose_device
@@ -72,6 +76,13 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 f"min_area {min_area!r}: a share of the image, must be at least 0 and below 1."
             )
         self.loaded, self.flips = loaded, flips
+        instances = loaded.config.task == "instances"
+        self.by_object = instances and draws_objects(loaded.segmenter)
+        if flips and self.by_object:
+            raise ConfigError(
+                f"flips: the run {loaded.config.run} draws objects one by one, whose mirror images "
+                "have no average. Leave flips out."
+            )
         try:
             self.device = torch.device(device) if device is not None else choose_device()
             self.segmenter = loaded.segmenter.to(self.device).eval()
@@ -128,6 +139,17 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             )
         sources = map(self._pixels, images)
         before: torch.Tensor | None = None
+        if self.by_object:
+            if smooth:
+                raise ConfigError(
+                    f"smooth: the run {self.loaded.config.run} draws objects one by one, which "
+                    "have no average over frames. Leave it out."
+                )
+            while batch := list(itertools.islice(sources, BATCH)):
+                decisions = self._decisions(batch, self.threshold)
+                for source, decide in zip(batch, decisions, strict=True):
+                    yield self.decide_objects(decide, image=source)
+            return
         while batch := list(itertools.islice(sources, BATCH)):
             for source, logits in zip(batch, self._segment(batch), strict=True):
                 if smooth and before is not None:
@@ -181,6 +203,39 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         pairs = zip(sums, valid, strict=True)
         return [_mask_invalid(torch.as_tensor(mean), known) for mean, known in pairs]
 
+    @torch.no_grad()
+    def _decisions(self, sources: list[Pixels], least: float = THRESHOLDS[0]) -> list[Decide]:
+        """Find the objects of each image, see `predict_instances`."""
+        config, input_spec = self.loaded.config, self.segmenter.input_spec
+        images, valid = zip(*(read_valid(source) for source in sources), strict=True)
+        samples = []
+        for source, image, known in zip(sources, images, valid, strict=True):
+            prior = None
+            if config.color_prior is not None:
+                prior = color_prior_mask(source, config.color_prior)
+            prompting = config.prompt if config.color_prior else None
+            sample = make_sample(str(source), image, input_spec, prompting=prompting, prior=prior)
+            sample.valid = known
+            samples.append(sample)
+        batch = Batch.collate(samples).to(self.device)
+        exclusive, how = config.data.exclusive, config.separate
+        return predict_instances(self.segmenter, batch, exclusive, how, least=least)
+
+    def decide_objects(
+        self, decide: Decide, threshold: float | None = None, image: Pixels | None = None
+    ) -> Prediction:
+        """Convert the objects that were found in an image to a prediction.
+
+        Args:
+            decide: see `predict_instances`.
+            threshold: smallest score of an object; None for that of the predictor.
+            image: the image to draw the prediction on.
+        """
+        logits, objects = decide(threshold or self.threshold)
+        masks = masks_of(objects, self.segmenter.num_classes)
+        likely = probabilities(torch.from_numpy(logits)[None], exclusive=False)[0].numpy()
+        return Prediction(likely, masks, logits, self.loaded.config.data, image, objects)
+
     def _mirrors(self) -> list[tuple[int, ...]]:
         """The axes of the image to mirror, for each forward pass."""
         augment = self.loaded.config.augment
@@ -204,7 +259,13 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         pixels = self._pixels(image)
         colors, valid = read_valid(pixels)
         sample = make_sample(str(pixels), colors, self.segmenter.input_spec)
-        found = explain(self.segmenter, Batch.collate([sample]).to(self.device))
+        batch = Batch.collate([sample]).to(self.device)
+        if self.by_object:
+            sample.valid = valid
+            decide = self._decisions([pixels])[0]
+            heatmaps = center_heatmap(self.segmenter, batch)
+            return Explanation(torch.from_numpy(decide(self.threshold)[0]), heatmaps, None, decide)
+        found = explain(self.segmenter, batch)
         return dataclasses.replace(found, logits=_mask_invalid(found.logits, valid))
 
     def decide(
@@ -228,8 +289,11 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         data = self.loaded.config.data
         area = self.min_area if min_area is None else min_area
         masks = predict_label(logits, data.exclusive, threshold or self.threshold, area)
-        likely = probabilities(logits[None], data.exclusive)[0]
-        return Prediction(likely.cpu().numpy(), masks, logits.cpu().numpy(), data, image)
+        likely = probabilities(logits[None], data.exclusive)[0].cpu().numpy()
+        objects = None
+        if self.loaded.config.task == "instances":
+            objects = separate(masks, likely, self.loaded.config.separate)
+        return Prediction(likely, masks, logits.cpu().numpy(), data, image, objects)
 
     def __repr__(self) -> str:
         config = self.loaded.config

@@ -28,6 +28,7 @@ from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
 from autosam.inference.sources import Kind, Source, frames_of, rate_of
+from autosam.inference.tile_objects import objects_in_tiles
 from autosam.inference.tiling import CHUNK, open_pixels, segment_tiles
 from autosam.utils.io import make_folder
 
@@ -88,6 +89,9 @@ def write_image(
                 dir=files[0].parent, prefix=".autosam-", ignore_cleanup_errors=True
             ) as folder,
         ):
+            if max(pixels.shape) > options.tile and predictor.by_object:
+                found = objects_in_tiles(predictor, pixels, options.tile, options.overlap, image)
+                return _write_formats(source, files, found, options, data)
             if max(pixels.shape) > options.tile:
                 logits = segment_tiles(
                     predictor, pixels, options.tile, options.overlap, Path(folder)

@@ -10,6 +10,8 @@ from autosam.config import RUNS, Config
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError
 from autosam.models.base import SegmentationModel
+from autosam.models.instance_prompter import InstancePrompter
+from autosam.models.instance_segmenter import InstanceSegmenter
 from autosam.models.lora import add_lora
 from autosam.models.paper import MinMaxSegmenter, sam_spec
 from autosam.models.parts import PARTS, PLAIN_PARTS
@@ -20,7 +22,10 @@ from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
 from autosam.models.sam_features import blocks_to_read
 from autosam.models.segmenter import Encoding, Segmenter, SurrogateSegmenter
 from autosam.models.surrogate import SurrogateDecoder
+from autosam.types import Decision
 
+ALL_OBJECTS = 0.01
+"""Smallest score of an object whose box or points were given: it is there."""
 PROBED_BLOCKS = 4
 """Blocks of a frozen plain ViT whose outputs a probe reads, as Oquab et al. 2023 (DINOv2, arXiv
 2304.07193, section 7.4) do."""
@@ -46,7 +51,8 @@ def build_segmenter(
     """
     check_settings(config)
     composition, model, classes = RUNS[config.run], config.model, config.data.num_classes
-    if fast and not (composition.learns_prompt and model.has_surrogate):
+    has_surrogate = model.has_surrogate and not config.finds_objects
+    if fast and not (composition.learns_prompt and has_surrogate):
         raise CheckpointError(
             "--fast asks for the surrogate decoder, which only runs with a learned dense or "
             "high-resolution prompt have, made without --model.sam_features; this is "
@@ -61,7 +67,7 @@ def build_segmenter(
         sam = absent_sam(config.sam) if fast else build_sam(config, encoder)
     prompter = build_prompter(config, sam, backbone_weights)
     surrogate = None
-    if composition.learns_prompt and model.has_surrogate:
+    if composition.learns_prompt and has_surrogate:
         with torch.random.fork_rng(devices=[]):
             surrogate = SurrogateDecoder(sam.width, model.prompt_kinds)
     if isinstance(sam, AbsentSam):
@@ -72,8 +78,13 @@ def build_segmenter(
     if surrogate is not None:
         trainable.append(surrogate)
     kind = MinMaxSegmenter if config.paper.min_max_logits else Segmenter
+    if config.finds_objects:
+        kind = InstanceSegmenter
     encoding = Encoding(config.train.precision != "no", config.embedding == "blank")
-    return kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
+    segmenter = kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
+    if config.task == "instances" and isinstance(prompter, ObjectPrompter):
+        segmenter.decision = Decision(ALL_OBJECTS)
+    return segmenter
 
 
 def build_sam(config: Config, encoder: bool = True) -> Sam:
@@ -101,6 +112,8 @@ def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None
         backbone_weights: see `build_segmenter`.
     """
     kind, classes = RUNS[config.run].prompter, config.data.num_classes
+    if config.finds_objects:
+        return InstancePrompter(config.model, classes, sam, backbone_weights)
     if kind == "learned":
         return PromptGenerator(config.model, classes, sam, backbone_weights)
     if kind == "grid":

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autosam.config import LossConfig
+from autosam.types import Batch
 
 
 def with_background(logits: Tensor) -> Tensor:
@@ -85,6 +86,12 @@ class SegmentationLoss(torch.nn.Module):
         if not self.weights:
             raise ValueError(f"loss: all of {', '.join(LOSSES)} are 0")
         self.exclusive = exclusive
+
+    def of(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss of a network's output for a batch, see `forward`."""
+        assert batch.targets is not None
+        assert batch.weights is not None
+        return self(output, batch.targets, batch.weights)
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """

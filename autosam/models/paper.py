@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autosam.config import Config
 from autosam.errors import ConfigError
+from autosam.models.instance_loss import InstanceLoss
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS, SamSpec
 from autosam.models.segmenter import Segmenter
@@ -68,6 +69,8 @@ class PaddedLoss(SegmentationLoss):
 
 def build_loss(config: Config) -> SegmentationLoss:
     """The loss of a run."""
+    if config.finds_objects:
+        return InstanceLoss(config.loss)
     kind = PaddedLoss if config.paper.loss_on_padding else SegmentationLoss
     return kind(config.loss, config.data.exclusive)
 

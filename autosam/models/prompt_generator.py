@@ -200,14 +200,23 @@ class PromptGenerator(Prompter):
 
     def forward(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> Prompt:
         """See `Prompter.forward`."""
-        empty = self.no_prompts(batch, sam)
-        dense, sparse, high_res, gates = empty.dense, empty.sparse, empty.high_res, empty.gates
+        return self.emit(self.levels(batch, embedding), batch, sam)[0]
+
+    def levels(self, batch: Batch, embedding: ImageEmbedding | None) -> list[Tensor]:
+        """The feature maps of the images, finest first: float B x channels x rows x columns."""
         levels = []
         if self.backbone is not None:
             levels = self.backbone(batch.generator_input, batch.generator_valid)
         if self.sam_features is not None:
             assert embedding is not None
             levels = self.sam_features(levels, embedding)
+        return levels
+
+    def emit(self, levels: list[Tensor], batch: Batch, sam: Sam) -> tuple[Prompt, Tensor | None]:
+        """The prompts of the images, P = B*K, and the neck's map that they are made from."""
+        empty = self.no_prompts(batch, sam)
+        dense, sparse, high_res, gates = empty.dense, empty.sparse, empty.high_res, empty.gates
+        features = None
         if self.sparse is not None:
             sparse = self.sparse(levels[-1])
         if self.neck is not None:
@@ -218,7 +227,7 @@ class PromptGenerator(Prompter):
                 high_res = tuple(head(features) for head in self.high_res)
             if self.gate is not None:
                 gates = self.gate(features)
-        return Prompt(sparse, dense, empty.image_index, high_res, gates)
+        return Prompt(sparse, dense, empty.image_index, high_res, gates), features
 
     def maps_of(self, prompt: Prompt) -> list[Tensor]:
         """The learned maps of its prompts, coarse to fine: each float P x C x n x n."""

@@ -27,7 +27,7 @@ class Prompter(nn.Module):
         num_classes: K.
     """
 
-    reads: Literal["box", "points"] | None = None
+    reads: Literal["box", "points", "objects"] | None = None
     """The kind of prompts that every batch must hold, if any."""
 
     def __init__(self, num_classes: int) -> None:
@@ -122,9 +122,31 @@ class ObjectPrompter(Prompter):
     ) -> Tensor:
         """See `Prompter.decode`; a class is the union of its objects."""
         assert isinstance(prompt, ObjectPrompts)
+        masks, _ = self.decode_each(embedding, prompt, sam)
+        merged = merge_objects(masks, prompt, len(embedding), self.num_classes)
+        if len(prompt) == 0 and torch.is_grad_enabled():
+            # Without objects no parameter would get a gradient, which other processes wait for.
+            idle, _ = sam.decode_mask(embedding, sam.no_prompt(len(embedding)))
+            merged = merged + 0 * idle.mean()
+        return merged
+
+    def decode_each(
+        self, embedding: ImageEmbedding, prompt: ObjectPrompts, sam: Sam
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompts into the masks of objects.
+
+        Args:
+            embedding: of B images.
+            prompt: M objects.
+            sam: the SAM that is prompted.
+
+        Returns:
+            Logits float M x m x m; SAM's estimates of their IoU, float M.
+        """
         count = max(1, len(prompt) if torch.is_grad_enabled() else CHUNK)
         size = 4 * sam.grid[0]
         masks = [embedding.features.new_zeros(0, size, size)]
+        estimates = [embedding.features.new_zeros(0)]
         for start in range(0, len(prompt), count):
             part = prompt.part(start, start + count)
             logits, iou = sam.decode_mask(embedding, embed(part, sam), self.multimask != "single")
@@ -132,12 +154,8 @@ class ObjectPrompter(Prompter):
                 masks.append(logits[:, 0])
             else:
                 masks.append(choose_mask(logits, iou, self.multimask, part.masks))
-        merged = merge_objects(torch.cat(masks), prompt, len(embedding), self.num_classes)
-        if len(prompt) == 0 and torch.is_grad_enabled():
-            # Without objects no parameter would get a gradient, which other processes wait for.
-            idle, _ = sam.decode_mask(embedding, sam.no_prompt(len(embedding)))
-            merged = merged + 0 * idle.mean()
-        return merged
+            estimates.append(iou.amax(1))
+        return torch.cat(masks), torch.cat(estimates)
 
 
 class GridPrompter(Prompter):

@@ -51,6 +51,13 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
         log.warning(warning)
     if report.encoding.description:
         log.info("masks: %s", report.encoding.description)
+    if config.task == "instances" and not any(
+        report.encoding.tells_apart(pair.mask) for pairs in splits.values() for pair in pairs
+    ):
+        log.warning(
+            "the masks do not tell touching objects apart: the connected parts of each class are "
+            "taken as objects (docs/data.md, Objects)"
+        )
     if config.loss.resolution == "full":
         input_spec = dataclasses.replace(input_spec, target_size=input_spec.image_size)
     augment = build_augment(config.augment)
@@ -65,6 +72,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
             Prompting(config.prompt, config.color_prior),
             copies,
             config.embedding == "shuffled",
+            config.task == "instances",
         )
 
     clean = min(copies, 1)

@@ -15,6 +15,8 @@ from autosam.data.images import write_png
 from autosam.data.pairs import SPLITS
 from autosam.errors import CheckpointError
 from autosam.evaluation.evaluator import calibrate, format_gates
+from autosam.evaluation.instance_matching import Matches
+from autosam.evaluation.instance_metrics import summarize_instances
 from autosam.evaluation.metrics import by_subset, mean_scores
 from autosam.evaluation.sanity import describe_images, sanity_warnings
 from autosam.evaluation.scores import Scores, write_scores
@@ -88,8 +90,13 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
     checkpoint.restore_trainable(segmenter, checkpoint.read_trained(best), str(best))
     thresholds = choose_thresholds(trainer) if is_calibrated(trainer.config) else {}
     checkpoint.set_decision(segmenter, thresholds)
-    rows = {split: trainer.evaluate(split, final=True) for split in ("validation", "test")}
-    scores = {split: mean_scores(list(table.values())) for split, table in rows.items()}
+    rows, scores = {}, {}
+    for split in ("validation", "test"):
+        matches: dict[str, Matches] = {}
+        rows[split] = trainer.evaluate(split, final=True, matches=matches)
+        scores[split] = mean_scores(list(rows[split].values()))
+        if matches:
+            scores[split] |= summarize_instances(matches, trainer.config.data.class_names)
     subsets = by_subset(rows["test"], trainer.data.test.pairs)
     scores |= {f"test {name}": row for name, row in subsets.items()}
     if trainer.tracker is not None:
@@ -112,6 +119,8 @@ def is_calibrated(config: Config) -> bool:
         config: the run.
     """
     multiclass = config.data.exclusive and config.data.num_classes > 1
+    if config.finds_objects:
+        multiclass = False
     learns = RUNS[config.run].uses_training_images
     return learns and not multiclass and not config.paper.min_max_logits
 
@@ -136,6 +145,7 @@ def choose_thresholds(trainer: Trainer) -> dict[str, float]:
             trainer.watched("validation"),
             trainer.config.data.exclusive,
             trainer.accelerator,
+            trainer.how,
         )
         found |= {f"{prefix}threshold": threshold, f"{prefix}min_area": area}
     return found

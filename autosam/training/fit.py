@@ -112,8 +112,8 @@ def _train(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn(
-                    "{task.percentage:>3.0f} %  loss {task.fields[loss]}  val Dice "
-                    "{task.fields[dice]}  {task.fields[speed]:.1f} images/s  left"
+                    "{task.percentage:>3.0f} %  loss {task.fields[loss]}  "
+                    "{task.fields[score]}  {task.fields[speed]:.1f} images/s  left"
                 ),
                 TimeRemainingColumn(),
                 disable=not main,

@@ -99,10 +99,10 @@ def losses_of(
     """
     with half_precision(device, bf16):
         logits, surrogate_logits = model(batch, with_surrogate=True)
-    parts = criterion(logits, batch.targets, batch.weights)
+    parts = criterion.of(logits, batch)
     total = parts["loss"]
     if surrogate_logits is not None:
-        parts["surrogate"] = criterion(surrogate_logits, batch.targets, batch.weights)["loss"]
+        parts["surrogate"] = criterion.of(surrogate_logits, batch)["loss"]
         total = total + parts["surrogate"]
     return total, parts
 

@@ -25,7 +25,9 @@ from autosam.errors import CheckpointError, ConfigError, TrainingError, is_out_o
 from autosam.evaluation import visualize
 from autosam.evaluation.contact_sheet import contact_sheet
 from autosam.evaluation.evaluator import evaluate
+from autosam.evaluation.instance_matching import Matches
 from autosam.evaluation.metrics import METRICS, mean_scores, require_all
+from autosam.evaluation.tables import MEASURES, TITLES
 from autosam.evaluation.visualize import spread
 from autosam.models import checkpoint, paper
 from autosam.models.base import SegmentationModel
@@ -86,6 +88,8 @@ class Trainer:
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._allow_exit()
         self.criterion = paper.build_loss(config)
+        self.how = config.separate if config.task == "instances" else None
+        self.measure = MEASURES[config.task]
         processes = accelerator.num_processes
         train_loader, self.sampler = epoch_loader(
             data.train, config, processes, interrupt, shuffle=True
@@ -158,7 +162,7 @@ class Trainer:
             checkpoint.read_trained(self.folder / checkpoint.BEST)
         self._started -= saved["seconds"]
         done = f"epoch {self.epoch} and {self.stats.images} images"
-        log.info("resumed after %s, best validation Dice %.4f", done, self.best)
+        log.info("resumed after %s, best validation %s %.4f", done, TITLES[self.measure], self.best)
 
     def save_state(self) -> None:
         """Write the state of the run; between two optimiser steps, by the main process."""
@@ -250,7 +254,7 @@ class Trainer:
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.noted
             )
         done = self.epoch * len(self.loader) + self.stats.batches
-        start: dict[str, Any] = {"loss": "-", "dice": "-", "speed": 0.0}
+        start: dict[str, Any] = {"loss": "-", "score": "", "speed": 0.0}
         bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
         split = paper.selection_split(self.config)
         while self.epoch < self.epochs and self.stale < self.config.train.patience:
@@ -262,9 +266,11 @@ class Trainer:
             scores = mean_scores(list(self.evaluate(split).values()))
             self.epoch, self.stats = self.epoch + 1, EpochStatistics()
             self.stale += 1
-            if scores["dice"] > self.best:
-                self.best, self.stale = scores["dice"], 0
-            progress.update(bar, dice=f"{scores['dice']:.3f}")
+            # As long as no object is found, a later epoch is better: the loss still falls.
+            nothing = self.how is not None and scores[self.measure] == self.best == 0
+            if scores[self.measure] > self.best or nothing:
+                self.best, self.stale = scores[self.measure], 0
+            progress.update(bar, score=f"{TITLES[self.measure]} {scores[self.measure]:.3f}")
             self._record(values, split, scores)
 
     def _train_epoch(self, progress: Progress, bar: TaskID) -> dict[str, float]:
@@ -330,12 +336,15 @@ class Trainer:
         log.error(message)
         raise TrainingError(message)
 
-    def evaluate(self, split: str, final: bool = False) -> dict[str, dict[str, float]]:
+    def evaluate(
+        self, split: str, final: bool = False, matches: dict[str, Matches] | None = None
+    ) -> dict[str, dict[str, float]]:
         """Score a split.
 
         Args:
             split: name of the split.
             final: compute all metrics, in float32 as `autosam evaluate` does.
+            matches: see `evaluate`.
 
         Returns:
             Scores by image.
@@ -352,6 +361,8 @@ class Trainer:
             self.accelerator,
             self.bf16 and not final,
             self.config.data.class_names,
+            self.how,
+            matches,
         )
         require_all(rows, getattr(self.data, split).pairs)
         return rows
@@ -365,10 +376,11 @@ class Trainer:
             {f"train/{name}": value for name, value in values.items()}
             | {f"{split}/{name}": value for name, value in scores.items()},
         )
+        shown = ("dice", "iou") if self.how is None else ("pq", "aji", "dice")
         text = (
             f"epoch {self.epoch}  loss {values['loss']:.4f}  {split} loss {scores['loss']:.4f}  "
-            f"Dice {scores['dice']:.4f}  IoU {scores['iou']:.4f}  "
-            f"{values['images_per_second']:.1f} images/s"
+            + "".join(f"{TITLES[name]} {scores[name]:.4f}  " for name in shown)
+            + f"{values['images_per_second']:.1f} images/s"
         )
         log.info("%s", f"{text}  *" if self.stale == 0 else text)
         if self.config.train.sheet_images:
@@ -394,4 +406,5 @@ class Trainer:
             self.config.data.exclusive,
             self.accelerator.device,
             visualize.colours_by_class(self.config.data),
+            self.how,
         )

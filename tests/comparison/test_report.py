@@ -175,16 +175,18 @@ def test_the_same_figures_give_the_same_charts() -> None:
     dice = {variant.title: values for variant, values in DICE.items()}
     styles = charts.Styles(["autosam"])
     for width in (charts.WIDE, charts.NARROW):
-        one, two = (charts.svg(charts.learning_curves(curves, styles, width)) for _ in range(2))
+        one, two = (
+            charts.svg(charts.learning_curves(curves, styles, "Dice", width)) for _ in range(2)
+        )
         assert one == two
-        one, two = (charts.svg(charts.distributions(dice, width)) for _ in range(2))
+        one, two = (charts.svg(charts.distributions(dice, "Dice", width)) for _ in range(2))
         assert one == two
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 12, 200])
 def test_epochs_are_whole_numbers(epochs: int) -> None:
     curves = {"autosam": [[0.5] * epochs]}
-    axes = charts.learning_curves(curves, charts.Styles(["autosam"]), charts.WIDE).axes[0]
+    axes = charts.learning_curves(curves, charts.Styles(["autosam"]), "Dice", charts.WIDE).axes[0]
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
     assert ticks

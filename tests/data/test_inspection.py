@@ -42,7 +42,7 @@ def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert facts["classes"]["1"]["share of the pixels"] == pytest.approx(sum(shares) / 10)
     assert facts["classes"]["1"]["images"] == 9
     assert facts["objects"]["an image, median"] == 1
-    assert facts["objects"]["vanish on the 64 x 64 masks of lite"] == 0
+    assert facts["objects"]["vanish on the 128 x 128 masks of lite"] == 0
     cost = facts["cache"]["vit_b, sam-vit-base, medsam, vit_b_lm, vit_b_em_organelles"]
     assert cost["GB"] == 10 * 4 * 2 * 256 * 64**2 / 1e9
     assert cost["minutes"] == pytest.approx(10 * 4 * cost["seconds a copy"] / 60)
@@ -58,12 +58,12 @@ def test_small_objects_vanish_on_a_coarse_grid(tmp_path: Path) -> None:
     for i in range(8):
         mask = np.zeros((640, 640), np.uint8)
         mask[100:300, 100:300] = 1
-        mask[500:504, 500:504] = 1  # between the centres of the cells of lite
+        mask[498:502, 498:502] = 1  # between the centres of the cells of lite, of 5 px
         image = rng.integers(0, 255, (640, 640, 3), dtype=np.uint8)
         miniature.write(tmp_path / "images" / f"{i}.png", image)
         miniature.write(tmp_path / "masks" / f"{i}.png", mask)
     data = DataConfig(root=str(tmp_path))
-    assert check(CheckConfig(data)).facts["objects"]["vanish on the 64 x 64 masks of lite"] == 8
+    assert check(CheckConfig(data)).facts["objects"]["vanish on the 128 x 128 masks of lite"] == 8
     large = check(CheckConfig(data, sam="vit_b"))
     assert large.facts["objects"]["vanish on the 256 x 256 masks of vit_b"] == 0
 
@@ -72,7 +72,7 @@ def test_touching_objects_are_told_apart_by_their_numbers(tmp_path: Path) -> Non
     for i in range(8):
         mask = np.zeros((512, 512), np.uint16)
         mask[100:140, 100:140], mask[100:140, 140:180] = 700, 300  # touch, larger than 32 px
-        mask[300:310, 300:310] = i + 1  # smaller than a cell of lite
+        mask[300:306, 300:306] = i + 1  # smaller than 2 x 2 cells of lite, of 4 px each
         image = np.random.default_rng(i).integers(0, 255, (512, 512, 3), dtype=np.uint8)
         miniature.write(tmp_path / "images" / f"{i}.png", image)
         miniature.write(tmp_path / "masks" / f"{i}.png", mask)
@@ -80,11 +80,12 @@ def test_touching_objects_are_told_apart_by_their_numbers(tmp_path: Path) -> Non
     objects = found.facts["objects"]
     assert objects["number"] == 24
     assert objects["told apart"] == "in the masks"
-    assert objects["smaller than one of the 16 x 16 cells of lite"] == 8
-    # 10 px of 512 need 51.2 cells: 52, of 16 px each; tiles of 160 px have cells of 10 px.
-    [warning] = [text for text in found.warnings if "which tell objects apart" in text]
-    assert warning.startswith("8 of 24 objects are smaller than one of the 16 x 16 cells of lite")
-    assert "tiles of 160 px, or an input of 832 px" in warning
+    name = "2 x 2 of the 128 x 128 cells of lite's masks"
+    assert objects[f"smaller than {name}"] == 8
+    # 6 px of 512 need 85.3 times 2 cells: 86, of 4 px each; tiles of 384 px have 2 cells in 6 px.
+    [warning] = [text for text in found.warnings if "cannot be told apart" in text]
+    assert warning.startswith(f"8 of 24 objects are smaller than {name}")
+    assert "tiles of 384 px, or an input of 344 px" in warning
     for path in (tmp_path / "masks").iterdir():
         values = (np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255
         miniature.write(path, values)

@@ -118,6 +118,11 @@ def test_files_read_back_as_drawn(written: Path) -> None:
             near, true = (cv2.blur(a.astype(np.float32), (4, 4)) for a in (read, image))
             assert np.abs(near - true).mean() < 4  # JPEG drops fine noise in colour
             assert np.array_equal(cv2.imread(str(masks[index]), cv2.IMREAD_UNCHANGED), mask)
+            objects = written / split / "objects" / masks[index].name
+            numbers = cv2.imread(str(objects), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(numbers > 0, mask > 0)
+            found = np.unique(numbers[numbers > 0])
+            assert np.array_equal(found, np.arange(1, len(found) + 1))
 
 
 def test_splits_do_not_overlap(written: Path) -> None:

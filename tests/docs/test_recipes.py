@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = {
     "glas": miniature.glas,
     "monuseg": miniature.monuseg,
+    "nuclei": miniature.nuclei,
     "polyp": miniature.polyp,
     "stamps": miniature.stamps,
     "stamps-dice": miniature.stamps,
@@ -60,7 +61,7 @@ def test_a_recipe_on_its_miniature(name: str, tmp_path: Path, tiny_file: Path) -
     result = train(config)
     assert (result.folder / "checkpoints" / "best.safetensors").is_file()
     written = yaml.safe_load((result.folder / "config.yaml").read_text(encoding="utf-8"))
-    assert written["train"]["lr"] == wanted["train"]["lr"]
+    assert written["train"]["lr"] == wanted.get("train", {}).get("lr")
     assert all(0 <= result.test[metric] <= 1 for metric in ("dice", "iou"))
     sets = yaml.safe_load((result.folder / "scores.yaml").read_text(encoding="utf-8"))
     if name == "polyp":
@@ -84,4 +85,5 @@ def test_a_recipe_on_its_miniature(name: str, tmp_path: Path, tiny_file: Path) -
     for file in files:
         with Image.open(file) as mask:
             assert mask.size == (56, 40)
-            assert set(mask.getdata()) <= {0, 255}
+            if config.task == "semantic":
+                assert set(mask.getdata()) <= {0, 255}

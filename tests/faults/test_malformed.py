@@ -19,6 +19,7 @@ import bad_folders  # noqa: F401  these fill the table
 import bad_images  # noqa: F401
 import bad_layouts  # noqa: F401
 import bad_lines  # noqa: F401
+import bad_objects  # noqa: F401
 import bad_tables  # noqa: F401
 import bad_weights  # noqa: F401
 import bad_words  # noqa: F401

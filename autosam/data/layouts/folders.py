@@ -36,6 +36,7 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
     if config.images and config.masks:
         return find_pairs(Path(config.images), Path(config.masks), config)
     root = Path(config.root) if config.root else synthetic_root()
+    masks = "objects" if config.instances and not config.root else "masks"
     if root.is_file():
         raise DataError(
             f"--data.root {root}: is a file. For CSV or JSONL use --data.layout manifest; for a "
@@ -49,7 +50,7 @@ def pairs_of_folders(config: DataConfig) -> list[Pair]:
         for alias in ALIASES[split]:
             folder = root / alias
             if folder.is_dir():
-                pairs = find_pairs(folder / "images", folder / "masks", config)
+                pairs = find_pairs(folder / "images", folder / masks, config)
                 found += [dataclasses.replace(pair, split=split) for pair in pairs]
                 break
     if found:

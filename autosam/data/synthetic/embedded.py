@@ -26,7 +26,7 @@ from autosam.utils.assets import cache_folder
 VERSION = 1  # increase when the images change
 MARKER = "autosam-synthetic.json"
 SPLITS = ("train", "validation", "test")
-_KINDS = ("images", "masks")
+_KINDS = ("images", "masks", "objects")
 EMPTY_SHARE = 0.08  # images without any target
 # (width, height) at size 256. Images that are not square need padding.
 _FRAMES = ((256, 256), (256, 256), (256, 256), (256, 192), (192, 256), (320, 240))
@@ -123,14 +123,24 @@ class _Canvas:
 
 
 def draw_example(rng: Rng, size: int = 256) -> tuple[Array, Array]:
-    """Draw one image and its mask.
+    """Draw one image and its mask, see `draw_objects`.
+
+    Returns:
+        uint8 H x W x 3 RGB, and the mask, uint8 H x W, 0 and 255.
+    """
+    image, numbers = draw_objects(rng, size)
+    return image, (numbers > 0).astype(np.uint8) * 255
+
+
+def draw_objects(rng: Rng, size: int = 256) -> tuple[Array, Array]:
+    """Draw one image and its objects.
 
     Args:
         rng: random generator.
         size: side in px; images that are not square have sides of 0.75 to 1.25 times `size`.
 
     Returns:
-        uint8 H x W x 3 RGB, and the mask, uint8 H x W, 0 and 255.
+        uint8 H x W x 3 RGB, and the number of each pixel's target, uint8 H x W, 0 for none.
     """
     width, height = (round(side * size / 256) for side in _FRAMES[rng.integers(len(_FRAMES))])
     image = _Canvas(rng, width, height, size / 256)
@@ -143,21 +153,25 @@ def draw_example(rng: Rng, size: int = 256) -> tuple[Array, Array]:
         image.add(*kinds[index])
     if rng.random() < 0.7:
         scenes.illuminate(rng, image.canvas)
-    mask = np.isin(image.owner, image.targets).astype(np.uint8) * 255
-    return scenes.expose(rng, image.canvas), mask
+    number_of = np.zeros(len(image.areas), np.uint8)
+    number_of[image.targets] = np.arange(1, len(image.targets) + 1)
+    return scenes.expose(rng, image.canvas), number_of[image.owner]
 
 
 def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> None:
-    """Write `count` images (JPEG, a third of the size of PNG) and masks (PNG)."""
+    """Write `count` images (JPEG, a third of the size of PNG), masks and label images (PNG)."""
     for kind in _KINDS:
         (folder / split / kind).mkdir(parents=True)
     for index in range(count):
-        image, mask = draw_example(np.random.default_rng([seed, SPLITS.index(split), index]), size)
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        image, numbers = draw_objects(rng, size)
         quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
         (folder / split / "images" / f"{index:04d}.jpg").write_bytes(jpeg.tobytes())
-        png = cv2.imencode(".png", mask)[1]
-        (folder / split / "masks" / f"{index:04d}.png").write_bytes(png.tobytes())
+        mask = (numbers > 0).astype(np.uint8) * 255
+        for kind, values in (("masks", mask), ("objects", numbers)):
+            png = cv2.imencode(".png", values)[1]
+            (folder / split / kind / f"{index:04d}.png").write_bytes(png.tobytes())
 
 
 def _is_complete(root: Path, recipe: dict[str, int]) -> bool:
@@ -194,7 +208,8 @@ def write_synthetic(
     size: int = 256,
     seed: int = 0,
 ) -> Path:
-    """Write the data set as root/{train,validation,test}/{images,masks}/0000.*.
+    """Write the data set as root/{train,validation,test}/{images,masks,objects}/0000.*. The values
+    of the files in objects/ number the objects of a mask.
 
     A complete data set of the same version and arguments is reused; another version, or one with
     missing files, is replaced. The folder is renamed into place once it is complete.

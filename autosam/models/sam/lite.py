@@ -130,7 +130,9 @@ class Lite(SegmentAnything):
         size = 4 * self.grid[0]
         step = self.spec.image_size / size
         centres = (torch.arange(size, device=given.device) + 0.5) * step - 0.5
-        drawn = given.new_zeros(len(given), size, size) if masks is None else masks[:, 0].float()
+        drawn = (
+            given.new_zeros(given.shape[0], size, size) if masks is None else masks[:, 0].float()
+        )
         if boxes is not None:
             x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
             # Whole numbers are pixel centres, so a box extends half a pixel further on each side.

@@ -53,7 +53,7 @@ class SegmentAnything(Sam):
         with torch.autocast(self.prompt_encoder.no_mask_embed.weight.device.type, enabled=False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
         if image_index is None:
-            image_index = torch.arange(len(dense), device=dense.device)
+            image_index = torch.arange(dense.shape[0], device=dense.device)
         return Prompt(sparse, dense, image_index)
 
     def no_prompt(self, batch: int) -> Prompt:
@@ -102,7 +102,7 @@ class SegmentAnything(Sam):
         source = features + prompt.dense
         with torch.autocast(source.device.type, enabled=False):  # see encode_prompt
             position = self.prompt_encoder.get_dense_pe().expand(
-                len(prompt.image_index), -1, -1, -1
+                prompt.image_index.shape[0], -1, -1, -1
             )
 
         hidden, source_out = decoder.transformer(source, position, tokens)
@@ -126,20 +126,20 @@ def mask_logits(upscaled: Tensor, weights: Tensor) -> Tensor:
     # Channels last, as the convolutions leave them: no copy, forward or backward.
     cells = upscaled.permute(0, 2, 3, 1).flatten(1, 2)
     logits = (cells @ weights.transpose(1, 2)).transpose(1, 2)
-    return logits.reshape(len(weights), -1, *upscaled.shape[-2:])
+    return logits.reshape(weights.shape[0], -1, *upscaled.shape[-2:])
 
 
 def of_images(level: Tensor, prompt: Prompt) -> Tensor:
     """The embedding of each prompt's image: B x ... -> P x ..., without a copy if B is 1."""
     if len(level) == 1:
-        return level.expand(len(prompt.image_index), *level.shape[1:])
+        return level.expand(prompt.image_index.shape[0], *level.shape[1:])
     return level.index_select(0, prompt.image_index)
 
 
 def all_tokens(prompt: Prompt, *weights: Tensor) -> Tensor:
     """Output tokens, float T x C in all, and those of the prompts: float P x (T + N) x C."""
     output_tokens = torch.cat(weights)
-    count = len(prompt.image_index)
+    count = prompt.image_index.shape[0]
     return torch.cat([output_tokens.expand(count, -1, -1), prompt.sparse], dim=1)
 
 

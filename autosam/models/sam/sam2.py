@@ -169,7 +169,7 @@ class Sam2(Sam):
                 input_masks=masks,
             )
         if image_index is None:
-            image_index = torch.arange(len(dense), device=dense.device)
+            image_index = torch.arange(dense.shape[0], device=dense.device)
         return Prompt(sparse[:, 0], dense, image_index)
 
     def no_prompt(self, batch: int) -> Prompt:
@@ -190,7 +190,7 @@ class Sam2(Sam):
         index = prompt.image_index
         features, (middle, finest) = prompted_levels(embedding, prompt)
         with torch.autocast(prompt.dense.device.type, enabled=False):  # see encode_prompt
-            positions = self.cell_positions().expand(len(index), -1, -1, -1)
+            positions = self.cell_positions().expand(index.shape[0], -1, -1, -1)
         logits, iou, _, _ = self.mask_decoder(
             image_embeddings=features,
             image_positional_embeddings=positions,

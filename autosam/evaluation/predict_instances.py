@@ -1,0 +1,91 @@
+"""Convert a batch to the objects of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from autosam.data.instances import without_objects
+from autosam.evaluation.assemble import assemble, separate
+from autosam.evaluation.predict_batch import predict_batch, predict_label
+from autosam.models.base import SegmentationModel
+from autosam.models.find_objects import FoundObjects, find_objects
+from autosam.models.losses import probabilities
+from autosam.models.prompters import ABSENT
+from autosam.types import Batch, Instances
+from autosam.utils.device import half_precision
+
+Separation = Literal["watershed", "components"]
+Decide = Callable[[float], tuple[np.ndarray, Instances]]
+"""A threshold -> logits float32 K x H x W, and the objects, of one image."""
+
+
+def predict_instances(
+    segmenter: SegmentationModel,
+    batch: Batch,
+    exclusive: bool,
+    how: Separation,
+    bf16: bool = False,
+    least: float = 0.1,
+) -> list[Decide]:
+    """Find the objects of each image, whatever threshold is chosen afterwards.
+
+    Args:
+        segmenter: in evaluation mode.
+        batch: on the segmenter's device.
+        exclusive: see `predict_label`.
+        how: see `separate`, for runs that predict classes.
+        bf16: whether to compute in bfloat16.
+        least: smallest threshold that will be asked for.
+
+    Returns:
+        For each image a function of the threshold: the smallest score of an object, or for runs
+        that predict classes the probability from which on a pixel is foreground. Pixels without
+        data belong to no object.
+    """
+    with half_precision(batch.generator_input.device, bf16):
+        found = find_objects(segmenter, batch, least)
+    valid = batch.valid or [None] * len(batch)
+    if found is not None:
+        each = zip(found, batch.sizes, valid, strict=True)
+        return [_of_objects(segmenter, *one) for one in each]
+    predicted = predict_batch(segmenter, batch, bf16)
+
+    def of_classes(i: int) -> Decide:
+        logits = predicted.full_logits(i)
+        likely = probabilities(logits[None], exclusive)[0].cpu().numpy()
+
+        def decide(threshold: float) -> tuple[np.ndarray, Instances]:
+            masks = predict_label(logits, exclusive, threshold, valid=valid[i])
+            return logits.cpu().numpy(), separate(masks, likely, how)
+
+        return decide
+
+    return [of_classes(i) for i in range(len(batch))]
+
+
+def _of_objects(
+    segmenter: SegmentationModel,
+    found: FoundObjects,
+    size: tuple[int, int],
+    valid: np.ndarray | None,
+) -> Decide:
+    def decide(threshold: float) -> tuple[np.ndarray, Instances]:
+        logits, objects = assemble(
+            found, size, segmenter.input_spec, segmenter.num_classes, threshold
+        )
+        if valid is not None:
+            objects = without_objects(objects, valid)
+            objects.ids[~valid] = 0
+            logits[:, ~valid] = ABSENT
+        return logits, objects
+
+    return decide
+
+
+def masks_of(objects: Instances, num_classes: int) -> np.ndarray:
+    """The masks of the classes, bool K x H x W."""
+    classes = np.concatenate([[0], objects.classes, [0]])[objects.ids]
+    return np.stack([classes == k for k in range(1, num_classes + 1)])

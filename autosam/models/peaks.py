@@ -1,0 +1,67 @@
+"""Find objects in a map of centres, and drop those found twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch.nn import functional as F
+
+MOST = 4000
+"""Largest number of peaks in an image."""
+
+
+def find_peaks(centers: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the cells of a map that no neighbour exceeds.
+
+    Args:
+        centers: float K x m x m in [0, 1], of one image; 0 on padding.
+        least: smallest value of a peak.
+
+    Returns:
+        int64 P x 2: column and row of each peak; its class int64 P, 0..K-1; its value float P. In
+        falling order of the values, at most `MOST`.
+    """
+    best, classes = centers.max(0)
+    around = F.max_pool2d(best[None], 3, stride=1, padding=1)[0]
+    row, column = torch.nonzero((best == around) & (best >= least), as_tuple=True)
+    values = best[row, column]
+    order = values.argsort(descending=True, stable=True)[:MOST]
+    row, column = row[order], column[order]
+    return torch.stack([column, row], 1), classes[row, column], values[order]
+
+
+def drop_duplicates(masks: list[tuple[int, int, np.ndarray]], side: int, share: float) -> list[int]:
+    """Mask non-maximum suppression: keep masks in their order, unless most of one lies in another
+    that was kept (or the other way round).
+
+    Args:
+        masks: row and column of the corner, and bool h x w, of each mask in a square of `side`.
+        side: cells.
+        share: of the smaller of two masks that both cover, above which they are one object.
+
+    Returns:
+        Indices of the masks that are kept; never those that are empty.
+    """
+    cells = [
+        ((row + rows) * side + column + columns)
+        for row, column, mask in masks
+        for rows, columns in (np.nonzero(mask),)
+    ]
+    sizes = np.array([len(own) for own in cells], np.int64)
+    owner = np.repeat(np.arange(len(cells)), sizes)
+    ones = np.ones(len(owner), np.int32)
+    columns = np.concatenate([np.zeros(0, np.int64), *cells])
+    table = sparse.csr_array((ones, (owner, columns)), (len(cells), side**2))
+    shared = (table @ table.T).tocsr()
+    dropped = sizes == 0
+    kept = []
+    for i in range(len(cells)):
+        if dropped[i]:
+            continue
+        kept.append(i)
+        others = shared.indices[shared.indptr[i] : shared.indptr[i + 1]]
+        both = shared.data[shared.indptr[i] : shared.indptr[i + 1]]
+        dropped[others[both > share * np.minimum(sizes[i], sizes[others])]] = True
+    return kept
