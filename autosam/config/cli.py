@@ -25,7 +25,7 @@ from autosam.config.setting import (
 from autosam.config.values import convert, expected_words, range_mistakes, read_structure
 from autosam.config.yaml import read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
-from autosam.utils.launcher import check_alone, check_launcher
+from autosam.utils.launcher import check_alone, check_launcher, local_rank
 from autosam.utils.paths import require_path
 from autosam.utils.pipe import end_with_the_reader
 from autosam.utils.signals import ending_in_time, leave_now
@@ -276,6 +276,8 @@ def run_command(
         if argv is None and isinstance(end.code, int) and end.code > 128:
             leave_now(end.code)
         raise
+    if argv is None and local_rank() is not None:
+        leave_now(0)  # threads of torch's process groups abort an ending process now and then
 
 
 def require_paths(config: Any) -> None:

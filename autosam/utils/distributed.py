@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import re
-from functools import cache
 from typing import Any, TypeVar, cast
 
-import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, is_torch_xla_available
 
@@ -31,22 +28,7 @@ def processes() -> PartialState:
             "CUDA alone. Set USE_TORCH_XLA=0, or uninstall torch_xla."
         )
     # Without being told so, accelerate takes several processes on CPUs for so many single ones.
-    state = PartialState(cpu=choose_device().type == "cpu")
-    if state.num_processes > 1:
-        _leave_at_exit()
-    return state
-
-
-@cache
-def _leave_at_exit() -> None:
-    """Leave the group of processes when the program ends: a thread of gloo that is still running
-    then aborts it now and then."""
-
-    def leave() -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-    atexit.register(leave)
+    return PartialState(cpu=choose_device().type == "cpu")
 
 
 def make_accelerator(accumulate: int = 1) -> Accelerator:
