@@ -94,9 +94,7 @@ def scores_of(job: Job, ablation: Ablation = "") -> Scores:
 
 def separation(config: Config, ablation: Ablation) -> Separation | None:
     """How masks become objects; None if objects are not scored."""
-    if config.task == "semantic":
-        return None
-    return "components" if ablation == "components" else config.separate
+    return "components" if ablation == "components" else config.separation
 
 
 def pooled_of(job: Job, ablation: Ablation = "") -> dict[str, float]:

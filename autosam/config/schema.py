@@ -30,8 +30,9 @@ LearnedPrompt = Literal[
     "dense+sparse+high_res",
     "both",
 ]
-ObjectPrompt = Literal["tokens", "point", "box", "tokens+point", "tokens+box"]
 """See `ModelConfig.prompt`."""
+ObjectPrompt = Literal["tokens", "point", "box", "tokens+point", "tokens+box"]
+"""See `ModelConfig.object_prompt`."""
 
 
 @dataclass
@@ -346,6 +347,11 @@ class Config(Settings):
     def finds_objects(self) -> bool:
         """Whether objects are found and prompted one by one."""
         return self.task == "instances" and RUNS[self.run].learns_prompt
+
+    @property
+    def separation(self) -> Literal["watershed", "components"] | None:
+        """How masks become objects; None if only classes are segmented."""
+        return self.separate if self.task == "instances" else None
 
     @property
     def color_prior(self) -> RoughConfig | None:

@@ -163,9 +163,9 @@ def make_sample(
         label=label if augment is None else None,
         instances=instances if augment is None else None,
     )
-    rng = np.random.default_rng([*seed, 1])
     if input_spec.prompts == "objects":
         if placed is not None and prompting is not None:
+            rng = np.random.default_rng([*seed, 1])
             depth = depth_map(placed.ids)
             sample.centers = center_map(placed, depth, num_classes, input_spec)
             count, train = prompting.objects, augment is not None
@@ -174,6 +174,7 @@ def make_sample(
         fitted_prior = None if prior is None else place(prior, side, geometry, augment, where)
         source = fitted if fitted is not None else fitted_prior
         if source is not None:
+            rng = np.random.default_rng([*seed, 1])
             sample.prompts, source = draw_prompts(
                 source,
                 input_spec,

@@ -9,6 +9,8 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from autosam.data.geometry import object_shares, pad
+from autosam.data.instances import label_of
+from autosam.data.labels import class_masks
 from autosam.types import InputSpec, Instances, ObjectPrompts
 
 DEEP = 0.5
@@ -69,8 +71,7 @@ def center_map(
     Returns:
         float32 K x m x m in [0, 1].
     """
-    of = np.concatenate([[0], instances.classes, [0]])[instances.ids]
-    each = np.stack([np.where(of == k, depth, 0) for k in range(1, num_classes + 1)])
+    each = class_masks(label_of(instances), num_classes) * depth
     square = np.stack([pad(one, input_spec.image_size) for one in each])
     return F.max_pool2d(torch.from_numpy(square), input_spec.image_size // input_spec.mask_size)
 

@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         trained.exclusive,
         tuple(METRICS),
         classes=trained.class_names,
-        how=loaded.config.separate if loaded.config.task == "instances" else None,
+        how=loaded.config.separation,
         matches=matches,
     )
     shares = gather([list(rows.items())])

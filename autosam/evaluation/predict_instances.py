@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from autosam.data.instances import without_objects
+from autosam.data.instances import label_of, without_objects
+from autosam.data.labels import class_masks
 from autosam.evaluation.assemble import assemble, separate
 from autosam.evaluation.predict_batch import predict_batch, predict_label
 from autosam.models.base import SegmentationModel
@@ -87,5 +88,4 @@ def _of_objects(
 
 def masks_of(objects: Instances, num_classes: int) -> np.ndarray:
     """The masks of the classes, bool K x H x W."""
-    classes = np.concatenate([[0], objects.classes, [0]])[objects.ids]
-    return np.stack([classes == k for k in range(1, num_classes + 1)])
+    return class_masks(label_of(objects), num_classes)

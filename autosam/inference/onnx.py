@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from autosam.config.commands import ExportConfig
+from autosam.data.instances import label_of
 from autosam.data.pairs import Pixels
 from autosam.errors import CheckpointError, ConfigError
-from autosam.evaluation.predict_instances import masks_of
 from autosam.inference.onnx_compare import (
     Exported,
     Runner,
@@ -142,9 +142,7 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
         def run(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             spec, threshold = segmenter.input_spec, predictor.threshold
             logits, objects = run_objects(maps, draw, image, spec, threshold)
-            masks = masks_of(objects, segmenter.num_classes)
-            numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)[:, None, None]
-            return (masks * numbers).max(0), logits
+            return label_of(objects), logits
 
         result = compare(run, predictor, images, output)
         if result.agreement < AGREEMENT["fp32"]:

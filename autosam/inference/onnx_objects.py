@@ -15,7 +15,7 @@ from autosam.inference.onnx_graph import prepare
 from autosam.models.find_objects import CELLS, FoundObjects, crop_masks, ranked
 from autosam.models.instance_prompter import ObjectMaps, center_probabilities
 from autosam.models.instance_segmenter import InstanceSegmenter
-from autosam.models.peaks import find_peaks
+from autosam.models.peaks import find_peaks, points_at
 from autosam.types import ImageEmbedding, InputSpec, Instances, Prompt
 
 
@@ -117,8 +117,7 @@ def run_objects(
     """
     centers, *tensors = maps.run(None, {"image": image})
     cells, classes, values = find_peaks(torch.from_numpy(centers), threshold)
-    step = input_spec.image_size / centers.shape[-1]
-    points = ((cells.float() + 0.5) * step - 0.5).numpy()
+    points = points_at(cells, centers.shape[-1], input_spec.image_size).numpy()
     given = {f"tensor_{i}": tensor for i, tensor in enumerate(tensors)}
     masks, quality = [], [torch.zeros(0)]
     count = max(1, CELLS * 16 // centers.shape[-1] ** 2)

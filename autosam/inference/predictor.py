@@ -261,7 +261,6 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         sample = make_sample(str(pixels), colors, self.segmenter.input_spec)
         batch = Batch.collate([sample]).to(self.device)
         if self.by_object:
-            sample.valid = valid
             decide = self._decisions([pixels])[0]
             heatmaps = center_heatmap(self.segmenter, batch)
             return Explanation(torch.from_numpy(decide(self.threshold)[0]), heatmaps, None, decide)

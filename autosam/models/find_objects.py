@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autosam.models.base import SegmentationModel
 from autosam.models.instance_prompter import InstancePrompter, center_probabilities
-from autosam.models.peaks import find_peaks
+from autosam.models.peaks import find_peaks, points_at
 from autosam.models.prompters import CHUNK, GridPrompter, ObjectPrompter
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
@@ -71,12 +71,11 @@ def _at_peaks(
     maps = prompter.maps(batch, embedding, sam)
     size = sam.spec.image_size
     centers = center_probabilities(maps.centers, batch, size)
-    step = size / centers.shape[-1]
     count = max(1, CELLS // (sam.grid[0] * sam.grid[1]))
     found = []
     for i in range(len(batch)):
         cells, classes, values = find_peaks(centers[i], least)
-        points = (cells.float() + 0.5) * step - 0.5
+        points = points_at(cells, centers.shape[-1], size)
         masks, quality = [], [values.new_zeros(0)]
         for own in points.split(count):
             if len(own) == 0:

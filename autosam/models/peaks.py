@@ -32,6 +32,20 @@ def find_peaks(centers: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([column, row], 1), classes[row, column], values[order]
 
 
+def points_at(cells: Tensor, side: int, image_size: int) -> Tensor:
+    """The centres of cells of a map.
+
+    Args:
+        cells: int64 P x 2: column and row.
+        side: m, cells.
+        image_size: S, pixels.
+
+    Returns:
+        float32 P x 2: x, y in pixels of the S x S square.
+    """
+    return (cells.float() + 0.5) * (image_size / side) - 0.5
+
+
 def drop_duplicates(masks: list[tuple[int, int, np.ndarray]], side: int, share: float) -> list[int]:
     """Mask non-maximum suppression: keep masks in their order, unless most of one lies in another
     that was kept (or the other way round).

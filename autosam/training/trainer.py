@@ -88,7 +88,7 @@ class Trainer:
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._allow_exit()
         self.criterion = paper.build_loss(config)
-        self.how = config.separate if config.task == "instances" else None
+        self.how = config.separation
         self.measure = MEASURES[config.task]
         processes = accelerator.num_processes
         train_loader, self.sampler = epoch_loader(
