@@ -29,7 +29,7 @@ from autosam.config.commands import CompareConfig
 from autosam.data.dataset import require_others
 from autosam.data.layouts import load_splits
 from autosam.data.pairs import Splits, fingerprint
-from autosam.errors import Stopped
+from autosam.errors import ConfigError, Stopped
 from autosam.evaluation.metrics import mean_scores
 from autosam.evaluation.sanity import EMPTY_MASK, describe_images, sanity_warnings
 from autosam.evaluation.scores import Scores
@@ -65,6 +65,12 @@ def compare(config: CompareConfig) -> ResultsTable:
         for pairs in splits.values():  # now rather than after the other trainings
             require_others(pairs)
     sizes = sizes_of(listed(config.train_sizes), splits, config.data.validation)
+    if len(sizes) == 1:
+        raise ConfigError(
+            f"--train-sizes {config.train_sizes}: all of them are the {sizes[0].labelled} images "
+            "of training and validation, so there is no curve. Give smaller numbers, or leave it "
+            "out."
+        )
     smaller: dict[Size, list[Job]] = {}
     if sizes:
         every = Size(len(splits["train"]), len(splits["validation"]), whole=True)

@@ -13,7 +13,7 @@ from autosam.comparison.rows import Row
 from autosam.comparison.statistics import MIN_GROUPS, fit_power_law, holm
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import HEAD, Variant
-from autosam.config import Settings
+from autosam.config import RUNS, Settings
 from autosam.data.pairs import Splits
 from autosam.errors import ConfigError
 from autosam.evaluation.tables import TITLES
@@ -202,7 +202,10 @@ class Curve:
         return f"{variant.title} is level with the best from {since.title} images on"
 
     def _doubled(self, variant: Variant) -> str:
-        """What twice as many images would bring to a run; "" if no power law can be fitted."""
+        """What twice as many images would bring to a run; "" if it uses none, or if no power law
+        can be fitted."""
+        if not RUNS[variant.run].uses_training_images:
+            return ""
         fitted = [*self.rows(variant).items()][-FITTED:]
         numbers = [size.labelled for size, row in fitted for _ in row.scores]
         law = fit_power_law(numbers, [1 - d for _, row in fitted for d in row.means(self.measure)])

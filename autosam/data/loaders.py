@@ -256,6 +256,9 @@ def make_loader(
     return DataLoader(
         dataset,
         **keys,
+        # Its own, since dropout draws from torch's: a loader that starts within an epoch (resumed)
+        # would shift what it draws.
+        generator=torch.Generator(),
         num_workers=count,
         prefetch_factor=ahead,
         collate_fn=collate,

@@ -20,14 +20,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autosam.config import Config, DataConfig
+from autosam.config import Config, DataConfig, LoraConfig
 from autosam.config.cli import from_dict, to_dict
 from autosam.config.setting import settings_of
 from autosam.config.validation import check_settings
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.base import SegmentationModel
 from autosam.models.build import build_segmenter
-from autosam.models.lora import merge_lora
+from autosam.models.lora import merge_lora, require_same_scale
 from autosam.models.sam import sam_hash, sam_weights
 from autosam.models.state_dict import read_weights
 from autosam.types import Decision
@@ -362,7 +362,7 @@ def initialise(segmenter: SegmentationModel, config: Config, path: str | Path) -
 
     Raises:
         CheckpointError: a tensor of the other run is not trained here or has another shape, or that
-            run was trained with another SAM.
+            run was trained with another SAM or another scale of its adapters.
     """
     file = find(path)
     header = read_header(file)
@@ -376,9 +376,11 @@ def initialise(segmenter: SegmentationModel, config: Config, path: str | Path) -
             f"run or have another shape, for example {wrong[0]}. It is a run "
             f"{header['config']['run']!r} "
             f"with {header['config']['data']['num_classes']} classes and --model.prompt "
-            f"{header['config']['model']['prompt']}; keep its parts, prompt, backbone, sizes and "
-            "classes, or train without --init."
+            f"{header['config']['model']['prompt']}; keep its parts, prompt, backbone, sizes, "
+            "classes, and --lora.rank, layers and blocks, or train without --init."
         )
+    if any(".lora_" in key for key in state):
+        require_same_scale(from_dict(LoraConfig, header["config"]["lora"]), config.lora, file)
     if segmenter.sam is not None and header["sam"] is not None:
         _require_same_sam(file, header, config)
     segmenter.load_state_dict(state, strict=False)

@@ -7,12 +7,13 @@ export merge them into the weights, where they cost nothing.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from autosam.config import LoraConfig
-from autosam.errors import ConfigError
+from autosam.errors import CheckpointError, ConfigError
 from autosam.models.sam.base import Sam
 
 
@@ -47,12 +48,35 @@ def add_lora(sam: Sam, config: LoraConfig) -> None:
     names = [re.escape(name) for name, layer in encoder.named_modules() if id(layer) in chosen]
     adapters = Adapters(
         r=config.rank,
-        lora_alpha=config.rank if config.alpha is None else config.alpha,
+        lora_alpha=alpha_of(config),
         lora_dropout=config.dropout,
         target_modules="|".join(names),  # compared with the whole name
     )
     inject_adapter_in_model(adapters, encoder)
     sam.tuned_from = len(blocks) - count
+
+
+def alpha_of(config: LoraConfig) -> int:
+    """Alpha; by default the rank, so that adapters are added as they are."""
+    return config.rank if config.alpha is None else config.alpha
+
+
+def require_same_scale(saved: LoraConfig, config: LoraConfig, source: Path) -> None:
+    """Refuse adapters of another run that would have another effect here.
+
+    Args:
+        saved: of the run that the adapters are from, with the same rank.
+        config: of this run.
+        source: the file of the adapters, for the message.
+
+    Raises:
+        CheckpointError: they were scaled otherwise.
+    """
+    if alpha_of(saved) != alpha_of(config):
+        raise CheckpointError(
+            f"--init {source}: its adapters were trained with --lora.alpha {alpha_of(saved)}, and "
+            f"{alpha_of(config)} would scale them otherwise. Pass --lora.alpha {alpha_of(saved)}."
+        )
 
 
 def layers_of(block: nn.Module, which: str) -> list[nn.Module]:

@@ -215,6 +215,16 @@ def test_nothing_follows_from_trainings_of_two_epochs() -> None:
     assert "SAM helps with 8 images" in short([0.3, 0.5, 0.5, 0.5]).conclusion()
 
 
+def test_what_no_training_image_changes() -> None:
+    """More labels bring nothing to runs that learn nothing."""
+    both = {"autosam": 0.5, "sam-rough": 0.5, "sam-box": 0.9}
+    sizes = [Size(6, 2), Size(14, 2), Size(26, 6)]
+    curve = Curve({size: table(both | {"autosam": 0.5 + i / 10}) for i, size in enumerate(sizes)})
+    text = curve.conclusion()
+    assert text.count("Twice as many labelled images") == 1
+    assert "would bring autosam" in text
+
+
 def test_where_head_is_better() -> None:
     curve = Curve({
         Size(6, 2): table({"autosam": 0.5, "head": 0.6}),
@@ -297,6 +307,7 @@ def test_a_curve_from_start_to_report(
         ("8,x", {}, "expected numbers"),
         ("4,all", {"folds": 2}, "exclude each other"),
         ("8", {}, "two numbers or more"),
+        ("9,all", {}, "all of them are the 9 images .* so there is no curve"),
     ],
 )
 def test_what_cannot_work(

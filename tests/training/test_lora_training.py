@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from helpers import tiny_config, train_until_stopped
 from torch import Tensor
 
-from autosam.config import Config
+from autosam.config import Config, LoraConfig
 from autosam.config.commands import EvaluateConfig, ExportConfig
+from autosam.errors import CheckpointError
 from autosam.evaluate import evaluate
 from autosam.export import export
 from autosam.models import checkpoint
@@ -53,14 +55,17 @@ def test_the_checkpoint_holds_adapters_which_prediction_merges(config: Config) -
     assert scores["dice"] == pytest.approx(result.test["dice"], abs=1e-3)
 
 
-def test_a_stopped_training_goes_on(config: Config, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [3, 7])
+def test_a_stopped_training_goes_on(config: Config, tmp_path: Path, stop: int) -> None:
+    """In the middle of the first epoch, and later; dropout draws the same again."""
+    config.lora.dropout = 0.2
     whole = train(config)
     config.output = str(tmp_path / "again")
     forward, calls = SegmentationLoss.forward, []
 
     def counted(self: SegmentationLoss, *args: Tensor) -> dict[str, Tensor]:
         calls.append(1)
-        if len(calls) == 7:
+        if len(calls) == stop:
             os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, *args)
 
@@ -70,6 +75,25 @@ def test_a_stopped_training_goes_on(config: Config, tmp_path: Path) -> None:
     ours, theirs = (checkpoint.read_trained(one.folder / checkpoint.BEST) for one in (whole, again))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_warm_start_keeps_what_the_adapters_do(config: Config, tmp_path: Path) -> None:
+    config.train.epochs, config.run = 1, "autosam-lora"
+    first = train(config)
+
+    def start(**changes: int) -> None:
+        lora = LoraConfig(**changes)
+        again = dataclasses.replace(config, lora=lora, output=str(tmp_path / "again"))
+        train(dataclasses.replace(again, init=str(first.folder), overwrite=True))
+
+    start(alpha=4)  # as by default
+    with pytest.raises(
+        CheckpointError, match=r"with --lora.alpha 4, and 16 .* Pass --lora.alpha 4"
+    ):
+        start(alpha=16)
+    for other in ({"rank": 2}, {"blocks": 1}):
+        with pytest.raises(CheckpointError, match=r"keep its .*--lora.rank, layers and blocks"):
+            start(**other)
 
 
 def test_the_exported_file(config: Config, tmp_path: Path) -> None:
