@@ -258,6 +258,11 @@ def unfinished(results: ResultsTable, row: Row) -> str:
             f"{row.title} had not converged (its validation {results.measure_title} rose by "
             f"{gain:.3f} over the last quarter of the epochs; increase --train.epochs)"
         )
+    return learned_nothing(results, row)
+
+
+def learned_nothing(results: ResultsTable, row: Row) -> str:
+    """State that a row is no better than a trivial prediction, as a clause; "" if it is."""
     dice = row.metrics["dice"][0]
     best = max(results.trivial, key=lambda name: results.trivial[name], default=None)
     if best is not None and dice <= results.trivial[best]:

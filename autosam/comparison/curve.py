@@ -8,7 +8,7 @@ import io
 import math
 from dataclasses import dataclass
 
-from autosam.comparison.conclusion import MIN_EPOCHS, units
+from autosam.comparison.conclusion import MIN_EPOCHS, learned_nothing, units
 from autosam.comparison.rows import Row
 from autosam.comparison.statistics import MIN_GROUPS, fit_power_law, holm
 from autosam.comparison.table import ResultsTable
@@ -218,7 +218,8 @@ class Curve:
         )
 
     def _where_sam_helps(self) -> list[str]:
-        """Where runs that use SAM are significantly ahead of `head`, and where they are behind."""
+        """Where runs that use SAM are significantly ahead of `head`, and where they are behind. A
+        run that is no better than a trivial prediction is not ahead."""
         if HEAD not in self.variants:
             return []
         judged = [
@@ -228,20 +229,21 @@ class Curve:
             if variant.is_judged
         ]
         ps = holm([table.minus(row, table[HEAD]).p for _, table, row in judged])
-        signs = [
-            (size, row, table.sign(row, table[HEAD], p))
-            for (size, table, row), p in zip(judged, ps, strict=True)
-        ]
+        signs, useless = [], False
+        for (size, table, row), p in zip(judged, ps, strict=True):
+            sign = table.sign(row, table[HEAD], p)
+            if sign and learned_nothing(table, row if sign > 0 else table[HEAD]):
+                useless, sign = useless or sign > 0, 0
+            signs.append((size, row, sign))
         parts = []
         for size in self.tables:
             ahead = [row.title for at, row, sign in signs if at == size and sign > 0]
             if ahead:
                 parts.append(f"with {size.title} images ({', '.join(ahead)})")
-        text = (
-            f"SAM helps {'; '.join(parts)}: better than head there (p by Holm)."
-            if parts
-            else "At no number of images is a run that uses SAM significantly better than head."
-        )
+        text = "At no number of images is a run that uses SAM significantly better than head"
+        text += " and than a trivial prediction." if useless else "."
+        if parts:
+            text = f"SAM helps {'; '.join(parts)}: better than head there (p by Holm)."
         behind = [
             size.title
             for size in self.tables

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
+from autosam.utils.paths import no_file
 
 TRAINED = "model_state"
 """Key of the weights in training checkpoints of torch_em, and so of micro-sam."""
@@ -41,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Give the path of a weights file.")
+        raise CheckpointError(f"{path}: {no_file(path)}")
     try:
         trouble = what_is_wrong(path)
         state = {} if trouble else _load(path)

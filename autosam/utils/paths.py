@@ -37,6 +37,15 @@ def nearest(path: Path) -> str:
     return ""
 
 
+def no_file(path: Path) -> str:
+    """Say what is in the place of a weights file, and what to do."""
+    if not path.is_dir():
+        return f"no such file. Fix the path.{nearest(path)}"
+    inside = sorted(found.name for found in path.iterdir() if found.suffix in FILES[:6])
+    found = f" ({', '.join(inside[:3])})" if inside else ""
+    return f"is a folder. Give the weights file itself{found}."
+
+
 def require_path(flag: str, text: str, kind: str, error: type[Exception]) -> None:
     """Refuse a path that is missing, unless it is a pattern or may be a name on the hub.
 

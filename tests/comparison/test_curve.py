@@ -225,6 +225,26 @@ def test_what_no_training_image_changes() -> None:
     assert "would bring autosam" in text
 
 
+def test_a_run_that_a_trivial_prediction_beats_does_not_help() -> None:
+    """Both runs are worse than a mask of the whole image at 8 images, but not at 16."""
+    tables = {
+        Size(6, 2): table({"autosam": 0.25, "head": 0.1}),
+        Size(14, 2): table({"autosam": 0.5, "head": 0.3}),
+    }
+    for one in tables.values():
+        one.trivial = {"a mask of the whole image": 0.4}
+    assert "SAM helps with 16 images (autosam): better" in Curve(tables).conclusion()
+    for one in tables.values():
+        one.trivial["a mask of the whole image"] = 0.6
+    text = Curve(tables).conclusion()
+    assert "At no number of images" in text
+    assert "better than head and than a trivial prediction." in text
+    swapped = {size: table({"autosam": 0.1, "head": 0.3}) for size in tables}
+    for one in swapped.values():
+        one.trivial = {"a mask of the whole image": 0.4}
+    assert "head is better" not in Curve(swapped).conclusion()
+
+
 def test_where_head_is_better() -> None:
     curve = Curve({
         Size(6, 2): table({"autosam": 0.5, "head": 0.6}),

@@ -280,9 +280,20 @@ def loading(rng: Random, good: Good, folder: Path, path: Path) -> Bad:
 
 @cause("sam", CheckpointError, r"no such file.*(Give|Fix)")
 def no_file(rng: Random, folder: Path, good: Good) -> Bad:
-    path = folder / "gone.pth"
-    if rng.random() < 0.3:
-        path.mkdir()
+    return loading(rng, good, folder, folder / "gone.pth")
+
+
+@cause(
+    "sam",
+    CheckpointError,
+    r"is a folder\. Give the weights file itself( \(model\.safetensors\))?\.",
+)
+def a_folder_as_sam(rng: Random, folder: Path, good: Good) -> Bad:
+    path = folder / "saved"
+    path.mkdir()
+    if rng.random() < 0.5:  # as transformers saves a model
+        save_file(torch.load(good.sam, weights_only=True), path / "model.safetensors")
+        (path / "config.json").write_text("{}", encoding="utf-8")
     return loading(rng, good, folder, path)
 
 

@@ -21,6 +21,7 @@ from autosam.models.state_dict import (
     require_fit,
 )
 from autosam.types import Prompt
+from autosam.utils.paths import no_file
 
 __all__ = [
     "SAMS",
@@ -48,9 +49,10 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
     known(name)
     if checkpoint is None:
         return fetch(name)
-    if not Path(checkpoint).is_file():
-        raise CheckpointError(f"--sam_checkpoint {checkpoint}: no such file. Fix the path.")
-    return Path(checkpoint)
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"--sam_checkpoint {path}: {no_file(path)}")
+    return path
 
 
 def sam_hash(name: str, checkpoint: str | Path | None = None) -> str:

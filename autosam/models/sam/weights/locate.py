@@ -28,6 +28,7 @@ from autosam.models.state_dict import (
     what_is_wrong,
 )
 from autosam.utils.assets import asset_folder, cache_folder
+from autosam.utils.paths import no_file
 from autosam.utils.suggest import require_choice
 
 
@@ -173,7 +174,7 @@ def check(name: str, path: str | Path, final: Path | None = None) -> str:
     """
     spec, path = known(name), Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Fix the path.")
+        raise CheckpointError(f"{path}: {no_file(path)}")
     digest, record = file_hash(path), sibling(final or path, ".sha256")
     for expected, by in ((spec.sha256, "its source"), (recorded(final or path), str(record))):
         if not digest.startswith(expected):
