@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Region = tuple[int, int, int, int]
+"""A part of an image: first row, first column, rows, columns."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -206,11 +209,19 @@ class Sample:
     tells no objects apart."""
     embedding: ImageEmbedding | None = None
     """Of `sam_input`, B = 1, where it comes from a cache."""
+    region: Region | None = None
+    """The part of the image that this sample shows; None: the whole image."""
+    tiles: list[Sample] = field(default_factory=list)
+    """The image in tiles, whose tensors a batch holds in place of those of this sample."""
 
 
 @dataclass
 class Batch:
-    """Samples stacked; fields as in `Sample` with a leading B."""
+    """Samples stacked; fields as in `Sample` with a leading B.
+
+    A row is an image; or where images are shown in tiles, a tile: B counts tiles then, and names,
+    sizes, labels, valid and instances are those of the images.
+    """
 
     names: list[str]
     generator_input: Tensor
@@ -228,9 +239,33 @@ class Batch:
     centers: Tensor | None = None
     instances: list[Instances | None] = field(default_factory=list)
     embedding: ImageEmbedding | None = None
+    regions: list[list[Region]] = field(default_factory=list)
+    """The part of its image that each tile shows, by image; empty if rows are images."""
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.generator_input)
+
+    def rows(self, i: int) -> range:
+        """The rows of image i."""
+        if not self.regions:
+            return range(i, i + 1)
+        start = sum(map(len, self.regions[:i]))
+        return range(start, start + len(self.regions[i]))
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The tensors of the rows from `start` to `stop`; what belongs to images is left out."""
+        changed: dict[str, Any] = {"names": [], "sizes": [], "regions": []}
+        changed |= {"labels": [], "valid": [], "instances": []}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                changed[f.name] = value[start:stop]
+            elif isinstance(value, ImageEmbedding):
+                changed[f.name] = value.map(lambda tensor: tensor[start:stop])
+            elif isinstance(value, ObjectPrompts):
+                part = value.select((value.images >= start) & (value.images < stop))
+                changed[f.name] = dataclasses.replace(part, images=part.images - start)
+        return dataclasses.replace(self, **changed)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """`function` applied to every tensor."""
@@ -254,6 +289,17 @@ class Batch:
     @classmethod
     def collate(cls, samples: list[Sample]) -> Batch:
         """Stack samples of one input spec."""
+        if samples[0].tiles:
+            tiles = [tile for sample in samples for tile in sample.tiles]
+            return dataclasses.replace(
+                cls.collate(tiles),
+                names=[s.name for s in samples],
+                sizes=[s.size for s in samples],
+                labels=[s.label for s in samples],
+                valid=[s.valid for s in samples],
+                instances=[s.instances for s in samples],
+                regions=[[tile.region or (0, 0, *tile.size) for tile in s.tiles] for s in samples],
+            )
 
         def stack(name: str) -> Tensor | None:
             values = [getattr(s, name) for s in samples]

@@ -26,8 +26,8 @@ from torch import nn
 
 from autosam.config import Config, PromptConfig
 from autosam.config.cli import parse
-from autosam.data.dataset import Visit, make_sample
 from autosam.data.geometry import content_size
+from autosam.data.sample import Visit, make_sample
 from autosam.errors import Stopped
 from autosam.models.sam.base import IMAGENET_MEAN, IMAGENET_STD, SamSpec
 from autosam.models.sam.meta import SegmentAnything

@@ -156,7 +156,8 @@ def batches(segmenter: SegmentationModel, dataset: PairDataset, size: int) -> It
         Batches on the segmenter's device.
     """
     device = next(segmenter.parameters()).device
-    loader = make_loader(dataset, EpochSampler(len(dataset), shuffle=False), size)
+    order = EpochSampler(len(dataset), shuffle=False)
+    loader = make_loader(dataset, order, dataset.images_per_batch(size))
     return (batch.to(device) for batch in loader)
 
 

@@ -142,8 +142,9 @@ class OutputOptions:
     geojson: bool = setting(False, common=True, result=False)
     """Also write NAME.geojson, outlines with holes in pixel coordinates (images only)."""
     tile: int | None = setting(None, common=True, min=32, alias="window")
-    """Tile size, pixels: larger images are segmented in tiles of this size, and TIFFs are read tile
-    by tile. Use the size of the training images. Unset: each image as a whole."""
+    """Tile size, pixels: larger images are segmented in tiles of this size, and very large TIFFs
+    are read tile by tile. Use the size of the training images. Unset: --data.crop of the training,
+    or each image as a whole."""
     overlap: float = setting(0.25, min=0, max=0.9)
     """Overlap of neighbouring tiles as a share of their size, 0 to 0.9; logits are averaged."""
     smooth: float = setting(0.0, min=0, below=1)

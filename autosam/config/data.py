@@ -110,6 +110,12 @@ class DataConfig:
     """The same for validation images. The test split stays whole."""
     limit_seed: int = setting(0, min=0, max=2**32 - 1)
     """Draws the images of limit_train and limit_validation."""
+    crop: int | None = setting(None, min=32, max=65_536)
+    """Side of the squares that larger images are cut into, pixels: random crops in training, tiles
+    in validation, test and prediction. Unset: each image as a whole. `autosam check` proposes a
+    size where objects are too small for that."""
+    crop_foreground: float = setting(0.5, min=0, max=1)
+    """Share of the crops of a training that are centred on a foreground pixel, 0..1."""
     workers: int | None = setting(None, min=0, max=256, resume=True, result=False)
     """Worker processes that read images; unset: by the number of processors."""
 

@@ -10,51 +10,33 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from autosam.config import PromptConfig, RoughConfig
+from autosam.config import DataConfig, PromptConfig, RoughConfig
 from autosam.data.augment import Augment, Seed
 from autosam.data.checks import size_mismatch
 from autosam.data.color_prior import color_prior_mask
-from autosam.data.geometry import (
-    cell_weight,
-    class_shares,
-    content_size,
-    pad,
-    resize_image,
-    resize_label,
-)
-from autosam.data.instances import change, label_of, without_objects
-from autosam.data.labels import known, without
+from autosam.data.instances import label_of, without_objects
+from autosam.data.labels import without
 from autosam.data.mask_encoding import MaskEncoding
-from autosam.data.object_targets import center_map, depth_map, draw_objects
 from autosam.data.pairs import Pair, read_valid
-from autosam.data.prompts import draw_prompts
-from autosam.data.readers.stretch import stretch_channels
+from autosam.data.sample import (
+    Opened,
+    Visit,
+    copy_seed,
+    for_sam,
+    join_tiles,
+    make_sample,
+    place,
+    square,
+)
+from autosam.data.tiles import OVERLAP, cut, draw_crop, image_shape, tile_regions
 from autosam.errors import DataError
-from autosam.types import Batch, ImageEmbedding, InputSpec, Instances, ObjectPrompts, Sample
+from autosam.types import Batch, ImageEmbedding, InputSpec, Instances, ObjectPrompts, Region, Sample
 
-COPIES = 0x7669657773
-"""Seed word of the geometry of augmented copies."""
+CROP = 6
+"""Seed word of the place of a crop."""
 
 Embeddings = Callable[[int, int], ImageEmbedding]
-"""(position, copy) -> the cached embedding of that copy, B = 1."""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """The random draws for one use of an image.
-
-    Attributes:
-        augment: applied between resizing and padding. If given, prompts are jittered, and taken
-            from a limited number of objects.
-        seed: seed words of the augmentation and the prompts.
-        fixed: position and number of an augmented copy. Its geometry does not depend on `seed`, and
-            colours change in the generator input only, so the SAM input (and its embedding) is
-            the same at every visit.
-    """
-
-    augment: Augment | None = None
-    seed: Seed = ()
-    fixed: tuple[int, int] | None = None
+"""(record, copy) -> the cached embedding of that copy, B = 1; see `PairDataset.records`."""
 
 
 @dataclass(frozen=True)
@@ -70,132 +52,31 @@ class Prompting:
     color_prior: RoughConfig | None = None
 
 
-def copy_seed(position: int, copy: int) -> Seed | None:
-    """Seed words of the geometry of an augmented copy; copy 0 is the unchanged image (None)."""
-    return (COPIES, position, copy) if copy else None
+@dataclass(frozen=True)
+class Cropping:
+    """How large images are cut.
 
-
-def place(
-    array: np.ndarray, size: int, geometry: str, augment: Augment | None, seed: Seed | None
-) -> np.ndarray:
-    """Resize an image (H x W x 3) or label (H x W) to its size inside a square, and augment it.
-
-    Args:
-        array: uint8, or a label.
-        size: side of the square.
-        geometry: see `content_size`.
-        augment: geometric augmentation; None: none.
-        seed: its seed words; None: no augmentation.
-
-    Returns:
-        h x w (x 3), not padded.
+    Attributes:
+        size: side of crops and tiles, pixels of the image.
+        foreground: share of the crops that are centred on a foreground pixel.
     """
-    content = content_size(array.shape[0], array.shape[1], size, geometry)
-    small = resize_image(array, content) if array.ndim == 3 else resize_label(array, content)
-    return small if augment is None or seed is None else augment.move(small, seed)
+
+    size: int
+    foreground: float = 0.5
 
 
-def square(image: np.ndarray, size: int) -> torch.Tensor:
-    """Pad an image, uint8 h x w x 3, at the bottom and right; uint8 3 x size x size."""
-    return torch.from_numpy(np.ascontiguousarray(pad(image, size).transpose(2, 0, 1)))
-
-
-def for_sam(image: np.ndarray, input_spec: InputSpec) -> np.ndarray:
-    """What the SAM input is made of: the image, uint8 H x W x 3, with stretched channels if the
-    input spec says so."""
-    return stretch_channels(image) if input_spec.stretch else image
-
-
-def make_sample(
-    name: str,
-    image: np.ndarray,
-    input_spec: InputSpec,
-    label: np.ndarray | None = None,
-    num_classes: int = 1,
-    visit: Visit | None = None,
-    prompting: PromptConfig | None = None,
-    prior: np.ndarray | None = None,
-    instances: Instances | None = None,
-) -> Sample:
-    """Resize one image (and its label) to the sizes that a segmenter takes.
-
-    Args:
-        name: for messages and files.
-        image: uint8 H x W x 3 RGB.
-        input_spec: the sizes.
-        label: H x W, see `autosam.data.labels`.
-        num_classes: K.
-        visit: augmentation and seed; None: no augmentation.
-        prompting: how prompts are taken from the label, if the input spec requires them.
-        prior: uint8 H x W, 0 or 1: mask that prompts are taken from in place of the label.
-        instances: the objects of the label, which prompts are then taken from.
-    """
-    visit = visit or Visit()
-    augment, seed, fixed = visit.augment, visit.seed, visit.fixed
-    where = seed if fixed is None else copy_seed(*fixed)
-    geometry, side = input_spec.geometry, input_spec.image_size
-    generator_input = place(image, input_spec.generator_size, geometry, augment, where)
-    if augment is not None:
-        generator_input = augment.recolour(generator_input, seed)
-    sam_input = None
-    alike = fixed is None and input_spec.generator_size == side and not input_spec.stretch
-    if input_spec.needs_image and alike:
-        sam_input = generator_input
-    elif input_spec.needs_image:
-        sam_input = place(for_sam(image, input_spec), side, geometry, augment, where)
-        if augment is not None and fixed is None:
-            sam_input = augment.recolour(sam_input, seed)
-    placed = None
-    if instances is not None:
-        placed = change(instances, lambda ids: place(ids, side, geometry, augment, where))
-        fitted: np.ndarray | None = label_of(placed)
-    else:
-        fitted = None if label is None else place(label, side, geometry, augment, where)
-    height, width = image.shape[:2]
-    valid = content_size(height, width, side, geometry) if fitted is None else fitted.shape
-    sample = Sample(
-        name=name,
-        generator_input=square(generator_input, input_spec.generator_size),
-        generator_valid=(generator_input.shape[0], generator_input.shape[1]),
-        sam_input=None if sam_input is None else square(sam_input, side),
-        sam_valid=(valid[0], valid[1]),
-        size=(height, width),
-        label=label if augment is None else None,
-        instances=instances if augment is None else None,
-    )
-    if input_spec.prompts == "objects":
-        if placed is not None and prompting is not None:
-            rng = np.random.default_rng([*seed, 1])
-            depth = depth_map(placed.ids)
-            sample.centers = center_map(placed, depth, num_classes, input_spec)
-            count, train = prompting.objects, augment is not None
-            sample.prompts = draw_objects(placed, depth, input_spec, count, rng, train)
-    elif input_spec.prompts is not None and prompting is not None:
-        fitted_prior = None if prior is None else place(prior, side, geometry, augment, where)
-        source = fitted if fitted is not None else fitted_prior
-        if source is not None:
-            rng = np.random.default_rng([*seed, 1])
-            sample.prompts, source = draw_prompts(
-                source,
-                input_spec,
-                prompting,
-                rng,
-                augment is not None,
-                num_classes,
-                fitted_prior,
-                placed,
-            )
-            fitted = None if fitted is None else source
-    if fitted is not None:
-        sizes = (side, input_spec.target_size or input_spec.mask_size)
-        sample.target = class_shares(fitted, num_classes, *sizes)
-        sample.weight = cell_weight(known(fitted), *sizes)
-    return sample
+def cropping_of(data: DataConfig) -> Cropping | None:
+    """How the settings cut images; None if they do not."""
+    return None if data.crop is None else Cropping(data.crop, data.crop_foreground)
 
 
 class PairDataset(Dataset[Sample]):
     """Pairs of image and mask files, indexed by (epoch, position). Augmentation depends only on the
     index and `seed`, not on the worker or the order.
+
+    A position is that of a pair. With `cropping` it is that of a crop in training, where an image
+    has as many crops as tiles of that size cover it, drawn anew at each visit (with cached
+    embeddings: those tiles); otherwise a sample is the whole image in overlapping tiles.
 
     Args:
         pairs: the files.
@@ -209,6 +90,7 @@ class PairDataset(Dataset[Sample]):
         shuffled: SAM's image encoder gets another image of `pairs`, a new one at each visit, and of
             another group if there is one: slices of one volume look alike.
         instances: read the objects of the masks.
+        cropping: cut large images; None: images are shown as a whole.
 
     Raises:
         DataError: two pairs have one name, or `shuffled` with a single pair.
@@ -225,6 +107,7 @@ class PairDataset(Dataset[Sample]):
         copies: int = 0,
         shuffled: bool = False,
         instances: bool = False,
+        cropping: Cropping | None = None,
     ) -> None:
         names: dict[str, Pair] = {}
         for pair in pairs:
@@ -235,13 +118,30 @@ class PairDataset(Dataset[Sample]):
                 )
         self.pairs, self.input_spec, self.encoding = pairs, input_spec, encoding
         self.augment, self.seed, self.prompting, self.copies = augment, seed, prompting, copies
-        self.shuffled, self.instances = shuffled, instances
+        self.shuffled, self.instances, self.cropping = shuffled, instances, cropping
         if shuffled:
             require_others(pairs)
+        self.by_crop = cropping is not None and augment is not None
+        self.records: list[tuple[int, Region | None]] = [(i, None) for i in range(len(pairs))]
+        """The pair and the part of its image that each embedding is of."""
+        if cropping is not None:
+            overlap = 0.0 if self.by_crop else OVERLAP
+            self.records = [
+                (i, region)
+                for i, pair in enumerate(pairs)
+                for region in tile_regions(image_shape(pair.image), cropping.size, overlap)
+            ]
+        self.records_of: list[list[int]] = [[] for _ in pairs]
+        for record, (i, _) in enumerate(self.records):
+            self.records_of[i].append(record)
         self.embeddings: Embeddings | None = None
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.records) if self.by_crop else len(self.pairs)
+
+    def images_per_batch(self, wanted: int) -> int:
+        """Number of samples in a batch: one where a sample is an image in tiles."""
+        return wanted if self.cropping is None or self.by_crop else 1
 
     def use(self, embeddings: Embeddings) -> None:
         """Take the embeddings of the augmented copies from a cache, and make no SAM inputs."""
@@ -249,12 +149,12 @@ class PairDataset(Dataset[Sample]):
         self.input_spec = dataclasses.replace(self.input_spec, needs_image=False)
 
     def sam_input_of(
-        self, position: int, copy: int, visit: Seed | None = None
+        self, record: int, copy: int, visit: Seed | None = None
     ) -> tuple[torch.Tensor, tuple[int, int]]:
         """The input of SAM's image encoder.
 
         Args:
-            position: of the pair.
+            record: number of the image, or of its crop or tile.
             copy: number of the augmented copy.
             visit: seed words of geometry and colours, without augmented copies.
 
@@ -262,19 +162,23 @@ class PairDataset(Dataset[Sample]):
             uint8 3 x S x S, and the number of rows and columns that are not padding.
         """
         input_spec = self.input_spec
-        image = for_sam(self.pairs[position].image.read(), input_spec)
+        position, region = self.records[record]
+        image = self.pairs[position].image.read()
+        image = for_sam(image if region is None else cut(image, region), input_spec)
         free = visit is not None and not self.copies
-        seed = visit if free else copy_seed(position, copy)
+        seed = visit if free else copy_seed(record, copy)
         sam_input = place(image, input_spec.image_size, input_spec.geometry, self.augment, seed)
         if self.augment is not None and visit is not None and free:
             sam_input = self.augment.recolour(sam_input, visit)
         return square(sam_input, input_spec.image_size), (sam_input.shape[0], sam_input.shape[1])
 
-    def others(self, position: int) -> list[int]:
-        """The positions of all other pairs; of other groups alone, if there are any."""
-        count, group = len(self), self.pairs[position].group
-        others = [(position + offset) % count for offset in range(1, count)]
-        apart = [i for i in others if not group or self.pairs[i].group != group]
+    def others(self, record: int) -> list[int]:
+        """The records of all other pairs; of other groups alone, if there are any."""
+        count, pair = len(self.records), self.records[record][0]
+        group = self.pairs[pair].group
+        others = [(record + offset) % count for offset in range(1, count)]
+        others = [i for i in others if self.records[i][0] != pair]
+        apart = [i for i in others if not group or self.pairs[self.records[i][0]].group != group]
         return apart or others
 
     def prior(self, pair: Pair, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -297,8 +201,15 @@ class PairDataset(Dataset[Sample]):
         found = self.encoding.read_instances(pair.mask, pair.regions)
         return label_of(found), found
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, position = key
+    def open(self, position: int) -> Opened:
+        """Read a pair.
+
+        Args:
+            position: of the pair.
+
+        Raises:
+            DataError: a file cannot be read, or image and mask differ in size.
+        """
         pair = self.pairs[position]
         image, valid = read_valid(pair.image)
         label, instances = self.truth(pair)
@@ -307,27 +218,51 @@ class PairDataset(Dataset[Sample]):
         label = without(label, valid)
         if instances is not None:
             instances = without_objects(instances, valid)
+        return Opened(pair.name, image, valid, label, self.prior(pair, label.shape), instances)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, position = key
         seed = (self.seed, epoch, position)
+        if self.cropping is None:
+            return self._sample(self.open(position), position, seed)
+        if self.by_crop:
+            pair, region = self.records[position]
+            opened = self.open(pair)
+            if not self.copies:
+                rng = np.random.default_rng([*seed, CROP])
+                region = draw_crop(opened.label, self.cropping.size, self.cropping.foreground, rng)
+            assert region is not None
+            return self._sample(opened.part(region), position, seed)
+        opened, tiles = self.open(position), []
+        for record in self.records_of[position]:
+            region = self.records[record][1]
+            assert region is not None
+            tile = self._sample(opened.part(region), record, (*seed, record))
+            tiles.append(dataclasses.replace(tile, region=region))
+        return join_tiles(tiles, opened.label.shape, opened)
+
+    def _sample(self, opened: Opened, record: int, seed: Seed) -> Sample:
+        """Make the sample of an image or a part of it."""
         copy = int(np.random.default_rng([*seed, 2]).integers(self.copies)) if self.copies else 0
         sample = make_sample(
-            pair.name,
-            image,
+            opened.name,
+            opened.image,
             self.input_spec,
-            label,
+            opened.label,
             self.encoding.num_classes,
-            Visit(self.augment, seed, (position, copy) if self.copies else None),
+            Visit(self.augment, seed, (record, copy) if self.copies else None),
             None if self.prompting is None else self.prompting.config,
-            self.prior(pair, label.shape),
-            instances,
+            opened.prior,
+            opened.instances,
         )
-        sample.valid = valid if self.augment is None else None
-        encoded = position
+        sample.valid = opened.valid if self.augment is None else None
+        encoded = record
         if self.shuffled:
-            others = self.others(position)
+            others = self.others(record)
             encoded = others[int(np.random.default_rng([*seed, 3]).integers(len(others)))]
         if self.embeddings is not None:
             sample.embedding = self.embeddings(encoded, copy)
-        elif encoded != position and self.input_spec.needs_image:
+        elif encoded != record and self.input_spec.needs_image:
             sample.sam_input, sample.sam_valid = self.sam_input_of(encoded, copy, seed)
         return sample
 

@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from autosam.data.readers.pillow import PlainImage, plain_size
-from autosam.data.readers.raster import MAX_PIXELS, Raster, Region, StoredMask
+from autosam.data.readers.pillow import PlainImage, plain_size, read_orientation
+from autosam.data.readers.raster import MAX_PIXELS, Raster, StoredMask
 from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.data.readers.stretch import (
     LIMIT_SIDE,
@@ -23,6 +23,7 @@ from autosam.data.readers.stretch import (
 )
 from autosam.data.readers.tiff import MAGIC, TiffImage
 from autosam.errors import DataError
+from autosam.types import Region
 from autosam.utils.io import write_atomically
 from autosam.utils.paths import nearest
 
@@ -91,13 +92,14 @@ def _is_tiff(source: Path | bytes, name: str) -> bool:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """H, W of an image file, without decoding it. The orientation is applied to TIFFs only.
+    """H, W of an image file with its orientation applied, without decoding it.
 
     Raises:
         DataError: not an image.
     """
     if not _is_tiff(path, str(path)):
-        return plain_size(path, str(path))
+        height, width = plain_size(path, str(path))
+        return (height, width) if read_orientation(path) <= 4 else (width, height)
     with TiffImage(path, str(path), limit=False) as image:
         return image.shape
 

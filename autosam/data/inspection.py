@@ -214,10 +214,12 @@ class Tally:
         if numbers:
             height, width = ids.shape
             self.areas += np.bincount(ids[ids > 0])[numbers].tolist()
-            self.sides += [square_side(height, width, self.geometry)] * len(numbers)
-            left = np.unique(
-                resize_label(ids, content_size(height, width, self.cells, self.geometry))
-            )
+            side, cells = square_side(height, width, self.geometry), self.cells
+            crop = self.config.crop
+            if crop is not None and crop < max(height, width):  # as many cells as its tiles have
+                cells, side = cells * max(height, width) // crop, float(crop)
+            self.sides += [side] * len(numbers)
+            left = np.unique(resize_label(ids, content_size(height, width, cells, self.geometry)))
             self.vanished += len(set(numbers) - set(left.tolist()))
         return len(numbers)
 
@@ -247,9 +249,13 @@ class Tally:
         if self.apart:
             self._report_small(found)
         if self.vanished > 0.02 * total:
+            areas, sides = np.array(self.areas), np.array(self.sides)
+            size = small_objects(areas, sides, self.cells, self.image_size).tile
             found.warnings.append(
                 f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
-                f"{self.image_size} px). Cut the images into tiles, or use a SAM of 1024 px."
+                f"{self.image_size} px). Train on crops"
+                + (f" (--data.crop {size})" if size else "")
+                + ", or use a SAM of 1024 px."
             )
 
     def _report_small(self, found: Inspection) -> None:
@@ -260,7 +266,7 @@ class Tally:
         name = f"2 x 2 of the {self.cells} x {self.cells} cells of {self.sam}'s masks"
         found.facts["objects"][f"smaller than {name}"] = sizes.small
         if sizes.share > 0.02:
-            tile = f"tiles of {sizes.tile} px, or " if sizes.tile else ""
+            tile = f"crops (--data.crop {sizes.tile}), or " if sizes.tile else ""
             found.warnings.append(
                 f"{sizes.small} of {sizes.total} objects are smaller than {name}, so that touching "
                 f"ones cannot be told apart. Cells would be small enough with {tile}an input of "

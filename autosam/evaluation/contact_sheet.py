@@ -66,7 +66,7 @@ def contact_sheet(
         truth = class_masks(sample.label, segmenter.num_classes)
         image = dataset.pairs[position].image.read()
         shown = visualize.masked_cell(image, truth, SIDE, colours)
-        if sample.prompts is not None:
+        if sample.prompts is not None:  # none of an image in tiles
             shown = visualize.draw_prompts(shown, sample.prompts, sample.sam_valid)
         row = [image, shown, visualize.masked_cell(image, predicted, SIDE, colours)]
         row += explained.heatmaps.values()

@@ -9,7 +9,7 @@ from rich.progress import track
 
 from autosam.config.commands import EvaluateConfig
 from autosam.data.checks import check_pairs
-from autosam.data.dataset import PairDataset, Prompting
+from autosam.data.dataset import PairDataset, Prompting, cropping_of
 from autosam.data.loaders import EpochSampler, make_loader
 from autosam.evaluation import evaluator
 from autosam.evaluation.evaluate_sam import evaluate_sam
@@ -62,10 +62,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         prompting=Prompting(loaded.config.prompt, loaded.config.color_prior),
         shuffled=loaded.config.embedding == "shuffled",
         instances=loaded.config.task == "instances",
+        cropping=cropping_of(trained),
     )
     keys = list(EpochSampler(len(dataset), shuffle=False))
     share = keys[process.process_index :: process.num_processes]
-    loader = make_loader(dataset, share, config.batch_size)
+    loader = make_loader(dataset, share, dataset.images_per_batch(config.batch_size))
     shown = track(loader, "scoring", disable=not process.is_main_process)
     batches = (batch.to(device) for batch in shown)
     matches: dict[str, Matches] = {}

@@ -14,7 +14,7 @@ from autosam.evaluation.calibration import THRESHOLDS, choose
 from autosam.evaluation.instance_matching import Matches, match_instances
 from autosam.evaluation.instance_metrics import score_instances
 from autosam.evaluation.metrics import dice, score
-from autosam.evaluation.predict_batch import predict_batch, predict_label
+from autosam.evaluation.predict_batch import parts_of, predict_batch, predict_label
 from autosam.evaluation.predict_instances import Separation, masks_of, predict_instances
 from autosam.evaluation.scores import Scores
 from autosam.models.base import SegmentationModel
@@ -96,18 +96,18 @@ GATES = {1: "trust", 2: "trust_2x", 4: "trust_4x"}
 
 
 def gate_means(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, float]]:
-    """Average the learned gates over the classes and the cells of each image, without padding.
+    """Average the learned gates over the classes and the cells of each row, without padding.
 
     Args:
         prompt: P = B*K prompts.
-        batch: B images.
+        batch: B rows.
         image_size: side S of the SAM input, pixels.
 
     Returns:
-        For each image the mean of each gate in [0, 1], by the names of `GATES`; empty for prompts
+        For each row the mean of each gate in [0, 1], by the names of `GATES`; empty for prompts
         without gates.
     """
-    found: list[dict[str, float]] = [{} for _ in batch.names]
+    found: list[dict[str, float]] = [{} for _ in range(len(batch))]
     for gate in prompt.gates:
         side = gate.shape[-1]
         name = GATES[side // prompt.gates[0].shape[-1]]
@@ -164,8 +164,11 @@ def evaluate(
         if how is not None:
             own, matched = _score_objects(segmenter, batch, exclusive, names, bf16, classes, how)
             if criterion is not None and batch.weights is not None:
-                output, _ = segmenter(batch, with_surrogate=True)
-                loss = criterion.of(output, batch)["loss"].item()
+                losses = []
+                for part in parts_of(batch):
+                    output, _ = segmenter(part, with_surrogate=True)
+                    losses.append(criterion.of(output, part)["loss"].item())
+                loss = float(np.mean(losses))
                 own = [(name, scores | {"loss": loss}) for name, scores in own]
             rows += own
             if matches is not None:
@@ -173,17 +176,21 @@ def evaluate(
             continue
         predicted = predict_batch(segmenter, batch, bf16)
         gates: list[dict[str, float]] = [{}] * len(batch)
-        if predicted.prompt is not None and segmenter.sees_image:
-            gates = gate_means(predicted.prompt, batch, segmenter.input_spec.image_size)
+        if predicted.prompts and segmenter.sees_image:
+            side = segmenter.input_spec.image_size
+            each = [gate_means(prompt, part, side) for part, prompt in predicted.prompts]
+            gates = [row for rows_of_part in each for row in rows_of_part]
         for i, name in enumerate(batch.names):
             label = batch.labels[i]
             assert label is not None
             scores = score(predicted.masks(i, exclusive), label, names, classes)
+            tiles = batch.rows(i)
             if criterion is not None and batch.targets is not None and batch.weights is not None:
-                one = slice(i, i + 1)
+                one = slice(tiles.start, tiles.stop)
                 parts = criterion(predicted.logits[one], batch.targets[one], batch.weights[one])
                 scores["loss"] = parts["loss"].item()
-            rows.append((name, scores | gates[i]))
+            scores |= {gate: float(np.mean([gates[j][gate] for j in tiles])) for gate in gates[i]}
+            rows.append((name, scores))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
         if matches is not None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from autosam.data.geometry import restore
 from autosam.evaluation import visualize
+from autosam.evaluation.predict_batch import full_size, parts_of
 from autosam.evaluation.predict_instances import Decide
 from autosam.models.base import SegmentationModel
 from autosam.models.instance_segmenter import InstanceSegmenter
@@ -38,16 +38,15 @@ def center_heatmap(segmenter: SegmentationModel, batch: Batch) -> dict[str, np.n
 
     Args:
         segmenter: in evaluation mode.
-        batch: one image, on the segmenter's device.
+        batch: one image (or its tiles), on the segmenter's device.
 
     Returns:
         uint8 H x W x 3 RGB by title; empty if the run does not look for centres.
     """
     if not isinstance(segmenter, InstanceSegmenter):
         return {}
-    spec = segmenter.input_spec
-    centers = segmenter.centers(batch)[0]
-    shown = restore(centers.amax(0, keepdim=True), batch.sizes[0], spec.image_size, spec.geometry)
+    centers = torch.cat([segmenter.centers(part) for part in parts_of(batch)])
+    shown = full_size(batch, centers.amax(1, keepdim=True), 0, segmenter.input_spec)
     return {"centres": visualize.heatmap(shown[0].cpu().numpy())}
 
 
@@ -57,18 +56,41 @@ def explain(segmenter: SegmentationModel, batch: Batch) -> Explanation:
 
     Args:
         segmenter: in evaluation mode.
-        batch: one image, on the segmenter's device.
+        batch: one image (or its tiles), on the segmenter's device.
 
     Returns:
         Logits and heatmaps at the image's own size.
     """
-    input_spec = segmenter.input_spec
+    rows = [_explain_row(segmenter, batch.part(i, i + 1)) for i in range(len(batch))]
 
-    def full_size(values: torch.Tensor) -> torch.Tensor:
-        return restore(values.float(), batch.sizes[0], input_spec.image_size, input_spec.geometry)
+    def whole(maps: list[torch.Tensor]) -> torch.Tensor:
+        return full_size(batch, torch.stack(maps).float(), 0, segmenter.input_spec)
 
+    heatmaps = {
+        title: visualize.heatmap(whole([row.maps[title] for row in rows])[0].cpu().numpy())
+        for title in rows[0].maps
+    }
+    alone = [row.surrogate for row in rows if row.surrogate is not None]
+    return Explanation(
+        whole([row.logits for row in rows]), heatmaps, whole(alone) if alone else None
+    )
+
+
+@dataclass
+class _Row:
+    """What `Explanation` is made of, for one image or tile."""
+
+    logits: torch.Tensor
+    """K x m x m."""
+    maps: dict[str, torch.Tensor] = field(default_factory=dict)
+    """1 x m x m each."""
+    surrogate: torch.Tensor | None = None
+    """K x m x m."""
+
+
+def _explain_row(segmenter: SegmentationModel, batch: Batch) -> _Row:
     if not isinstance(segmenter.prompter, PromptGenerator):
-        return Explanation(full_size(segmenter(batch)[0]))
+        return _Row(segmenter(batch)[0])
     baseline = None
     if isinstance(segmenter, Segmenter):
         embedding = segmenter.encode_image(batch)
@@ -80,14 +102,11 @@ def explain(segmenter: SegmentationModel, batch: Batch) -> Explanation:
     else:
         (logits, *_), prompt = segmenter.segment(batch)
     assert isinstance(prompt, Prompt)
-    rows, columns = (batch.generator_valid[0] / input_spec.generator_size).tolist()
+    rows, columns = (batch.generator_valid[0] / segmenter.input_spec.generator_size).tolist()
     learned = segmenter.prompter.maps_of(prompt)
     maps = visualize.prompt_maps(learned, logits, baseline, (rows, columns))
-    heatmaps = {
-        title: visualize.heatmap(full_size(shown.mean(0, keepdim=True))[0].cpu().numpy())
-        for title, shown in maps.items()
-    }
     alone = None
     if segmenter.surrogate is not None:
-        alone = full_size(segmenter.decode_surrogate(prompt)[0])
-    return Explanation(full_size(logits), heatmaps, alone)
+        alone = segmenter.decode_surrogate(prompt)[0]
+    means = {title: shown.float().mean(0, keepdim=True) for title, shown in maps.items()}
+    return _Row(logits, means, alone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,8 +12,43 @@ from torch import Tensor
 from autosam.data.geometry import restore
 from autosam.models.base import SegmentationModel
 from autosam.models.losses import with_background
-from autosam.types import Batch, Prompt
+from autosam.types import Batch, InputSpec, Prompt
 from autosam.utils.device import half_precision
+
+TILES = 8
+"""Tiles segmented at a time."""
+
+
+def parts_of(batch: Batch) -> list[Batch]:
+    """Split a batch of tiles into what is segmented at a time; a batch of images stays whole."""
+    if not batch.regions:
+        return [batch]
+    return [batch.part(start, start + TILES) for start in range(0, len(batch), TILES)]
+
+
+def full_size(batch: Batch, values: Tensor, i: int, input_spec: InputSpec) -> Tensor:
+    """Resize maps of an image to its own size; the maps of tiles are averaged where they overlap.
+
+    Args:
+        batch: see `Batch`.
+        values: float B x K x m x m, of the rows of the batch.
+        i: index of the image in the batch.
+        input_spec: the sizes.
+
+    Returns:
+        float32 K x H x W.
+    """
+    side, geometry = input_spec.image_size, input_spec.geometry
+    if not batch.regions:
+        return restore(values[i], batch.sizes[i], side, geometry)
+    height, width = batch.sizes[i]
+    sums = values.new_zeros(values.shape[1], height, width)
+    counts = values.new_zeros(height, width)
+    for row, (y, x, high, wide) in zip(batch.rows(i), batch.regions[i], strict=True):
+        rows, columns = slice(y, y + high), slice(x, x + wide)
+        sums[:, rows, columns] += restore(values[row], (high, wide), side, geometry)
+        counts[rows, columns] += 1
+    return sums.div_(counts)
 
 
 @dataclass
@@ -25,8 +60,8 @@ class BatchPrediction:
     batch: Batch
     logits: Tensor
     """float32 B x K x m x m."""
-    prompt: Prompt | None = None
-    """The P = B*K prompts, if there is one for each image and class."""
+    prompts: list[tuple[Batch, Prompt]] = field(default_factory=list)
+    """The parts of the batch with their P = B*K prompts, if there is one for each row and class."""
 
     def full_logits(self, i: int) -> Tensor:
         """Resize the logits of an image to its own size.
@@ -37,8 +72,7 @@ class BatchPrediction:
         Returns:
             float32 K x H x W.
         """
-        spec = self.segmenter.input_spec
-        return restore(self.logits[i], self.batch.sizes[i], spec.image_size, spec.geometry)
+        return full_size(self.batch, self.logits, i, self.segmenter.input_spec)
 
     def masks(self, i: int, exclusive: bool) -> np.ndarray:
         """Make the masks of an image by the segmenter's threshold and smallest area.
@@ -75,11 +109,16 @@ def predict_batch(
         bf16: whether to compute in bfloat16.
 
     Returns:
-        Logits, and the learned prompt if there is one.
+        Logits, and the learned prompts if there are any.
     """
-    with half_precision(batch.generator_input.device, bf16):
-        logits, prompt = segmenter.segment(batch)
-    return BatchPrediction(segmenter, batch, logits.float(), prompt)
+    logits, prompts = [], []
+    for part in parts_of(batch):
+        with half_precision(batch.generator_input.device, bf16):
+            own, prompt = segmenter.segment(part)
+        logits.append(own.float())
+        if prompt is not None:
+            prompts.append((part, prompt))
+    return BatchPrediction(segmenter, batch, torch.cat(logits), prompts)
 
 
 def predict_label(

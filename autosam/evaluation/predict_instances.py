@@ -10,12 +10,13 @@ import numpy as np
 from autosam.data.instances import label_of, without_objects
 from autosam.data.labels import class_masks
 from autosam.evaluation.assemble import assemble, separate
-from autosam.evaluation.predict_batch import predict_batch, predict_label
+from autosam.evaluation.join_objects import join_objects
+from autosam.evaluation.predict_batch import parts_of, predict_batch, predict_label
 from autosam.models.base import SegmentationModel
-from autosam.models.find_objects import FoundObjects, find_objects
+from autosam.models.find_objects import FoundObjects, draws_objects, find_objects
 from autosam.models.losses import probabilities
 from autosam.models.prompters import ABSENT
-from autosam.types import Batch, Instances
+from autosam.types import Batch, Instances, Region
 from autosam.utils.device import half_precision
 
 Separation = Literal["watershed", "components"]
@@ -46,12 +47,16 @@ def predict_instances(
         that predict classes the probability from which on a pixel is foreground. Pixels without
         data belong to no object.
     """
-    with half_precision(batch.generator_input.device, bf16):
-        found = find_objects(segmenter, batch, least)
-    valid = batch.valid or [None] * len(batch)
-    if found is not None:
-        each = zip(found, batch.sizes, valid, strict=True)
-        return [_of_objects(segmenter, *one) for one in each]
+    valid = batch.valid or [None] * len(batch.sizes)
+    if draws_objects(segmenter):
+        found: list[FoundObjects] = []
+        for part in parts_of(batch):
+            with half_precision(batch.generator_input.device, bf16):
+                found += find_objects(segmenter, part, least)
+        return [
+            _of_objects(segmenter, [found[j] for j in batch.rows(i)], batch, i)
+            for i in range(len(batch.sizes))
+        ]
     predicted = predict_batch(segmenter, batch, bf16)
 
     def of_classes(i: int) -> Decide:
@@ -64,24 +69,39 @@ def predict_instances(
 
         return decide
 
-    return [of_classes(i) for i in range(len(batch))]
+    return [of_classes(i) for i in range(len(batch.sizes))]
 
 
 def _of_objects(
-    segmenter: SegmentationModel,
-    found: FoundObjects,
-    size: tuple[int, int],
-    valid: np.ndarray | None,
+    segmenter: SegmentationModel, found: list[FoundObjects], batch: Batch, i: int
 ) -> Decide:
+    """The decision on image i of a batch, from what was found in it or its tiles."""
+    spec, num_classes = segmenter.input_spec, segmenter.num_classes
+    size, valid = batch.sizes[i], batch.valid[i] if batch.valid else None
+
     def decide(threshold: float) -> tuple[np.ndarray, Instances]:
-        logits, objects = assemble(
-            found, size, segmenter.input_spec, segmenter.num_classes, threshold
-        )
+        if batch.regions:
+            logits, objects = _assemble_tiles(found, batch.regions[i], size, threshold)
+        else:
+            logits, objects = assemble(found[0], size, spec, num_classes, threshold)
         if valid is not None:
             objects = without_objects(objects, valid)
             objects.ids[~valid] = 0
             logits[:, ~valid] = ABSENT
         return logits, objects
+
+    def _assemble_tiles(
+        found: list[FoundObjects], regions: list[Region], size: tuple[int, int], threshold: float
+    ) -> tuple[np.ndarray, Instances]:
+        logits = np.full((num_classes, *size), ABSENT, np.float32)
+        tiles: list[tuple[Region, Instances]] = []
+        for one, region in zip(found, regions, strict=True):
+            y, x, high, wide = region
+            own, objects = assemble(one, (high, wide), spec, num_classes, threshold)
+            part = logits[:, y : y + high, x : x + wide]
+            np.maximum(part, own, out=part)
+            tiles.append((region, objects))
+        return logits, join_objects(tiles, size)
 
     return decide
 

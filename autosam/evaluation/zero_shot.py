@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autosam.data.dataset import make_sample
 from autosam.data.geometry import content_size, pad, resize_label, restore
 from autosam.data.prompts import box_from_mask, objects_of, points_from_mask
+from autosam.data.sample import make_sample
 from autosam.evaluation.metrics import dice, iou
 from autosam.models.sam import Sam
 from autosam.models.sam.interactive import Prompted, mask_logits

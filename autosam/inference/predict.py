@@ -51,6 +51,7 @@ def predict(config: PredictConfig) -> list[Path]:
         min_area=config.min_area,
     )
     data = predictor.loaded.config.data
+    predictor.tile = config.tile or predictor.tile
     if config.tile is not None and predictor.loaded.config.color_prior is not None:
         raise ConfigError(
             f"--tile: the run {predictor.loaded.config.run} takes its prompts from a color prior, "

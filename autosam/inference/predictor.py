@@ -17,10 +17,10 @@ from PIL import Image
 
 from autosam.config import RUNS
 from autosam.data.color_prior import color_prior_mask
-from autosam.data.dataset import make_sample
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage, array_of
+from autosam.data.sample import make_tiles
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.evaluation.assemble import separate
 from autosam.evaluation.calibration import THRESHOLDS
@@ -76,6 +76,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 f"min_area {min_area!r}: a share of the image, must be at least 0 and below 1."
             )
         self.loaded, self.flips = loaded, flips
+        self.tile = loaded.config.data.crop
+        """Side of the tiles of larger images, pixels; None: images are segmented as a whole."""
         instances = loaded.config.task == "instances"
         self.by_object = instances and draws_objects(loaded.segmenter)
         if flips and self.by_object:
@@ -187,10 +189,11 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         mirrors = self._mirrors()
         for axes in mirrors:
             samples = [
-                make_sample(
+                make_tiles(
                     str(source),
                     np.flip(image, axes),
                     input_spec,
+                    self.tile,
                     prompting=config.prompt,
                     prior=None if prior is None else np.flip(prior, axes),
                 )
@@ -214,7 +217,9 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             if config.color_prior is not None:
                 prior = color_prior_mask(source, config.color_prior)
             prompting = config.prompt if config.color_prior else None
-            sample = make_sample(str(source), image, input_spec, prompting=prompting, prior=prior)
+            sample = make_tiles(
+                str(source), image, input_spec, self.tile, prompting=prompting, prior=prior
+            )
             sample.valid = known
             samples.append(sample)
         batch = Batch.collate(samples).to(self.device)
@@ -258,7 +263,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         """
         pixels = self._pixels(image)
         colors, valid = read_valid(pixels)
-        sample = make_sample(str(pixels), colors, self.segmenter.input_spec)
+        sample = make_tiles(str(pixels), colors, self.segmenter.input_spec, self.tile)
         batch = Batch.collate([sample]).to(self.device)
         if self.by_object:
             decide = self._decisions([pixels])[0]
@@ -286,13 +291,20 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             Masks, probabilities and logits.
         """
         data = self.loaded.config.data
-        area = self.min_area if min_area is None else min_area
+        area = self.min_area_of(*logits.shape[-2:]) if min_area is None else min_area
         masks = predict_label(logits, data.exclusive, threshold or self.threshold, area)
         likely = probabilities(logits[None], data.exclusive)[0].cpu().numpy()
         objects = None
         if self.loaded.config.task == "instances":
             objects = separate(masks, likely, self.loaded.config.separate)
         return Prediction(likely, masks, logits.cpu().numpy(), data, image, objects)
+
+    def min_area_of(self, height: int, width: int) -> float:
+        """Smallest area as a share of an image. That of a run that was trained on whole images is a
+        share of the network's input, here of a tile."""
+        if self.tile is None or self.loaded.config.data.crop is not None:
+            return self.min_area
+        return self.min_area * min(1.0, self.tile**2 / (height * width))
 
     def __repr__(self) -> str:
         config = self.loaded.config

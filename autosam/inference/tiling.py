@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from monai.inferers import PatchInferer, ZarrAvgMerger
 from autosam.data.images import ImageFile, ImageReader
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.memory import MemoryImage
+from autosam.data.tiles import tile_regions
 from autosam.errors import ConfigError
 from autosam.inference.predictor import Predictor
 
@@ -74,23 +74,6 @@ def open_pixels(image: Pixels) -> ImageReader | WholePixels:
     return WholePixels(image)
 
 
-def starts(length: int, size: int, overlap: float) -> list[int]:
-    """Compute where tiles start along a side, evenly spaced; the last tile ends with the side.
-
-    Args:
-        length: of the side, pixels.
-        size: of a tile, pixels.
-        overlap: smallest share of a tile that the next one covers too, in [0, 1).
-
-    Returns:
-        Offsets in pixels.
-    """
-    if length <= size:
-        return [0]
-    count = 1 + int(np.ceil((length - size) / (size * (1 - overlap))))
-    return np.linspace(0, length - size, count).round().astype(int).tolist()
-
-
 def segment_tiles(
     predictor: Predictor, pixels: ImageReader | WholePixels, size: int, overlap: float, folder: Path
 ) -> Any:
@@ -111,14 +94,13 @@ def segment_tiles(
     """
     zarr = require("zarr")
     height, width = pixels.shape
-    high, wide = min(size, height), min(size, width)
 
     def tiles() -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
-        for y, x in itertools.product(starts(height, size, overlap), starts(width, size, overlap)):
-            part, valid = pixels.part(y, x, high, wide)
+        for region in tile_regions((height, width), size, overlap):
+            part, valid = pixels.part(*region)
             # The fourth channel says which pixels hold data.
             fourth = np.ones(part.shape[:2], np.uint8) if valid is None else valid
-            yield torch.from_numpy(np.dstack([part, fourth])).permute(2, 0, 1)[None], (y, x)
+            yield torch.from_numpy(np.dstack([part, fourth])).permute(2, 0, 1)[None], region[:2]
 
     def network(batch: torch.Tensor) -> torch.Tensor:
         arrays = [np.ascontiguousarray(tile.permute(1, 2, 0).numpy()) for tile in batch]

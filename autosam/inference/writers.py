@@ -19,6 +19,7 @@ from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
 from autosam.data.readers.files import image_file
 from autosam.data.readers.volumes import Slice, shape_of, stack, write_volume
+from autosam.data.tiles import OVERLAP, image_shape
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
 from autosam.inference.formats import wanted_formats
@@ -81,7 +82,14 @@ def write_image(
     """
     data = predictor.loaded.config.data
     image = image_file(source.path, data)
-    if options.tile is not None:
+    tile = predictor.tile
+    if tile is None:
+        return _write_formats(source, files, predictor(image), options, data)
+    height, width = image_shape(image)
+    logits_in_memory = height * width * predictor.segmenter.num_classes <= MAX_LOGITS
+    whole_only = predictor.loaded.config.color_prior is not None  # is computed on whole images
+    in_memory = logits_in_memory and options.overlap == OVERLAP
+    if max(height, width) > tile and not in_memory and not whole_only:
         with (
             contextlib.closing(open_pixels(image)) as pixels,
             # After Ctrl-C a thread of zarr may still write into the folder.
@@ -89,21 +97,16 @@ def write_image(
                 dir=files[0].parent, prefix=".autosam-", ignore_cleanup_errors=True
             ) as folder,
         ):
-            if max(pixels.shape) > options.tile and predictor.by_object:
-                found = objects_in_tiles(predictor, pixels, options.tile, options.overlap, image)
+            if predictor.by_object:
+                found = objects_in_tiles(predictor, pixels, tile, options.overlap, image)
                 return _write_formats(source, files, found, options, data)
-            if max(pixels.shape) > options.tile:
-                logits = segment_tiles(
-                    predictor, pixels, options.tile, options.overlap, Path(folder)
-                )
-                # The smallest area is a share of the network's input, here of a tile.
-                share = min(1.0, options.tile**2 / (logits.shape[-2] * logits.shape[-1]))
-                area = predictor.min_area * share
-                if logits.size > MAX_LOGITS:
-                    return _write_in_strips(source, files, predictor, options, logits, area)
-                whole = torch.from_numpy(logits[0])
-                found = predictor.decide(whole, min_area=area, image=image)
-                return _write_formats(source, files, found, options, data)
+            logits = segment_tiles(predictor, pixels, tile, options.overlap, Path(folder))
+            area = predictor.min_area_of(height, width)
+            if not logits_in_memory:
+                return _write_in_strips(source, files, predictor, options, logits, area)
+            whole = torch.from_numpy(logits[0])
+            found = predictor.decide(whole, min_area=area, image=image)
+            return _write_formats(source, files, found, options, data)
     return _write_formats(source, files, predictor(image), options, data)
 
 

@@ -33,21 +33,17 @@ class FoundObjects:
 
 
 @torch.no_grad()
-def find_objects(
-    segmenter: SegmentationModel, batch: Batch, least: float
-) -> list[FoundObjects] | None:
+def find_objects(segmenter: SegmentationModel, batch: Batch, least: float) -> list[FoundObjects]:
     """Find the objects of each image.
 
     Args:
-        segmenter: in evaluation mode.
+        segmenter: in evaluation mode; one that `draws_objects`.
         batch: B images.
         least: smallest score, 0..1.
 
     Returns:
-        The objects of each image; None if the segmenter predicts the masks of classes.
+        The objects of each image.
     """
-    if not draws_objects(segmenter):
-        return None
     assert isinstance(segmenter, Segmenter)
     prompter = segmenter.prompter
     if isinstance(prompter, InstancePrompter):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from autosam.config import RUNS, Config
 from autosam.data.augment import Augment, build_augment
 from autosam.data.checks import check_splits
-from autosam.data.dataset import PairDataset, Prompting, largest_batch
+from autosam.data.dataset import PairDataset, Prompting, cropping_of, largest_batch
 from autosam.data.layouts import load_splits
 from autosam.data.loaders import (
     Data,
@@ -73,6 +73,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
             copies,
             config.embedding == "shuffled",
             config.task == "instances",
+            cropping_of(config.data),
         )
 
     clean = min(copies, 1)
@@ -110,7 +111,7 @@ def epoch_loader(
     if shuffle:
         batches = EpochBatches(sampler, batch_size, processes)
         return make_loader(dataset, batches, workers=workers), sampler
-    return make_loader(dataset, sampler, batch_size, workers), sampler
+    return make_loader(dataset, sampler, dataset.images_per_batch(batch_size), workers), sampler
 
 
 def default_epochs(images: int) -> int:

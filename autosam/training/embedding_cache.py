@@ -71,13 +71,13 @@ def copies_of(config: Config) -> int:
 
 @dataclass(frozen=True)
 class Cached:
-    """Reads embeddings from a store by position of the image and number of the copy."""
+    """Reads embeddings from a store by record, see `PairDataset.records`, and copy."""
 
     store: Store
     copies: int
 
-    def __call__(self, position: int, copy: int) -> ImageEmbedding:
-        return self.store.get(position * self.copies + copy)
+    def __call__(self, record: int, copy: int) -> ImageEmbedding:
+        return self.store.get(record * self.copies + copy)
 
 
 class SamInputs(Dataset):
@@ -92,7 +92,7 @@ class SamInputs(Dataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset) * self.dataset.copies
+        return len(self.dataset.records) * self.dataset.copies
 
     def __getitem__(self, record: int) -> tuple[Tensor, Tensor, int]:
         image, valid = self.dataset.sam_input_of(*divmod(record, self.dataset.copies))
@@ -134,8 +134,8 @@ def use_cache(
         facts = broadcast(facts_of(config, dataset, device) if main else {})
         folder = root / hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
         title = f"{name} of {config.data.root or config.data.images or 'the embedded set'}, SAM "
-        title += f"{config.sam}, {len(dataset)} images x {dataset.copies} copies"
-        count = len(dataset) * dataset.copies
+        title += f"{config.sam}, {len(dataset.records)} images x {dataset.copies} copies"
+        count = len(dataset.records) * dataset.copies
         try:
             with contextlib.ExitStack() as stack:
                 missing: list[int] = []
@@ -213,6 +213,8 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
     part: dict[str, Any] = {}
     if spec.stretch:
         part["stretch"] = True
+    if dataset.cropping is not None:
+        part["crop"] = [dataset.cropping.size, dataset.by_crop]
     run = RUNS[config.run]
     if run.learns_prompt and config.model.sam_features == "blocks":
         part["features of blocks"] = BLOCKS
@@ -227,7 +229,7 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         "pixel_mean": list(spec.pixel_mean) if spec.pixel_mean else None,
         "pixel_std": list(spec.pixel_std) if spec.pixel_std else None,
         "pictures": hashlib.sha256("".join(files).encode()).hexdigest(),  # alias of images
-        "count": len(files),
+        "count": len(dataset.records),
         "views": dataset.copies,  # alias of copies
         "moves": geometry,
         "dtype": config.cache.dtype,
@@ -244,7 +246,7 @@ def _prepare(
     sam: Callable[[], Sam],
 ) -> Store:
     """Open the store, or create it with its first record."""
-    count = len(dataset) * dataset.copies
+    count = len(dataset.records) * dataset.copies
     store = Store.open(folder, facts, count)
     if store is None:
         image, valid, _ = SamInputs(dataset)[0]
@@ -290,7 +292,8 @@ def _encode(
                 try:
                     store.put(record, embedding.part(i))
                 except DataError as error:
-                    path = dataset.pairs[record // dataset.copies].image
+                    pair, _ = dataset.records[record // dataset.copies]
+                    path = dataset.pairs[pair].image
                     raise DataError(f"{path}: {error}") from None
     except RuntimeError as error:
         if interrupt.signal is None and (died := worker_error(error, "Run it again")) is not None:

@@ -13,12 +13,13 @@ from PIL import Image
 from autosam.config import AugmentConfig, DataConfig
 from autosam.data.augment import build_augment
 from autosam.data.checks import check_pairs, check_splits
-from autosam.data.dataset import PairDataset, Visit, make_sample
+from autosam.data.dataset import PairDataset
 from autosam.data.images import read_image, read_mask
 from autosam.data.layouts import load_splits
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.loaders import EpochSampler
 from autosam.data.mask_encoding import MaskEncoding
+from autosam.data.sample import Visit, make_sample
 from autosam.errors import ConfigError, DataError
 from autosam.types import InputSpec
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from autosam.config import AugmentConfig
 from autosam.data.augment import build_augment
-from autosam.data.dataset import place
 from autosam.data.geometry import content_size, object_shares, pad
 from autosam.data.instances import change
 from autosam.data.object_sizes import small_objects, square_side
+from autosam.data.sample import place
 from autosam.types import Instances
 
 

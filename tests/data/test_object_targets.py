@@ -10,10 +10,10 @@ from scipy import ndimage
 
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data.augment import build_augment
-from autosam.data.dataset import Visit, make_sample
 from autosam.data.instances import label_of
 from autosam.data.object_targets import center_map, depth_map, draw_objects, edge_distance
 from autosam.data.prompts import draw_prompts
+from autosam.data.sample import Visit, make_sample
 from autosam.types import Batch, InputSpec, Instances, ObjectPrompts
 
 SPEC = InputSpec(64, 64, 32, prompts="objects")

@@ -10,10 +10,10 @@ import torch
 from helpers import tiny_config
 from instance_cases import cells, compact, of_ids, scored
 
-from autosam.data.dataset import make_sample
 from autosam.data.geometry import object_shares, resize_label
 from autosam.data.instances import from_label, label_of, without_objects
 from autosam.data.labels import without
+from autosam.data.sample import make_sample
 from autosam.errors import DataError
 from autosam.evaluation import predict_instances as predicting
 from autosam.evaluation.evaluator import calibrate, evaluate
@@ -83,6 +83,7 @@ def finds(monkeypatch: pytest.MonkeyPatch, true: float, false: float) -> None:
         return found
 
     monkeypatch.setattr(predicting, "find_objects", find)
+    monkeypatch.setattr(predicting, "draws_objects", lambda segmenter: True)
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ def test_predict_writes_every_file_of_instances(tmp_path: Path) -> None:
         found = replace(predicted(truth[name]), image=MemoryImage(image))
 
         class Fixed:
-            loaded = SimpleNamespace(config=SimpleNamespace(data=NAMES))
+            loaded, tile = SimpleNamespace(config=SimpleNamespace(data=NAMES)), None
 
             def __call__(self, image: object, found: Prediction = found) -> Prediction:
                 return found

@@ -21,9 +21,9 @@ from PIL import Image
 
 import autosam
 from autosam.config import ClassConfig, DataConfig
-from autosam.data.dataset import make_sample
 from autosam.data.images import read_image
 from autosam.data.readers.memory import MemoryImage, array_of
+from autosam.data.sample import make_sample
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.evaluator import calibrate
 from autosam.evaluation.visualize import overlay

@@ -11,11 +11,12 @@ from instance_cases import of_ids, scored
 
 from autosam.config import DataConfig
 from autosam.data.readers.memory import MemoryImage
+from autosam.data.tiles import starts
 from autosam.evaluation.predict_instances import masks_of
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
 from autosam.inference.tile_objects import objects_in_tiles
-from autosam.inference.tiling import WholePixels, starts
+from autosam.inference.tiling import WholePixels
 from autosam.types import Instances
 
 CLASSES = 3

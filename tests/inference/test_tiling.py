@@ -14,8 +14,9 @@ from PIL import Image
 import autosam
 from autosam.config.commands import PredictConfig
 from autosam.data.images import ImageFile
+from autosam.data.tiles import starts
 from autosam.errors import ConfigError, DataError
-from autosam.inference.tiling import open_pixels, segment_tiles, starts
+from autosam.inference.tiling import open_pixels, segment_tiles
 from autosam.predict import predict
 
 

@@ -15,8 +15,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from autosam.config import LossConfig, PromptConfig
 from autosam.config.schema import ObjectPrompt
-from autosam.data.dataset import Visit, make_sample
 from autosam.data.instances import label_of
+from autosam.data.sample import Visit, make_sample
 from autosam.errors import CheckpointError
 from autosam.models import find_objects as finding
 from autosam.models.build import build_segmenter

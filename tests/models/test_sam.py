@@ -11,8 +11,8 @@ import torch
 from helpers import build_reference_tiny
 from segment_anything import SamPredictor, sam_model_registry
 
-from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
+from autosam.data.sample import make_sample
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.sam import SAMS, load_sam, vit
 from autosam.models.sam.meta import SegmentAnything

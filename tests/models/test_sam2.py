@@ -17,7 +17,7 @@ from small_sams import liven_sam2 as liven
 from torch import Tensor, nn
 from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
-from autosam.data.dataset import make_sample
+from autosam.data.sample import make_sample
 from autosam.errors import CheckpointError, ConfigError
 from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss

@@ -19,8 +19,8 @@ from test_sam_mobile import randomise
 from torch import Tensor, nn
 from transformers import SamHQConfig, SamHQModel, SamHQVisionConfig
 
-from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
+from autosam.data.sample import make_sample
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS, SamSpec, load_sam
 from autosam.models.sam.hq import HqEncoder, HqSam, add_mask_layers, from_hq_sam, tiny_hq

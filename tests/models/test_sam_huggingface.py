@@ -22,8 +22,8 @@ from transformers import (
     SamVisionConfig,
 )
 
-from autosam.data.dataset import make_sample
 from autosam.data.geometry import content_size
+from autosam.data.sample import make_sample
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.base import IMAGENET_STD

@@ -14,7 +14,7 @@ from PIL import Image
 from segment_anything import sam_model_registry
 from torch import Tensor
 
-from autosam.data.dataset import make_sample
+from autosam.data.sample import make_sample
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.vit import from_meta
 from autosam.types import Batch, InputSpec

@@ -18,11 +18,12 @@ from test_sam_mobile import SPEC as MOBILE
 from test_sam_mobile import mobile_sam
 from test_sam_mobile import predictor as mobile_predictor  # noqa: F401, a fixture
 
-from autosam.data.dataset import PairDataset, make_sample
+from autosam.data.dataset import PairDataset
 from autosam.data.geometry import content_size, restore
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.pairs import Pair
 from autosam.data.readers.stretch import stretch_channels
+from autosam.data.sample import make_sample
 from autosam.inference.onnx_graph import Graph, _stretch
 from autosam.models.build import build_segmenter
 from autosam.models.sam import SAMS, load_sam

@@ -15,8 +15,8 @@ import torch
 from helpers import raw_prompt
 from torch import Tensor, nn
 
-from autosam.data.dataset import make_sample
 from autosam.data.geometry import restore
+from autosam.data.sample import make_sample
 from autosam.errors import CheckpointError
 from autosam.models.sam import SAMS, load_sam
 from autosam.models.sam.mobile import CLASSIFIER, build_mobile, from_mobile_sam

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from autosam.data.readers.raster import (
-    Region,
     StoredMask,
     equals,
     orient,
@@ -18,6 +17,7 @@ from autosam.data.readers.raster import (
     refuse_large,
 )
 from autosam.errors import DataError
+from autosam.types import Region
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 """The formats that Pillow may open. Others are excluded: for EPS, for one, it runs a program."""

@@ -9,14 +9,12 @@ from typing import Protocol
 import numpy as np
 
 from autosam.errors import DataError
+from autosam.types import Region
 
 MAX_PIXELS = 300_000_000
 """Limit of H x W. Larger images are refused before they are decoded."""
 MAX_VALUES = 10 * MAX_PIXELS
 """Limit of H x W x bands."""
-
-Region = tuple[int, int, int, int]
-"""First row, first column, rows, columns."""
 
 
 @dataclass(frozen=True)

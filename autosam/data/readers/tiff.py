@@ -20,7 +20,6 @@ import tifffile
 from autosam.data.readers import colors
 from autosam.data.readers.codestreams import READ
 from autosam.data.readers.raster import (
-    Region,
     StoredMask,
     equals,
     orient,
@@ -32,6 +31,7 @@ from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.data.readers.tiff_pages import image_pages
 from autosam.data.readers.tiff_segments import read_stored
 from autosam.errors import DataError
+from autosam.types import Region
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF files."""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from autosam.data.readers.codestreams import JPEG, pixels_in
-from autosam.data.readers.raster import MAX_VALUES, Region
+from autosam.data.readers.raster import MAX_VALUES
+from autosam.types import Region
 
 
 def read_stored(page: Any, region: Region) -> np.ndarray:

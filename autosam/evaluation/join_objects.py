@@ -1,0 +1,67 @@
+"""Join the objects of the tiles of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from autosam.data.instances import compact
+from autosam.evaluation.assemble import OVERLAP
+from autosam.models.peaks import drop_duplicates
+from autosam.types import Instances, Region
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An object of a tile."""
+
+    mask: tuple[int, int, np.ndarray]
+    """Row and column of its box in the image, and its pixels in it."""
+    category: int
+    score: float
+    cut: bool
+    """Whether it touches a border of its tile inside the image: the rest may lie in the next."""
+
+
+def join_objects(tiles: Iterable[tuple[Region, Instances]], size: tuple[int, int]) -> Instances:
+    """Join the objects of the tiles of an image.
+
+    An object that several tiles show is kept once: as the tile shows it that does not cut it, or
+    else its largest part. Only objects larger than the overlap of the tiles may be cut in all.
+
+    Args:
+        tiles: the region of each tile, and its objects with scores.
+        size: H, W of the image.
+    """
+    found = [one for region, objects in tiles for one in _objects_of(objects, region, size)]
+    found.sort(key=lambda one: (one.cut, -one.mask[2].sum() if one.cut else -one.score))
+    masks = [one.mask for one in found]
+    kept = [found[i] for i in drop_duplicates(masks, max(size), OVERLAP)]
+    ids = np.zeros(size, np.int32)
+    for number, one in reversed([*enumerate(kept, 1)]):
+        top, left, mask = one.mask
+        ids[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = number
+    classes = np.array([one.category for one in kept], np.uint8)
+    scores = np.array([one.score for one in kept], np.float32)
+    return compact(Instances(ids, classes, scores))
+
+
+def _objects_of(instances: Instances, region: Region, size: tuple[int, int]) -> list[_Found]:
+    """The objects of a tile of an image of `size` (H, W)."""
+    y, x, high, wide = region
+    assert instances.scores is not None
+    found = []
+    for i, (rows, columns) in enumerate(ndimage.find_objects(instances.ids)):
+        cut = (
+            (rows.start == 0 and y > 0)
+            or (columns.start == 0 and x > 0)
+            or (rows.stop == high and y + high < size[0])
+            or (columns.stop == wide and x + wide < size[1])
+        )
+        mask = y + rows.start, x + columns.start, instances.ids[rows, columns] == i + 1
+        category, score = int(instances.classes[i]), float(instances.scores[i])
+        found.append(_Found(mask, category, score, cut))
+    return found
