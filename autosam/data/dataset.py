@@ -75,7 +75,7 @@ class PairDataset(Dataset[Sample]):
     index and `seed`, not on the worker or the order.
 
     A position is that of a pair. With `cropping` it is that of a crop in training, where an image
-    has as many crops as tiles of that size cover it, drawn anew at each visit (with cached
+    has as many crops as tiles of that size cover it, drawn again at each visit (with cached
     embeddings: those tiles); otherwise a sample is the whole image in overlapping tiles.
 
     Args:

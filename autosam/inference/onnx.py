@@ -18,6 +18,8 @@ from torch import nn
 from autosam.config.commands import ExportConfig
 from autosam.data.instances import label_of
 from autosam.data.pairs import Pixels
+from autosam.data.readers.memory import MemoryImage
+from autosam.data.tiles import tile_regions
 from autosam.errors import CheckpointError, ConfigError
 from autosam.inference.onnx_compare import (
     Exported,
@@ -95,6 +97,8 @@ def export(config: ExportConfig) -> Exported:
                 warnings.simplefilter("ignore")
                 torch.export.save(program, file)
             run = run_program(file)
+        if predictor.tile is not None:
+            run = in_tiles(run, predictor, predictor.tile)
         result = compare(run, predictor, images, output)
         if result.agreement < AGREEMENT[config.precision]:
             raise CheckpointError(
@@ -105,7 +109,37 @@ def export(config: ExportConfig) -> Exported:
             )
         write_atomically(output, file.replace)
     report(result, config, "mask, uint8; logits, float32 classes x height x width")
+    if predictor.tile is not None:
+        print(
+            f"Trained on crops: give it tiles of {predictor.tile} px and average the logits where "
+            f"they overlap (threshold {predictor.threshold:g}); docs/predict.md shows how."
+        )
     return result
+
+
+def in_tiles(run: Runner, predictor: Predictor, tile: int) -> Runner:
+    """Run a file on the tiles of an image, and average its logits where they overlap.
+
+    Args:
+        run: the file as a function.
+        predictor: the run, which makes the mask of the averaged logits.
+        tile: side of a tile, pixels.
+    """
+
+    def run_tiles(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = (predictor.segmenter.num_classes, *image.shape[:2])
+        sums, counts = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        for y, x, high, wide in tile_regions(size[1:], tile):
+            _, logits = run(np.ascontiguousarray(image[y : y + high, x : x + wide]))
+            sums[:, y : y + high, x : x + wide] += logits
+            counts[:, y : y + high, x : x + wide] += 1
+        logits = sums / counts
+        found = predictor.decide(torch.from_numpy(logits))
+        if predictor.loaded.config.data.exclusive and len(logits) > 1:
+            return found.label.astype(np.uint8), logits
+        return found.masks.astype(np.uint8) * 255, logits
+
+    return run_tiles
 
 
 def export_objects(predictor: Predictor, images: list[Pixels], config: ExportConfig) -> Exported:
@@ -120,7 +154,9 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
         ConfigError: another kind of file or precision than ONNX in float32.
         CheckpointError: the run has no map of centres, or the files disagree with PyTorch.
     """
-    output, segmenter = Path(config.output), predictor.segmenter
+    output, segmenter, tile = Path(config.output), predictor.segmenter, predictor.tile
+    if tile is not None:  # the files see one tile; objects of several are joined elsewhere
+        images = [MemoryImage(image.read()[:tile, :tile].copy(), str(image)) for image in images]
     if output.suffix.lower() != ".onnx" or config.precision != "fp32":
         raise ConfigError(
             f"--output {output}, --precision {config.precision}: a run that draws objects one by "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_a_crop_is_a_part_of_the_file_at_its_own_scale(tmp_path: Path) -> None:
             assert sample.target is not None
             assert np.array_equal(sample.target[0].numpy() > 0, mask[y : y + 64, x : x + 64])
             places.add(place)
-    assert len(places) > 20  # drawn anew at each visit
+    assert len(places) > 20  # drawn again at each visit
 
 
 def test_tiles_of_an_image_hold_its_pixels(tmp_path: Path) -> None:

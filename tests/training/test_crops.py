@@ -14,9 +14,10 @@ from PIL import Image
 import autosam
 import autosam.training.trainer
 from autosam.config import Config
-from autosam.config.commands import EvaluateConfig, PredictConfig
+from autosam.config.commands import EvaluateConfig, ExportConfig, PredictConfig
 from autosam.data.tiles import tile_regions
 from autosam.evaluate import evaluate
+from autosam.export import export
 from autosam.models.sam import SAMS
 from autosam.predict import predict
 from autosam.train import train
@@ -99,6 +100,12 @@ def test_logits_are_the_mean_of_the_tiles(
     if overlap == 0.25:
         assert np.abs(predictor(image).logits - sums / counts).max() < 1e-4
         assert np.abs(predictor.explain(image).logits.numpy() - sums / counts).max() < 1e-4
+
+
+def test_an_exported_file_agrees_tile_by_tile(run: Path, tmp_path: Path) -> None:
+    result = export(ExportConfig(checkpoint=str(run), output=str(tmp_path / "model.pt2")))
+    assert result.images == 2
+    assert result.least > 0.9999
 
 
 def test_a_stopped_run_resumes_to_the_same_weights(
