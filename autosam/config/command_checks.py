@@ -20,7 +20,13 @@ from autosam.config.commands import (
 )
 from autosam.config.runs import RUNS
 from autosam.config.schema import Config, LearnedPrompt, Settings
-from autosam.config.validation import check_data, check_folders, check_layout, check_settings
+from autosam.config.validation import (
+    check_classes,
+    check_data,
+    check_folders,
+    check_layout,
+    check_settings,
+)
 from autosam.config.values import check_ranges
 from autosam.errors import ConfigError
 from autosam.utils.paths import require_new
@@ -47,6 +53,7 @@ def check_train(config: Config) -> None:
 
 def check_inspection(config: CheckConfig) -> None:
     check_layout(config.data)
+    check_classes(config.data)
     if config.output:
         require_new("output", config.output, ".png")
     if config.groups:

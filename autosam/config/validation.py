@@ -184,11 +184,17 @@ def check_values(data: DataConfig) -> None:
 
 
 def check_classes(data: DataConfig) -> None:
-    """Refuse duplicate classes and invalid colours.
+    """Refuse duplicate classes, invalid colours, and numbers of objects of several classes.
 
     Raises:
-        ConfigError: naming the class.
+        ConfigError: naming the class or the settings.
     """
+    if data.instances and data.exclusive and data.num_classes > 1:
+        raise ConfigError(
+            f"--data.instances true: mask values number the objects of one class, but "
+            f"--data.num_classes is {data.num_classes}. Leave --data.num_classes out; or leave "
+            "--data.instances out, which outlines and a file for each object do not need."
+        )
     names = [entry.name for entry in data.classes or []]
     values = [value for entry in data.classes or [] for value in entry.values or []]
     if len(set(names)) < len(names) or len(set(values)) < len(values):

@@ -27,6 +27,10 @@ DENSE = 2**24
 """Up to this number a table of all numbers is faster than sorting those that occur."""
 
 
+_reported: set[Path] = set()
+"""Folders of which hidden objects were reported."""
+
+
 def compact(instances: Instances) -> Instances:
     """Drop objects without a pixel, and number the others from 1 in their order."""
     count = len(instances)
@@ -134,8 +138,8 @@ def from_patches(
     unknown: Iterable[Patch] = (),
     holes: Iterable[Patch] = (),
 ) -> Instances:
-    """Draw objects one after the other, each over those before it. Where that hides a pixel, the
-    log says so, once for each folder.
+    """Draw objects one after the other, each over those before it. Where that hides a pixel, or a
+    whole object, the log says so, once for each folder.
 
     Args:
         shape: H, W.
@@ -149,9 +153,10 @@ def from_patches(
     """
     ids = np.zeros(shape, np.int32)
     classes: list[int] = []
-    overlap = False
+    overlap, shown = False, 0
     for k, patch in objects:
         classes.append(k)
+        shown += bool(patch.mask.any())
         part = ids[patch.window]
         overlap = overlap or bool(part[patch.mask].any())
         part[patch.mask] = len(classes)
@@ -160,9 +165,19 @@ def from_patches(
     for patch in unknown:
         part = ids[patch.window]
         part[patch.mask & (part == 0)] = UNKNOWN
+    found = compact(Instances(ids, np.array(classes, np.uint8)))
     if overlap:
         _report_overlap(path.parent)
-    return compact(Instances(ids, np.array(classes, np.uint8)))
+    if len(found) < shown and path.parent not in _reported:
+        _reported.add(path.parent)
+        log.warning(
+            "%s: %d of %d objects lie wholly under later ones and are lost, perhaps also in other "
+            "files of the folder. List large objects before the small ones that lie on them.",
+            path,
+            shown - len(found),
+            shown,
+        )
+    return found
 
 
 @cache

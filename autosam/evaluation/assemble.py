@@ -123,7 +123,9 @@ def _watershed(label: np.ndarray) -> Instances:
     for k in range(1, int(label.max(initial=0)) + 1):
         mask = label == k
         depth = edge_distance(mask)
-        seeds, _ = ndimage.label(h_maxima(depth, DEPTH), np.ones((3, 3)))
+        # Framed: in an image without a 0, such as a mask 2 px high, scikit-image finds no maxima.
+        peaks = h_maxima(np.pad(depth, 1), DEPTH)[1:-1, 1:-1]
+        seeds, _ = ndimage.label(peaks, np.ones((3, 3)))
         parts = watershed(-depth, seeds, connectivity=2, mask=mask).astype(np.int32)
         ids[mask] = parts[mask] + len(classes)
         classes += [k] * int(parts.max(initial=0))

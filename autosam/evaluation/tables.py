@@ -66,17 +66,18 @@ def print_scores(scores: dict[str, dict[str, float]], facts: dict[str, str]) -> 
         facts: lines below the tables, by title.
     """
     console = Console(soft_wrap=True, markup=False, emoji=False)
-    columns = {name: (title, f".{digits}f") for name, (title, digits) in COLUMNS.items()}
-    objects = {name: (title, f".{digits}f") for name, (title, digits) in OBJECT_COLUMNS.items()}
-    tables = [columns]
+    groups = [list(COLUMNS)]
     if any("pq" in row for row in scores.values()):
-        tables.insert(0, objects)
+        names = list(OBJECT_COLUMNS)
+        groups = [names[:4], names[4:], *groups]  # two tables, which fit into 80 columns
+    known = COLUMNS | OBJECT_COLUMNS
+    tables = [{name: (known[name][0], f".{known[name][1]}f") for name in own} for own in groups]
     if any("false_alarm" in row for row in scores.values()):
         tables.append(EMPTINESS_COLUMNS)
     for shown in tables:
         table = Table("split")
         for title, _ in shown.values():
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", no_wrap=True)
         for split, row in scores.items():
             endings = [name[4:] for name in row if name.partition("/")[0] == "dice"]
             for end in endings:  # "" for the mean, then "/NAME" for each of several classes

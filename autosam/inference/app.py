@@ -21,6 +21,7 @@ from autosam.data.pairs import read_valid
 from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage
 from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.evaluation.calibration import THRESHOLDS
 from autosam.evaluation.predict_instances import Decide
 from autosam.inference.formats import FORMATS
 from autosam.inference.prediction import Prediction
@@ -232,11 +233,11 @@ def threshold_slider(i: int, name: str, predictor: Predictor) -> Any:
     """
     import gradio as gr
 
-    what = "probability above which a pixel is foreground"
+    what, least = "probability above which a pixel is foreground", 0.02
     if predictor.by_object:
-        what = "smallest score of an object"
+        what, least = "smallest score of an object", THRESHOLDS[0]  # none below it is looked for
     return gr.Slider(
-        0.02,
+        least,
         0.98,
         predictor.threshold,
         step=0.01,

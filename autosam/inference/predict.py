@@ -57,6 +57,11 @@ def predict(config: PredictConfig) -> list[Path]:
             f"--tile: the run {predictor.loaded.config.run} takes its prompts from a color prior, "
             "which is computed on whole images."
         )
+    if config.smooth and predictor.by_object and any(one.kind == "video" for one in sources):
+        raise ConfigError(
+            f"--smooth: the run {predictor.loaded.config.run} draws objects one by one, which have "
+            "no average over frames. Leave it out."
+        )
     files = {source: files_of(source, output, config, data) for source in sources}
     refuse_clashes(files, output, config.overwrite)
     make_folder(output)
@@ -97,7 +102,7 @@ def predict(config: PredictConfig) -> list[Path]:
         file
         for source, paths in files.items()
         if source.key in log.done
-        for file in paths[: 1 if source.kind == "video" else count]
+        for file in made(paths, log.done[source.key])[: 1 if source.kind == "video" else count]
     ]
     if main:
         print(f"{len(written)} masks in {output}")
@@ -119,8 +124,9 @@ def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]
     left, states = [], Counter[str]()
     for source, paths in files.items():
         state = log.state_of(source)
-        masks = log.done.get(source.key, {}).get("masks", [])
-        written = [*paths, *(paths[0] / name for name in masks)]  # masks in the folder of a video
+        entry = log.done.get(source.key, {})
+        masks = entry.get("masks", [])  # in the folder of a video
+        written = [*made(paths, entry), *(paths[0] / name for name in masks)]
         if state == "done":
             if all(path.exists() for path in written):
                 states["done"] += 1
@@ -143,6 +149,16 @@ def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]
             "record the source files: done again"
         )
     return left
+
+
+def made(paths: list[Path], entry: dict[str, Any]) -> list[Path]:
+    """The files of a source as they were written: a label image may be a TIFF, see `label_path`.
+
+    Args:
+        paths: see `files_of`.
+        entry: of the progress log.
+    """
+    return [paths[0].with_suffix(".tif"), *paths[1:]] if entry.get("tiff") else paths
 
 
 def fingerprint(source: Source) -> dict[str, str]:

@@ -80,6 +80,11 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         """Side of the tiles of larger images, pixels; None: images are segmented as a whole."""
         instances = loaded.config.task == "instances"
         self.by_object = instances and draws_objects(loaded.segmenter)
+        if min_area is not None and self.by_object:
+            raise ConfigError(
+                f"min_area {min_area}: the run {loaded.config.run} draws objects one by one, of "
+                "which none is removed for its area. Leave it out; objects.csv has the areas."
+            )
         if flips and self.by_object:
             raise ConfigError(
                 f"flips: the run {loaded.config.run} draws objects one by one, whose mirror images "
@@ -182,9 +187,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         """Compute the logits of each image, float K x H x W."""
         config, input_spec = self.loaded.config, self.segmenter.input_spec
         images, valid = zip(*(read_valid(source) for source in sources), strict=True)
-        priors: list[np.ndarray | None] = [None] * len(images)
-        if config.color_prior is not None:
-            priors = [color_prior_mask(source, config.color_prior) for source in sources]
+        rough = config.color_prior
+        priors = [None if rough is None else color_prior_mask(one, rough) for one in sources]
         sums: list[torch.Tensor | float] = [0.0] * len(images)
         mirrors = self._mirrors()
         for axes in mirrors:
@@ -213,10 +217,9 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         images, valid = zip(*(read_valid(source) for source in sources), strict=True)
         samples = []
         for source, image, known in zip(sources, images, valid, strict=True):
-            prior = None
-            if config.color_prior is not None:
-                prior = color_prior_mask(source, config.color_prior)
-            prompting = config.prompt if config.color_prior else None
+            rough = config.color_prior
+            prior = None if rough is None else color_prior_mask(source, rough)
+            prompting = None if rough is None else config.prompt
             sample = make_tiles(
                 str(source), image, input_spec, self.tile, prompting=prompting, prior=prior
             )

@@ -85,6 +85,7 @@ class ProgressLog:
             elif _is_complete(entry) and all(
                 name in entry and (value is None or entry[name] == value)
                 for name, value in (needs or {}).items()
+                if name != "measured" or "size" in entry  # of images alone
             ):
                 self.done[entry["name"]] = entry
 

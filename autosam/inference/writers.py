@@ -23,6 +23,7 @@ from autosam.data.tiles import OVERLAP, image_shape
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
 from autosam.inference.formats import wanted_formats
+from autosam.inference.label_image import label_path
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
 from autosam.inference.measurements import measure_objects
 from autosam.inference.objects import objects_of, rows_of
@@ -90,6 +91,8 @@ def write_image(
     whole_only = predictor.loaded.config.color_prior is not None  # is computed on whole images
     in_memory = logits_in_memory and options.overlap == OVERLAP
     if max(height, width) > tile and not in_memory and not whole_only:
+        if not logits_in_memory:
+            _require_divisible(source, predictor, (height, width))
         with (
             contextlib.closing(open_pixels(image)) as pixels,
             # After Ctrl-C a thread of zarr may still write into the folder.
@@ -110,6 +113,26 @@ def write_image(
     return _write_formats(source, files, predictor(image), options, data)
 
 
+def _require_divisible(source: Source, predictor: Predictor, shape: tuple[int, int]) -> None:
+    """Refuse to write masks of classes in the place of objects.
+
+    Args:
+        source: see `write_image`.
+        predictor: the run.
+        shape: H, W of an image whose logits do not fit into memory.
+
+    Raises:
+        DataError: the run divides masks into objects, for which it needs them all.
+    """
+    config, (height, width) = predictor.loaded.config, shape
+    if config.task == "instances" and not predictor.by_object:
+        raise DataError(
+            f"{source.path}: {width} x {height} pixels: the masks of the run {config.run} are not "
+            f"divided into objects above {MAX_LOGITS // 10**6} million pixels of all classes. Cut "
+            "the image into parts, or take a run that draws objects one by one, such as autosam."
+        )
+
+
 def _write_formats(
     source: Source, files: list[Path], found: Prediction, options: OutputOptions, data: DataConfig
 ) -> dict[str, Any]:
@@ -122,6 +145,7 @@ def _write_formats(
     entry["rows"] = rows_of(source.name, found, data)
     if found.instances is not None:
         entry["measured"] = measure_objects(source.name, found.instances, data, found.probabilities)
+        entry["tiff"] = label_path(files[0], len(found.instances)) != files[0]
     if options.coco != "no":
         entry["objects"] = objects_of(found, options.coco == "rle")
         entry["objects_as"] = options.coco

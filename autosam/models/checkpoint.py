@@ -375,9 +375,10 @@ def initialise(segmenter: SegmentationModel, config: Config, path: str | Path) -
             f"--init {file}: {len(wrong)} of its {len(state)} tensors are not trained by this "
             f"run or have another shape, for example {wrong[0]}. It is a run "
             f"{header['config']['run']!r} "
+            f"of --task {header['config'].get('task', 'semantic')} "
             f"with {header['config']['data']['num_classes']} classes and --model.prompt "
-            f"{header['config']['model']['prompt']}; keep its parts, prompt, backbone, sizes, "
-            "classes, and --lora.rank, layers and blocks, or train without --init."
+            f"{header['config']['model']['prompt']}; keep its task, parts, prompt, backbone, "
+            "sizes, classes, and --lora.rank, layers and blocks, or train without --init."
         )
     if any(".lora_" in key for key in state):
         require_same_scale(from_dict(LoraConfig, header["config"]["lora"]), config.lora, file)

@@ -25,7 +25,7 @@ from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import Variant
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.pairs import Pair
-from autosam.evaluation.tables import print_scores
+from autosam.evaluation.tables import COLUMNS, OBJECT_COLUMNS, print_scores
 from autosam.evaluation.visualize import COLOURS
 
 CLASSES = {"1": COLOURS[0]}
@@ -115,6 +115,22 @@ def test_the_terminal_shows_what_is_in_brackets(
         "runs/[bold]/:cow:",
     ):
         assert shown in said
+
+
+def test_scores_of_objects_are_shown_whole_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [*OBJECT_COLUMNS, *COLUMNS]
+    values = {name: 0.1001 + i / 1000 for i, name in enumerate(names)}
+    values |= {f"{name}/spindle-shaped nucleus": value + 0.1 for name, value in values.items()}
+    print_scores({"validation": values, "test": values}, {})
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    for name, value in values.items():
+        digits = (OBJECT_COLUMNS | COLUMNS)[name.partition("/")[0]][1]
+        assert said.count(f" {value:.{digits}f} ") >= 2
+    assert "…" not in said
 
 
 def test_the_page_stands_alone_and_escapes_what_it_is_given(page: Path) -> None:

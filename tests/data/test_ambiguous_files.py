@@ -1,7 +1,10 @@
-"""Ambiguous files are reported or refused: MinIsWhite, no data, orientation, unknown pixels."""
+"""Ambiguous files are reported or refused: MinIsWhite, no data, orientation, unknown pixels, hidden
+objects."""
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -17,9 +20,10 @@ from autosam.config import Config, DataConfig, TrainConfig
 from autosam.config.commands import CheckConfig
 from autosam.data.checks import check_pairs, check_splits
 from autosam.data.labels import IGNORED_BITS
-from autosam.data.layouts import load_splits
+from autosam.data.layouts import load_pairs, load_splits
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.layouts.manifest import pairs_of_manifest
+from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.pairs import Layers
 from autosam.data.readers.pillow import read_orientation
 from autosam.errors import AutosamError, DataError
@@ -244,3 +248,29 @@ def test_workbooks_are_no_tables(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(AutosamError, match=r"t\.xlsx: not a text file. Save the table as CSV"):
         pairs_of_manifest(DataConfig(layout="manifest", root=str(path)))
+
+
+def test_objects_that_are_lost_under_others_are_counted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plate that is listed after its three fruits, in both images; an empty file is no object."""
+    outlines = [[[2, 2, 6, 2, 6, 6, 2, 6]], [[8, 2, 9, 2, 9, 6, 8, 6]], [[30, 30, 35, 30, 35, 35]],
+                [[0, 0, 20, 0, 20, 20, 0, 20]]]  # fmt: skip
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 56} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": 10 * i + k, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": one}
+            for i in (1, 2)
+            for k, one in enumerate(outlines)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    for i in (1, 2):
+        write(tmp_path / f"{i}.png", np.zeros((40, 56, 3), np.uint8))
+    config = DataConfig(layout="coco", images=str(tmp_path), annotations=str(tmp_path / "a.json"))
+    for pair in load_pairs(config):
+        assert len(MaskEncoding().read_instances(pair.mask)) == 2
+    [said] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert f"{tmp_path / 'a.json'}: 2 of 4 objects lie wholly under later ones and are lost" in said
+    assert "List large objects before the small ones" in said

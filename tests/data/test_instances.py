@@ -221,7 +221,7 @@ def test_overlap_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         miniature.write(root / f"cell{i}/masks/c.png", np.full(miniature.SIZE, i * 255, np.uint8))
     found = read(DataConfig(layout="objects", root=str(root)))
     assert [len(instances) for instances in found] == [2, 1, 2, 2, 2, 2, 2, 0]
-    said = [r.getMessage() for r in caplog.records if "overlap" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "overlap;" in r.getMessage()]
     text = "objects overlap; where they do, the later one in the file lies on top."
     assert said == [f"{tmp_path}: {text}"]
 

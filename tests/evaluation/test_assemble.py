@@ -218,6 +218,13 @@ def test_masks_are_divided_as_by_scikit_image(seed: int, how: str) -> None:
         assert score == pytest.approx(likely[k - 1][objects.ids == number].mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 30), (40, 2), (3, 3)])
+def test_a_watershed_keeps_masks_that_fill_the_image(size: tuple[int, int]) -> None:
+    full = np.ones((1, *size), bool)
+    found = separate(full, full.astype(np.float32), "watershed")
+    assert np.array_equal(found.ids, np.ones(size))
+
+
 def test_a_watershed_divides_discs_that_touch_and_nothing_else() -> None:
     y, x = np.mgrid[:60, :100]
 

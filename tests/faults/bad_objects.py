@@ -34,3 +34,11 @@ def words_of_objects_that_nobody_knows(rng: Random, folder: Path, good: Good) ->
         ("task", "instance"), ("separate", "parts"), ("model.object_prompt", "tokens+boxes"),
     ])  # fmt: skip
     return training(good, folder, f"--data.root={good.images}", f"--{flag}={value}"), f"--{flag}"
+
+
+@cause("objects", ConfigError, r"number the objects of one class, .*Leave", 4)
+def numbers_of_objects_of_several_classes(rng: Random, folder: Path, good: Good) -> Bad:
+    task = rng.choice(["semantic", "instances"])
+    flags = [f"--data.root={good.images}", "--data.instances=true", "--data.num_classes=3"]
+    training_flags = training(good, folder, f"--task={task}", *flags)
+    return rng.choice([training_flags, ["check", *flags]]), "--data.num_classes is 3"

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -22,11 +24,13 @@ from PIL import Image
 import autosam
 from autosam.config import RUNS, Config
 from autosam.config.commands import EvaluateConfig, ExportConfig, PredictConfig
-from autosam.errors import CheckpointError, ConfigError
+from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluate import evaluate
 from autosam.evaluation.instance_metrics import POOLED
 from autosam.evaluation.scores import read_scores
 from autosam.export import export
+from autosam.inference import label_image, writers
+from autosam.inference.app import threshold_slider
 from autosam.inference.label_image import write_label_image
 from autosam.models import checkpoint
 from autosam.models.losses import SegmentationLoss
@@ -195,6 +199,81 @@ def test_large_images_are_predicted_in_tiles(
         assert np.array_equal(np.unique(ids[ids > 0]), np.arange(1, ids.max() + 1))
         with open(output / "objects.csv", newline="") as file:
             assert len(list(csv.DictReader(file))) == ids.max() > 0
+
+
+def test_a_label_image_of_32_bits_is_found_again(
+    results: dict[str, TrainResult],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As if 16 bits held two objects."""
+    monkeypatch.setattr(label_image, "MOST_IN_16_BITS", 2)
+    config = PredictConfig(
+        str(results["head"].folder), str(data / "test/images"), str(tmp_path / "out")
+    )
+    written = predict(config)
+    assert {path.suffix for path in written} == {".png", ".tif"}
+    assert all(path.is_file() for path in written)
+    assert len(list((tmp_path / "out").glob("img*"))) == len(written) == 4
+    capsys.readouterr()
+    assert predict(config) == written
+    assert "4 of 4 are done already" in capsys.readouterr().out
+
+
+def test_volumes_and_videos_are_not_done_again(
+    results: dict[str, TrainResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, rng = tmp_path / "in", np.random.default_rng(0)
+    source.mkdir()
+    values = rng.integers(0, 900, (20, 24, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), source / "v.nii.gz")
+    video = cv2.VideoWriter(str(source / "m.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
+    for _ in range(2):
+        video.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    video.release()
+    checkpoint = str(results["autosam"].folder)
+    config = PredictConfig(checkpoint, str(source), str(tmp_path / "out"))
+    first = predict(config)
+    capsys.readouterr()
+    assert predict(config) == first
+    assert "2 of 2 are done already" in capsys.readouterr().out
+    config = PredictConfig(checkpoint, str(source), str(tmp_path / "smooth"), smooth=0.5)
+    with pytest.raises(ConfigError, match=r"--smooth: the run autosam .*Leave it out"):
+        predict(config)
+    assert not (tmp_path / "smooth").exists()
+
+
+def test_an_image_too_large_to_be_divided_is_refused(
+    results: dict[str, TrainResult],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In place of its objects the masks of classes would be written."""
+    monkeypatch.setattr(writers, "MAX_LOGITS", 1000)
+    image = data / "test/images/img10.png"
+    config = PredictConfig(str(results["head"].folder), str(image), str(tmp_path / "out"), tile=32)
+    with pytest.raises(DataError, match="1 of 1 could not be read"):
+        predict(config)
+    assert re.search(r"img10\.png: 56 x 40 pixels: .* not divided .*Cut", capsys.readouterr().err)
+    assert not (tmp_path / "out/img10.png").exists()
+
+
+def test_settings_without_a_meaning_for_objects(
+    results: dict[str, TrainResult], confident: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = results["autosam"].folder
+    with pytest.raises(ConfigError, match=r"min_area 0\.1: the run autosam .*Leave it out"):
+        autosam.load(folder, min_area=0.1)
+    assert autosam.load(results["head"].folder, min_area=0.1).min_area == 0.1
+    slider = threshold_slider(0, "a", autosam.load(folder))
+    assert slider.minimum == 0.1  # lower scores are not looked for
+    config = config_of(confident, data, tmp_path, "--task=semantic", f"--init={folder}")
+    with pytest.raises(CheckpointError, match=r"of --task instances .*keep its task"):
+        train(config)
 
 
 @pytest.mark.parametrize("loss", [2, 5])
