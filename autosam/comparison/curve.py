@@ -161,6 +161,8 @@ class Curve:
         for variant in self.variants:
             for size, row in self.rows(variant).items():
                 dice = [f"{value:.6g}" for value in row.metrics[self.measure]]
+                if len(row.scores) == 1:  # one seed has no spread
+                    dice[1] = ""
                 counts = [size.labelled, size.train, size.validation]
                 writer.writerow([variant.title, *counts, *dice, len(row.scores)])
         return text.getvalue()

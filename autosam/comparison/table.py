@@ -214,6 +214,8 @@ class ResultsTable:
         )
         for row in self.rows:
             scores = [v for name in metrics for v in row.metrics.get(name, (math.nan, math.nan))]
+            if len(row.scores) == 1:  # one seed has no spread
+                scores[1::2] = [math.nan] * len(metrics)
             d = row.difference
             differences = ["", "", "", ""]
             if d is not None:
