@@ -140,7 +140,14 @@ class OutputOptions:
     """Also write coco.json, one object per connected component, as RLE or as polygons without holes
     (images only)."""
     geojson: bool = setting(False, common=True, result=False)
-    """Also write NAME.geojson, outlines with holes in pixel coordinates (images only)."""
+    """Also write NAME.geojson, outlines with holes (images only): of georeferenced images in WGS
+    84, of others in pixel coordinates."""
+    geopackage: bool = setting(False, result=False)
+    """Also write NAME.gpkg, the outlines of a georeferenced image in its CRS, with areas in square
+    metres (images only)."""
+    geotiff: bool = setting(False, result=False)
+    """Also write NAME_mask.tif, the masks of a georeferenced image with its CRS and transform
+    (images only)."""
     tile: int | None = setting(None, common=True, min=32, alias="window")
     """Tile size, pixels: larger images are segmented in tiles of this size, and very large TIFFs
     are read tile by tile. Use the size of the training images. Unset: --data.crop of the training,

@@ -13,7 +13,17 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
+from autosam.data.pairs import read_valid
 from autosam.errors import ConfigError
+from autosam.inference.georeference import (
+    Georeference,
+    find_georeference,
+    frame_of,
+    require_georeference,
+    wgs84,
+    write_geopackage,
+    write_geotiff,
+)
 from autosam.inference.label_image import write_label_image
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
 from autosam.inference.polygons import polygons_of
@@ -62,8 +72,14 @@ def write_overlay(paths: list[Path], found: Prediction, data: DataConfig) -> Non
 
 
 def write_geojson(paths: list[Path], found: Prediction, data: DataConfig) -> None:
-    """Write the polygons as GeoJSON, see `geojson`."""
-    text = json.dumps(geojson(found, data))
+    """Write the polygons as GeoJSON: in pixels, see `geojson`, or of an image with coordinates in
+    WGS 84."""
+    georeference = find_georeference(found.image)
+    if georeference is None:
+        content = geojson(found, data)
+    else:
+        content = wgs84(georeferenced(found, data, georeference))
+    text = json.dumps(content)
     write_atomically(paths[0], lambda to: to.write_text(text, encoding="utf-8"))
 
 
@@ -101,11 +117,38 @@ def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
+def georeferenced(found: Prediction, data: DataConfig, georeference: Georeference) -> Any:
+    """The objects as a table with coordinates, see `frame_of`."""
+    from shapely.geometry import shape
+
+    features = geojson(found, data)["features"]
+    outlines = [shape(feature["geometry"]) for feature in features]
+    return frame_of(outlines, [feature["properties"] for feature in features], georeference)
+
+
+def write_polygons(paths: list[Path], found: Prediction, data: DataConfig) -> None:
+    """Write the polygons as a GeoPackage in the image's CRS."""
+    georeference = require_georeference(found.image, "--geopackage")
+    write_geopackage(paths[0], georeferenced(found, data, georeference))
+
+
+def write_raster(paths: list[Path], found: Prediction, data: DataConfig) -> None:
+    """Write the masks as a GeoTIFF with the image's coordinates, a band for each file of masks."""
+    georeference = require_georeference(found.image, "--geotiff")
+    assert found.image is not None
+    masks = list(mask_arrays(found, data))
+    if found.instances is not None:
+        masks = [found.instances.ids.astype(np.uint32)]
+    write_geotiff(paths[0], masks, georeference, [read_valid(found.image)[1]])
+
+
 FORMATS: dict[str, Format] = {
     "masks": Format(lambda data: [f"{end}.png" for end in mask_endings(data)], write_masks),
     "probabilities": Format(probability_endings, write_probabilities),
     "overlay": Format(lambda data: ["_overlay.png"], write_overlay),
     "geojson": Format(lambda data: [".geojson"], write_geojson),
+    "geopackage": Format(lambda data: [".gpkg"], write_polygons),
+    "geotiff": Format(lambda data: ["_mask.tif"], write_raster),
 }
 """Output formats by the setting of `OutputOptions` that turns them on. A format without such a
 setting is always written."""

@@ -23,20 +23,25 @@ from autosam.data.tiles import OVERLAP, image_shape
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
 from autosam.inference.formats import wanted_formats
+<<<<<<< HEAD
 from autosam.inference.label_image import label_path
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
+=======
+from autosam.inference.mask_values import mask_arrays, mask_endings
+>>>>>>> 52eb6e7 (predict writes GeoTIFF, GeoPackage and GeoJSON in WGS 84 of georeferenced images, and polygons of images of any size)
 from autosam.inference.measurements import measure_objects
 from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
 from autosam.inference.sources import Kind, Source, frames_of, rate_of
+from autosam.inference.strips import write_in_strips
 from autosam.inference.tile_objects import objects_in_tiles
-from autosam.inference.tiling import CHUNK, open_pixels, segment_tiles
+from autosam.inference.tiling import open_pixels, segment_tiles
 from autosam.utils.io import make_folder
 
 MAX_LOGITS = 100_000_000
-"""Largest number of logits of an image that are held in memory; above it masks are made in strips
-of `CHUNK` rows."""
+"""Largest number of logits of an image that are held in memory; above it masks are made in
+strips, see `write_in_strips`."""
 
 FRAME = r"\d{6}(_\d+)?\.png"
 """Pattern for the names of the masks of a video."""
@@ -106,7 +111,7 @@ def write_image(
             logits = segment_tiles(predictor, pixels, tile, options.overlap, Path(folder))
             area = predictor.min_area_of(height, width)
             if not logits_in_memory:
-                return _write_in_strips(source, files, predictor, options, logits, area)
+                return write_in_strips(source, files, predictor, options, logits, area)
             whole = torch.from_numpy(logits[0])
             found = predictor.decide(whole, min_area=area, image=image)
             return _write_formats(source, files, found, options, data)
@@ -150,72 +155,6 @@ def _write_formats(
         entry["objects"] = objects_of(found, options.coco == "rle")
         entry["objects_as"] = options.coco
     return entry
-
-
-def _write_in_strips(
-    source: Source,
-    files: list[Path],
-    predictor: Predictor,
-    options: OutputOptions,
-    logits: Any,
-    min_area: float,
-) -> dict[str, Any]:
-    """Write the masks of an image whose logits do not fit into memory.
-
-    Args:
-        source: see `write_image`.
-        files: see `files_of`.
-        predictor: the run.
-        options: output options.
-        logits: zarr array float32 1 x K x H x W.
-        min_area: share of the image; a class that covers less is removed.
-
-    Returns:
-        See `write_image`; the number of objects is left out.
-
-    Raises:
-        DataError: another format than masks is requested.
-    """
-    data = predictor.loaded.config.data
-    _, classes, height, width = logits.shape
-    if list(wanted_formats(options)) != ["masks"] or options.coco != "no":
-        raise DataError(
-            f"{source.path}: {width} x {height} pixels: for images this large only masks and "
-            "areas are written. Leave --overlay, --probabilities, --coco and --geojson out."
-        )
-
-    def strip(top: int) -> Prediction:
-        return predictor.decide(torch.from_numpy(logits[0, :, top : top + CHUNK]), min_area=0.0)
-
-    small = np.zeros(classes, bool)
-    if min_area:  # needs the areas of all strips
-        counts = [strip(top).masks.sum((1, 2)) for top in range(0, height, CHUNK)]
-        small = np.sum(counts, axis=0) < min_area * height * width
-    masks: list[np.ndarray] = []
-    pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
-    for top in range(0, height, CHUNK):
-        found = strip(top)
-        found.masks[small] = False
-        parts = list(mask_arrays(found, data))
-        masks = masks or [np.zeros((height, width), part.dtype) for part in parts]
-        for mask, part in zip(masks, parts, strict=True):
-            mask[top : top + CHUNK] = part
-        pixels += found.masks.sum((1, 2))
-        sums += (found.probabilities * found.masks).sum((1, 2), dtype=np.float64)
-    for file, mask in zip(files, masks, strict=True):
-        write_png(file, mask)
-    rows = [
-        {
-            "file": source.name,
-            **named,
-            "pixels": int(count),
-            "share": round(int(count) / (height * width), 6),
-            "objects": "",
-            "score": round(float(total / count), 4) if count else "",
-        }
-        for named, count, total in zip(named_classes(data), pixels, sums, strict=True)
-    ]
-    return {"size": {"height": height, "width": width}, "rows": rows, "objects": []}
 
 
 def write_nifti(

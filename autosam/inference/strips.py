@@ -1,0 +1,153 @@
+"""Write the masks of an image whose logits do not fit into memory, strip by strip."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from shapely.geometry import mapping
+
+from autosam.config import DataConfig
+from autosam.config.commands import OutputOptions
+from autosam.data.images import write_png
+from autosam.data.pairs import Pixels
+from autosam.data.readers.files import image_file
+from autosam.errors import DataError
+from autosam.inference.formats import wanted_formats
+from autosam.inference.georeference import (
+    find_georeference,
+    frame_of,
+    require_georeference,
+    shapes_of,
+    wgs84,
+    write_geopackage,
+    write_geotiff,
+)
+from autosam.inference.mask_values import mask_arrays, named_classes
+from autosam.inference.prediction import Prediction
+from autosam.inference.predictor import Predictor
+from autosam.inference.sources import Source
+from autosam.inference.tiling import CHUNK, open_pixels
+from autosam.utils.io import write_atomically
+
+POSSIBLE = ("masks", "geotiff", "geopackage", "geojson")
+"""Formats that masks alone suffice for."""
+
+
+def write_in_strips(
+    source: Source,
+    files: list[Path],
+    predictor: Predictor,
+    options: OutputOptions,
+    logits: Any,
+    min_area: float,
+) -> dict[str, Any]:
+    """Write the files of an image whose logits do not fit into memory.
+
+    Args:
+        source: an image.
+        files: see `files_of`.
+        predictor: the run.
+        options: output options.
+        logits: zarr array float32 1 x K x H x W.
+        min_area: share of the image; a class that covers less is removed.
+
+    Returns:
+        Its entry in the progress log; the number of objects is left out.
+
+    Raises:
+        DataError: a format is requested that needs probabilities, or coordinates are missing.
+    """
+    data = predictor.loaded.config.data
+    image = image_file(source.path, data)
+    _, classes, height, width = logits.shape
+    wanted = wanted_formats(options)
+    if not set(wanted) <= set(POSSIBLE) or options.coco != "no":
+        raise DataError(
+            f"{source.path}: {width} x {height} pixels: for images this large only masks, areas "
+            "and polygons are written. Leave --overlay, --probabilities and --coco out."
+        )
+
+    def strip(top: int) -> Prediction:
+        return predictor.decide(torch.from_numpy(logits[0, :, top : top + CHUNK]), min_area=0.0)
+
+    small = np.zeros(classes, bool)
+    if min_area:  # needs the areas of all strips
+        counts = [strip(top).masks.sum((1, 2)) for top in range(0, height, CHUNK)]
+        small = np.sum(counts, axis=0) < min_area * height * width
+    masks: list[np.ndarray] = []
+    outlined = np.zeros((1 if data.exclusive else classes, height, width), np.uint8)
+    pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
+    for top in range(0, height, CHUNK):
+        found = strip(top)
+        found.masks[small] = False
+        parts = list(mask_arrays(found, data))
+        masks = masks or [np.zeros((height, width), part.dtype) for part in parts]
+        for mask, part in zip(masks, parts, strict=True):
+            mask[top : top + CHUNK] = part
+        numbers = np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
+        outlined[:, top : top + CHUNK] = found.label if data.exclusive else found.masks * numbers
+        pixels += found.masks.sum((1, 2))
+        sums += (found.probabilities * found.masks).sum((1, 2), dtype=np.float64)
+    left = iter(files)
+    for name, form in wanted.items():
+        own = list(itertools.islice(left, len(form.endings(data))))
+        if name == "masks":
+            for file, mask in zip(own, masks, strict=True):
+                write_png(file, mask)
+        elif name == "geotiff":
+            georeference = require_georeference(image, "--geotiff")
+            write_geotiff(own[0], masks, georeference, _valid_strips(image, height, width))
+        else:
+            _write_outlines(own[0], name, outlined, image, data)
+    rows = [
+        {
+            "file": source.name,
+            **named,
+            "pixels": int(count),
+            "share": round(int(count) / (height * width), 6),
+            "objects": "",
+            "score": round(float(total / count), 4) if count else "",
+        }
+        for named, count, total in zip(named_classes(data), pixels, sums, strict=True)
+    ]
+    return {"size": {"height": height, "width": width}, "rows": rows, "objects": []}
+
+
+def _valid_strips(image: Pixels, height: int, width: int) -> Iterator[np.ndarray | None]:
+    """Where an image holds data, in strips of `CHUNK` rows."""
+    with contextlib.closing(open_pixels(image)) as opened:
+        for top in range(0, height, CHUNK):
+            yield opened.part(top, 0, min(CHUNK, height - top), width)[1]
+
+
+def _write_outlines(
+    path: Path, name: str, labels: np.ndarray, image: Pixels, data: DataConfig
+) -> None:
+    """Write the outlines of masks, uint8 N x H x W of class numbers, as GeoPackage or GeoJSON."""
+    named, outlines, rows = named_classes(data), [], []
+    for label in labels:
+        for outline, number in shapes_of(label):
+            outlines.append(outline)
+            rows.append({**named[number - 1], "pixels": round(outline.area)})
+    if name == "geopackage":
+        georeference = require_georeference(image, "--geopackage")
+        write_geopackage(path, frame_of(outlines, rows, georeference))
+        return
+    found = find_georeference(image)
+    if found is not None:
+        content = wgs84(frame_of(outlines, rows, found))
+    else:
+        features = [
+            {"type": "Feature", "properties": row, "geometry": mapping(outline)}
+            for outline, row in zip(outlines, rows, strict=True)
+        ]
+        content = {"type": "FeatureCollection", "features": features}
+    text = json.dumps(content)
+    write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))

@@ -1,0 +1,159 @@
+"""Georeferenced outputs, read again by rasterio, geopandas and shapely alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+from affine import Affine
+from PIL import Image
+from pyproj import Geod, Transformer
+from rasterio.features import rasterize
+from scipy import ndimage
+from shapely.geometry import shape
+from shapely.ops import transform as moved
+
+from autosam.config.commands import PredictConfig
+from autosam.errors import DataError
+from autosam.predict import predict
+
+UTM = ("EPSG:25832", Affine(0.2, 0, 500_000.1, 0, -0.2, 5_400_000.3))
+"""Pixels of 20 cm."""
+DEGREES = ("EPSG:4326", Affine(2e-6, 0, 9.001, 0, -2e-6, 48.7))
+FEET = ("EPSG:2263", Affine(0.5, 0, 985_000, 0, -0.5, 195_000))
+"""New York, US survey feet."""
+TURNED = ("EPSG:25832", Affine(0.2, 0.05, 500_000, 0.05, -0.2, 5_400_000))
+
+
+def write(path: Path, where: tuple[str, Affine], nodata: int | None = None) -> np.ndarray:
+    """An image of several bright squares, with a corner without data."""
+    rng = np.random.default_rng(3)
+    image = rng.integers(1, 90, (150, 230, 3), dtype=np.uint8)
+    for y, x in ((10, 20), (60, 100), (100, 180), (40, 30)):
+        image[y : y + 18, x : x + 22] += 140
+    if nodata is not None:
+        image[:30, :40] = nodata
+    crs, place = where
+    settings = {"driver": "GTiff", "height": 150, "width": 230, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", crs=crs, transform=place, nodata=nodata, **settings) as file:
+        file.write(image.transpose(2, 0, 1))
+    return image
+
+
+def segment(trained: Path, source: Path, out: Path, **settings: object) -> None:
+    settings = {"geotiff": True, "geopackage": True, "geojson": True, **settings}
+    predict(PredictConfig(str(trained), str(source), str(out), **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("most", [10**9, 10])
+@pytest.mark.parametrize("where", [UTM, DEGREES, FEET, TURNED])
+def test_rasters_and_polygons_lie_where_the_image_does(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[str, Affine],
+    most: int,
+) -> None:  # fmt: skip
+    """In memory, and in strips as for very large images."""
+    monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", most)
+    monkeypatch.setattr("autosam.inference.strips.CHUNK", 64)
+    crs, place = where
+    source, out = tmp_path / "ortho.tif", tmp_path / "out"
+    write(source, where)
+    segment(trained, source, out, tile=60)
+    mask = np.asarray(Image.open(out / "ortho.png"))
+    assert 0 < (mask > 0).mean() < 1
+    with rasterio.open(out / "ortho_mask.tif") as file:
+        assert file.crs == rasterio.CRS.from_string(crs)
+        assert file.transform.almost_equals(place, 1e-9)
+        assert np.array_equal(file.read(1), mask)
+        assert file.dataset_mask().all()
+    table = geopandas.read_file(out / "ortho.gpkg")
+    assert table.crs.to_epsg() == int(crs.split(":")[1])
+    assert table.is_valid.all()
+    # Burnt by GDAL onto the image's grid, the polygons are the mask.
+    again = rasterize(table.geometry, mask.shape, transform=place)
+    assert np.array_equal(again > 0, mask > 0)
+    assert len(table) == ndimage.label(mask)[1]
+    assert table["pixels"].sum() == (mask > 0).sum()
+    content = json.loads((out / "ortho.geojson").read_text())
+    to_degrees = Transformer.from_crs(crs, 4326, always_xy=True).transform
+    ellipsoid = Geod(ellps="WGS84")
+    assert len(content["features"]) == len(table)
+    for feature, (_, row) in zip(content["features"], table.iterrows(), strict=True):
+        outline = shape(feature["geometry"])
+        assert outline.exterior.is_ccw  # RFC 7946
+        assert outline.equals_exact(moved(to_degrees, row.geometry), 1e-9, normalize=True)
+        area = abs(ellipsoid.geometry_area_perimeter(outline)[0])
+        assert row["area_m2"] == pytest.approx(area, rel=2e-3)  # maps of a CRS stretch
+        assert feature["properties"]["area_m2"] == row["area_m2"]
+
+
+def test_pixels_without_data_are_marked(trained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "ortho.tif"
+    write(source, UTM, nodata=0)
+    segment(trained, source, tmp_path / "out")
+    with rasterio.open(source) as image, rasterio.open(tmp_path / "out/ortho_mask.tif") as file:
+        assert np.array_equal(file.dataset_mask(), image.dataset_mask())
+        assert not file.read(1)[:30, :40].any()
+
+
+def test_overviews_and_tiles(tmp_path: Path) -> None:
+    """GDAL's own reading of what was written."""
+    from pyproj import CRS
+
+    from autosam.inference.georeference import Georeference, write_geotiff
+
+    mask = np.zeros((1500, 1300), np.uint8)
+    mask[200:900, 300:1000] = 255
+    write_geotiff(tmp_path / "a.tif", [mask], Georeference(CRS(25832), tuple(UTM[1])[:6]), [None])
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.overviews(1) == [2, 4]
+        assert file.profile["tiled"]
+        assert file.compression.name == "deflate"
+        assert np.array_equal(file.read(1, out_shape=(750, 650)), mask[::2, ::2])
+
+
+def test_images_without_coordinates(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GeoJSON stays in pixels; what needs coordinates says so."""
+    image = write(tmp_path / "ortho.tif", UTM)
+    tifffile.imwrite(tmp_path / "plain.tif", image)
+    Image.fromarray(image).save(tmp_path / "plain.png")
+    for name in ("plain.tif", "plain.png"):
+        out = tmp_path / f"out-{name}"
+        source = tmp_path / name
+        segment(trained, source, out, geotiff=False, geopackage=False, tile=60)
+        content = json.loads((out / "plain.geojson").read_text())
+        assert max(y for f in content["features"] for _, y in f["geometry"]["coordinates"][0]) > 90
+        for option in ("geotiff", "geopackage"):
+            with pytest.raises(DataError, match="1 of 1 could not be read"):
+                predict(
+                    PredictConfig(str(trained), str(source), str(out / option), **{option: True})
+                )
+            assert f"has no coordinate reference system, which --{option} needs" in (
+                capsys.readouterr().err
+            )
+
+
+def test_coordinates_with_an_orientation_are_ambiguous(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "ortho.tif"
+    write(source, UTM)
+    with tifffile.TiffFile(source) as file:
+        tags = file.pages.first.tags
+        extra = [
+            (tag.code, tag.dtype, tag.count, tag.value, True)
+            for tag in tags
+            if tag.code in (33550, 33922, 34735, 34736, 34737)
+        ]
+        image = file.asarray()
+    extra.append((274, 3, 1, 6, True))
+    tifffile.imwrite(source, image, extratags=extra, metadata=None)
+    with pytest.raises(DataError):
+        segment(trained, source, tmp_path / "out")
+    assert "coordinates and an orientation tag" in capsys.readouterr().err
