@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from shapely.geometry import mapping
 
 from autosam.config import DataConfig
 from autosam.config.commands import OutputOptions
@@ -23,6 +22,7 @@ from autosam.inference.formats import wanted_formats
 from autosam.inference.georeference import (
     find_georeference,
     frame_of,
+    require_geo,
     require_georeference,
     shapes_of,
     wgs84,
@@ -131,6 +131,9 @@ def _write_outlines(
     path: Path, name: str, labels: np.ndarray, image: Pixels, data: DataConfig
 ) -> None:
     """Write the outlines of masks, uint8 N x H x W of class numbers, as GeoPackage or GeoJSON."""
+    require_geo(f"--{name} of images this large")
+    from shapely.geometry import mapping
+
     named, outlines, rows = named_classes(data), [], []
     for label in labels:
         for outline, number in shapes_of(label):
