@@ -23,12 +23,8 @@ from autosam.data.tiles import OVERLAP, image_shape
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
 from autosam.inference.formats import wanted_formats
-<<<<<<< HEAD
 from autosam.inference.label_image import label_path
-from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
-=======
 from autosam.inference.mask_values import mask_arrays, mask_endings
->>>>>>> 52eb6e7 (predict writes GeoTIFF, GeoPackage and GeoJSON in WGS 84 of georeferenced images, and polygons of images of any size)
 from autosam.inference.measurements import measure_objects
 from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.prediction import Prediction
