@@ -70,7 +70,7 @@ def test_predict_by_windows(
 ) -> None:
     """In memory, and piece by piece: the same masks and areas."""
     monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", most)
-    monkeypatch.setattr("autosam.inference.writers.CHUNK", 64)
+    monkeypatch.setattr("autosam.inference.strips.CHUNK", 64)
     Image.fromarray(tifffile.imread(large)).save(large.parent / "same.png")
     small = tifffile.imread(large)[:40, :56]
     Image.fromarray(small).save(large.parent / "small.png")
