@@ -13,6 +13,10 @@ from autosam.evaluation.assemble import OVERLAP
 from autosam.models.peaks import drop_duplicates
 from autosam.types import Instances, Region
 
+NEAR = 1 / 64
+"""Share of a tile's side within which an object counts as cut by its border: masks have cells, so
+one that is cut may end a little before it."""
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -23,7 +27,7 @@ class _Found:
     category: int
     score: float
     cut: bool
-    """Whether it touches a border of its tile inside the image: the rest may lie in the next."""
+    """Whether it reaches a border of its tile inside the image: the rest may lie in the next."""
 
 
 def join_objects(tiles: Iterable[tuple[Region, Instances]], size: tuple[int, int]) -> Instances:
@@ -53,13 +57,13 @@ def _objects_of(instances: Instances, region: Region, size: tuple[int, int]) -> 
     """The objects of a tile of an image of `size` (H, W)."""
     y, x, high, wide = region
     assert instances.scores is not None
-    found = []
+    found, near = [], round(NEAR * max(high, wide))
     for i, (rows, columns) in enumerate(ndimage.find_objects(instances.ids)):
         cut = (
-            (rows.start == 0 and y > 0)
-            or (columns.start == 0 and x > 0)
-            or (rows.stop == high and y + high < size[0])
-            or (columns.stop == wide and x + wide < size[1])
+            (rows.start <= near and y > 0)
+            or (columns.start <= near and x > 0)
+            or (rows.stop >= high - near and y + high < size[0])
+            or (columns.stop >= wide - near and x + wide < size[1])
         )
         mask = y + rows.start, x + columns.start, instances.ids[rows, columns] == i + 1
         category, score = int(instances.classes[i]), float(instances.scores[i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,6 +11,7 @@ import pytest
 from instance_cases import of_ids, scored
 
 from autosam.config import DataConfig
+from autosam.data.instances import compact
 from autosam.data.readers.memory import MemoryImage
 from autosam.data.tiles import starts
 from autosam.evaluation.predict_instances import masks_of
@@ -96,6 +98,35 @@ def test_objects_smaller_than_the_overlap_come_out_exactly(
     assert np.array_equal(found.logits > 0, found.masks)
     assert np.array_equal(found.probabilities > 0.5, found.masks)
     assert ((found.probabilities >= 0) & (found.probabilities <= 1)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_that_end_before_the_border_of_a_tile(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells of masks are larger than pixels: what a tile cuts ends up to 2 px before its border."""
+    real = Knows.__call__
+
+    def short(self: Knows, image: MemoryImage) -> Prediction:
+        found = real(self, image)
+        assert found.instances is not None
+        ids, scores = found.instances.ids, found.instances.scores
+        end = int(self.rng.integers(1, 3))
+        ids[:end] = ids[-end:] = ids[:, :end] = ids[:, -end:] = 0
+        mixed = Instances(ids, found.instances.classes, self.rng.permutation(scores))
+        return dataclasses.replace(found, instances=compact(mixed))
+
+    monkeypatch.setattr(Knows, "__call__", short)
+    ids = discs(seed, (300, 340), 24, 200)
+    truth, found, _ = tiled(ids, 128, 0.25)
+    assert found.instances is not None
+    assert len(found.instances) == len(truth)
+    areas = np.bincount(ids.ravel())[1:]
+    inside = np.bincount(ids[found.instances.ids > 0], minlength=len(areas) + 1)[1:]
+    framed = np.zeros_like(ids)
+    framed[2:-2, 2:-2] = ids[2:-2, 2:-2]
+    left = np.bincount(framed.ravel(), minlength=len(areas) + 1)[1:]
+    assert (inside[left == areas] == areas[left == areas]).all()
 
 
 def test_only_objects_larger_than_the_overlap_may_be_cut() -> None:
