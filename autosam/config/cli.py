@@ -17,6 +17,7 @@ from autosam.config.sams import require_sam_early
 from autosam.config.setting import (
     Setting,
     names_of,
+    refuse_with_resume,
     sections_of,
     settings_of,
     shown_names_of,
@@ -117,6 +118,8 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
     where = f" (in {', '.join(sources)} or the flags)" if sources else ""
     try:
         config = _build(kind, values)
+        if getattr(config, "resume", None):
+            refuse_with_resume(kind, values)
         mistakes += range_mistakes(config, names=given)
     except ConfigError as error:
         mistakes.append(f"{error}{where}")

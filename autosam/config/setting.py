@@ -13,9 +13,11 @@ import inspect
 import itertools
 import textwrap
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+from autosam.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -210,3 +212,23 @@ def _docstrings(kind: type) -> dict[str, str]:
         ):
             found[field.target.id] = " ".join(str(text.value.value).split())
     return found
+
+
+def refuse_with_resume(kind: type, given: Iterable[str]) -> None:
+    """Refuse settings of which a resumed run has its own.
+
+    Args:
+        kind: the settings of a training.
+        given: keys that were set.
+
+    Raises:
+        ConfigError: naming those that may not change.
+    """
+    may_change = keys_with(kind, "resume")
+    others = [key for key in given if key not in (*may_change, "resume")]
+    if others:
+        raise ConfigError(
+            f"--resume takes its settings from the run: leave {', '.join(others)} out. Only these "
+            f"may change: {', '.join(may_change)}. (--init RUN starts a new run from its weights, "
+            "with other settings.)"
+        )

@@ -37,13 +37,13 @@ def assemble(
         size: H, W of the image.
         input_spec: the sizes that they were found at.
         num_classes: K.
-        threshold: smallest score.
+        threshold: smallest score; not of objects that were given.
 
     Returns:
         Logits float32 K x H x W: of each class the largest of its objects, `ABSENT` elsewhere; and
         the objects, by falling score.
     """
-    count = int((found.scores >= threshold).sum())
+    count = len(found.scores) if found.given else int((found.scores >= threshold).sum())
     side = input_spec.mask_size
     masks = [(row, column, mask > 0) for row, column, mask in found.masks[:count]]
     kept = drop_duplicates(masks, side, OVERLAP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ class FoundObjects:
     """uint8 n, 1..K."""
     scores: np.ndarray
     """float32 n in 0..1."""
+    given: bool = False
+    """Whether each was asked for by a prompt from the truth, so that no score removes one."""
 
 
 @torch.no_grad()
@@ -91,7 +94,8 @@ def _at_prompts(segmenter: Segmenter, prompter: ObjectPrompter, batch: Batch) ->
     for i in range(len(batch)):
         own = prompts.select(prompts.images == i)
         logits, iou = prompter.decode_each(embedding, own, segmenter.sam)
-        found.append(ranked(crop_masks(logits), own.classes, iou.float().clamp(0, 1), 0.0))
+        objects = ranked(crop_masks(logits), own.classes, iou.float().clamp(0, 1), 0.0)
+        found.append(dataclasses.replace(objects, given=True))
     return found
 
 

@@ -14,15 +14,12 @@ from typing import Any
 
 from autosam.config import Config
 from autosam.config.cli import flatten, from_dict, to_dict
-from autosam.config.setting import keys_with, settings_of, value_at
+from autosam.config.setting import refuse_with_resume, settings_of, value_at
 from autosam.config.yaml import read_yaml
 from autosam.errors import CheckpointError, ConfigError
 from autosam.training import resume
 from autosam.utils import provenance
 from autosam.utils.io import LOCK, lock, make_folder
-
-MAY_CHANGE = keys_with(Config, "resume")
-"""Settings that may change on --resume, such as paths."""
 
 
 @contextlib.contextmanager
@@ -56,7 +53,7 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
         The settings with absolute paths and `output`, and the state to resume from or None.
 
     Raises:
-        ConfigError: `--resume` together with settings other than `MAY_CHANGE`.
+        ConfigError: see `refuse_with_resume`.
         CheckpointError: there is nothing to resume.
     """
     if not config.resume:
@@ -65,12 +62,7 @@ def resolve(config: Config) -> tuple[Config, dict[str, Any] | None]:
     folder, default = Path(config.resume), flatten(to_dict(Config()))
     given = {key: value for key, value in flatten(to_dict(config)).items() if value != default[key]}
     del given["resume"]
-    if others := [key for key in given if key not in MAY_CHANGE]:
-        raise ConfigError(
-            f"--resume takes its settings from the run: leave {', '.join(others)} out. Only these "
-            f"may change: {', '.join(MAY_CHANGE)}. (--init RUN starts a new run from its weights, "
-            "with other settings.)"
-        )
+    refuse_with_resume(Config, given)
     saved, warnings = resume.load(folder)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from autosam.config import RUNS, Config
+from autosam.config.cli import parse
 from autosam.config.commands import (
     BenchConfig,
     CompareConfig,
@@ -141,3 +142,11 @@ def run_and_name_heavy_modules(*words: str) -> subprocess.CompletedProcess[str]:
     )
     line = [sys.executable, "-c", code, *words]
     return subprocess.run(line, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("flag", ["--task=semantic", "--train.lr=0.004", "--data.crop=null"])
+def test_defaults_beside_resume_are_refused(flag: str) -> None:
+    """What equals the default may differ from what the run was trained with."""
+    with pytest.raises(ConfigError, match=f"leave {flag[2:].split('=')[0]} out"):
+        parse(Config, ["--resume=runs/mine", flag])
+    parse(Config, ["--resume=runs/mine", "--data.workers=2", "--data.root=images"])

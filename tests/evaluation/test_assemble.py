@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -157,6 +158,16 @@ def test_what_is_hidden_or_below_the_threshold_is_no_object() -> None:
     assert len(objects) == objects.ids.max() == 2
     assert objects.scores is not None
     assert objects.scores.tolist() == pytest.approx([0.9, 0.7])
+
+
+def test_objects_that_prompts_ask_for_stay_whatever_their_score() -> None:
+    mask = np.full((4, 4), 5.0, np.float32)
+    places = [(0, 0, mask), (10, 10, mask)]
+    found = FoundObjects(places, np.ones(2, np.uint8), np.array([0.9, 0.1], np.float32))
+    spec = InputSpec(32, 32, 32)
+    assert len(assemble(found, (32, 32), spec, 1, 0.5)[1]) == 1
+    given = dataclasses.replace(found, given=True)
+    assert assemble(given, (32, 32), spec, 1, 0.5)[1].scores.tolist() == pytest.approx([0.9, 0.1])
 
 
 def test_no_objects() -> None:
