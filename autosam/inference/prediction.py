@@ -78,8 +78,8 @@ class Prediction:
 
         Args:
             path: `NAME.png` (written as `NAME_1.png`, ... for independent classes), or another
-                suffix of `autosam.inference.formats.FORMATS`, such as `NAME.geojson`. Label images
-                may also be `NAME.tif`.
+                suffix of `autosam.inference.formats.FORMATS`, such as `NAME.geojson`, or of a
+                GeoTIFF `NAME.tif`. Label images may also be `NAME.tif`.
 
         Returns:
             The files that were written.
@@ -91,7 +91,10 @@ class Prediction:
         if self.instances is not None and path.suffix.lower() in LABEL_SUFFIXES:
             return [write_label_image(path, self.instances.ids)]
         chosen = format_of(path, self._data)
-        files = [path.with_name(path.stem + ending) for ending in chosen.endings(self._data)]
+        endings = chosen.endings(self._data)
+        files = [path.with_name(path.stem + ending) for ending in endings]
+        if len(files) == 1:
+            files = [path]
         chosen.write(files, self, self._data)
         return files
 

@@ -85,7 +85,7 @@ def test_touching_objects_are_told_apart_by_their_numbers(tmp_path: Path) -> Non
     # 6 px of 512 need 85.3 times 2 cells: 86, of 4 px each; tiles of 384 px have 2 cells in 6 px.
     [warning] = [text for text in found.warnings if "cannot be told apart" in text]
     assert warning.startswith(f"8 of 24 objects are smaller than {name}")
-    assert "tiles of 384 px, or an input of 344 px" in warning
+    assert "crops (--data.crop 384), or an input of 344 px" in warning
     for path in (tmp_path / "masks").iterdir():
         values = (np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255
         miniature.write(path, values)

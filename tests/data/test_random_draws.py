@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torchvision.transforms import v2
 
-import autosam.data.dataset
+import autosam.data.sample
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data.augment import QuarterTurn, build_augment
 from autosam.data.checks import MaskEncoding
@@ -61,7 +61,7 @@ class Draws:
         }
         for kind, names in parameters.items():
             patch.setattr(kind, "make_params", self.wrapped(kind.make_params, names))
-        patch.setattr(autosam.data.dataset, "draw_prompts", self.prompts)
+        patch.setattr(autosam.data.sample, "draw_prompts", self.prompts)
 
     def wrapped(self, function: Any, names: dict[str, Any]) -> Any:
         def recording(*args: Any) -> Any:

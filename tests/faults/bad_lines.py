@@ -490,7 +490,9 @@ def a_port_that_is_taken(rng: Random, folder: Path, good: Good) -> Bad:
 # --- weights
 
 
-@cause("weights", CheckpointError, r"no such file|not a readable weights file|of no SAM that", 8)
+@cause(
+    "weights", CheckpointError, r"no such file|is a folder|not a readable weights|of no SAM that", 8
+)
 def a_file_that_is_no_sam(rng: Random, folder: Path, good: Good) -> Bad:
     file = folder / "sam.pth"
     shutil.copy(good.sam, file)

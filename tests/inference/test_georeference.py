@@ -18,6 +18,7 @@ from scipy import ndimage
 from shapely.geometry import shape
 from shapely.ops import transform as moved
 
+import autosam
 from autosam.config.commands import PredictConfig
 from autosam.errors import DataError
 from autosam.predict import predict
@@ -89,6 +90,15 @@ def test_rasters_and_polygons_lie_where_the_image_does(
         area = abs(ellipsoid.geometry_area_perimeter(outline)[0])
         assert row["area_m2"] == pytest.approx(area, rel=2e-3)  # maps of a CRS stretch
         assert feature["properties"]["area_m2"] == row["area_m2"]
+
+
+def test_a_prediction_is_saved_with_coordinates(trained: Path, tmp_path: Path) -> None:
+    write(tmp_path / "ortho.tif", UTM)
+    found = autosam.load(trained)(tmp_path / "ortho.tif")
+    assert found.save(tmp_path / "new.tif") == [tmp_path / "new.tif"]
+    with rasterio.open(tmp_path / "new.tif") as file:
+        assert file.crs.to_epsg() == 25832
+        assert np.array_equal(file.read(1) > 0, found.masks[0])
 
 
 def test_pixels_without_data_are_marked(trained: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_prediction_is_drawn_and_saved(trained: Path, image_path: Path, tmp_pa
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), drawn)
         assert repr(found) == f"Prediction(40 x 56: foreground {found.masks.mean():.1%})"
     with pytest.raises(ConfigError, match=r"unknown suffix\. Expected one of \.png"):
-        found.save(tmp_path / "a.tif")
+        found.save(tmp_path / "a.bmp")
     assert repr(predictor) == "Predictor(autosam, SAM tiny, classes: 1, cpu)"
     alone = Prediction(found.probabilities, found.masks, found.logits)
     assert alone._repr_png_() is None
