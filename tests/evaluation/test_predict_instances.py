@@ -220,7 +220,8 @@ def test_each_run_finds_objects_at_any_threshold(tiny_file: Path, run: str) -> N
             assert logits.shape == (1, 40, 56)
             assert objects.scores is not None
             assert objects.ids.max() == len(objects) == len(objects.scores)
-            assert (objects.scores >= threshold).all()
+            given = run in ("sam-box", "sam-points")  # no score removes what a prompt asks for
+            assert given or (objects.scores >= threshold).all()
             assert (logits[0][objects.ids > 0] > 0).all()
             own.append(len(objects))
         assert own == sorted(own, reverse=True)
