@@ -30,27 +30,39 @@ class _Found:
     """Whether it reaches a border of its tile inside the image: the rest may lie in the next."""
 
 
-def join_objects(tiles: Iterable[tuple[Region, Instances]], size: tuple[int, int]) -> Instances:
+def join_objects(
+    tiles: Iterable[tuple[Region, np.ndarray, Instances]], size: tuple[int, int, int]
+) -> tuple[np.ndarray, Instances]:
     """Join the objects of the tiles of an image.
 
     An object that several tiles show is kept once: as the tile shows it that does not cut it, or
     else its largest part. Only objects larger than the overlap of the tiles may be cut in all.
 
     Args:
-        tiles: the region of each tile, and its objects with scores.
-        size: H, W of the image.
+        tiles: cover the image; the region of each, its logits float32 K x h x w, and its objects
+            with scores.
+        size: K, and H, W of the image.
+
+    Returns:
+        Logits float32 K x H x W, the largest of the tiles; and the objects.
     """
-    found = [one for region, objects in tiles for one in _objects_of(objects, region, size)]
+    logits, shape = np.full(size, -np.inf, np.float32), size[1:]
+    found = []
+    for region, values, objects in tiles:
+        y, x, height, width = region
+        own = logits[:, y : y + height, x : x + width]
+        np.maximum(own, values, out=own)
+        found += _objects_of(objects, region, shape)
     found.sort(key=lambda one: (one.cut, -one.mask[2].sum() if one.cut else -one.score))
     masks = [one.mask for one in found]
-    kept = [found[i] for i in drop_duplicates(masks, max(size), OVERLAP)]
-    ids = np.zeros(size, np.int32)
+    kept = [found[i] for i in drop_duplicates(masks, max(shape), OVERLAP)]
+    ids = np.zeros(shape, np.int32)
     for number, one in reversed([*enumerate(kept, 1)]):
         top, left, mask = one.mask
         ids[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = number
     classes = np.array([one.category for one in kept], np.uint8)
     scores = np.array([one.score for one in kept], np.float32)
-    return compact(Instances(ids, classes, scores))
+    return logits, compact(Instances(ids, classes, scores))
 
 
 def _objects_of(instances: Instances, region: Region, size: tuple[int, int]) -> list[_Found]:

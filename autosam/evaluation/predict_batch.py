@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from autosam.data.geometry import restore
 from autosam.models.base import SegmentationModel
 from autosam.models.losses import with_background
-from autosam.types import Batch, InputSpec, Prompt
+from autosam.types import Batch, InputSpec, Prompt, Region
 from autosam.utils.device import half_precision
 
 TILES = 8
@@ -24,6 +25,28 @@ def parts_of(batch: Batch) -> list[Batch]:
     if not batch.regions:
         return [batch]
     return [batch.part(start, start + TILES) for start in range(0, len(batch), TILES)]
+
+
+def average_tiles(tiles: Iterable[tuple[Region, Tensor]], size: tuple[int, int, int]) -> Tensor:
+    """Join the maps of the tiles of an image; where tiles overlap they are averaged.
+
+    Args:
+        tiles: the region of each tile, and its map, float K x h x w.
+        size: K, H, W.
+
+    Returns:
+        float32 K x H x W, on the device of the maps.
+    """
+    device = torch.device("cpu")
+    sums, counts = torch.zeros(size), torch.zeros(size[1:])
+    for (y, x, height, width), values in tiles:
+        if values.device != device:
+            device = values.device
+            sums, counts = sums.to(device), counts.to(device)
+        rows, columns = slice(y, y + height), slice(x, x + width)
+        sums[:, rows, columns] += values
+        counts[rows, columns] += 1
+    return sums.div_(counts)
 
 
 def full_size(batch: Batch, values: Tensor, i: int, input_spec: InputSpec) -> Tensor:
@@ -41,14 +64,11 @@ def full_size(batch: Batch, values: Tensor, i: int, input_spec: InputSpec) -> Te
     side, geometry = input_spec.image_size, input_spec.geometry
     if not batch.regions:
         return restore(values[i], batch.sizes[i], side, geometry)
-    height, width = batch.sizes[i]
-    sums = values.new_zeros(values.shape[1], height, width)
-    counts = values.new_zeros(height, width)
-    for row, (y, x, high, wide) in zip(batch.rows(i), batch.regions[i], strict=True):
-        rows, columns = slice(y, y + high), slice(x, x + wide)
-        sums[:, rows, columns] += restore(values[row], (high, wide), side, geometry)
-        counts[rows, columns] += 1
-    return sums.div_(counts)
+    tiles = (
+        (region, restore(values[row], region[2:], side, geometry))
+        for row, region in zip(batch.rows(i), batch.regions[i], strict=True)
+    )
+    return average_tiles(tiles, (values.shape[1], *batch.sizes[i]))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from autosam.models.base import SegmentationModel
 from autosam.models.find_objects import FoundObjects, draws_objects, find_objects
 from autosam.models.losses import probabilities
 from autosam.models.prompters import ABSENT
-from autosam.types import Batch, Instances, Region
+from autosam.types import Batch, Instances
 from autosam.utils.device import half_precision
 
 Separation = Literal["watershed", "components"]
@@ -81,7 +81,11 @@ def _of_objects(
 
     def decide(threshold: float) -> tuple[np.ndarray, Instances]:
         if batch.regions:
-            logits, objects = _assemble_tiles(found, batch.regions[i], size, threshold)
+            tiles = (
+                (region, *assemble(one, region[2:], spec, num_classes, threshold))
+                for one, region in zip(found, batch.regions[i], strict=True)
+            )
+            logits, objects = join_objects(tiles, (num_classes, *size))
         else:
             logits, objects = assemble(found[0], size, spec, num_classes, threshold)
         if valid is not None:
@@ -89,19 +93,6 @@ def _of_objects(
             objects.ids[~valid] = 0
             logits[:, ~valid] = ABSENT
         return logits, objects
-
-    def _assemble_tiles(
-        found: list[FoundObjects], regions: list[Region], size: tuple[int, int], threshold: float
-    ) -> tuple[np.ndarray, Instances]:
-        logits = np.full((num_classes, *size), ABSENT, np.float32)
-        tiles: list[tuple[Region, Instances]] = []
-        for one, region in zip(found, regions, strict=True):
-            y, x, high, wide = region
-            own, objects = assemble(one, (high, wide), spec, num_classes, threshold)
-            part = logits[:, y : y + high, x : x + wide]
-            np.maximum(part, own, out=part)
-            tiles.append((region, objects))
-        return logits, join_objects(tiles, size)
 
     return decide
 

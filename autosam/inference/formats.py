@@ -13,10 +13,9 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
-from autosam.data.pairs import read_valid
+from autosam.data.pairs import Pixels, read_valid
 from autosam.errors import ConfigError
 from autosam.inference.georeference import (
-    Georeference,
     find_georeference,
     frame_of,
     require_georeference,
@@ -72,15 +71,19 @@ def write_overlay(paths: list[Path], found: Prediction, data: DataConfig) -> Non
 
 
 def write_geojson(paths: list[Path], found: Prediction, data: DataConfig) -> None:
-    """Write the polygons as GeoJSON: in pixels, see `geojson`, or of an image with coordinates in
-    WGS 84."""
-    georeference = find_georeference(found.image)
-    if georeference is None:
-        content = geojson(found, data)
-    else:
-        content = wgs84(georeferenced(found, data, georeference))
+    """Write the polygons as GeoJSON, see `write_features`."""
+    write_features(paths[0], geojson(found, data)["features"], found.image)
+
+
+def write_features(path: Path, features: list[dict[str, Any]], image: Pixels | None) -> None:
+    """Write features of GeoJSON, in pixels: as they are, or of an image with coordinates in WGS
+    84."""
+    georeference = find_georeference(image)
+    content: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    if georeference is not None:
+        content = wgs84(frame_of(features, georeference))
     text = json.dumps(content)
-    write_atomically(paths[0], lambda to: to.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
 
 
 def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
@@ -117,19 +120,10 @@ def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def georeferenced(found: Prediction, data: DataConfig, georeference: Georeference) -> Any:
-    """The objects as a table with coordinates, see `frame_of`."""
-    from shapely.geometry import shape
-
-    features = geojson(found, data)["features"]
-    outlines = [shape(feature["geometry"]) for feature in features]
-    return frame_of(outlines, [feature["properties"] for feature in features], georeference)
-
-
 def write_polygons(paths: list[Path], found: Prediction, data: DataConfig) -> None:
     """Write the polygons as a GeoPackage in the image's CRS."""
     georeference = require_georeference(found.image, "--geopackage")
-    write_geopackage(paths[0], georeferenced(found, data, georeference))
+    write_geopackage(paths[0], frame_of(geojson(found, data)["features"], georeference))
 
 
 def write_raster(paths: list[Path], found: Prediction, data: DataConfig) -> None:

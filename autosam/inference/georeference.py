@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,21 +34,17 @@ class Georeference:
     left corner of the image to the CRS."""
 
 
-def require_geo(option: str) -> tuple[Any, Any]:
-    """Import what georeferenced outputs need.
-
-    Returns:
-        rasterio and geopandas.
+def require_geo(option: str) -> None:
+    """Refuse what needs coordinates where the packages for them are missing.
 
     Raises:
-        ConfigError: a package is missing.
+        ConfigError: with the command that installs them.
     """
     try:
-        import geopandas
-        import rasterio
+        import geopandas  # noqa: F401
+        import rasterio  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{option}: needs {error.name}: pip install 'autosam[geo]'") from None
-    return rasterio, geopandas
 
 
 def find_georeference(image: Pixels | None) -> Georeference | None:
@@ -67,7 +62,8 @@ def find_georeference(image: Pixels | None) -> Georeference | None:
     """
     if not isinstance(image, ImageFile) or not _has_geo_tags(image.path):
         return None
-    rasterio, _ = require_geo(f"{image.path}: its coordinates")
+    require_geo(f"{image.path}: its coordinates")
+    import rasterio
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
@@ -157,40 +153,20 @@ def write_geotiff(
 
 def _known_rows(height: int, width: int, valid: Iterable[np.ndarray | None]) -> np.ndarray | None:
     """Join strips of known pixels to bool H x W; None if all are known."""
-    known, top, all_known = np.ones((height, width), bool), 0, True
+    known, top = np.ones((height, width), bool), 0
     for strip in valid:
         if strip is None:  # then it is so for every strip of the image
             return None
         known[top : top + len(strip)] = strip
-        all_known = all_known and bool(strip.all())
         top += len(strip)
-    return None if all_known else known
+    return None if known.all() else known
 
 
-def shapes_of(mask: np.ndarray) -> Iterator[tuple[Any, int]]:
-    """Outlines of the 4-connected components of each value above 0, along the edges of pixels.
-
-    Args:
-        mask: uint8 or uint16 H x W.
-
-    Yields:
-        A shapely polygon in pixels from the top left corner, and its value.
-    """
-    from rasterio.features import shapes
-    from shapely.geometry import shape
-
-    for outline, value in shapes(mask, mask > 0, connectivity=4):
-        yield shape(outline), int(value)
-
-
-def frame_of(
-    outlines: Sequence[Any], rows: Sequence[dict[str, Any]], georeference: Georeference
-) -> Any:
+def frame_of(features: Sequence[dict[str, Any]], georeference: Georeference) -> Any:
     """A geopandas table of objects.
 
     Args:
-        outlines: shapely polygons, in pixels from the top left corner of the image.
-        rows: columns of each object.
+        features: of GeoJSON, in pixels from the top left corner of the image.
         georeference: of the image.
 
     Returns:
@@ -200,10 +176,12 @@ def frame_of(
     import geopandas
     from pyproj import Geod
     from shapely import affinity
+    from shapely.geometry import shape
 
     a, b, c, d, e, f = georeference.transform
     crs = georeference.crs
-    placed = [affinity.affine_transform(outline, [a, b, d, e, c, f]) for outline in outlines]
+    steps, rows = [a, b, d, e, c, f], [feature["properties"] for feature in features]
+    placed = [affinity.affine_transform(shape(one["geometry"]), steps) for one in features]
     if crs.is_geographic:
         ellipsoid = crs.get_geod() or Geod(ellps="WGS84")
         areas = [abs(ellipsoid.geometry_area_perimeter(one)[0]) for one in placed]
@@ -230,23 +208,7 @@ def write_geopackage(path: Path, frame: Any) -> None:
 
 def wgs84(frame: Any) -> dict[str, Any]:
     """A table of objects as GeoJSON in WGS 84 (longitude, latitude), as RFC 7946 requires."""
-    from shapely.geometry import mapping
-    from shapely.geometry.polygon import orient
-
-    def oriented(outline: Any) -> Any:
-        parts = getattr(outline, "geoms", None)
-        if parts is None:
-            return orient(outline)
-        return type(outline)([orient(part) for part in parts])
-
     moved = frame.to_crs(4326)
-    names = [name for name in moved.columns if name != "geometry"]
-    features = [
-        {
-            "type": "Feature",
-            "properties": {name: row[name] for name in names if row[name] is not None},
-            "geometry": json.loads(json.dumps(mapping(oriented(row["geometry"])))),
-        }
-        for row in moved.to_dict("records")
-    ]
-    return {"type": "FeatureCollection", "features": features}
+    moved.geometry = moved.geometry.orient_polygons()
+    found: dict[str, Any] = moved.to_geo_dict(na="drop", drop_id=True)
+    return found

@@ -19,8 +19,9 @@ from autosam.config.commands import ExportConfig
 from autosam.data.instances import label_of
 from autosam.data.pairs import Pixels
 from autosam.data.readers.memory import MemoryImage
-from autosam.data.tiles import tile_regions
+from autosam.data.tiles import cut, tile_regions
 from autosam.errors import CheckpointError, ConfigError
+from autosam.evaluation.predict_batch import average_tiles
 from autosam.inference.onnx_compare import (
     Exported,
     Runner,
@@ -127,17 +128,16 @@ def in_tiles(run: Runner, predictor: Predictor, tile: int) -> Runner:
     """
 
     def run_tiles(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = (predictor.segmenter.num_classes, *image.shape[:2])
-        sums, counts = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        for y, x, high, wide in tile_regions(size[1:], tile):
-            _, logits = run(np.ascontiguousarray(image[y : y + high, x : x + wide]))
-            sums[:, y : y + high, x : x + wide] += logits
-            counts[:, y : y + high, x : x + wide] += 1
-        logits = sums / counts
-        found = predictor.decide(torch.from_numpy(logits))
+        height, width = image.shape[:2]
+        tiles = (
+            (region, torch.from_numpy(run(np.ascontiguousarray(cut(image, region)))[1]))
+            for region in tile_regions((height, width), tile)
+        )
+        logits = average_tiles(tiles, (predictor.segmenter.num_classes, height, width))
+        found = predictor.decide(logits)
         if predictor.loaded.config.data.exclusive and len(logits) > 1:
-            return found.label.astype(np.uint8), logits
-        return found.masks.astype(np.uint8) * 255, logits
+            return found.label, logits.numpy()
+        return found.masks.astype(np.uint8) * 255, logits.numpy()
 
     return run_tiles
 

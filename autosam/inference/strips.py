@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,11 @@ from autosam.data.images import write_png
 from autosam.data.pairs import Pixels
 from autosam.data.readers.files import image_file
 from autosam.errors import DataError
-from autosam.inference.formats import wanted_formats
+from autosam.inference.formats import wanted_formats, write_features
 from autosam.inference.georeference import (
-    find_georeference,
     frame_of,
     require_geo,
     require_georeference,
-    shapes_of,
-    wgs84,
     write_geopackage,
     write_geotiff,
 )
@@ -34,7 +30,6 @@ from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
 from autosam.inference.sources import Source
 from autosam.inference.tiling import CHUNK, open_pixels
-from autosam.utils.io import write_atomically
 
 POSSIBLE = ("masks", "geotiff", "geopackage", "geojson")
 """Formats that masks alone suffice for."""
@@ -46,7 +41,6 @@ def write_in_strips(
     predictor: Predictor,
     options: OutputOptions,
     logits: Any,
-    min_area: float,
 ) -> dict[str, Any]:
     """Write the files of an image whose logits do not fit into memory.
 
@@ -56,7 +50,6 @@ def write_in_strips(
         predictor: the run.
         options: output options.
         logits: zarr array float32 1 x K x H x W.
-        min_area: share of the image; a class that covers less is removed.
 
     Returns:
         Its entry in the progress log; the number of objects is left out.
@@ -67,6 +60,7 @@ def write_in_strips(
     data = predictor.loaded.config.data
     image = image_file(source.path, data)
     _, classes, height, width = logits.shape
+    min_area = predictor.min_area_of(height, width)
     wanted = wanted_formats(options)
     if not set(wanted) <= set(POSSIBLE) or options.coco != "no":
         raise DataError(
@@ -104,8 +98,11 @@ def write_in_strips(
         elif name == "geotiff":
             georeference = require_georeference(image, "--geotiff")
             write_geotiff(own[0], masks, georeference, _valid_strips(image, height, width))
+        elif name == "geopackage":
+            georeference = require_georeference(image, "--geopackage")
+            write_geopackage(own[0], frame_of(_features_of(outlined, data), georeference))
         else:
-            _write_outlines(own[0], name, outlined, image, data)
+            write_features(own[0], _features_of(outlined, data), image)
     rows = [
         {
             "file": source.name,
@@ -127,30 +124,16 @@ def _valid_strips(image: Pixels, height: int, width: int) -> Iterator[np.ndarray
             yield opened.part(top, 0, min(CHUNK, height - top), width)[1]
 
 
-def _write_outlines(
-    path: Path, name: str, labels: np.ndarray, image: Pixels, data: DataConfig
-) -> None:
-    """Write the outlines of masks, uint8 N x H x W of class numbers, as GeoPackage or GeoJSON."""
-    require_geo(f"--{name} of images this large")
-    from shapely.geometry import mapping
+def _features_of(labels: np.ndarray, data: DataConfig) -> list[dict[str, Any]]:
+    """The outlines of the 4-connected components of masks, along the edges of pixels, as features
+    of GeoJSON; uint8 N x H x W of class numbers."""
+    require_geo("polygons of images this large")
+    from rasterio.features import shapes
+    from shapely.geometry import shape
 
-    named, outlines, rows = named_classes(data), [], []
+    named, features = named_classes(data), []
     for label in labels:
-        for outline, number in shapes_of(label):
-            outlines.append(outline)
-            rows.append({**named[number - 1], "pixels": round(outline.area)})
-    if name == "geopackage":
-        georeference = require_georeference(image, "--geopackage")
-        write_geopackage(path, frame_of(outlines, rows, georeference))
-        return
-    found = find_georeference(image)
-    if found is not None:
-        content = wgs84(frame_of(outlines, rows, found))
-    else:
-        features = [
-            {"type": "Feature", "properties": row, "geometry": mapping(outline)}
-            for outline, row in zip(outlines, rows, strict=True)
-        ]
-        content = {"type": "FeatureCollection", "features": features}
-    text = json.dumps(content)
-    write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
+        for outline, number in shapes(label, label > 0, connectivity=4):
+            properties = {**named[int(number) - 1], "pixels": round(shape(outline).area)}
+            features.append({"type": "Feature", "properties": properties, "geometry": outline})
+    return features

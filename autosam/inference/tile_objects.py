@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from autosam.data.images import ImageReader
@@ -32,19 +34,16 @@ def objects_in_tiles(
         overlap: smallest share of a tile that the next one covers too, in [0, 1).
         image: the image to draw the prediction on.
     """
-    height, width = pixels.shape
     num_classes = predictor.segmenter.num_classes
-    logits = np.full((num_classes, height, width), -np.inf, np.float32)
-    found: list[tuple[Region, Instances]] = []
-    for region in tile_regions((height, width), size, overlap):
-        y, x, high, wide = region
-        part, valid = pixels.part(*region)
-        shown = predictor(MemoryImage(np.ascontiguousarray(part), valid=valid))
-        own = logits[:, y : y + high, x : x + wide]
-        np.maximum(own, shown.logits, out=own)
-        assert shown.instances is not None
-        found.append((region, shown.instances))
-    objects = join_objects(found, (height, width))
+
+    def tiles() -> Iterator[tuple[Region, np.ndarray, Instances]]:
+        for region in tile_regions(pixels.shape, size, overlap):
+            part, valid = pixels.part(*region)
+            shown = predictor(MemoryImage(np.ascontiguousarray(part), valid=valid))
+            assert shown.instances is not None
+            yield region, shown.logits, shown.instances
+
+    logits, objects = join_objects(tiles(), (num_classes, *pixels.shape))
     likely = 1 / (1 + np.exp(-logits.clip(-80, 80)))
     data = predictor.loaded.config.data
     return Prediction(likely, masks_of(objects, num_classes), logits, data, image, objects)

@@ -105,11 +105,9 @@ def write_image(
                 found = objects_in_tiles(predictor, pixels, tile, options.overlap, image)
                 return _write_formats(source, files, found, options, data)
             logits = segment_tiles(predictor, pixels, tile, options.overlap, Path(folder))
-            area = predictor.min_area_of(height, width)
             if not logits_in_memory:
-                return write_in_strips(source, files, predictor, options, logits, area)
-            whole = torch.from_numpy(logits[0])
-            found = predictor.decide(whole, min_area=area, image=image)
+                return write_in_strips(source, files, predictor, options, logits)
+            found = predictor.decide(torch.from_numpy(logits[0]), image=image)
             return _write_formats(source, files, found, options, data)
     return _write_formats(source, files, predictor(image), options, data)
 
