@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from autosam.config.setting import always_path, path_if_exists, path_if_table, setting
@@ -63,6 +64,12 @@ class DataConfig:
     """Whether a manifest may name files outside its own folder."""
     bands: tuple[int, int, int] | None = None
     """Bands of a TIFF used as red, green and blue, counted from 1."""
+    generator_bands: list[int] | str | int | None = None
+    """Bands of a TIFF that the prompt generator (of `head` and `probe` the backbone) reads, such as
+    1-8 or 1,2,5; SAM sees `bands`. Unset: the same as SAM."""
+    generator_window: list[tuple[float, float]] | None = None
+    """Stored values of each of these bands that map to the ends of its input's range. Unset: three
+    standard deviations on both sides of the mean, over the training images."""
     window: tuple[float, float] | None = None
     """Stored values mapped to black and white, for images of more than 8 bits and volumes
     (soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentiles of each image or volume."""
@@ -71,6 +78,9 @@ class DataConfig:
     Values that a TIFF itself marks (GDAL's nodata, NaN) are excluded without it."""
     axis: int = setting(2, min=0, max=2)
     """Axis along which volumes are cut into slices: 0, 1 or 2; 2 is axial in NIfTI's order."""
+    slices: int = setting(1, min=1, max=63)
+    """Slices of a volume that the prompt generator reads for each: an odd number, with as many
+    before as after it. SAM sees one."""
     num_classes: int = setting(1, min=1, max=254)
     """K: classes besides background. 1: binary masks. More: mask values are 0 for background and
     1..K."""
@@ -120,6 +130,8 @@ class DataConfig:
     """Worker processes that read images; unset: by the number of processors."""
 
     def __post_init__(self) -> None:
+        if self.generator_bands is not None:
+            self.generator_bands = parse_bands(self.generator_bands)
         if self.classes:
             if self.num_classes not in (1, len(self.classes)):
                 raise ConfigError(
@@ -129,7 +141,34 @@ class DataConfig:
             self.num_classes = len(self.classes)
 
     @property
+    def generator_channels(self) -> int | None:
+        """C: channels that the prompt generator reads; None: the RGB image that SAM sees."""
+        if isinstance(self.generator_bands, list):
+            return len(self.generator_bands)
+        return self.slices if self.slices > 1 else None
+
+    @property
     def class_names(self) -> list[str]:
         """Names of the K classes; their numbers if they have none."""
         names = [entry.name for entry in self.classes or []]
         return names or [str(k) for k in range(1, self.num_classes + 1)]
+
+
+def parse_bands(bands: list[int] | str | int) -> list[int]:
+    """Parse `--data.generator_bands`: numbers and ranges such as 1-4, separated by commas.
+
+    Raises:
+        ConfigError: something else.
+    """
+    words = bands if isinstance(bands, list) else str(bands).strip("[] ").split(",")
+    found: list[int] = []
+    for word in words:
+        match = re.fullmatch(r"\s*(\d{1,4})(?:\s*-\s*(\d{1,4}))?\s*", str(word))
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last:
+            raise ConfigError(
+                f"--data.generator_bands {bands}: expected numbers of bands from 1, such as 1-8 or "
+                "1,2,5."
+            )
+        found += range(first, last + 1)
+    return found

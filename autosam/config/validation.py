@@ -47,6 +47,12 @@ def check_sources(config: Config) -> None:
         ConfigError: naming the settings.
     """
     model, run = config.model, RUNS[config.run]
+    if config.data.generator_channels and (run.prompter == "grid" or model.backbone == "none"):
+        what = f"--run {config.run}" if run.prompter == "grid" else "--model.backbone none"
+        raise ConfigError(
+            f"{what}: has no network of its own that could read --data.generator_bands or "
+            "--data.slices. Leave them out."
+        )
     if model.backbone == "none" and run.decoder == "head":
         raise ConfigError(f"--model.backbone none: the run {config.run} is nothing but a backbone.")
     if model.backbone == "none" and model.sam_features == "none":
@@ -108,6 +114,42 @@ def check_data(data: DataConfig) -> None:
         raise ConfigError(
             f"--data.window {list(data.window)}: the first value must be below the second."
         )
+    check_channels(data)
+
+
+def check_channels(data: DataConfig) -> None:
+    """Refuse settings of the generator's channels that cannot work, see `check_settings`.
+
+    Raises:
+        ConfigError: naming the settings.
+    """
+    bands, windows = data.generator_bands, data.generator_window
+    if data.slices % 2 == 0:
+        raise ConfigError(
+            f"--data.slices {data.slices}: must be odd, so that as many slices lie before as after."
+        )
+    if data.slices > 1 and data.layout != "volumes":
+        raise ConfigError(f"--data.slices {data.slices}: is for --data.layout volumes.")
+    if windows is not None and not isinstance(bands, list):
+        raise ConfigError("--data.generator_window: belongs to --data.generator_bands. Give both.")
+    if not isinstance(bands, list):
+        return
+    if data.bands is None:
+        raise ConfigError(
+            "--data.generator_bands: needs --data.bands, the three bands that SAM sees as red, "
+            "green and blue."
+        )
+    if windows is not None and len(windows) != len(bands):
+        raise ConfigError(
+            f"--data.generator_window: {len(windows)} ranges for {len(bands)} bands. Give one for "
+            "each band."
+        )
+    for low, high in windows or []:
+        if not low < high:
+            raise ConfigError(
+                f"--data.generator_window [{low}, {high}]: the first value must be below the "
+                "second."
+            )
 
 
 def check_layout(data: DataConfig) -> None:

@@ -35,12 +35,13 @@ class Augment:
     photometric: v2.Transform
 
     def move(self, array: np.ndarray, seed: Seed) -> np.ndarray:
-        """Flip, rotate and scale an image, uint8 h x w x 3, or its label, h x w."""
+        """Flip, rotate and scale an image, uint8 h x w x C, or its label, h x w."""
         return _apply(self.geometric, array, seed)
 
-    def recolour(self, image: np.ndarray, seed: Seed) -> np.ndarray:
-        """Change the colours of an image, uint8 h x w x 3. Independent of `move`."""
-        return _apply(self.photometric, image, (*seed, COLOURS))
+    def recolour(self, image: np.ndarray, seed: Seed, is_rgb: bool = True) -> np.ndarray:
+        """Change the colours of an image, uint8 h x w x C; without `is_rgb` brightness and contrast
+        alone, of all channels alike. Independent of `move`."""
+        return _apply(self.photometric, image, (*seed, COLOURS), not is_rgb)
 
 
 def build_augment(config: AugmentConfig) -> Augment:
@@ -65,12 +66,20 @@ def build_augment(config: AugmentConfig) -> Augment:
     return Augment(v2.Compose(steps), colours)
 
 
-def _apply(transform: v2.Transform, array: np.ndarray, seed: Seed) -> np.ndarray:
+def _apply(
+    transform: v2.Transform, array: np.ndarray, seed: Seed, apart: bool = False
+) -> np.ndarray:
+    """Apply a transform to an image h x w x C or a label h x w. `apart`: to each channel as a grey
+    image, with the same random numbers."""
     tensor = torch.from_numpy(array.copy())
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed every GPU, and is slower.
         torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         if array.ndim == 2:
             return transform(tv_tensors.Mask(tensor)).contiguous().numpy()
-        pixels = transform(tv_tensors.Image(tensor.permute(2, 0, 1)))
+        pixels = tensor.permute(2, 0, 1)
+        if apart:
+            pixels = transform(tv_tensors.Image(pixels[:, None]))[:, 0]
+        else:
+            pixels = transform(tv_tensors.Image(pixels))
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())

@@ -258,7 +258,7 @@ def _inspect(pair: Pair, config: DataConfig) -> PairCheck:
         return PairCheck(size_mismatch(pair.image, image.shape, pair.mask, known.shape))
     any_known = bool(known.any() if valid is None else (known & valid).any())
     differ = _orientations_differ(pair, image.shape[0] == image.shape[1])
-    return PairCheck("", image.shape[:2], differ, any_known, tuple(stats), edges(image))
+    return PairCheck("", image.shape[:2], differ, any_known, tuple(stats), edges(image[..., :3]))
 
 
 def _orientations_differ(pair: Pair, square: bool) -> bool:

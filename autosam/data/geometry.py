@@ -36,9 +36,13 @@ def content_size(height: int, width: int, size: int, geometry: str) -> tuple[int
 
 
 def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize an image, uint8 H x W x 3, to h x w; antialiased bilinear as in `segment_anything`."""
+    """Resize an image, uint8 H x W x C, to h x w; antialiased bilinear as in `segment_anything`."""
     if image.shape[:2] == shape:
         return image
+    if image.shape[2] != 3:  # one by one, which gives the same
+        bands = [Image.fromarray(image[..., i]) for i in range(image.shape[2])]
+        fitted = [band.resize(shape[::-1], Image.Resampling.BILINEAR) for band in bands]
+        return np.dstack([np.asarray(band) for band in fitted])
     return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
 
 
@@ -50,7 +54,7 @@ def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:
-    """Pad h x w (x 3) with zeros at the bottom and right to size x size (x 3)."""
+    """Pad h x w (x C) with zeros at the bottom and right to size x size (x C)."""
     height, width = array.shape[:2]
     extra = [(0, size - height), (0, size - width)] + [(0, 0)] * (array.ndim - 2)
     return np.pad(array, extra)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,7 @@ from autosam.data.readers.stretch import (
     Window,
     percentile_window,
     stretch,
+    stretch_bands,
     subsample,
     to_rgb,
 )
@@ -54,7 +55,7 @@ def require_file(path: Path) -> None:
 def open_raster(
     source: Path | bytes,
     name: str,
-    bands: tuple[int, int, int] | None = None,
+    bands: tuple[int, ...] | None = None,
     limit: bool = True,
 ) -> Raster:
     """Open an image file, with the reader chosen by its content.
@@ -62,7 +63,7 @@ def open_raster(
     Args:
         source: the file, or its content.
         name: for messages.
-        bands: TIFF: the bands (from 1) to use as red, green and blue.
+        bands: TIFF: the bands (from 1) to use as red, green and blue, and further ones.
         limit: whether TIFFs larger than `MAX_PIXELS` are refused; other formats always are.
 
     Raises:
@@ -116,6 +117,8 @@ class ImageReader:
         bands: whether bands were selected; `window` then applies to 8-bit values, too.
         window: values that map to 0 and 255, in place of the percentiles.
         nodata: stored value of pixels without data, in addition to the file's own.
+        channels: windows of the bands that follow the first three, which become channels of the
+            prompt generator.
     """
 
     def __init__(
@@ -125,8 +128,9 @@ class ImageReader:
         bands: bool = False,
         window: Window | None = None,
         nodata: float | None = None,
+        channels: tuple[Window, ...] = (),
     ) -> None:
-        self.raster, self.name, self.nodata = raster, name, nodata
+        self.raster, self.name, self.nodata, self.channels = raster, name, nodata, channels
         self.shape = raster.shape
         self.bands, self.window, self._limits = bands, window, window
 
@@ -140,8 +144,9 @@ class ImageReader:
             width: number of columns.
 
         Returns:
-            uint8 height x width x 3 RGB, 0 where the image holds no data; and where it holds data,
-            bool height x width (None: everywhere).
+            uint8 height x width x (3 + C): RGB, 0 where the image holds no data, and the C channels
+            of the prompt generator, see `stretch_bands`; and where it holds data, bool height x
+            width (None: everywhere).
 
         Raises:
             DataError: damaged, or a window for an 8-bit image.
@@ -149,6 +154,8 @@ class ImageReader:
         region = (y, x, height, width)
         values, missing = self.raster.colors(region, self.nodata)
         deep = values.dtype != np.uint8
+        bands, no_bands = values[..., 3:], None if missing is None else missing[..., 3:]
+        values, missing = values[..., :3], None if missing is None else missing[..., :3]
         if self.window is not None and not deep and not self.bands:
             raise DataError(
                 f"{self.name}: --data.window is for values of more than 8 bits. Leave it out."
@@ -156,21 +163,41 @@ class ImageReader:
         if deep and self._limits is None:
             whole = (values, missing) if region == (0, 0, *self.shape) else None
             self._limits = self._find_limits(whole)
-        return to_rgb(values, missing, self.name, self._limits)
+        colors, valid = to_rgb(values, missing, self.name, self._limits)
+        if self.channels:
+            channels = stretch_bands(bands, no_bands, self.name, self.channels)
+            colors = np.concatenate([colors, channels], axis=2)
+        return colors, valid
 
     def _find_limits(self, whole: tuple[np.ndarray, np.ndarray | None] | None) -> Window:
-        height, width = self.shape
+        if whole is None:
+            values, missing = self.sample((0, 0, *self.shape))
+            values, missing = values[..., :3], None if missing is None else missing[..., :3]
+        else:
+            values = subsample(whole[0], self.shape)
+            missing = None if whole[1] is None else subsample(whole[1], self.shape)
+        return percentile_window(values, missing, self.name)
+
+    def sample(self, region: Region) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read some rows and columns of a region, see `LIMIT_SIDE`, as stored.
+
+        Args:
+            region: a part of the image.
+
+        Returns:
+            See `Raster.colors`.
+        """
+        top, left, height, width = region
         down = max(1, height // LIMIT_SIDE)
         rows = max(1, BLOCK // max(1, width * down)) * down
         samples, masks = [], []
-        for y in range(0, height, height if whole else rows):
-            values, missing = whole or self.raster.colors(
-                (y, 0, min(rows, height - y), width), self.nodata
-            )
-            samples.append(subsample(values, self.shape))
-            masks.append(None if missing is None else subsample(missing, self.shape))
+        for y in range(0, height, rows):
+            strip = (top + y, left, min(rows, height - y), width)
+            values, missing = self.raster.colors(strip, self.nodata)
+            samples.append(subsample(values, (height, width)))
+            masks.append(None if missing is None else subsample(missing, (height, width)))
         missing = None if masks[0] is None else np.concatenate(cast(list, masks))
-        return percentile_window(np.concatenate(samples), missing, self.name)
+        return np.concatenate(samples), missing
 
     def whole(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Read the whole image, see `part`."""
@@ -341,14 +368,45 @@ class ImageFile:
     window: Window | None = None
     nodata: float | None = None
     """Stored value of pixels without data, in addition to the file's own."""
+    channels: tuple[int, ...] = ()
+    """TIFF: the C bands (from 1) that the prompt generator reads; none: the RGB image."""
+    channel_windows: tuple[Window, ...] = ()
+    """Values of each that map to 0 and 255. None: they are not read."""
 
     def open(self, limit: bool = True) -> ImageReader:
         """Open the file to read regions. `limit`: refuse TIFFs larger than `MAX_PIXELS`."""
-        raster = open_raster(self.path, str(self.path), self.bands, limit)
-        return ImageReader(raster, str(self.path), self.bands is not None, self.window, self.nodata)
+        bands: tuple[int, ...] | None = self.bands
+        if bands is not None and self.channel_windows:
+            bands = (*bands, *self.channels)
+        raster = open_raster(self.path, str(self.path), bands, limit)
+        return ImageReader(
+            raster,
+            str(self.path),
+            bands is not None,
+            self.window,
+            self.nodata,
+            self.channel_windows,
+        )
+
+    def sample_channels(self, region: Region | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read some rows and columns of the bands that the prompt generator reads, as stored.
+
+        Args:
+            region: a part of the image; None: all of it.
+
+        Returns:
+            h x w x C of any dtype, and where they hold no data, bool h x w x C, or None.
+        """
+        raster = open_raster(self.path, str(self.path), self.channels, limit=False)
+        reader = ImageReader(raster, str(self.path), nodata=self.nodata)
+        try:
+            return reader.sample(region or (0, 0, *raster.shape))
+        finally:
+            reader.close()
 
     def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere)."""
+        """uint8 H x W x (3 + C), and where it holds data, bool H x W (None: everywhere), see
+        `ImageReader.part`."""
         reader = self.open()
         try:
             return reader.whole()
@@ -357,10 +415,10 @@ class ImageFile:
 
     def read(self) -> np.ndarray:
         """uint8 H x W x 3 RGB."""
-        return self.read_valid()[0]
+        return replace(self, channel_windows=()).read_valid()[0]
 
     def digest(self) -> str:
-        """Hash of the file, the settings, and the version of its reader."""
+        """Hash of the file, the settings of its RGB image, and the version of its reader."""
         with_nodata = f" {self.nodata}" if self.nodata is not None else ""
         settings = self.bands or self.window or with_nodata
         how = f"{self.bands} {self.window}{with_nodata}" if settings else ""

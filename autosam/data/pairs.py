@@ -18,8 +18,10 @@ SPLITS = ("train", "validation", "test")
 class Pixels(Protocol):
     """An image or mask that can be read. `str` gives its name for messages.
 
-    Optional methods of masks: `stored() -> StoredMask`, with what the file says besides values; and
-    `read_instances() -> Instances`, where it tells touching objects apart.
+    Optional methods of images: `read_valid()`, see there; and `sample_channels()`, with some stored
+    values of the bands that the prompt generator reads. Of masks: `stored() -> StoredMask`, with
+    what the file says besides values; and `read_instances() -> Instances`, where it tells touching
+    objects apart.
     """
 
     @property
@@ -42,7 +44,8 @@ def read_valid(pixels: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
     """Read an image.
 
     Returns:
-        uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere).
+        uint8 H x W x (3 + C): RGB, and the C channels that the prompt generator reads in place of
+        it (none: C = 0); and where it holds data, bool H x W (None: everywhere).
     """
     read = getattr(pixels, "read_valid", None)
     return (pixels.read(), None) if read is None else read()

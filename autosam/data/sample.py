@@ -79,7 +79,7 @@ def copy_seed(record: int, copy: int) -> Seed | None:
 def place(
     array: np.ndarray, size: int, geometry: str, augment: Augment | None, seed: Seed | None
 ) -> np.ndarray:
-    """Resize an image (H x W x 3) or label (H x W) to its size inside a square, and augment it.
+    """Resize an image (H x W x C) or label (H x W) to its size inside a square, and augment it.
 
     Args:
         array: uint8, or a label.
@@ -89,7 +89,7 @@ def place(
         seed: its seed words; None: no augmentation.
 
     Returns:
-        h x w (x 3), not padded.
+        h x w (x C), not padded.
     """
     content = content_size(array.shape[0], array.shape[1], size, geometry)
     small = resize_image(array, content) if array.ndim == 3 else resize_label(array, content)
@@ -97,14 +97,15 @@ def place(
 
 
 def square(image: np.ndarray, size: int) -> torch.Tensor:
-    """Pad an image, uint8 h x w x 3, at the bottom and right; uint8 3 x size x size."""
+    """Pad an image, uint8 h x w x C, at the bottom and right; uint8 C x size x size."""
     return torch.from_numpy(np.ascontiguousarray(pad(image, size).transpose(2, 0, 1)))
 
 
 def for_sam(image: np.ndarray, input_spec: InputSpec) -> np.ndarray:
-    """What the SAM input is made of: the image, uint8 H x W x 3, with stretched channels if the
-    input spec says so."""
-    return stretch_channels(image) if input_spec.stretch else image
+    """What the SAM input is made of: the RGB image, uint8 H x W x 3 of H x W x (3 + C), stretched
+    if the input spec says so."""
+    colors = image[..., :3]
+    return stretch_channels(colors) if input_spec.stretch else colors
 
 
 def make_sample(
@@ -122,7 +123,7 @@ def make_sample(
 
     Args:
         name: for messages and files.
-        image: uint8 H x W x 3 RGB.
+        image: uint8 H x W x (3 + C), see `read_valid`.
         input_spec: the sizes.
         label: H x W, see `autosam.data.labels`.
         num_classes: K.
@@ -135,11 +136,14 @@ def make_sample(
     augment, seed, fixed = visit.augment, visit.seed, visit.fixed
     where = seed if fixed is None else copy_seed(*fixed)
     geometry, side = input_spec.geometry, input_spec.image_size
-    generator_input = place(image, input_spec.generator_size, geometry, augment, where)
+    is_rgb = image.shape[2] == 3
+    shown = image if is_rgb else image[..., 3:]
+    generator_input = place(shown, input_spec.generator_size, geometry, augment, where)
     if augment is not None:
-        generator_input = augment.recolour(generator_input, seed)
+        generator_input = augment.recolour(generator_input, seed, is_rgb)
     sam_input = None
     alike = fixed is None and input_spec.generator_size == side and not input_spec.stretch
+    alike = alike and is_rgb
     if input_spec.needs_image and alike:
         sam_input = generator_input
     elif input_spec.needs_image:

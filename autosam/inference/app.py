@@ -84,7 +84,7 @@ def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> Memory
             "million."
         )
     image, valid = read_valid(image_file(path, predictor.loaded.config.data))
-    return MemoryImage(image, path.name, valid=valid)
+    return MemoryImage.of(image, path.name, valid)
 
 
 def segment(

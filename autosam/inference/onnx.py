@@ -17,7 +17,7 @@ from torch import nn
 
 from autosam.config.commands import ExportConfig
 from autosam.data.instances import label_of
-from autosam.data.pairs import Pixels
+from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.memory import MemoryImage
 from autosam.data.tiles import cut, tile_regions
 from autosam.errors import CheckpointError, ConfigError
@@ -83,7 +83,7 @@ def export(config: ExportConfig) -> Exported:
             "or head."
         )
     images = readable(find_images(config, predictor), config.count)
-    first = images[0].read()
+    first = read_valid(images[0])[0]
     make_folder(output.parent)
     if predictor.by_object:
         return export_objects(predictor, images, config)
@@ -156,7 +156,8 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
     """
     output, segmenter, tile = Path(config.output), predictor.segmenter, predictor.tile
     if tile is not None:  # the files see one tile; objects of several are joined elsewhere
-        images = [MemoryImage(image.read()[:tile, :tile].copy(), str(image)) for image in images]
+        corners = [(read_valid(image)[0][:tile, :tile].copy(), str(image)) for image in images]
+        images = [MemoryImage.of(corner, name, None) for corner, name in corners]
     if output.suffix.lower() != ".onnx" or config.precision != "fp32":
         raise ConfigError(
             f"--output {output}, --precision {config.precision}: a run that draws objects one by "
@@ -171,7 +172,7 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         files = ObjectFiles.of(Path(folder) / output.name)
         print("tracing ...")
-        tensors = write_maps(segmenter, images[0].read(), files.maps)
+        tensors = write_maps(segmenter, read_valid(images[0])[0], files.maps)
         write_draw(segmenter, tensors, files.draw)
         maps, draw = open_session(files.maps), open_session(files.draw)
 
@@ -210,7 +211,7 @@ def trace(predictor: Predictor, image: np.ndarray) -> torch.export.ExportedProgr
 
     Args:
         predictor: the run.
-        image: an example, uint8 H x W x 3.
+        image: an example, uint8 H x W x (3 + C).
 
     Returns:
         The program, without stack traces.

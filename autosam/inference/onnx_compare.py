@@ -16,15 +16,16 @@ from rich.table import Table
 
 from autosam.config.commands import ExportConfig
 from autosam.data.layouts import load_splits
-from autosam.data.pairs import Pixels
+from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.files import image_file
+from autosam.data.readers.memory import MemoryImage
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inference.onnx_graph import MAX_SIDE, MIN_SIDE, OPSET
 from autosam.inference.predictor import Predictor
 from autosam.inference.sources import find_sources
 
 Runner = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""An exported file as a function: uint8 H x W x 3 -> mask and logits, see `Graph`."""
+"""An exported file as a function: uint8 H x W x (3 + C) -> mask and logits, see `Graph`."""
 
 
 @dataclass
@@ -138,11 +139,15 @@ def compare(run: Runner, predictor: Predictor, images: list[Pixels], output: Pat
         return result
 
     for number, source in enumerate(track(images, "comparing")):
-        image = source.read()
+        image = read_valid(source)[0]
         if number % 2:
             image = np.ascontiguousarray(np.rot90(image))
         mask, logits = timed(run, image, seconds)
-        expected = timed(predictor, image, torch_seconds)
+        expected = timed(
+            lambda values: predictor(MemoryImage.of(values, "the image", None)),
+            image,
+            torch_seconds,
+        )
         numbers = np.arange(1, len(logits) + 1)[:, None, None]
         multiclass = exclusive and len(logits) > 1
         masks = mask[None] == numbers if multiclass else mask.reshape(logits.shape) > 0

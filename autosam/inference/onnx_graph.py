@@ -54,7 +54,7 @@ class Graph(nn.Module):
         """Segment an image.
 
         Args:
-            image: uint8 H x W x 3, RGB.
+            image: uint8 H x W x (3 + C): RGB, and the C channels of the prompt generator.
 
         Returns:
             mask: uint8. One class: H x W, 0 and 255. Several exclusive classes: H x W, 0 to K.
@@ -85,7 +85,7 @@ class Graph(nn.Module):
 
 
 def prepare(image: Tensor, input_spec: InputSpec) -> tuple[Batch, tuple[Tensor, Tensor]]:
-    """Resize and pad an image, uint8 H x W x 3, to the inputs of a segmenter.
+    """Resize and pad an image, uint8 H x W x (3 + C), to the inputs of a segmenter.
 
     Returns:
         The batch of this image; rows and columns of the S x S square that hold it, float64 scalars.
@@ -96,7 +96,7 @@ def prepare(image: Tensor, input_spec: InputSpec) -> tuple[Batch, tuple[Tensor, 
     sides = [torch.full((), side, dtype=torch.float64) for side in (height, width)]
 
     def fitted(pixels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Resize and pad: uint8 1 x 3 x size x size, and the content size int64 1 x 2."""
+        """Resize and pad: uint8 1 x C x size x size, and the content size int64 1 x 2."""
         rows, columns = content_sizes(sides[0], sides[1], size, input_spec.geometry)
         wide = pixels @ resize_matrix(width, columns, size).T
         wide = (wide + 0.5).floor()  # rounds as Pillow does
@@ -104,7 +104,9 @@ def prepare(image: Tensor, input_spec: InputSpec) -> tuple[Batch, tuple[Tensor, 
         valid = torch.stack([rows, columns]).long()
         return square.clamp(0, 255).to(torch.uint8)[None], valid[None]
 
-    generator_input, generator_valid = fitted(pixels, input_spec.generator_size)
+    shown = pixels if image.shape[2] == 3 else pixels[3:]
+    generator_input, generator_valid = fitted(shown, input_spec.generator_size)
+    pixels = pixels[:3]
     sam_input, sam_valid = None, generator_valid
     if input_spec.needs_image:
         if input_spec.stretch:

@@ -182,11 +182,26 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             f"or H x W x 3, a tensor 3 x H x W, or a list of these.{hint}"
         )
 
+    def _read(self, image: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `read_valid`.
+
+        Raises:
+            DataError: it lacks the channels that the prompt generator reads.
+        """
+        values, valid = read_valid(image)
+        data = self.loaded.config.data
+        if data.generator_channels is not None and values.shape[2] == 3:
+            wanted = "a TIFF file, of which it reads --data.generator_bands"
+            if data.slices > 1:
+                wanted = f"a volume, of which it reads {data.slices} slices at a time"
+            raise DataError(f"{image}: cannot be segmented by this run. Give the path of {wanted}.")
+        return values, valid
+
     @torch.no_grad()
     def _segment(self, sources: list[Pixels]) -> list[torch.Tensor]:
         """Compute the logits of each image, float K x H x W."""
         config, input_spec = self.loaded.config, self.segmenter.input_spec
-        images, valid = zip(*(read_valid(source) for source in sources), strict=True)
+        images, valid = zip(*map(self._read, sources), strict=True)
         rough = config.color_prior
         priors = [None if rough is None else color_prior_mask(one, rough) for one in sources]
         sums: list[torch.Tensor | float] = [0.0] * len(images)
@@ -214,7 +229,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     def _decisions(self, sources: list[Pixels], least: float = THRESHOLDS[0]) -> list[Decide]:
         """Find the objects of each image, see `predict_instances`."""
         config, input_spec = self.loaded.config, self.segmenter.input_spec
-        images, valid = zip(*(read_valid(source) for source in sources), strict=True)
+        images, valid = zip(*map(self._read, sources), strict=True)
         samples = []
         for source, image, known in zip(sources, images, valid, strict=True):
             rough = config.color_prior
@@ -265,7 +280,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             DataError: the image cannot be read.
         """
         pixels = self._pixels(image)
-        colors, valid = read_valid(pixels)
+        colors, valid = self._read(pixels)
         sample = make_tiles(str(pixels), colors, self.segmenter.input_spec, self.tile)
         batch = Batch.collate([sample]).to(self.device)
         if self.by_object:

@@ -98,13 +98,13 @@ def segment_tiles(
     def tiles() -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
         for region in tile_regions((height, width), size, overlap):
             part, valid = pixels.part(*region)
-            # The fourth channel says which pixels hold data.
-            fourth = np.ones(part.shape[:2], np.uint8) if valid is None else valid
-            yield torch.from_numpy(np.dstack([part, fourth])).permute(2, 0, 1)[None], region[:2]
+            # The last channel says which pixels hold data.
+            last = np.ones(part.shape[:2], np.uint8) if valid is None else valid
+            yield torch.from_numpy(np.dstack([part, last])).permute(2, 0, 1)[None], region[:2]
 
     def network(batch: torch.Tensor) -> torch.Tensor:
         arrays = [np.ascontiguousarray(tile.permute(1, 2, 0).numpy()) for tile in batch]
-        images = [MemoryImage(a[..., :3], valid=a[..., 3] > 0) for a in arrays]
+        images = [MemoryImage.of(a[..., :-1], "a tile", a[..., -1] > 0) for a in arrays]
         return torch.stack([torch.from_numpy(one.logits) for one in predictor(images)])
 
     shape = (1, predictor.segmenter.num_classes, height, width)

@@ -169,10 +169,7 @@ def write_nifti(
         DataError: the volume cannot be read.
     """
     data = predictor.loaded.config.data
-    slices = [
-        Slice(source.path, data.axis, i, window=data.window, nodata=data.nodata)
-        for i in range(shape_of(source.path)[data.axis])
-    ]
+    slices = [Slice.image(source.path, i, data) for i in range(shape_of(source.path)[data.axis])]
     masks, rows = [], []
     for i, found in enumerate(predictor.stream(slices)):
         masks.append(list(mask_arrays(found, data)))

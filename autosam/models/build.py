@@ -60,7 +60,8 @@ def build_segmenter(
         )
     if not composition.uses_sam:
         blocks = 1 if "backbone" in composition.trainable else PROBED_BLOCKS
-        head = PlainHead(model, classes, backbone_weights, blocks)
+        channels = config.data.generator_channels
+        head = PlainHead(model, classes, backbone_weights, blocks, channels)
         parts = [module for part in composition.trainable for module in PLAIN_PARTS[part](head)]
         return PlainSegmenter(head, parts)
     with torch.random.fork_rng(devices=[]):  # the same prompter for every SAM
@@ -112,10 +113,11 @@ def build_prompter(config: Config, sam: Sam, backbone_weights: str | None = None
         backbone_weights: see `build_segmenter`.
     """
     kind, classes = RUNS[config.run].prompter, config.data.num_classes
+    channels = config.data.generator_channels
     if config.finds_objects:
-        return InstancePrompter(config.model, classes, sam, backbone_weights)
+        return InstancePrompter(config.model, classes, sam, backbone_weights, channels)
     if kind == "learned":
-        return PromptGenerator(config.model, classes, sam, backbone_weights)
+        return PromptGenerator(config.model, classes, sam, backbone_weights, channels)
     if kind == "grid":
         return GridPrompter(classes, config.prompt.grid)
     if kind == "none":

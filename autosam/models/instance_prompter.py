@@ -72,23 +72,29 @@ class InstancePrompter(PromptGenerator):
         config: see `PromptGenerator`; and what prompts an object (`object_prompt`).
         num_classes: K.
         sam: supplies C, (h, w), S and the levels.
-        weights: see `PromptGenerator`.
+        weights, channels: see `PromptGenerator`.
     """
 
     reads = "objects"
 
     def __init__(
-        self, config: ModelConfig, num_classes: int, sam: Sam, weights: str | None = None
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        sam: Sam,
+        weights: str | None = None,
+        channels: int | None = None,
     ) -> None:
-        super().__init__(config, 1, sam, weights)  # the maps are shared by objects of all classes
+        # The maps are shared by objects of all classes.
+        super().__init__(config, 1, sam, weights, channels)
         assert self.neck is not None
-        channels, map_size = self.neck.channels, config.input_size // self.neck.stride
+        width, map_size = self.neck.channels, config.input_size // self.neck.stride
         self.classes, self.kinds = num_classes, config.object_prompt.split("+")
         size = 4 * sam.grid[0], 4 * sam.grid[1]
-        self.center = HighResHead(channels, map_size, 1, num_classes, size)
+        self.center = HighResHead(width, map_size, 1, num_classes, size)
         nn.init.constant_(cast(Tensor, self.center.project.bias), -3.0)  # few peaks at first
         with_tokens = "tokens" in self.kinds
-        self.objects = ObjectHead(channels, sam.width, sam.spec.image_size, with_tokens)
+        self.objects = ObjectHead(width, sam.width, sam.spec.image_size, with_tokens)
 
     def maps(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> ObjectMaps:
         """What the prompts of all objects are made from.

@@ -26,14 +26,14 @@ def normalise(
     the image, too.
 
     Args:
-        images: uint8 B x 3 x S x S, RGB. Float tensors are refused, as they may be normalised.
+        images: uint8 B x C x S x S. Float tensors are refused, as they may be normalised.
         valid: int64 B x 2, rows and columns that hold image.
         mean: per channel, in units of 0..255. None (with `std`): each image is stretched to
             0..1 by the least and the largest value it holds, as MedSAM does.
         std: per channel, in units of 0..255.
 
     Returns:
-        float32 B x 3 x S x S.
+        float32 B x C x S x S.
 
     Raises:
         TypeError: `images` is not uint8.
@@ -48,8 +48,8 @@ def normalise(
         high = torch.where(content, images, 0).amax((1, 2, 3), keepdim=True).float()
         mean_, std_ = low, (high - low).clamp(min=1)  # an image of one value becomes 0
     else:
-        mean_ = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-        std_ = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+        mean_ = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
+        std_ = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
     # Channels last: convolutions on a CPU, depthwise ones above all, run up to three times faster.
     pixels = images.float().contiguous(memory_format=torch.channels_last)
     return (pixels - mean_) / std_ * content

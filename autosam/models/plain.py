@@ -16,7 +16,7 @@ from autosam.types import Batch, InputSpec, Prompt
 
 
 class PlainHead(nn.Module):
-    """uint8 B x 3 x G x G -> logits float B x K x G/2 x G/2.
+    """uint8 B x C x G x G -> logits float B x K x G/2 x G/2.
 
     Backbone, neck and input equal those of the prompt generator, so runs differ in SAM alone.
 
@@ -24,16 +24,25 @@ class PlainHead(nn.Module):
         config: backbone, neck and G.
         num_classes: K.
         weights: see `Backbone`; None: as in `config`.
-        blocks: see `Backbone`.
+        blocks, channels: see `Backbone`.
     """
 
     def __init__(
-        self, config: ModelConfig, num_classes: int, weights: str | None = None, blocks: int = 1
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        weights: str | None = None,
+        blocks: int = 1,
+        channels: int | None = None,
     ) -> None:
         super().__init__()
         self.input_size, self.mask_size = config.input_size, config.input_size // 2
         self.backbone = Backbone(
-            config.backbone, weights or config.backbone_weights, config.input_size, blocks
+            config.backbone,
+            weights or config.backbone_weights,
+            config.input_size,
+            blocks,
+            channels,
         )
         self.neck = Neck(self.backbone.channels, self.backbone.strides, config.width)
         self.block = conv_block(self.neck.channels, 32)

@@ -164,10 +164,16 @@ class PromptGenerator(Prompter):
         num_classes: K prompts for each image.
         sam: supplies C, (h, w) and the levels.
         weights: see `Backbone`; None: as in `config`.
+        channels: see `Backbone`.
     """
 
     def __init__(
-        self, config: ModelConfig, num_classes: int, sam: Sam, weights: str | None = None
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        sam: Sam,
+        weights: str | None = None,
+        channels: int | None = None,
     ) -> None:
         super().__init__(num_classes)
         kinds, width, grid = config.prompt_kinds, sam.width, sam.grid
@@ -175,7 +181,10 @@ class PromptGenerator(Prompter):
         level_channels, strides = [], []
         if config.backbone != "none":
             self.backbone = Backbone(
-                config.backbone, weights or config.backbone_weights, config.input_size
+                config.backbone,
+                weights or config.backbone_weights,
+                config.input_size,
+                channels=channels,
             )
             level_channels, strides = self.backbone.channels, self.backbone.strides
         if config.sam_features != "none":
@@ -184,19 +193,19 @@ class PromptGenerator(Prompter):
         self.neck = self.dense = self.high_res = self.gate = self.sparse = None
         if "dense" in kinds or "high_res" in kinds:
             self.neck = Neck(level_channels, strides, config.width)
-            channels, map_size = self.neck.channels, config.input_size // self.neck.stride
+            neck, map_size = self.neck.channels, config.input_size // self.neck.stride
         if "dense" in kinds:
-            self.dense = DenseHead(channels, map_size, num_classes, width, grid)
+            self.dense = DenseHead(neck, map_size, num_classes, width, grid)
         if "sparse" in kinds:
             self.sparse = SparseHead(level_channels[-1], num_classes, config.sparse_tokens, width)
         if "high_res" in kinds:
             self.high_res = nn.ModuleList(
-                HighResHead(channels, map_size, num_classes, *level)
+                HighResHead(neck, map_size, num_classes, *level)
                 for level in high_res_shapes(width, grid)
             )
         if "high_res" in kinds and config.gate:
             sizes = [(scale * grid[0], scale * grid[1]) for scale in sam.scales]
-            self.gate = ImageGate(channels, num_classes, sizes)
+            self.gate = ImageGate(neck, num_classes, sizes)
 
     def forward(self, batch: Batch, embedding: ImageEmbedding | None, sam: Sam) -> Prompt:
         """See `Prompter.forward`."""

@@ -12,6 +12,7 @@ from autosam.config import RUNS, Config
 from autosam.data.augment import Augment, build_augment
 from autosam.data.checks import check_splits
 from autosam.data.dataset import PairDataset, Prompting, cropping_of, largest_batch
+from autosam.data.generator_windows import measured
 from autosam.data.layouts import load_splits
 from autosam.data.loaders import (
     Data,
@@ -31,7 +32,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
     """Find and check the files, and open a data set for each split. Warnings are logged.
 
     Args:
-        config: the run.
+        config: the run; `data.generator_window` is set if it must be measured.
         input_spec: input spec of the segmenter.
         copies: number of augmented copies of each training image, if embeddings are cached;
             validation and test images then have one. 0 without a cache.
@@ -42,7 +43,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
     Raises:
         ConfigError, DataError: see `load_splits` and `check_splits`.
     """
-    splits = load_splits(config.data)
+    config.data, splits = measured(config.data, load_splits(config.data))
     report = check_splits(splits, config.data)
     log.info(
         "%s", ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items()) + " images"

@@ -98,7 +98,7 @@ def _pairs(folder: Path, config: DataConfig) -> list[Pair]:
         found += [
             Pair(
                 f"{name}-{i:0{width}d}",
-                Slice(path, config.axis, i, window=config.window, nodata=config.nodata),
+                Slice.image(path, i, config),
                 Slice(mask, config.axis, i, mask=True),
                 group=name,
             )

@@ -14,4 +14,6 @@ def image_file(path: Path, config: DataConfig) -> Pixels:
     """An image file with the reading settings applied: DICOM, or any format of `read_image`."""
     if is_dicom(path):
         return DicomImage(path, config.window, config.nodata)
-    return ImageFile(path, config.bands, config.window, config.nodata)
+    bands = config.generator_bands if isinstance(config.generator_bands, list) else ()
+    windows = tuple((low, high) for low, high in config.generator_window or ())
+    return ImageFile(path, config.bands, config.window, config.nodata, tuple(bands), windows)

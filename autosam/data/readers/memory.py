@@ -58,6 +58,8 @@ class MemoryImage:
     """Value of pixels without data."""
     valid: np.ndarray | None = None
     """bool H x W: where an array holds data; None: everywhere."""
+    channels: np.ndarray | None = None
+    """uint8 H x W x C: what the prompt generator reads; None: the RGB image."""
 
     def __post_init__(self) -> None:
         """Convert subclasses of `np.ndarray` to plain arrays; masked pixels hold no data."""
@@ -80,11 +82,16 @@ class MemoryImage:
         """Read the image.
 
         Returns:
-            uint8 H x W x 3 RGB, and where it holds data, bool H x W (None: everywhere).
+            uint8 H x W x (3 + C), and where it holds data, bool H x W (None: everywhere).
 
         Raises:
             DataError: a shape or dtype that is not supported, or floats outside 0 to 1.
         """
+        colors, valid = self._rgb()
+        return colors if self.channels is None else np.dstack([colors, self.channels]), valid
+
+    def _rgb(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The RGB image, and where it holds data."""
         if isinstance(self.values, Image.Image):
             raster = PlainImage.of(self.values, self.name)
             return ImageReader(raster, self.name, False, self.window, self.nodata).whole()
@@ -104,7 +111,7 @@ class MemoryImage:
         Raises:
             DataError: see `read_valid`.
         """
-        return self.read_valid()[0]
+        return self._rgb()[0]
 
     def _colors(self, values: np.ndarray) -> np.ndarray:
         """H x W x C, C 1 or 3."""
@@ -143,6 +150,18 @@ class MemoryImage:
                 "to 255. Pass the image before it is normalized."
             )
         return (colors.astype(np.float64) * 255).round().astype(np.uint8)
+
+    @classmethod
+    def of(cls, image: np.ndarray, name: str, valid: np.ndarray | None) -> MemoryImage:
+        """An image that was read, see `read_valid`.
+
+        Args:
+            image: uint8 H x W x (3 + C).
+            name: for messages.
+            valid: where it holds data, bool H x W; None: everywhere.
+        """
+        channels = image[..., 3:] if image.shape[2] > 3 else None
+        return cls(image[..., :3], name, valid=valid, channels=channels)
 
     def digest(self) -> str:
         return hashlib.sha256(self.read().tobytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,41 @@ def stretch(
     if missing is not None:
         numbers = np.where(missing, low, numbers)
     return np.clip((numbers - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
+
+
+def stretch_bands(
+    values: np.ndarray, missing: np.ndarray | None, name: Path | str, windows: Sequence[Window]
+) -> np.ndarray:
+    """Convert bands linearly to uint8, each by its own window.
+
+    Args:
+        values: h x w x C, numbers of any type.
+        missing: bool h x w x C, or None. Missing values become 128, the middle of the window.
+        name: for messages.
+        windows: C of them.
+
+    Raises:
+        DataError: NaN or infinite values.
+    """
+    bands = []
+    for band, window in enumerate(windows):
+        hidden = None if missing is None else missing[..., band]
+        found = stretch(values[..., band], name, window, hidden)
+        bands.append(found if hidden is None else np.where(hidden, np.uint8(128), found))
+    return np.stack(bands, axis=2)
+
+
+def standard_window(values: np.ndarray) -> Window:
+    """The mean of values, plus and minus three of their standard deviations. Values beyond the 0.1
+    and 99.9 percentiles count as these.
+
+    Args:
+        values: numbers, at least one.
+    """
+    known = np.asarray(values, np.float64)
+    known = known.clip(*np.percentile(known, (0.1, 99.9)))
+    reach = max(3 * float(known.std()), 1e-6)
+    return float(known.mean()) - reach, float(known.mean()) + reach
 
 
 def stretch_channels(image: np.ndarray) -> np.ndarray:

