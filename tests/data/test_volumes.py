@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import miniature
 import numpy as np
 import pytest
 from helpers import tiny_config
+from PIL import Image
 
 from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.layouts import load_pairs, load_splits
-from autosam.data.pairs import SPLITS
+from autosam.data.pairs import SPLITS, read_valid
 from autosam.data.readers.volumes import Slice
 from autosam.errors import DataError
 from autosam.inference.predictor import load
@@ -189,3 +191,47 @@ def test_volumes_from_training_to_masks_as_volumes(tmp_path: Path, tiny_file: Pa
     settings.overwrite = True
     with pytest.raises(DataError, match=r"1 of 2 could not be read"):
         predict(settings)
+
+
+def test_neighbouring_slices_are_channels(tmp_path: Path) -> None:
+    """As nibabel reads them; the first and the last slice are repeated."""
+    nibabel = pytest.importorskip("nibabel")
+    root = miniature.volumes(tmp_path)
+    settings = {"layout": "volumes", "root": str(root), "window": (-400, 620)}
+    pairs = {pair.name: pair.image for pair in load_pairs(DataConfig(**settings, slices=5))}
+    values = np.asarray(nibabel.load(root / "images/case1.nii.gz").dataobj).astype(np.float64)
+    greys = ((values + 400) / 1020 * 255).clip(0, 255).round()
+    for index, places in ((0, (0, 0, 0, 1, 2)), (2, (0, 1, 2, 3, 4)), (4, (2, 3, 4, 4, 4))):
+        image = pairs[f"case1-{index}"]
+        found, _ = read_valid(image)
+        assert found.shape == (40, 56, 8)
+        for channel, place in enumerate(places):
+            assert np.array_equal(found[..., 3 + channel], greys[..., place].T)
+        assert np.array_equal(image.read(), np.repeat(greys[..., index].T[..., None], 3, 2))
+    alone = load_pairs(DataConfig(**settings))[7].image
+    assert alone.digest() == pairs["case1-2"].digest()  # the embedding is SAM's alone
+
+
+def test_a_run_on_neighbouring_slices(tmp_path: Path, tiny_file: Path) -> None:
+    """Masks of a predicted volume have the Dice of training; an image without neighbours is
+    refused."""
+    nibabel = pytest.importorskip("nibabel")
+    root = miniature.volumes(tmp_path / "data")
+    flags = ("--data.layout=volumes", f"--data.root={root}", "--data.window=[-400,620]")
+    more = ("--data.slices=3", "--train.epochs=2", f"--output={tmp_path / 'run'}")
+    run = train(tiny_config(tiny_file, *flags, *more)).folder
+    rows = list(csv.DictReader((run / "test_scores.csv").open()))
+    volume = rows[0]["image"].rpartition("-")[0]
+    file = next((root / "images").glob(f"{volume}.*"))
+    predict(PredictConfig(checkpoint=str(run), input=str(file), output=str(tmp_path / "masks")))
+    found = np.asarray(nibabel.load(next((tmp_path / "masks").glob("*.nii*"))).dataobj) > 0
+    truth = np.asarray(nibabel.load(root / f"masks/{volume}.nii.gz").dataobj) > 0
+    for row in rows:
+        name, _, index = row["image"].rpartition("-")
+        if name == volume:
+            one, other = found[..., int(index)], truth[..., int(index)]
+            dice = 2 * (one & other).sum() / max(1, one.sum() + other.sum())
+            assert float(row["dice"]) == pytest.approx(dice, abs=1e-5)
+    Image.fromarray(np.zeros((40, 56), np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="3 slices at a time"):
+        load(run)(tmp_path / "a.png")

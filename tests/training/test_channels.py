@@ -72,11 +72,6 @@ def run(data: Path, tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         return train(config_of(data, tiny_file, output)).folder
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SAMS, "tiny", TINY)
-
-
 def dice_of(run: Path) -> float:
     return float(yaml.safe_load((run / "scores.yaml").read_text())["test"]["dice"])
 
