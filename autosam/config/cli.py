@@ -295,6 +295,8 @@ def require_paths(config: Any) -> None:
         if "missing" not in one.facts or by_name:
             continue
         error, kind = one.facts["missing"]
+        if key in ("data.images", "data.masks") and config.data.layout == "rasters":
+            kind = "file or folder"
         value = value_at(config, key)
         for text in value if isinstance(value, list) else [value or ""]:
             try:

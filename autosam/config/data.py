@@ -12,7 +12,7 @@ MOST_OVERLAPPING = 16
 """Largest K of overlapping classes: labels are bitmasks, which are resized exactly."""
 
 LAYOUT_NAMES = ("folders", "manifest", "coco", "voc", "huggingface", "glas", "monuseg", "polyp",
-                "stamps", "volumes", "objects")  # fmt: skip
+                "stamps", "volumes", "objects", "rasters")  # fmt: skip
 """The keys of `LAYOUTS` in autosam/data/layouts; a test compares them."""
 
 
@@ -34,7 +34,7 @@ class DataConfig:
 
     layout: str = "folders"
     """Layout of the files: folders, manifest, coco, voc, huggingface, glas, monuseg, polyp, stamps,
-    volumes or objects; docs/data.md shows each, docs/extending.md how to add one."""
+    volumes, objects or rasters; docs/data.md shows each, docs/extending.md how to add one."""
     root: str | None = setting(
         None, common=True, path=path_if_exists, resume=True, missing=(DataError, "folder")
     )
@@ -45,15 +45,19 @@ class DataConfig:
     images: str | None = setting(
         None, short="images", path=always_path, resume=True, missing=(DataError, "folder")
     )
-    """Folder of images (instead of `root`; for coco beside `annotations`)."""
+    """Folder of images (instead of `root`; for coco beside `annotations`); for rasters, a TIFF."""
     masks: str | None = setting(
         None, short="masks", path=always_path, resume=True, missing=(DataError, "folder")
     )
-    """Folder of masks; a mask has its image's file name, with any extension."""
+    """Folder of masks; a mask has its image's file name, with any extension. rasters: a TIFF."""
     annotations: str | None = setting(
         None, path=always_path, resume=True, missing=(DataError, "file")
     )
-    """COCO file of the images in `images` (layout coco)."""
+    """COCO file of the images in `images` (layout coco); vector file of polygons (rasters)."""
+    class_column: str | None = None
+    """Column of the vector file with the class of a polygon: a name of `classes`, or 1..K."""
+    block: int = setting(2048, min=64, max=65_536)
+    """Largest side of the blocks that rasters are cut into, pixels; each is an image."""
     mask_suffix: str = ""
     """Suffix of mask names: `_mask` pairs cell1.jpg with cell1_mask.png."""
     image_column: str = "image"
@@ -107,7 +111,8 @@ class DataConfig:
     groups: str | None = setting(None, path=path_if_table, resume=True)
     """Groups that must not be in two splits (patient, slide, camera): a CSV file with the columns
     name and group, or a regular expression whose first bracket matches the group in the name. (A
-    manifest has a column `group`.)"""
+    manifest has a column `group`.) Of GeoTIFFs and rasters also squares of the ground, such as
+    500m, in which images have their centres; of rasters squares of pixels, such as 4096px."""
     folds: int | None = setting(None, min=2, max=1000)
     """k of k-fold cross-validation, with `fold` as the test split."""
     fold: int = setting(0, min=0, max=999)

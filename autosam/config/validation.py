@@ -168,6 +168,11 @@ def check_folders(data: DataConfig) -> None:
     Raises:
         ConfigError: naming the settings.
     """
+    if data.layout == "rasters":
+        check_rasters(data)
+        return
+    if data.class_column:
+        raise ConfigError("--data.class_column: is for --data.layout rasters. Leave it out.")
     partner = "annotations" if data.layout == "coco" else "masks"
     if data.root and (data.images or data.masks or data.annotations):
         raise ConfigError(
@@ -180,6 +185,26 @@ def check_folders(data: DataConfig) -> None:
         raise ConfigError(
             f"--data.{unread}: --data.layout {data.layout} does not read it. Leave it out, or "
             "choose another layout."
+        )
+
+
+def check_rasters(data: DataConfig) -> None:
+    """See `check_folders`, for the layout rasters.
+
+    Raises:
+        ConfigError: naming the settings.
+    """
+    if data.root or not data.images or bool(data.masks) == bool(data.annotations):
+        raise ConfigError(
+            "--data.layout rasters: expected --data.images (a TIFF, or a folder of TIFFs) with "
+            "either --data.annotations (a vector file of polygons) or --data.masks (label TIFFs)."
+        )
+    if data.class_column and data.masks:
+        raise ConfigError("--data.class_column: belongs to --data.annotations. Leave it out.")
+    if data.crop is not None and data.crop > data.block:
+        raise ConfigError(
+            f"--data.crop {data.crop}: is larger than --data.block {data.block}, of which crops "
+            "are parts. Make it smaller, or blocks larger."
         )
 
 
@@ -217,7 +242,7 @@ def check_values(data: DataConfig) -> None:
         )
     if data.instances:
         raise ConfigError("--data.values and --data.instances exclude each other. Leave one out.")
-    if data.layout in ("coco", "monuseg", "stamps"):
+    if data.layout in ("coco", "monuseg", "stamps") or data.annotations:
         raise ConfigError(f"--data.values: layout {data.layout} has no mask values. Leave it out.")
     if data.ignore is not None and any(a <= data.ignore <= b for a, b in ranges):
         raise ConfigError(

@@ -15,7 +15,7 @@ from autosam.data.augment import Augment, Seed
 from autosam.data.checks import size_mismatch
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.instances import label_of, without_objects
-from autosam.data.labels import without
+from autosam.data.labels import known, without
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.sample import (
@@ -28,7 +28,7 @@ from autosam.data.sample import (
     place,
     square,
 )
-from autosam.data.tiles import OVERLAP, cut, draw_crop, image_shape, tile_regions
+from autosam.data.tiles import OVERLAP, draw_crop, image_shape, read_region, tile_regions
 from autosam.errors import DataError
 from autosam.types import Batch, ImageEmbedding, InputSpec, Instances, ObjectPrompts, Region, Sample
 
@@ -163,8 +163,9 @@ class PairDataset(Dataset[Sample]):
         """
         input_spec = self.input_spec
         position, region = self.records[record]
-        image = self.pairs[position].image.read()
-        image = for_sam(image if region is None else cut(image, region), input_spec)
+        source = self.pairs[position].image
+        image = source.read() if region is None else read_region(source, region)[0]
+        image = for_sam(image, input_spec)
         free = visit is not None and not self.copies
         seed = visit if free else copy_seed(record, copy)
         sam_input = place(image, input_spec.image_size, input_spec.geometry, self.augment, seed)
@@ -220,6 +221,46 @@ class PairDataset(Dataset[Sample]):
             instances = without_objects(instances, valid)
         return Opened(pair.name, image, valid, label, self.prior(pair, label.shape), instances)
 
+    def open_crop(self, position: int, region: Region | None, seed: Seed) -> Opened:
+        """Read a crop of a pair; of an image that can be read by region, no other pixels.
+
+        Args:
+            position: of the pair.
+            region: the crop; None: it is drawn.
+            seed: seed words of the draw.
+
+        Raises:
+            DataError: see `open`.
+        """
+        pair = self.pairs[position]
+        if not hasattr(pair.image, "read_part"):
+            opened = self.open(position)
+            return opened.part(region or self._draw(opened.label, seed))
+        label, instances = self.truth(pair)
+        shape = image_shape(pair.image)
+        if shape != label.shape:
+            raise DataError(size_mismatch(pair.image, shape, pair.mask, label.shape))
+        place = region or self._draw(label, seed)
+        image, valid = read_region(pair.image, place)
+        truth = Opened(pair.name, image, valid, label, self.prior(pair, shape), instances)
+        crop = truth.part(place, cut_image=False)
+        if valid is None:
+            return crop
+        if region is None and ((crop.label != 0) & known(crop.label) & ~valid).any():
+            # Foreground without data, which the crop may be centred on: the rest is needed.
+            opened = self.open(position)
+            return opened.part(self._draw(opened.label, seed))
+        crop.label = without(crop.label, valid)
+        if crop.instances is not None:
+            crop.instances = without_objects(crop.instances, valid)
+        return crop
+
+    def _draw(self, label: np.ndarray, seed: Seed) -> Region:
+        """Draw a crop."""
+        assert self.cropping is not None
+        rng = np.random.default_rng([*seed, CROP])
+        return draw_crop(label, self.cropping.size, self.cropping.foreground, rng)
+
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
         seed = (self.seed, epoch, position)
@@ -227,12 +268,8 @@ class PairDataset(Dataset[Sample]):
             return self._sample(self.open(position), position, seed)
         if self.by_crop:
             pair, region = self.records[position]
-            opened = self.open(pair)
-            if not self.copies:
-                rng = np.random.default_rng([*seed, CROP])
-                region = draw_crop(opened.label, self.cropping.size, self.cropping.foreground, rng)
-            assert region is not None
-            return self._sample(opened.part(region), position, seed)
+            crop = self.open_crop(pair, region if self.copies else None, seed)
+            return self._sample(crop, position, seed)
         opened, tiles = self.open(position), []
         for record in self.records_of[position]:
             region = self.records[record][1]

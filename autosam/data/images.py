@@ -10,8 +10,9 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from autosam.data.readers.file_cache import FileCache
 from autosam.data.readers.pillow import PlainImage, plain_size, read_orientation
-from autosam.data.readers.raster import MAX_PIXELS, Raster, StoredMask
+from autosam.data.readers.raster import MAX_PIXELS, Raster, StoredMask, cut
 from autosam.data.readers.sidecars import sidecar_nodata
 from autosam.data.readers.stretch import (
     LIMIT_SIDE,
@@ -33,6 +34,10 @@ __all__ = ["MAX_PIXELS", "StoredMask", "Window", "stretch"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 BLOCK = 2**24
 """Pixels read at a time when the percentiles of an image are computed."""
+CHUNK = 2**22
+"""Bytes read at a time when a file is hashed."""
+_percentiles: FileCache[Window] = FileCache()
+"""Those that images are stretched from."""
 
 
 def require_file(path: Path) -> None:
@@ -119,6 +124,7 @@ class ImageReader:
         nodata: stored value of pixels without data, in addition to the file's own.
         channels: windows of the bands that follow the first three, which become channels of the
             prompt generator.
+        source: the file, whose percentiles are kept for its next reader; None: they are not.
     """
 
     def __init__(
@@ -129,8 +135,10 @@ class ImageReader:
         window: Window | None = None,
         nodata: float | None = None,
         channels: tuple[Window, ...] = (),
+        source: ImageFile | None = None,
     ) -> None:
-        self.raster, self.name, self.nodata, self.channels = raster, name, nodata, channels
+        self.raster, self.name, self.nodata = raster, name, nodata
+        self.channels, self.source = channels, source
         self.shape = raster.shape
         self.bands, self.window, self._limits = bands, window, window
 
@@ -161,15 +169,27 @@ class ImageReader:
                 f"{self.name}: --data.window is for values of more than 8 bits. Leave it out."
             )
         if deep and self._limits is None:
-            whole = (values, missing) if region == (0, 0, *self.shape) else None
-            self._limits = self._find_limits(whole)
+            if region == (0, 0, *self.shape):
+                self._limits = self._find_limits((values, missing))
+                if self.source is not None:
+                    _percentiles.put(self.source.path, self._source_key(), self._limits)
+            elif self.source is not None:
+                key = self._source_key()
+                self._limits = _percentiles.get(self.source.path, key, self._find_limits)
+            else:
+                self._limits = self._find_limits()
         colors, valid = to_rgb(values, missing, self.name, self._limits)
         if self.channels:
             channels = stretch_bands(bands, no_bands, self.name, self.channels)
             colors = np.concatenate([colors, channels], axis=2)
         return colors, valid
 
-    def _find_limits(self, whole: tuple[np.ndarray, np.ndarray | None] | None) -> Window:
+    def _source_key(self) -> ImageFile:
+        """What the percentiles depend on."""
+        assert self.source is not None
+        return replace(self.source, window=None, channels=(), channel_windows=())
+
+    def _find_limits(self, whole: tuple[np.ndarray, np.ndarray | None] | None = None) -> Window:
         if whole is None:
             values, missing = self.sample((0, 0, *self.shape))
             values, missing = values[..., :3], None if missing is None else missing[..., :3]
@@ -189,9 +209,11 @@ class ImageReader:
         """
         top, left, height, width = region
         down = max(1, height // LIMIT_SIDE)
-        rows = max(1, BLOCK // max(1, width * down)) * down
+        step = rows = max(1, BLOCK // max(1, width * down)) * down
+        if isinstance(self.raster, TiffImage) and self.raster.rows_together <= down:
+            step, rows = down, 1  # the rows between are not decoded
         samples, masks = [], []
-        for y in range(0, height, rows):
+        for y in range(0, height, step):
             strip = (top + y, left, min(rows, height - y), width)
             values, missing = self.raster.colors(strip, self.nodata)
             samples.append(subsample(values, (height, width)))
@@ -348,11 +370,18 @@ def digest(path: Path, how: str = "") -> str:
         DataError: the file cannot be read.
     """
     require_file(path)
+    found = hashlib.sha256()
     try:
-        content = path.read_bytes()
-        if content[:4] in MAGIC and (value := sidecar_nodata(path)) is not None:
+        with open(path, "rb") as file:
+            first = file.read(CHUNK)
+            part = first
+            while part:
+                found.update(part)
+                part = file.read(CHUNK)
+        if first[:4] in MAGIC and (value := sidecar_nodata(path)) is not None:
             how += f" nodata {value}"
-        return hashlib.sha256(content + (how + _reader_version(content)).encode()).hexdigest()
+        found.update((how + _reader_version(first)).encode())
+        return found.hexdigest()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}). Replace or remove it."
@@ -386,6 +415,7 @@ class ImageFile:
             self.window,
             self.nodata,
             self.channel_windows,
+            self,
         )
 
     def sample_channels(self, region: Region | None = None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -410,6 +440,22 @@ class ImageFile:
         reader = self.open()
         try:
             return reader.whole()
+        finally:
+            reader.close()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H, W. Pixels are not decoded."""
+        return image_size(self.path)
+
+    def read_part(self, region: Region) -> tuple[np.ndarray, np.ndarray | None]:
+        """A region of what `read_valid` returns. Of a TIFF of any size, nothing else is decoded."""
+        reader = self.open(limit=False)
+        try:
+            if isinstance(reader.raster, TiffImage):
+                return reader.part(*region)
+            image, valid = reader.whole()
+            return cut(image, region), None if valid is None else cut(valid, region)
         finally:
             reader.close()
 

@@ -59,12 +59,18 @@ class Opened:
     prior: np.ndarray | None
     instances: Instances | None
 
-    def part(self, region: Region) -> Opened:
-        """A region of the image; objects that it cuts stay one."""
+    def part(self, region: Region, cut_image: bool = True) -> Opened:
+        """A region of the image; objects that it cuts stay one.
+
+        Args:
+            region: in pixels of the truth.
+            cut_image: False where `image` and `valid` hold the region alone.
+        """
+        valid = cut(self.valid, region) if cut_image and self.valid is not None else self.valid
         return Opened(
             self.name,
-            cut(self.image, region),
-            None if self.valid is None else cut(self.valid, region),
+            cut(self.image, region) if cut_image else self.image,
+            valid,
             cut(self.label, region),
             None if self.prior is None else cut(self.prior, region),
             None if self.instances is None else change(self.instances, lambda i: cut(i, region)),

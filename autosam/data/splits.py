@@ -14,6 +14,7 @@ import numpy as np
 from autosam.config import DataConfig
 from autosam.data.checks import check_pairs
 from autosam.data.labels import known
+from autosam.data.locations import SQUARE, squares_of
 from autosam.data.pairs import SPLITS, Pair, Splits, distinct
 from autosam.data.partition import make_folds, partition
 from autosam.data.tables import csv_rows
@@ -116,12 +117,13 @@ def first_drawn(pairs: list[Pair], count: int | None, seed: list[int]) -> list[P
 
 
 def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
-    """Set the group of each pair, from a table or by a regular expression.
+    """Set the group of each pair, from a table, by a regular expression or by location.
 
     Args:
         pairs: images and masks.
-        groups: a .csv file with the columns name and group, or a regular expression whose first
-            bracket matches the group in the name; None: unchanged.
+        groups: a .csv file with the columns name and group, a regular expression whose first
+            bracket matches the group in the name, or the side of squares, see `squares_of`; None:
+            unchanged.
 
     Raises:
         ConfigError: a missing file, missing columns, or an invalid expression.
@@ -140,6 +142,8 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
                 "and a line for each image."
             )
         found = _look_up(_table(groups, rows), pairs, groups)
+    elif SQUARE.fullmatch(groups):
+        found = [*squares_of(pairs, groups)]
     else:
         try:
             pattern = re.compile(groups)

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from autosam.data.images import ImageFile, image_size
 from autosam.data.labels import known
 from autosam.data.pairs import Pixels, read_valid
+from autosam.data.readers.raster import cut
 from autosam.types import Region
 
 OVERLAP = 0.25
@@ -68,15 +68,16 @@ def draw_crop(label: np.ndarray, size: int, foreground: float, rng: np.random.Ge
     return int(top), int(left), high, wide
 
 
-def cut(array: np.ndarray, region: Region) -> np.ndarray:
-    """The region of an array H x W (x C)."""
-    y, x, height, width = region
-    return array[y : y + height, x : x + width]
-
-
 def image_shape(image: Pixels) -> tuple[int, int]:
     """H, W of an image; pixels of files are not decoded."""
-    if isinstance(image, ImageFile):
-        return image_size(image.path)
-    height, width = read_valid(image)[0].shape[:2]
-    return height, width
+    shape: tuple[int, int] | None = getattr(image, "shape", None)
+    return shape or read_valid(image)[0].shape[:2]
+
+
+def read_region(image: Pixels, region: Region) -> tuple[np.ndarray, np.ndarray | None]:
+    """A region of what `read_valid` returns; of files that allow it, nothing else is decoded."""
+    read = getattr(image, "read_part", None)
+    if read is not None:
+        return read(region)
+    colors, valid = read_valid(image)
+    return cut(colors, region), None if valid is None else cut(valid, region)

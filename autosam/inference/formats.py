@@ -14,15 +14,9 @@ from autosam.config import DataConfig
 from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
 from autosam.data.pairs import Pixels, read_valid
+from autosam.data.readers.georeference import find_georeference, require_georeference
 from autosam.errors import ConfigError
-from autosam.inference.georeference import (
-    find_georeference,
-    frame_of,
-    require_georeference,
-    wgs84,
-    write_geopackage,
-    write_geotiff,
-)
+from autosam.inference.georeference import frame_of, wgs84, write_geopackage, write_geotiff
 from autosam.inference.label_image import write_label_image
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
 from autosam.inference.polygons import polygons_of

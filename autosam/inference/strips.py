@@ -16,15 +16,10 @@ from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
 from autosam.data.pairs import Pixels
 from autosam.data.readers.files import image_file
+from autosam.data.readers.georeference import require_geo, require_georeference
 from autosam.errors import DataError
 from autosam.inference.formats import wanted_formats, write_features
-from autosam.inference.georeference import (
-    frame_of,
-    require_geo,
-    require_georeference,
-    write_geopackage,
-    write_geotiff,
-)
+from autosam.inference.georeference import frame_of, write_geopackage, write_geotiff
 from autosam.inference.mask_values import mask_arrays, named_classes
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor

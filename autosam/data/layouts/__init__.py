@@ -14,6 +14,7 @@ from autosam.data.layouts.manifest import pairs_of_manifest
 from autosam.data.layouts.monuseg import pairs_of_monuseg
 from autosam.data.layouts.objects import pairs_of_objects
 from autosam.data.layouts.polyp import pairs_of_polyps
+from autosam.data.layouts.rasters import pairs_of_rasters
 from autosam.data.layouts.stamps import pairs_of_stamps
 from autosam.data.layouts.voc import pairs_of_voc
 from autosam.data.layouts.volumes import pairs_of_volumes
@@ -35,6 +36,7 @@ LAYOUTS: dict[str, Callable[[DataConfig], list[Pair]]] = {
     "stamps": pairs_of_stamps,
     "volumes": pairs_of_volumes,
     "objects": pairs_of_objects,
+    "rasters": pairs_of_rasters,
 }
 """All layouts, by `--data.layout`. See docs/extending.md to add one."""
 

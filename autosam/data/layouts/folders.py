@@ -132,6 +132,11 @@ def by_stem(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: no folder, no image, or two files that differ only in extension or case.
     """
+    if folder.is_file():
+        raise DataError(
+            f"{folder}: is a file; expected a folder of images. --data.layout rasters cuts large "
+            "TIFFs into blocks."
+        )
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Fix the path, or make it.")
     found: dict[str, Path] = {}

@@ -114,6 +114,12 @@ def stored_region(region: Region, shape: tuple[int, int], steps: tuple[bool, boo
     return (x, y, width, height) if swap else (y, x, height, width)
 
 
+def cut(array: np.ndarray, region: Region) -> np.ndarray:
+    """The region of an array H x W (x C)."""
+    y, x, height, width = region
+    return array[y : y + height, x : x + width]
+
+
 def equals(values: np.ndarray, nodata: float) -> np.ndarray:
     """Where values equal the nodata value, rounded to their dtype; bool of the same shape."""
     if values.dtype.kind == "f":

@@ -296,12 +296,22 @@ class TiffImage:
             return np.ascontiguousarray(table.T.astype(np.uint8))
         return np.ascontiguousarray((table >> 8).T.astype(np.uint8))
 
-    def mask(self) -> StoredMask:
-        with self._errors():
-            return self._mask()
+    @property
+    def rows_together(self) -> int:
+        """Number of rows of which none can be decoded without the others."""
+        page = self.pages[0]
+        if self.steps[0]:
+            return self.shape[0]
+        if page.is_tiled:
+            return int(page.tilelength)
+        return 1 if page.is_memmappable else int(page.rowsperstrip)
 
-    def _mask(self) -> StoredMask:
-        region = (0, 0, *self.shape)
+    def mask(self, region: Region | None = None) -> StoredMask:
+        """See `Raster.mask`. `region`: what to read; None: the whole image."""
+        with self._errors():
+            return self._mask(region or (0, 0, *self.shape))
+
+    def _mask(self, region: Region) -> StoredMask:
         stored = self.stored(region)
         declared = self.nodata
         if declared == 0:  # in a mask, 0 is the background

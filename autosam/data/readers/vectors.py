@@ -1,0 +1,227 @@
+"""Read labelled polygons from vector files (GeoPackage, GeoJSON, Shapefile), and rasterize them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autosam.data.readers.georeference import Georeference, require_geo
+from autosam.errors import DataError
+from autosam.types import Region
+
+log = logging.getLogger("autosam")
+
+POLYGON, MULTIPOLYGON = 3, 6
+"""shapely's numbers of geometry types."""
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """The polygons of a vector file.
+
+    Attributes:
+        frame: geopandas.GeoDataFrame of polygons and multipolygons in two dimensions, valid and not
+            empty; its index is the number in the file, from 0.
+        classes: uint8, the class 1..K of each.
+    """
+
+    frame: Any
+    classes: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedPolygons:
+    """Polygons on the grid of a raster.
+
+    Attributes:
+        shapes: shapely polygons, large ones first: x is the column and -y the row, in pixels from
+            the raster's top left corner.
+        classes: uint8, the class 1..K of each.
+        tree: shapely.STRtree of `shapes`.
+    """
+
+    shapes: np.ndarray
+    classes: np.ndarray
+    tree: Any
+
+    def draw(self, region: Region) -> tuple[np.ndarray, np.ndarray]:
+        """Rasterize the polygons of a region: a pixel belongs to the last polygon that holds its
+        centre.
+
+        Args:
+            region: in pixels of the raster.
+
+        Returns:
+            int32 h x w: 0, or the number of a polygon from 1; and the class 1..K of each polygon.
+        """
+        found = self.inside(region)
+        ids = self._burn(found, range(1, len(found) + 1), region)
+        return ids, self.classes[found]
+
+    def draw_class(self, k: int, region: Region) -> np.ndarray:
+        """Where polygons of a class lie in a region, bool h x w."""
+        found = self.inside(region)
+        found = found[self.classes[found] == k]
+        return self._burn(found, [1] * len(found), region) > 0
+
+    def inside(self, region: Region) -> np.ndarray:
+        """Indices of the polygons that touch a region, in their order."""
+        from shapely import box
+
+        y, x, height, width = region
+        found = self.tree.query(box(x, -y - height, x + width, -y), "intersects")
+        return np.sort(found)
+
+    def _burn(self, found: np.ndarray, values: Sequence[int], region: Region) -> np.ndarray:
+        from rasterio.features import rasterize
+        from rasterio.transform import Affine
+
+        y, x, height, width = region
+        if not len(found):
+            return np.zeros((height, width), np.int32)
+        shapes = zip(self.shapes[found], values, strict=True)
+        place = Affine(1, 0, x, 0, -1, -y)
+        return np.asarray(rasterize(shapes, (height, width), transform=place, dtype=np.int32))
+
+
+def read_polygons(path: Path, column: str | None, names: Sequence[str]) -> Polygons:
+    """Read all polygons of a file.
+
+    Args:
+        path: the file, of any vector format that GDAL reads.
+        column: with the class of each polygon: its name, or its number 1..K. None: all are of
+            class 1.
+        names: of the K classes.
+
+    Raises:
+        ConfigError: geopandas or rasterio is missing.
+        DataError: unreadable, no CRS, several layers, a geometry that is no valid polygon, or a
+            value that is no class.
+    """
+    frame = _read(path)
+    if frame.crs is None:
+        raise DataError(
+            f"{path}: has no coordinate reference system (CRS), so its place is unknown. Assign "
+            "it: ogr2ogr -a_srs EPSG:25832 new.gpkg OLD, or add the .prj of a Shapefile."
+        )
+    absent = frame.geometry.isna() | frame.geometry.is_empty
+    if absent.any():
+        log.warning("%s: %d of its %d features have no geometry.", path, absent.sum(), len(frame))
+        frame = frame[~absent]
+    if not len(frame):
+        raise DataError(f"{path}: holds no polygon. Draw some, or name another file.")
+    _require_polygons(path, frame)
+    frame = frame.set_geometry(frame.geometry.force_2d())
+    return Polygons(frame, _classes(path, frame, column, names))
+
+
+def _read(path: Path) -> Any:
+    require_geo(f"{path}: vector labels")
+    import geopandas
+    import pyogrio
+
+    try:
+        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+        if len(layers) == 1:
+            frame = geopandas.read_file(path, layer=layers[0], engine="pyogrio")
+    except Exception as error:  # several types, from GDAL and pyogrio
+        raise DataError(
+            f"{path}: cannot be read as vector data ({str(error)[:160]}). Give a GeoPackage, "
+            "GeoJSON or Shapefile."
+        ) from None
+    if len(layers) != 1:
+        found = f"has the layers {', '.join(layers)}" if layers else "has no layer with geometries"
+        raise DataError(f"{path}: {found}; expected one. Save the labels as a file of their own.")
+    return frame.reset_index(drop=True)
+
+
+def _require_polygons(path: Path, frame: Any) -> None:
+    """
+    Raises:
+        DataError: a geometry is not a polygon, or invalid.
+    """
+    import shapely
+
+    shapes = frame.geometry.to_numpy()
+    other = ~np.isin(shapely.get_type_id(shapes), (POLYGON, MULTIPOLYGON))
+    if other.any():
+        first = int(np.flatnonzero(other)[0])
+        raise DataError(
+            f"{path}: {other.sum()} of its {len(frame)} geometries are not polygons; feature "
+            f"{frame.index[first]} is a {shapes[first].geom_type}. Remove them, or buffer them."
+        )
+    broken = ~shapely.is_valid(shapes)
+    if broken.any():
+        first = int(np.flatnonzero(broken)[0])
+        raise DataError(
+            f"{path}: {broken.sum()} of its {len(frame)} polygons are invalid; feature "
+            f"{frame.index[first]}: {shapely.is_valid_reason(shapes[first])}. Repair them: ogr2ogr "
+            "-makevalid new.gpkg OLD, or QGIS, Fix geometries."
+        )
+
+
+def _classes(path: Path, frame: Any, column: str | None, names: Sequence[str]) -> np.ndarray:
+    """The class of each polygon, see `read_polygons`."""
+    columns = ", ".join(str(name) for name in frame.columns if name != frame.geometry.name)
+    has = f"{path} has {columns or 'none'}"
+    if column is None:
+        if len(names) > 1:
+            raise DataError(
+                f"--data.class_column: there are {len(names)} classes, and the column that holds "
+                f"the class of a polygon is not set. {has}."
+            )
+        return np.ones(len(frame), np.uint8)
+    if column not in frame.columns or column == frame.geometry.name:
+        raise DataError(f"--data.class_column {column}: no such column; {has}.")
+    values = frame[column]
+    known = {name: k for k, name in enumerate(names, 1)}
+    found = [known.get(str(value)) or _number(value, len(names)) for value in values]
+    if None in found:
+        unknown = [value for value, k in zip(values, found, strict=True) if k is None]
+        listed = ", ".join(sorted({repr(value) for value in unknown})[:5])
+        raise DataError(
+            f"{path}: column {column} of {len(unknown)} of its {len(frame)} polygons holds "
+            f"{listed}, which is no class: expected {' or '.join(names[:20])}, or 1 to "
+            f"{len(names)}. Set --data.classes, or fix or remove the polygons."
+        )
+    return np.array(found, np.uint8)
+
+
+def _number(value: Any, most: int) -> int | None:
+    """A class number 1 to `most`, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if number.is_integer() and 1 <= number <= most else None
+
+
+def place_polygons(
+    polygons: Polygons, georeference: Georeference, shape: tuple[int, int]
+) -> PlacedPolygons:
+    """Put polygons on the grid of a raster, in its CRS. Those that do not touch it are left out.
+
+    Args:
+        polygons: in any CRS.
+        georeference: of the raster.
+        shape: H, W of the raster.
+    """
+    import shapely
+    from rasterio.transform import Affine
+
+    moved = polygons.frame.geometry.to_crs(georeference.crs).to_numpy()
+    kept = np.flatnonzero(np.isfinite(shapely.bounds(moved)).all(1))  # others are far away
+    a, b, c, d, e, f = tuple(~Affine(*georeference.transform))[:6]
+    turn = np.array([[a, -d], [b, -e]])
+    shapes = shapely.transform(moved[kept], lambda points: points @ turn + (c, -f))
+    height, width = shape
+    inside = shapely.intersects(shapes, shapely.box(0, -height, width, 0))
+    shapes, kept = shapes[inside], kept[inside]
+    order = np.argsort(-shapely.area(shapes), kind="stable")
+    shapes, kept = shapes[order], kept[order]
+    return PlacedPolygons(shapes, polygons.classes[kept], shapely.STRtree(shapes))
