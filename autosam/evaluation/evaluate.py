@@ -21,6 +21,12 @@ from autosam.evaluation.sanity import describe_images, sanity_warnings
 from autosam.evaluation.scores import write_scores
 from autosam.evaluation.select_pairs import same_folders, select_pairs
 from autosam.evaluation.tables import print_report, print_scores
+from autosam.evaluation.volume_scores import (
+    Counts,
+    describe_volumes,
+    mean_over_volumes,
+    score_volumes,
+)
 from autosam.models import checkpoint
 from autosam.utils.distributed import gather, processes
 from autosam.utils.io import make_folder
@@ -70,6 +76,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     shown = track(loader, "scoring", disable=not process.is_main_process)
     batches = (batch.to(device) for batch in shown)
     matches: dict[str, Matches] = {}
+    counts: Counts = {}
     rows = evaluator.evaluate(
         segmenter,
         batches,
@@ -78,24 +85,32 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         classes=trained.class_names,
         how=loaded.config.separation,
         matches=matches,
+        counts=counts,
     )
     shares = gather([list(rows.items())])
     # Interleaving the shares restores the order of the images.
     rows = dict(row for turn in zip_longest(*shares) for row in turn if row is not None)
     matches = dict(gather([*matches.items()]))
+    counts = dict(gather([*counts.items()]))
     require_all(rows, pairs)
     scores = mean_scores(list(rows.values()))
     if matches:
         scores |= summarize_instances(matches, trained.class_names)
+    volumes = score_volumes(counts, pairs, trained.class_names)
+    scores |= mean_over_volumes(volumes)
     if not process.is_main_process:
         return scores
     split = title.split(" of ")[0]  # the table is narrow
     facts = {"checkpoint": str(loaded.path), "images": f"{len(rows)}, {title}"}
-    facts |= describe_images(rows, trained.class_names)
+    facts |= describe_images(rows, trained.class_names) | describe_volumes(volumes)
     if config.output:
         make_folder(Path(config.output).parent)
         write_scores(Path(config.output), rows)
         facts["per image"] = config.output
+        if volumes:
+            file = Path(config.output).with_stem(f"{Path(config.output).stem}_volumes")
+            write_scores(file, volumes, "volume")
+            facts["per volume"] = str(file)
     print_scores({split: scores} | by_subset(rows, pairs), facts)
     for message in sanity_warnings(rows, trained.num_classes > 1):
         print(f"warning: {message}")

@@ -17,6 +17,7 @@ from autosam.evaluation.metrics import dice, score
 from autosam.evaluation.predict_batch import parts_of, predict_batch, predict_label
 from autosam.evaluation.predict_instances import Separation, masks_of, predict_instances
 from autosam.evaluation.scores import Scores
+from autosam.evaluation.volume_scores import Counts, count_pixels
 from autosam.models.base import SegmentationModel
 from autosam.models.losses import SegmentationLoss
 from autosam.models.normalize import inside
@@ -138,6 +139,7 @@ def evaluate(
     classes: Sequence[str] = (),
     how: Separation | None = None,
     matches: dict[str, Matches] | None = None,
+    counts: Counts | None = None,
 ) -> Scores:
     """Score each image at its own size.
 
@@ -154,6 +156,7 @@ def evaluate(
         how: score the objects, too; how masks become objects where a run predicts classes. None:
             the masks of classes alone.
         matches: gets the matched objects of each image by its name.
+        counts: gets the counted pixels of each image by its name, see `count_pixels`.
 
     Returns:
         Scores by image; with a learned prompt and SAM's image embedding also `gate_means`.
@@ -162,7 +165,11 @@ def evaluate(
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
         if how is not None:
-            own, matched = _score_objects(segmenter, batch, exclusive, names, bf16, classes, how)
+            own, matched, counted = _score_objects(
+                segmenter, batch, exclusive, names, bf16, classes, how
+            )
+            if counts is not None:
+                counts.update(counted)
             if criterion is not None and batch.weights is not None:
                 losses = []
                 for part in parts_of(batch):
@@ -183,7 +190,10 @@ def evaluate(
         for i, name in enumerate(batch.names):
             label = batch.labels[i]
             assert label is not None
-            scores = score(predicted.masks(i, exclusive), label, names, classes)
+            masks = predicted.masks(i, exclusive)
+            scores = score(masks, label, names, classes)
+            if counts is not None:
+                counts[name] = count_pixels(masks, label)
             tiles = batch.rows(i)
             if criterion is not None and batch.targets is not None and batch.weights is not None:
                 one = slice(tiles.start, tiles.stop)
@@ -195,6 +205,8 @@ def evaluate(
         rows = gather_object(rows)
         if matches is not None:
             matches.update(gather_object([*matches.items()]))
+        if counts is not None:
+            counts.update(gather_object([*counts.items()]))
     return dict(rows)
 
 
@@ -206,9 +218,9 @@ def _score_objects(
     bf16: bool,
     classes: Sequence[str],
     how: Separation,
-) -> tuple[list[tuple[str, dict[str, float]]], dict[str, Matches]]:
+) -> tuple[list[tuple[str, dict[str, float]]], dict[str, Matches], Counts]:
     """Score the objects of a batch, and the masks of classes that they add up to."""
-    rows, matches, threshold = [], {}, segmenter.decision.threshold
+    rows, matches, counts, threshold = [], {}, {}, segmenter.decision.threshold
     for i, decide in enumerate(
         predict_instances(segmenter, batch, exclusive, how, bf16, threshold)
     ):
@@ -220,5 +232,6 @@ def _score_objects(
         matches[batch.names[i]] = matched
         masks = masks_of(found, segmenter.num_classes)
         scores = score(masks, label, names, classes) | score_instances(matched, classes)
+        counts[batch.names[i]] = count_pixels(masks, label)
         rows.append((batch.names[i], scores))
-    return rows, matches
+    return rows, matches, counts

@@ -161,17 +161,36 @@ def score(
     present = (truth | predicted).any((1, 2))
     for name in names:
         values = [METRICS[name](*masks) for masks in zip(predicted, truth, strict=True)]
-        counted = np.where(present | (not present.any()), values, np.nan)
-        result[name] = float(np.nanmean(counted))
-        if len(values) > 1:
-            values = [v if k else math.nan for v, k in zip(values, present, strict=True)]
-            result |= {f"{name}/{c}": value for c, value in zip(titles, values, strict=True)}
+        result |= mean_of_classes(name, values, present, titles)
     result |= mask_statistics(predicted, truth, result.get("dice", math.nan), int(seen.sum()))
     for k, title in enumerate(titles if len(titles) > 1 else []):
         one = slice(k, k + 1)
         own = mask_statistics(predicted[one], truth[one], result.get(f"dice/{title}", math.nan), 1)
         result |= {f"{name}/{title}": own[name] for name in BY_EMPTINESS}
     return result if seen.any() else dict.fromkeys(result, math.nan)
+
+
+def mean_of_classes(
+    name: str, values: Sequence[float], present: np.ndarray, titles: Sequence[str]
+) -> dict[str, float]:
+    """Average a metric over the classes of an image.
+
+    Args:
+        name: of the metric.
+        values: of each class.
+        present: whether a class is in the truth or predicted, bool K. The others are NaN, and left
+            out of the mean unless no class is present.
+        titles: names of the classes.
+
+    Returns:
+        The mean by `name`; for several classes also `name/class`.
+    """
+    counted = np.where(present | (not present.any()), values, np.nan)
+    result = {name: float(np.nanmean(counted))}
+    if len(values) > 1:
+        values = [v if k else math.nan for v, k in zip(values, present, strict=True)]
+        result |= {f"{name}/{c}": value for c, value in zip(titles, values, strict=True)}
+    return result
 
 
 BY_EMPTINESS = ("nonempty_dice", "miss", "false_alarm")

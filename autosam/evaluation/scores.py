@@ -10,17 +10,18 @@ Scores = dict[str, dict[str, float]]
 """Scores by image (or mean scores by split), then by name, see `metrics.score`."""
 
 
-def write_scores(path: Path, scores: Scores) -> None:
-    """Write scores, one row for each image and one column for each score.
+def write_scores(path: Path, scores: Scores, of: str = "image") -> None:
+    """Write scores, one row for each image (or volume) and one column for each score.
 
     Args:
         path: the CSV file.
         scores: scores by image; NaN becomes an empty cell.
+        of: title of the first column.
     """
     names = list(next(iter(scores.values())))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", *names])
+        writer.writerow([of, *names])
         for image, row in sorted(scores.items()):
             writer.writerow([image, *(_cell(row.get(name, math.nan)) for name in names)])
 

@@ -21,6 +21,12 @@ from autosam.evaluation.metrics import by_subset, mean_scores
 from autosam.evaluation.sanity import describe_images, sanity_warnings
 from autosam.evaluation.scores import Scores, write_scores
 from autosam.evaluation.tables import print_scores
+from autosam.evaluation.volume_scores import (
+    Counts,
+    describe_volumes,
+    mean_over_volumes,
+    score_volumes,
+)
 from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel
 from autosam.models.segmenter import Segmenter
@@ -90,20 +96,24 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
     checkpoint.restore_trainable(segmenter, checkpoint.read_trained(best), str(best))
     thresholds = choose_thresholds(trainer) if is_calibrated(trainer.config) else {}
     checkpoint.set_decision(segmenter, thresholds)
-    rows, scores = {}, {}
+    rows, scores, volumes = {}, {}, {}
     for split in ("validation", "test"):
         matches: dict[str, Matches] = {}
-        rows[split] = trainer.evaluate(split, final=True, matches=matches)
+        counts: Counts = {}
+        rows[split] = trainer.evaluate(split, final=True, matches=matches, counts=counts)
         scores[split] = mean_scores(list(rows[split].values()))
         if matches:
             scores[split] |= summarize_instances(matches, trainer.config.data.class_names)
+        pairs = getattr(trainer.data, split).pairs
+        volumes[split] = score_volumes(counts, pairs, trainer.config.data.class_names)
+        scores[split] |= mean_over_volumes(volumes[split])
     subsets = by_subset(rows["test"], trainer.data.test.pairs)
     scores |= {f"test {name}": row for name, row in subsets.items()}
     if trainer.tracker is not None:
         images = {split: len(getattr(trainer.data, split)) for split in SPLITS}
         facts = {split: scores[split] for split in rows}
         checkpoint.annotate(best, images=images, **thresholds, **facts)
-        report(trainer, scores, rows["test"], peak_gib)
+        report(trainer, scores, rows["test"], volumes["test"], peak_gib)
     return TrainResult(
         trainer.folder, scores["validation"], scores["test"], trainer.epoch, trainer.seconds
     )
@@ -151,19 +161,26 @@ def choose_thresholds(trainer: Trainer) -> dict[str, float]:
     return found
 
 
-def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float) -> None:
+def report(
+    trainer: Trainer, scores: Scores, test_rows: Scores, test_volumes: Scores, peak_gib: float
+) -> None:
     """Write the scores and the contact sheet, and print the scores.
 
     Args:
         trainer: the training, with the best checkpoint loaded.
         scores: mean scores by split.
         test_rows: scores of the test images.
+        test_volumes: scores of the test volumes; empty if there are none.
         peak_gib: peak memory of the training, GiB.
     """
     assert trainer.tracker is not None
     folder, config = trainer.folder, trainer.config
     total, trainable = count_parameters(trainer.segmenter)
     write_atomically(folder / "test_scores.csv", lambda to: write_scores(to, test_rows))
+    if test_volumes:
+        write_atomically(
+            folder / "test_volumes.csv", lambda to: write_scores(to, test_volumes, "volume")
+        )
     write_png(folder / "contact_sheet.png", trainer.sheet(trainer.data.test, 8))
     sam = config.sam if trainer.segmenter.sam is not None else "none"
     oracle = RUNS[config.run].needs_truth
@@ -186,7 +203,7 @@ def report(trainer: Trainer, scores: Scores, test_rows: Scores, peak_gib: float)
         facts["threshold"] = chosen
     if gates := format_gates(scores["test"]):
         facts["gates on SAM's image embedding"] = gates
-    facts |= describe_images(test_rows, config.data.class_names)
+    facts |= describe_images(test_rows, config.data.class_names) | describe_volumes(test_volumes)
     print_scores(scores, facts)
     for message in sanity_warnings(test_rows, config.data.num_classes > 1):
         log.warning("on test, %s", message)

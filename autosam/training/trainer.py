@@ -29,6 +29,7 @@ from autosam.evaluation.instance_matching import Matches
 from autosam.evaluation.metrics import METRICS, mean_scores, require_all
 from autosam.evaluation.tables import MEASURES, TITLES
 from autosam.evaluation.visualize import spread
+from autosam.evaluation.volume_scores import Counts
 from autosam.models import checkpoint, paper
 from autosam.models.base import SegmentationModel
 from autosam.models.prompters import GridPrompter
@@ -337,7 +338,11 @@ class Trainer:
         raise TrainingError(message)
 
     def evaluate(
-        self, split: str, final: bool = False, matches: dict[str, Matches] | None = None
+        self,
+        split: str,
+        final: bool = False,
+        matches: dict[str, Matches] | None = None,
+        counts: Counts | None = None,
     ) -> dict[str, dict[str, float]]:
         """Score a split.
 
@@ -345,6 +350,7 @@ class Trainer:
             split: name of the split.
             final: compute all metrics, in float32 as `autosam evaluate` does.
             matches: see `evaluate`.
+            counts: see `evaluate`.
 
         Returns:
             Scores by image.
@@ -363,6 +369,7 @@ class Trainer:
             self.config.data.class_names,
             self.how,
             matches,
+            counts,
         )
         require_all(rows, getattr(self.data, split).pairs)
         return rows

@@ -9,15 +9,18 @@ from pathlib import Path
 import miniature
 import numpy as np
 import pytest
+import torch
 from helpers import tiny_config
+from monai.metrics import compute_dice
 from PIL import Image
 
 from autosam.config import DataConfig
-from autosam.config.commands import PredictConfig
+from autosam.config.commands import EvaluateConfig, PredictConfig
 from autosam.data.layouts import load_pairs, load_splits
 from autosam.data.pairs import SPLITS, read_valid
 from autosam.data.readers.volumes import Slice
 from autosam.errors import DataError
+from autosam.evaluate import evaluate
 from autosam.inference.predictor import load
 from autosam.predict import predict
 from autosam.train import train
@@ -158,7 +161,9 @@ def test_bad_volumes(tmp_path: Path) -> None:
         load_pairs(config)
 
 
-def test_volumes_from_training_to_masks_as_volumes(tmp_path: Path, tiny_file: Path) -> None:
+def test_volumes_from_training_to_masks_as_volumes(
+    tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     nibabel = pytest.importorskip("nibabel")
     root = miniature.volumes(tmp_path / "data")
     result = train(
@@ -191,6 +196,33 @@ def test_volumes_from_training_to_masks_as_volumes(tmp_path: Path, tiny_file: Pa
     settings.overwrite = True
     with pytest.raises(DataError, match=r"1 of 2 could not be read"):
         predict(settings)
+    # Test volumes are scored whole: against MONAI on the volumes that were predicted.
+    with open(result.folder / "test_volumes.csv") as file:
+        rows = {row["volume"]: row for row in csv.DictReader(file)}
+    assert rows
+    settings.input, settings.output = str(root / "images"), str(tmp_path / "all")
+    predict(settings)
+    means = []
+    for name, row in rows.items():
+        stacked = [
+            torch.from_numpy(np.asarray(nibabel.load(folder / f"{name}.nii.gz").dataobj) > 0)
+            for folder in (tmp_path / "all", root / "masks")
+        ]
+        a, b = (one[None, None].float() for one in stacked)
+        means.append(compute_dice(a, b, ignore_empty=False).item())
+        assert float(row["dice"]) == pytest.approx(means[-1], abs=1e-5)
+    assert result.test["volume_dice"] == pytest.approx(np.mean(means))
+    assert f"whole volumes: {len(rows)}, Dice {np.mean(means):.4f}, IoU " in capsys.readouterr().out
+    again = evaluate(
+        EvaluateConfig(
+            checkpoint=str(result.folder),
+            sam_checkpoint=str(tiny_file),
+            output=str(tmp_path / "x.csv"),
+        )
+    )
+    assert again["volume_dice"] == pytest.approx(result.test["volume_dice"], abs=1e-6)
+    own = (tmp_path / "x_volumes.csv").read_text()
+    assert own == (result.folder / "test_volumes.csv").read_text()
 
 
 def test_neighbouring_slices_are_channels(tmp_path: Path) -> None:

@@ -107,6 +107,11 @@ def _pairs(folder: Path, config: DataConfig) -> list[Pair]:
     return found
 
 
+def volume_of(pair: Pair) -> str | None:
+    """The name of the volume that the image of a pair is a slice of; None for other images."""
+    return pair.name.rpartition("-")[0] if isinstance(pair.image, Slice) else None
+
+
 def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Fix the path, or make it.")
