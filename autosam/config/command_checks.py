@@ -156,6 +156,11 @@ def check_predict(config: PredictConfig) -> None:
     if missing := [name for name in ("checkpoint", "input", "output") if not vars(config)[name]]:
         needed = ", ".join(f"--{name}" for name in missing)
         raise ConfigError(f"{needed} {'is' if len(missing) == 1 else 'are'} needed.")
+    if config.simplify and not (config.geojson or config.geopackage):
+        raise ConfigError(
+            f"--simplify {config.simplify:g}: is for the polygons of --geojson and --geopackage. "
+            "Turn one of them on, or leave it out."
+        )
     source, output = Path(config.input), Path(config.output)
     if output.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise ConfigError(

@@ -145,6 +145,9 @@ class OutputOptions:
     geopackage: bool = setting(False, result=False)
     """Also write NAME.gpkg, the outlines of a georeferenced image in its CRS, with areas in square
     metres (images only)."""
+    simplify: float = setting(0.0, min=0, max=1000, result=False)
+    """Leave out corners of the outlines in GeoJSON and GeoPackage that span less than this, pixels
+    (Visvalingam); 0: none. Edges that objects share stay shared; areas stay those of the masks."""
     geotiff: bool = setting(False, result=False)
     """Also write NAME_mask.tif, the masks of a georeferenced image with its CRS and transform
     (images only)."""

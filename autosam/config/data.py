@@ -129,6 +129,10 @@ class DataConfig:
     """Side of the squares that larger images are cut into, pixels: random crops in training, tiles
     in validation, test and prediction. Unset: each image as a whole. `autosam check` proposes a
     size where objects are too small for that."""
+    resolution: float | None = setting(None, above=0, max=100_000)
+    """Metres of the ground that a pixel of --data.crop covers (0.5), for images with coordinates:
+    crops and tiles then show the same ground whatever pixels the images have. Unset: --data.crop
+    counts the pixels of each image."""
     crop_foreground: float = setting(0.5, min=0, max=1)
     """Share of the crops of a training that are centred on a foreground pixel, 0..1."""
     workers: int | None = setting(None, min=0, max=256, resume=True, result=False)

@@ -114,6 +114,11 @@ def check_data(data: DataConfig) -> None:
         raise ConfigError(
             f"--data.window {list(data.window)}: the first value must be below the second."
         )
+    if data.resolution is not None and data.crop is None:
+        raise ConfigError(
+            f"--data.resolution {data.resolution:g}: is that of crops. Add --data.crop, their side "
+            "in pixels of this size."
+        )
     check_channels(data)
 
 

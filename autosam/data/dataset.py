@@ -28,7 +28,7 @@ from autosam.data.sample import (
     place,
     square,
 )
-from autosam.data.tiles import OVERLAP, draw_crop, image_shape, read_region, tile_regions
+from autosam.data.tiles import OVERLAP, draw_crop, image_shape, read_region, tile_regions, tile_side
 from autosam.errors import DataError
 from autosam.types import Batch, ImageEmbedding, InputSpec, Instances, ObjectPrompts, Region, Sample
 
@@ -57,17 +57,19 @@ class Cropping:
     """How large images are cut.
 
     Attributes:
-        size: side of crops and tiles, pixels of the image.
+        size: side of crops and tiles, pixels.
         foreground: share of the crops that are centred on a foreground pixel.
+        resolution: see `tile_side`.
     """
 
     size: int
     foreground: float = 0.5
+    resolution: float | None = None
 
 
 def cropping_of(data: DataConfig) -> Cropping | None:
     """How the settings cut images; None if they do not."""
-    return None if data.crop is None else Cropping(data.crop, data.crop_foreground)
+    return None if data.crop is None else Cropping(data.crop, data.crop_foreground, data.resolution)
 
 
 class PairDataset(Dataset[Sample]):
@@ -122,6 +124,12 @@ class PairDataset(Dataset[Sample]):
         if shuffled:
             require_others(pairs)
         self.by_crop = cropping is not None and augment is not None
+        self.sides = (
+            []
+            if cropping is None
+            else [tile_side(pair.image, cropping.size, cropping.resolution) for pair in pairs]
+        )
+        """Side of the crops or tiles of each image, in its own pixels."""
         self.records: list[tuple[int, Region | None]] = [(i, None) for i in range(len(pairs))]
         """The pair and the part of its image that each embedding is of."""
         if cropping is not None:
@@ -129,7 +137,7 @@ class PairDataset(Dataset[Sample]):
             self.records = [
                 (i, region)
                 for i, pair in enumerate(pairs)
-                for region in tile_regions(image_shape(pair.image), cropping.size, overlap)
+                for region in tile_regions(image_shape(pair.image), self.sides[i], overlap)
             ]
         self.records_of: list[list[int]] = [[] for _ in pairs]
         for record, (i, _) in enumerate(self.records):
@@ -235,12 +243,12 @@ class PairDataset(Dataset[Sample]):
         pair = self.pairs[position]
         if not hasattr(pair.image, "read_part"):
             opened = self.open(position)
-            return opened.part(region or self._draw(opened.label, seed))
+            return opened.part(region or self._draw(position, opened.label, seed))
         label, instances = self.truth(pair)
         shape = image_shape(pair.image)
         if shape != label.shape:
             raise DataError(size_mismatch(pair.image, shape, pair.mask, label.shape))
-        place = region or self._draw(label, seed)
+        place = region or self._draw(position, label, seed)
         image, valid = read_region(pair.image, place)
         truth = Opened(pair.name, image, valid, label, self.prior(pair, shape), instances)
         crop = truth.part(place, cut_image=False)
@@ -249,17 +257,17 @@ class PairDataset(Dataset[Sample]):
         if region is None and ((crop.label != 0) & known(crop.label) & ~valid).any():
             # Foreground without data, which the crop may be centred on: the rest is needed.
             opened = self.open(position)
-            return opened.part(self._draw(opened.label, seed))
+            return opened.part(self._draw(position, opened.label, seed))
         crop.label = without(crop.label, valid)
         if crop.instances is not None:
             crop.instances = without_objects(crop.instances, valid)
         return crop
 
-    def _draw(self, label: np.ndarray, seed: Seed) -> Region:
-        """Draw a crop."""
+    def _draw(self, position: int, label: np.ndarray, seed: Seed) -> Region:
+        """Draw a crop of a pair."""
         assert self.cropping is not None
         rng = np.random.default_rng([*seed, CROP])
-        return draw_crop(label, self.cropping.size, self.cropping.foreground, rng)
+        return draw_crop(label, self.sides[position], self.cropping.foreground, rng)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key

@@ -31,7 +31,7 @@ from autosam.utils.paths import nearest
 
 __all__ = ["MAX_PIXELS", "StoredMask", "Window", "stretch"]
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".svs"}
 BLOCK = 2**24
 """Pixels read at a time when the percentiles of an image are computed."""
 CHUNK = 2**22

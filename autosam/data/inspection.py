@@ -16,10 +16,11 @@ from autosam.data.labels import class_masks, known
 from autosam.data.layouts import load_pairs
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.near_duplicates import leaking_scenes, scenes
-from autosam.data.object_sizes import small_objects, square_side
-from autosam.data.pairs import Pair, distinct
+from autosam.data.object_sizes import SmallObjects, small_objects, square_side
+from autosam.data.pairs import Pair, Pixels, distinct
 from autosam.data.prompts import objects_of
 from autosam.data.splits import draw_splits
+from autosam.data.tiles import tile_side
 from autosam.errors import AutosamError, DataError
 from autosam.types import InputSpec, Instances
 
@@ -91,7 +92,7 @@ def inspect_data(config: DataConfig, sam: str, input_spec: InputSpec) -> Inspect
         try:
             apart = report.encoding.tells_apart(pair.mask)
             objects = report.encoding.read_instances(pair.mask) if apart else None
-            tally.add(report.encoding.read(pair.mask), objects)
+            tally.add(report.encoding.read(pair.mask), objects, pair.image)
             found.pairs.append(pair)
         except DataError as error:
             found.errors.append(str(error))
@@ -188,17 +189,28 @@ class Tally:
         self.counts: list[int] = []
         self.areas: list[int] = []
         self.sides: list[float] = []
+        self.scales: list[float] = []
+        self.tile: int | None = None
+        self.scale = 1.0
         self.apart = False
         self.vanished = self.empty = 0
 
-    def add(self, label: np.ndarray, instances: Instances | None = None) -> None:
+    def add(
+        self, label: np.ndarray, instances: Instances | None = None, image: Pixels | None = None
+    ) -> None:
         """Count one mask.
 
         Args:
             label: see `autosam.data.labels`.
             instances: its objects; None: the mask does not tell touching ones apart, and connected
                 components are counted.
+            image: the image; with `data.resolution` it is needed.
         """
+        crop, resolution = self.config.crop, self.config.resolution
+        self.tile, self.scale = crop, 1.0
+        if crop is not None and resolution is not None and image is not None:
+            self.tile = tile_side(image, crop, resolution)
+            self.scale = crop / self.tile
         masks = class_masks(label, self.config.num_classes)
         self.shares += masks.sum((1, 2)) / max(1, int(known(label).sum()))
         self.holding += masks.any((1, 2))
@@ -215,10 +227,11 @@ class Tally:
             height, width = ids.shape
             self.areas += np.bincount(ids[ids > 0])[numbers].tolist()
             side, cells = square_side(height, width, self.geometry), self.cells
-            crop = self.config.crop
+            crop = self.tile
             if crop is not None and crop < max(height, width):  # as many cells as its tiles have
                 cells, side = cells * max(height, width) // crop, float(crop)
             self.sides += [side] * len(numbers)
+            self.scales += [self.scale] * len(numbers)
             left = np.unique(resize_label(ids, content_size(height, width, cells, self.geometry)))
             self.vanished += len(set(numbers) - set(left.tolist()))
         return len(numbers)
@@ -249,8 +262,7 @@ class Tally:
         if self.apart:
             self._report_small(found)
         if self.vanished > 0.02 * total:
-            areas, sides = np.array(self.areas), np.array(self.sides)
-            size = small_objects(areas, sides, self.cells, self.image_size).tile
+            size = self._small(self.cells).tile
             found.warnings.append(
                 f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
                 f"{self.image_size} px). Train on crops"
@@ -258,11 +270,17 @@ class Tally:
                 + ", or use a SAM of 1024 px."
             )
 
+    def _small(self, grid: int) -> SmallObjects:
+        """See `small_objects`; lengths in pixels of `data.resolution`, if it is set."""
+        scales = np.array(self.scales)
+        areas, sides = np.array(self.areas) * scales**2, np.array(self.sides) * scales
+        return small_objects(areas, sides, grid, self.image_size)
+
     def _report_small(self, found: Inspection) -> None:
         """Add the objects smaller than 2 x 2 cells of the masks, and a warning if there are many:
         of two touching ones only one is found."""
         grid = self.cells // 2
-        sizes = small_objects(np.array(self.areas), np.array(self.sides), grid, self.image_size)
+        sizes = self._small(grid)
         name = f"2 x 2 of the {self.cells} x {self.cells} cells of {self.sam}'s masks"
         found.facts["objects"][f"smaller than {name}"] = sizes.small
         if sizes.share > 0.02:

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from autosam.data.ground import ground_size
 from autosam.data.labels import known
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.raster import cut
@@ -30,6 +31,21 @@ def starts(length: int, size: int, overlap: float) -> list[int]:
         return [0]
     count = 1 + int(np.ceil((length - size) / (size * (1 - overlap))))
     return np.linspace(0, length - size, count).round().astype(int).tolist()
+
+
+def tile_side(image: Pixels, size: int, resolution: float | None) -> int:
+    """Side of the tiles of an image, in its own pixels.
+
+    Args:
+        image: where it is read from.
+        size: side of a tile, in pixels of `resolution`.
+        resolution: metres of the ground that a pixel covers; None: `size` counts the pixels of
+            each image.
+
+    Raises:
+        DataError: the size of the image's pixels on the ground is not known.
+    """
+    return size if resolution is None else max(1, round(size * resolution / ground_size(image)))
 
 
 def tile_regions(shape: tuple[int, int], size: int, overlap: float = OVERLAP) -> list[Region]:

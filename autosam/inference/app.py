@@ -16,6 +16,7 @@ import torch
 
 from autosam.config import RUNS
 from autosam.config.commands import AppConfig
+from autosam.data.ground import ground_size
 from autosam.data.images import image_size, write_png
 from autosam.data.pairs import read_valid
 from autosam.data.readers.files import image_file
@@ -83,8 +84,10 @@ def read_upload(path: Path, predictor: Predictor, max_megapixels: int) -> Memory
             f"{path.name}: {width} x {height} pixels, more than the limit of {max_megapixels} "
             "million."
         )
-    image, valid = read_valid(image_file(path, predictor.loaded.config.data))
-    return MemoryImage.of(image, path.name, valid)
+    file = image_file(path, predictor.loaded.config.data)
+    image, valid = read_valid(file)
+    ground = None if predictor.resolution is None else ground_size(file)
+    return MemoryImage.of(image, path.name, valid, ground)
 
 
 def segment(

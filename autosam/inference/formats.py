@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from autosam.errors import ConfigError
 from autosam.inference.georeference import frame_of, wgs84, write_geopackage, write_geotiff
 from autosam.inference.label_image import write_label_image
 from autosam.inference.mask_values import mask_arrays, mask_endings, named_classes
+from autosam.inference.outlines import Outlines, outlines_of
 from autosam.inference.polygons import polygons_of
 from autosam.inference.regions import regions_of
 from autosam.utils.io import write_atomically
@@ -33,8 +35,11 @@ class Format:
 
     endings: Callable[[DataConfig], list[str]]
     """Returns what each file adds to the image's name, with the suffix."""
-    write: Callable[[list[Path], Prediction, DataConfig], None]
-    """Writes the files, given in the order of `endings`."""
+    write: Callable[..., None]
+    """Writes the files, given in the order of `endings`: (paths, found: Prediction, data:
+    DataConfig)."""
+    options: tuple[str, ...] = ()
+    """Settings of `OutputOptions` that `write` also takes, as keywords."""
 
 
 def write_masks(paths: list[Path], found: Prediction, data: DataConfig) -> None:
@@ -64,20 +69,39 @@ def write_overlay(paths: list[Path], found: Prediction, data: DataConfig) -> Non
     write_png(paths[0], found.overlay())
 
 
-def write_geojson(paths: list[Path], found: Prediction, data: DataConfig) -> None:
+def write_geojson(
+    paths: list[Path], found: Prediction, data: DataConfig, simplify: float = 0.0
+) -> None:
     """Write the polygons as GeoJSON, see `write_features`."""
-    write_features(paths[0], geojson(found, data)["features"], found.image)
+    write_features(paths[0], found_outlines(found, data, simplify), found.image)
 
 
-def write_features(path: Path, features: list[dict[str, Any]], image: Pixels | None) -> None:
-    """Write features of GeoJSON, in pixels: as they are, or of an image with coordinates in WGS
-    84."""
+def write_features(path: Path, outlines: Outlines, image: Pixels | None) -> None:
+    """Write polygons as GeoJSON: in pixels, or of an image with coordinates in WGS 84."""
     georeference = find_georeference(image)
-    content: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    features = outlines.features()
     if georeference is not None:
-        content = wgs84(frame_of(features, georeference))
-    text = json.dumps(content)
-    write_atomically(path, lambda to: to.write_text(text, encoding="utf-8"))
+        features = wgs84(frame_of(outlines, georeference))
+
+    def write(to: Path) -> None:
+        with open(to, "w", encoding="utf-8") as file:
+            file.write('{"type": "FeatureCollection", "features": [')
+            for i, feature in enumerate(features):  # one by one: as text they are large
+                file.write((", " if i else "") + json.dumps(feature))
+            file.write("]}")
+
+    write_atomically(path, write)
+
+
+def found_outlines(found: Prediction, data: DataConfig, simplify: float = 0.0) -> Outlines:
+    """The polygons of the objects of a prediction, see `geojson` and `outlines_of`."""
+    features = geojson(found, data)["features"]
+    return outlines_of(
+        [one["properties"] for one in features],
+        [one["geometry"] for one in features],
+        simplify,
+        disjoint=data.exclusive or found.instances is not None,
+    )
 
 
 def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
@@ -114,10 +138,12 @@ def geojson(found: Prediction, data: DataConfig) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def write_polygons(paths: list[Path], found: Prediction, data: DataConfig) -> None:
+def write_polygons(
+    paths: list[Path], found: Prediction, data: DataConfig, simplify: float = 0.0
+) -> None:
     """Write the polygons as a GeoPackage in the image's CRS."""
     georeference = require_georeference(found.image, "--geopackage")
-    write_geopackage(paths[0], frame_of(geojson(found, data)["features"], georeference))
+    write_geopackage(paths[0], frame_of(found_outlines(found, data, simplify), georeference))
 
 
 def write_raster(paths: list[Path], found: Prediction, data: DataConfig) -> None:
@@ -134,8 +160,8 @@ FORMATS: dict[str, Format] = {
     "masks": Format(lambda data: [f"{end}.png" for end in mask_endings(data)], write_masks),
     "probabilities": Format(probability_endings, write_probabilities),
     "overlay": Format(lambda data: ["_overlay.png"], write_overlay),
-    "geojson": Format(lambda data: [".geojson"], write_geojson),
-    "geopackage": Format(lambda data: [".gpkg"], write_polygons),
+    "geojson": Format(lambda data: [".geojson"], write_geojson, ("simplify",)),
+    "geopackage": Format(lambda data: [".gpkg"], write_polygons, ("simplify",)),
     "geotiff": Format(lambda data: ["_mask.tif"], write_raster),
 }
 """Output formats by the setting of `OutputOptions` that turns them on. A format without such a
@@ -149,9 +175,13 @@ def wanted_formats(options: OutputOptions) -> dict[str, Format]:
         options: output options.
 
     Returns:
-        Formats by name, in the order of `FORMATS`.
+        Formats by name, in the order of `FORMATS`; `write` has its options.
     """
-    return {name: form for name, form in FORMATS.items() if getattr(options, name, True)}
+    wanted = {name: form for name, form in FORMATS.items() if getattr(options, name, True)}
+    for name, form in wanted.items():
+        own = {option: getattr(options, option) for option in form.options}
+        wanted[name] = replace(form, write=functools.partial(form.write, **own))
+    return wanted
 
 
 def format_of(path: Path, data: DataConfig) -> Format:

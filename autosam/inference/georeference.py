@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autosam.data.readers.georeference import Georeference
 from autosam.utils.io import write_atomically
+
+if TYPE_CHECKING:
+    from autosam.inference.outlines import Outlines
 
 BLOCK = 512
 """Side of the tiles of a GeoTIFF, pixels."""
@@ -69,36 +72,53 @@ def _known_rows(height: int, width: int, valid: Iterable[np.ndarray | None]) -> 
     return None if known.all() else known
 
 
-def frame_of(features: Sequence[dict[str, Any]], georeference: Georeference) -> Any:
+def frame_of(outlines: Outlines, georeference: Georeference) -> Any:
     """A geopandas table of objects.
 
     Args:
-        features: of GeoJSON, in pixels from the top left corner of the image.
+        outlines: their polygons.
         georeference: of the image.
 
     Returns:
-        A GeoDataFrame in the image's CRS, with a column `area_m2`: the area in square metres, on
-        the map of a projected CRS and on the ellipsoid of a geographic one.
+        A GeoDataFrame in the image's CRS, with a column `area_m2`: the area of the pixels in square
+        metres, on the map of a projected CRS and on the ellipsoid of a geographic one.
     """
     import geopandas
     from pyproj import Geod
-    from shapely import affinity
-    from shapely.geometry import shape
 
-    a, b, c, d, e, f = georeference.transform
-    crs = georeference.crs
-    steps, rows = [a, b, d, e, c, f], [feature["properties"] for feature in features]
-    placed = [affinity.affine_transform(shape(one["geometry"]), steps) for one in features]
+    crs, rows = georeference.crs, outlines.rows
+    shown = _placed(outlines.shown, georeference)
+    exact = shown if outlines.shown is outlines.exact else _placed(outlines.exact, georeference)
     if crs.is_geographic:
         ellipsoid = crs.get_geod() or Geod(ellps="WGS84")
-        areas = [abs(ellipsoid.geometry_area_perimeter(one)[0]) for one in placed]
+        areas = [abs(ellipsoid.geometry_area_perimeter(one)[0]) for one in exact]
     else:
         unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
-        areas = [one.area * unit**2 for one in placed]
+        areas = [one.area * unit**2 for one in exact]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table: dict[str, Any] = {name: [row.get(name) for row in rows] for name in columns}
     table["area_m2"] = [round(area, 4) for area in areas]
-    return geopandas.GeoDataFrame(table, geometry=placed, crs=crs)
+    return geopandas.GeoDataFrame(table, geometry=shown, crs=crs)
+
+
+def _placed(geometries: list[Any], georeference: Georeference) -> np.ndarray:
+    """Move polygons from pixels to the CRS of an image; shapely geometries."""
+    import shapely
+
+    a, b, c, d, e, f = georeference.transform
+    steps = np.array([[a, d], [b, e]])
+    placed: np.ndarray = shapely.transform(as_shapely(geometries), lambda xy: xy @ steps + (c, f))
+    return placed
+
+
+def as_shapely(geometries: list[Any]) -> np.ndarray:
+    """Convert geometries of GeoJSON, or of shapely, to an array of shapely's."""
+    from shapely.geometry import shape
+
+    found = np.empty(len(geometries), object)
+    for i, one in enumerate(geometries):
+        found[i] = shape(one) if isinstance(one, dict) else one
+    return found
 
 
 def write_geopackage(path: Path, frame: Any) -> None:
@@ -113,9 +133,9 @@ def write_geopackage(path: Path, frame: Any) -> None:
     write_atomically(path, write)
 
 
-def wgs84(frame: Any) -> dict[str, Any]:
-    """A table of objects as GeoJSON in WGS 84 (longitude, latitude), as RFC 7946 requires."""
+def wgs84(frame: Any) -> Iterator[dict[str, Any]]:
+    """The features of GeoJSON of a table of objects, in WGS 84 (longitude, latitude) as RFC 7946
+    requires."""
     moved = frame.to_crs(4326)
     moved.geometry = moved.geometry.orient_polygons()
-    found: dict[str, Any] = moved.to_geo_dict(na="drop", drop_id=True)
-    return found
+    yield from moved.iterfeatures(na="drop", drop_id=True)

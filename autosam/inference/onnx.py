@@ -84,6 +84,8 @@ def export(config: ExportConfig) -> Exported:
         )
     images = readable(find_images(config, predictor), config.count)
     first = read_valid(images[0])[0]
+    ground = "" if predictor.resolution is None else f" of {predictor.resolution:g} m"
+    predictor.resolution = None  # the tiles of the comparison count the pixels of its images
     make_folder(output.parent)
     if predictor.by_object:
         return export_objects(predictor, images, config)
@@ -112,8 +114,8 @@ def export(config: ExportConfig) -> Exported:
     report(result, config, "mask, uint8; logits, float32 classes x height x width")
     if predictor.tile is not None:
         print(
-            f"Trained on crops: give it tiles of {predictor.tile} px and average the logits where "
-            f"they overlap (threshold {predictor.threshold:g}); docs/predict.md shows how."
+            f"Trained on crops: give it tiles of {predictor.tile} px{ground} and average the logits"
+            f" where they overlap (threshold {predictor.threshold:g}); docs/predict.md shows how."
         )
     return result
 

@@ -51,7 +51,8 @@ def predict(config: PredictConfig) -> list[Path]:
         min_area=config.min_area,
     )
     data = predictor.loaded.config.data
-    predictor.tile = config.tile or predictor.tile
+    if config.tile is not None:
+        predictor.tile, predictor.resolution = config.tile, None
     if config.tile is not None and predictor.loaded.config.color_prior is not None:
         raise ConfigError(
             f"--tile: the run {predictor.loaded.config.run} takes its prompts from a color prior, "
@@ -68,6 +69,8 @@ def predict(config: PredictConfig) -> list[Path]:
     needs: dict[str, Any] = {"rows": None}
     if config.coco != "no":
         needs["objects_as"] = config.coco
+    if config.geojson or config.geopackage:
+        needs["simplified"] = config.simplify
     if predictor.loaded.config.task == "instances":
         require_scikit_image()
         needs["measured"] = None
@@ -91,6 +94,8 @@ def predict(config: PredictConfig) -> list[Path]:
             failed.append(source.key)
             print(f"skipped: {error}", file=sys.stderr)
             continue
+        if source.kind == "image":
+            entry["simplified"] = needs.get("simplified")
         log.add({"name": source.key, "source": recorded, **entry})
     log.gather()
     if main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import os
@@ -21,6 +22,7 @@ from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.files import image_file
 from autosam.data.readers.memory import MemoryImage, array_of
 from autosam.data.sample import make_tiles
+from autosam.data.tiles import tile_side
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.evaluation.assemble import separate
 from autosam.evaluation.calibration import THRESHOLDS
@@ -78,6 +80,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         self.loaded, self.flips = loaded, flips
         self.tile = loaded.config.data.crop
         """Side of the tiles of larger images, pixels; None: images are segmented as a whole."""
+        self.resolution = loaded.config.data.resolution
+        """Metres of the ground that a pixel of `tile` covers; None: those of each image."""
         instances = loaded.config.task == "instances"
         self.by_object = instances and draws_objects(loaded.segmenter)
         if min_area is not None and self.by_object:
@@ -212,7 +216,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                     str(source),
                     np.flip(image, axes),
                     input_spec,
-                    self.tile,
+                    self.tile_of(source),
                     prompting=config.prompt,
                     prior=None if prior is None else np.flip(prior, axes),
                 )
@@ -236,7 +240,12 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             prior = None if rough is None else color_prior_mask(source, rough)
             prompting = None if rough is None else config.prompt
             sample = make_tiles(
-                str(source), image, input_spec, self.tile, prompting=prompting, prior=prior
+                str(source),
+                image,
+                input_spec,
+                self.tile_of(source),
+                prompting=prompting,
+                prior=prior,
             )
             sample.valid = known
             samples.append(sample)
@@ -281,7 +290,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         """
         pixels = self._pixels(image)
         colors, valid = self._read(pixels)
-        sample = make_tiles(str(pixels), colors, self.segmenter.input_spec, self.tile)
+        sample = make_tiles(str(pixels), colors, self.segmenter.input_spec, self.tile_of(pixels))
         batch = Batch.collate([sample]).to(self.device)
         if self.by_object:
             decide = self._decisions([pixels])[0]
@@ -316,6 +325,20 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         if self.loaded.config.task == "instances":
             objects = separate(masks, likely, self.loaded.config.separate)
         return Prediction(likely, masks, logits.cpu().numpy(), data, image, objects)
+
+    def tile_of(self, image: Pixels) -> int | None:
+        """Side of the tiles of an image, in its own pixels; None: it is segmented as a whole.
+
+        Raises:
+            DataError: see `tile_side`.
+        """
+        return None if self.tile is None else tile_side(image, self.tile, self.resolution)
+
+    def without_tiles(self) -> Predictor:
+        """The same predictor, for images that are tiles."""
+        other = copy.copy(self)
+        other.tile = None
+        return other
 
     def min_area_of(self, height: int, width: int) -> float:
         """Smallest area as a share of an image. That of a run that was trained on whole images is a

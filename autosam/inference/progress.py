@@ -23,6 +23,8 @@ PART = "predictions.{}.jsonl"
 TABLE = "areas.csv"
 OBJECTS = "objects.csv"
 COCO = "coco.json"
+OF_IMAGES = ("measured", "simplified")
+"""Keys that only the entries of images have."""
 COLUMNS = ("file", "class", "value", "pixels", "share", "objects", "score")
 """Columns of the table; `value` only if the settings name mask values."""
 
@@ -74,6 +76,7 @@ class ProgressLog:
                 "pass --overwrite true to do everything again."
             )
         for entry in itertools.chain(*map(self._read, [path, *self._parts()])):
+            entry.setdefault("simplified", 0.0)  # of entries older than the setting
             if other := entry.get("made_by"):
                 differs = [key for key, value in self.made_by.items() if other.get(key) != value]
                 if differs:
@@ -85,7 +88,7 @@ class ProgressLog:
             elif _is_complete(entry) and all(
                 name in entry and (value is None or entry[name] == value)
                 for name, value in (needs or {}).items()
-                if name != "measured" or "size" in entry  # of images alone
+                if name not in OF_IMAGES or "size" in entry
             ):
                 self.done[entry["name"]] = entry
 

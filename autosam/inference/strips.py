@@ -21,6 +21,7 @@ from autosam.errors import DataError
 from autosam.inference.formats import wanted_formats, write_features
 from autosam.inference.georeference import frame_of, write_geopackage, write_geotiff
 from autosam.inference.mask_values import mask_arrays, named_classes
+from autosam.inference.outlines import Outlines, outlines_of
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
 from autosam.inference.sources import Source
@@ -57,6 +58,7 @@ def write_in_strips(
     _, classes, height, width = logits.shape
     min_area = predictor.min_area_of(height, width)
     wanted = wanted_formats(options)
+    outlined = "geopackage" in wanted or "geojson" in wanted
     if not set(wanted) <= set(POSSIBLE) or options.coco != "no":
         raise DataError(
             f"{source.path}: {width} x {height} pixels: for images this large only masks, areas "
@@ -71,7 +73,7 @@ def write_in_strips(
         counts = [strip(top).masks.sum((1, 2)) for top in range(0, height, CHUNK)]
         small = np.sum(counts, axis=0) < min_area * height * width
     masks: list[np.ndarray] = []
-    outlined = np.zeros((1 if data.exclusive else classes, height, width), np.uint8)
+    numbers = np.zeros((outlined * (1 if data.exclusive else classes), height, width), np.uint8)
     pixels, sums = np.zeros(classes, np.int64), np.zeros(classes)
     for top in range(0, height, CHUNK):
         found = strip(top)
@@ -80,10 +82,14 @@ def write_in_strips(
         masks = masks or [np.zeros((height, width), part.dtype) for part in parts]
         for mask, part in zip(masks, parts, strict=True):
             mask[top : top + CHUNK] = part
-        numbers = np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
-        outlined[:, top : top + CHUNK] = found.label if data.exclusive else found.masks * numbers
+        if outlined:
+            each = np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
+            numbers[:, top : top + CHUNK] = found.label if data.exclusive else found.masks * each
         pixels += found.masks.sum((1, 2))
         sums += (found.probabilities * found.masks).sum((1, 2), dtype=np.float64)
+    if outlined:
+        outlines = _outlines_of(numbers, data, options.simplify)
+        del numbers
     left = iter(files)
     for name, form in wanted.items():
         own = list(itertools.islice(left, len(form.endings(data))))
@@ -95,9 +101,9 @@ def write_in_strips(
             write_geotiff(own[0], masks, georeference, _valid_strips(image, height, width))
         elif name == "geopackage":
             georeference = require_georeference(image, "--geopackage")
-            write_geopackage(own[0], frame_of(_features_of(outlined, data), georeference))
+            write_geopackage(own[0], frame_of(outlines, georeference))
         else:
-            write_features(own[0], _features_of(outlined, data), image)
+            write_features(own[0], outlines, image)
     rows = [
         {
             "file": source.name,
@@ -119,16 +125,19 @@ def _valid_strips(image: Pixels, height: int, width: int) -> Iterator[np.ndarray
             yield opened.part(top, 0, min(CHUNK, height - top), width)[1]
 
 
-def _features_of(labels: np.ndarray, data: DataConfig) -> list[dict[str, Any]]:
-    """The outlines of the 4-connected components of masks, along the edges of pixels, as features
-    of GeoJSON; uint8 N x H x W of class numbers."""
+def _outlines_of(labels: np.ndarray, data: DataConfig, simplify: float = 0.0) -> Outlines:
+    """The outlines of the 4-connected components of masks; uint8 N x H x W of class numbers, N > 1
+    for overlapping classes."""
     require_geo("polygons of images this large")
+    import shapely
     from rasterio.features import shapes
     from shapely.geometry import shape
 
-    named, features = named_classes(data), []
+    named, rows, geometries = named_classes(data), [], []
     for label in labels:
-        for outline, number in shapes(label, label > 0, connectivity=4):
-            properties = {**named[int(number) - 1], "pixels": round(shape(outline).area)}
-            features.append({"type": "Feature", "properties": properties, "geometry": outline})
-    return features
+        # Converted one by one: lists of points need ten times the memory of shapely's arrays.
+        for outline, number in shapes(label, label, connectivity=4):
+            geometries.append(shape(outline))
+            rows.append({**named[int(number) - 1], "pixels": round(geometries[-1].area)})
+    exact = list(shapely.orient_polygons(geometries))
+    return outlines_of(rows, exact, simplify, disjoint=data.exclusive)

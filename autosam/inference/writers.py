@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import tempfile
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from autosam.config.commands import OutputOptions
 from autosam.data.images import write_png
 from autosam.data.readers.files import image_file
 from autosam.data.readers.volumes import Slice, shape_of, stack, write_volume
-from autosam.data.tiles import OVERLAP, image_shape
+from autosam.data.tiles import OVERLAP, image_shape, tile_side
 from autosam.errors import DataError
 from autosam.evaluation.visualize import overlay, palette
 from autosam.inference.formats import wanted_formats
@@ -84,9 +84,9 @@ def write_image(
     """
     data = predictor.loaded.config.data
     image = image_file(source.path, data)
-    tile = predictor.tile
-    if tile is None:
+    if predictor.tile is None:
         return _write_formats(source, files, predictor(image), options, data)
+    tile = tile_side(image, predictor.tile, predictor.resolution)
     height, width = image_shape(image)
     logits_in_memory = height * width * predictor.segmenter.num_classes <= MAX_LOGITS
     whole_only = predictor.loaded.config.color_prior is not None  # is computed on whole images
@@ -96,20 +96,30 @@ def write_image(
             _require_divisible(source, predictor, (height, width))
         with (
             contextlib.closing(open_pixels(image)) as pixels,
-            # After Ctrl-C a thread of zarr may still write into the folder.
-            tempfile.TemporaryDirectory(
-                dir=files[0].parent, prefix=".autosam-", ignore_cleanup_errors=True
-            ) as folder,
+            _scratch_folder(files[0]) as folder,
         ):
+            of_tiles = predictor.without_tiles()
             if predictor.by_object:
-                found = objects_in_tiles(predictor, pixels, tile, options.overlap, image)
+                found = objects_in_tiles(of_tiles, pixels, tile, options.overlap, image)
                 return _write_formats(source, files, found, options, data)
-            logits = segment_tiles(predictor, pixels, tile, options.overlap, Path(folder))
+            logits = segment_tiles(of_tiles, pixels, tile, options.overlap, folder)
             if not logits_in_memory:
                 return write_in_strips(source, files, predictor, options, logits)
             found = predictor.decide(torch.from_numpy(logits[0]), image=image)
             return _write_formats(source, files, found, options, data)
     return _write_formats(source, files, predictor(image), options, data)
+
+
+@contextlib.contextmanager
+def _scratch_folder(file: Path) -> Iterator[Path]:
+    """A folder that is deleted at the end, or else, after a kill, when the file is made again."""
+    folder = file.with_name(f".autosam-{file.name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a thread of zarr may still write after Ctrl-C
 
 
 def _require_divisible(source: Source, predictor: Predictor, shape: tuple[int, int]) -> None:

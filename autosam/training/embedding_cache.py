@@ -215,6 +215,8 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         part["stretch"] = True
     if dataset.cropping is not None:
         part["crop"] = [dataset.cropping.size, dataset.by_crop]
+        if dataset.cropping.resolution is not None:
+            part["resolution"] = dataset.cropping.resolution
     run = RUNS[config.run]
     if run.learns_prompt and config.model.sam_features == "blocks":
         part["features of blocks"] = BLOCKS

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import tifffile
 from affine import Affine
 from PIL import Image
@@ -19,6 +22,7 @@ from shapely.geometry import shape
 from shapely.ops import transform as moved
 
 import autosam
+from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.errors import DataError
 from autosam.predict import predict
@@ -114,7 +118,8 @@ def test_overviews_and_tiles(tmp_path: Path) -> None:
     """GDAL's own reading of what was written."""
     from pyproj import CRS
 
-    from autosam.inference.georeference import Georeference, write_geotiff
+    from autosam.data.readers.georeference import Georeference
+    from autosam.inference.georeference import write_geotiff
 
     mask = np.zeros((1500, 1300), np.uint8)
     mask[200:900, 300:1000] = 255
@@ -167,3 +172,84 @@ def test_coordinates_with_an_orientation_are_ambiguous(
     with pytest.raises(DataError):
         segment(trained, source, tmp_path / "out")
     assert "coordinates and an orientation tag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("most", [10**9, 10])
+def test_simplified_outlines(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Fewer points, as many objects, the areas of the masks; another tolerance is written again."""
+    monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", most)
+    source, out = tmp_path / "ortho.tif", tmp_path / "out"
+    write(source, UTM)
+    tables = []
+    for tolerance in (0, 1.5, 1.5, 0):
+        segment(trained, source, out, tile=60, simplify=tolerance)
+        tables.append(geopandas.read_file(out / "ortho.gpkg"))
+        content = json.loads((out / "ortho.geojson").read_text())
+        points = [len(one["geometry"]["coordinates"][0]) for one in content["features"]]
+        assert points == shapely.get_num_coordinates(
+            shapely.get_exterior_ring(tables[-1].geometry)
+        ).tolist()  # fmt: skip
+    exact, simple, again, back = tables
+    assert exact.equals(back)
+    assert simple.equals(again)
+    assert simple.is_valid.all()
+    for column in ("pixels", "area_m2"):
+        assert simple[column].equals(exact[column])
+    assert simple.count_coordinates().sum() < 0.8 * exact.count_coordinates().sum()
+    apart = simple.symmetric_difference(exact).area / exact.length  # mean distance, m
+    assert 0 < apart.max() < 1.5 * 0.2
+
+
+def test_neighbours_that_are_simplified_share_their_edges() -> None:
+    """A random map of instances that fills the image: a coverage before and after."""
+    from autosam.inference.outlines import simplified
+    from autosam.inference.polygons import polygons_of
+
+    rng = np.random.default_rng(0)
+    seeds = rng.uniform(0, 60, (12, 2))
+    y, x = np.mgrid[:60, :60]
+    number = np.argmin([np.hypot(y - a, x - b) + 2 * np.sin(x / 3) for a, b in seeds], 0)
+    exact = [
+        {"type": "MultiPolygon", "coordinates": polygons_of(number == i)} for i in range(12)
+    ]  # fmt: skip
+    found = simplified(exact, [0] * 12, 3.0)
+    assert shapely.coverage_is_valid(found)
+    assert shapely.is_valid(found).all()
+    whole = shapely.union_all(found)
+    assert sum(one.area for one in found) == pytest.approx(whole.area)
+    assert whole.equals(shapely.box(0, 0, 60, 60))  # no gap
+    before = shapely.get_num_coordinates([shape(one) for one in exact]).sum()
+    assert shapely.get_num_coordinates(found).sum() < before / 3
+    # Overlapping classes are simplified each by itself.
+    square = shapely.box(0, 0, 8, 8)
+    assert shapely.equals(simplified([square, square], [1, 2], 2.0), square).all()
+
+
+def test_outlines_of_masks_that_touch_at_corners() -> None:
+    """By GDAL, for images of any size, against those in memory."""
+    from autosam.inference.formats import geojson
+    from autosam.inference.prediction import Prediction
+    from autosam.inference.strips import _outlines_of
+
+    rng = np.random.default_rng(0)
+    for share in (0.3, 0.5, 0.7):
+        masks = rng.random((2, 40, 50)) < share
+        data = DataConfig(num_classes=2, exclusive=False)
+        likely = masks.astype(np.float32)
+        features = geojson(Prediction(likely, masks, likely), data)["features"]
+        found = _outlines_of(masks * np.array([1, 2], np.uint8)[:, None, None], data)
+        assert shapely.is_valid(found.exact).all()
+        assert len(found.exact) == sum(ndimage.label(mask)[1] for mask in masks) == len(features)
+
+        def facts(features: Iterable[dict[str, Any]]) -> list[Any]:
+            return sorted(
+                (one["properties"]["class"], one["properties"]["pixels"], outline.normalize().wkt)
+                for one in features
+                for outline in [shape(one["geometry"])]
+            )
+
+        assert facts(found.features()) == facts(features)
+        for one in found.exact:
+            assert one.exterior.is_ccw

@@ -159,3 +159,44 @@ def test_killed_and_an_image_replaced_meanwhile(trained: Path, tmp_path: Path) -
         assert np.array_equal(mask > 0, predictor(source / f"{i:02d}.png").masks[0]), i
     assert names_in(out / "areas.csv") == [f"{i:02d}" for i in range(40)]
     assert not list(out.glob("*.partial"))
+
+
+def test_killed_while_a_very_large_image_is_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two of its files: the next call gives those of an unbroken one, and leaves nothing
+    else."""
+    rasterio, geopandas = pytest.importorskip("rasterio"), pytest.importorskip("geopandas")
+    source = tmp_path / "a.tif"
+    values = np.random.default_rng(0).integers(1, 90, (3, 90, 130), dtype=np.uint8)
+    values[:, 20:50, 30:100] += 140
+    place = rasterio.Affine(0.2, 0, 500_000, 0, -0.2, 5_400_000)
+    settings = {"driver": "GTiff", "height": 90, "width": 130, "count": 3, "dtype": "uint8"}
+    with rasterio.open(source, "w", crs="EPSG:25832", transform=place, **settings) as file:
+        file.write(values)
+    asked = {"geotiff": True, "geopackage": True, "geojson": True, "tile": 60}
+    code = (
+        "import os, conftest as c, autosam.predict as p, autosam.inference.writers as w; "
+        "from autosam.config.commands import PredictConfig; c.SAMS['tiny'] = c.TINY; "
+        "w.MAX_LOGITS, move = 10, os.replace; "
+        "os.replace = lambda a, b: os._exit(9) if str(b).endswith('.gpkg') else move(a, b); "
+        f"p.predict(PredictConfig({str(trained)!r}, {str(source)!r}, {str(tmp_path / 'out')!r}, "
+        f"**{asked}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert killed.returncode == 9
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"a.gpkg.partial", ".autosam-a.png"} <= left
+    monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", 10)
+    for folder in ("out", "whole"):
+        run(trained, source, tmp_path / folder, **asked)
+    files = sorted((tmp_path / "whole").iterdir())
+    assert [path.name for path in files] == sorted(p.name for p in (tmp_path / "out").iterdir())
+    for path in files:
+        again = tmp_path / "out" / path.name
+        if path.suffix == ".gpkg":  # holds the time at which it was written
+            assert len(geopandas.read_file(path)) > 0
+            assert geopandas.read_file(path).equals(geopandas.read_file(again))
+        else:
+            assert path.read_bytes() == again.read_bytes(), path.name

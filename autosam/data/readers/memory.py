@@ -60,6 +60,8 @@ class MemoryImage:
     """bool H x W: where an array holds data; None: everywhere."""
     channels: np.ndarray | None = None
     """uint8 H x W x C: what the prompt generator reads; None: the RGB image."""
+    ground: float | None = None
+    """Metres of the ground that the side of a pixel covers, if that is known."""
 
     def __post_init__(self) -> None:
         """Convert subclasses of `np.ndarray` to plain arrays; masked pixels hold no data."""
@@ -152,16 +154,19 @@ class MemoryImage:
         return (colors.astype(np.float64) * 255).round().astype(np.uint8)
 
     @classmethod
-    def of(cls, image: np.ndarray, name: str, valid: np.ndarray | None) -> MemoryImage:
+    def of(
+        cls, image: np.ndarray, name: str, valid: np.ndarray | None, ground: float | None = None
+    ) -> MemoryImage:
         """An image that was read, see `read_valid`.
 
         Args:
             image: uint8 H x W x (3 + C).
             name: for messages.
             valid: where it holds data, bool H x W; None: everywhere.
+            ground: see `MemoryImage`.
         """
         channels = image[..., 3:] if image.shape[2] > 3 else None
-        return cls(image[..., :3], name, valid=valid, channels=channels)
+        return cls(image[..., :3], name, valid=valid, channels=channels, ground=ground)
 
     def digest(self) -> str:
         return hashlib.sha256(self.read().tobytes()).hexdigest()
