@@ -20,6 +20,7 @@ import bad_images  # noqa: F401
 import bad_layouts  # noqa: F401
 import bad_lines  # noqa: F401
 import bad_objects  # noqa: F401
+import bad_rasters  # noqa: F401
 import bad_tables  # noqa: F401
 import bad_weights  # noqa: F401
 import bad_words  # noqa: F401
