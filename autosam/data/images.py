@@ -32,7 +32,7 @@ from autosam.utils.paths import nearest
 __all__ = ["MAX_PIXELS", "StoredMask", "Window", "stretch"]
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".svs"}
-BLOCK = 2**24
+BLOCK = 2**22
 """Pixels read at a time when the percentiles of an image are computed."""
 CHUNK = 2**22
 """Bytes read at a time when a file is hashed."""
@@ -209,12 +209,15 @@ class ImageReader:
         """
         top, left, height, width = region
         down = max(1, height // LIMIT_SIDE)
-        step = rows = max(1, BLOCK // max(1, width * down)) * down
-        if isinstance(self.raster, TiffImage) and self.raster.rows_together <= down:
-            step, rows = down, 1  # the rows between are not decoded
+        together = self.raster.rows_together if isinstance(self.raster, TiffImage) else 1
+        apart = 1 < down >= together  # the rows between need not be decoded
+        rows = 1 if apart else together * max(1, BLOCK // (width * together))
         samples, masks = [], []
-        for y in range(0, height, step):
-            strip = (top + y, left, min(rows, height - y), width)
+        for end in range(rows, height + rows, rows):
+            y = -(-(end - rows) // down) * down  # the first row that is used
+            if y >= min(end, height):
+                continue
+            strip = (top + y, left, min(end, height) - y, width)
             values, missing = self.raster.colors(strip, self.nodata)
             samples.append(subsample(values, (height, width)))
             masks.append(None if missing is None else subsample(missing, (height, width)))

@@ -88,9 +88,9 @@ class PolygonMask:
 
     def read(self) -> np.ndarray:
         """Read class numbers, uint8 H x W; of overlapping classes a bitmask, int32 H x W."""
-        if not self.overlapping:
-            return label_of(self.read_instances())
         placed = self.labels.placed()
+        if not self.overlapping:
+            return label_of(Instances(*placed.draw(self.region)))
         classes = range(1, self.overlapping + 1)
         return pack(np.stack([placed.draw_class(k, self.region) for k in classes]))
 

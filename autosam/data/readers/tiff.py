@@ -298,10 +298,10 @@ class TiffImage:
 
     @property
     def rows_together(self) -> int:
-        """Number of rows of which none can be decoded without the others."""
+        """Number of rows that are best decoded together."""
         page = self.pages[0]
-        if self.steps[0]:
-            return self.shape[0]
+        if self.steps[0]:  # they are stored as columns
+            return int(page.tilewidth) if page.is_tiled else min(self.shape[0], 1024)
         if page.is_tiled:
             return int(page.tilelength)
         return 1 if page.is_memmappable else int(page.rowsperstrip)
