@@ -206,7 +206,7 @@ def check_rasters(data: DataConfig) -> None:
         )
     if data.class_column and data.masks:
         raise ConfigError("--data.class_column: belongs to --data.annotations. Leave it out.")
-    if data.crop is not None and data.crop > data.block:
+    if data.crop is not None and data.resolution is None and data.crop > data.block:
         raise ConfigError(
             f"--data.crop {data.crop}: is larger than --data.block {data.block}, of which crops "
             "are parts. Make it smaller, or blocks larger."

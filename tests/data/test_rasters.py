@@ -27,7 +27,7 @@ from autosam.data import images
 from autosam.data.augment import build_augment
 from autosam.data.blocks import Block, block_regions
 from autosam.data.checks import check_pairs
-from autosam.data.dataset import Cropping, PairDataset
+from autosam.data.dataset import Cropping, PairDataset, cropping_of
 from autosam.data.images import ImageFile
 from autosam.data.labels import IGNORED
 from autosam.data.layouts import load_pairs, load_splits
@@ -294,6 +294,13 @@ def test_crops_read_by_region_are_those_of_the_whole_block(
         given = ours.sam_input_of(position, 0)[0], theirs.sam_input_of(position, 0)[0]
         assert torch.equal(*given)
     assert set(read) == {(48, 48)}
+
+
+def test_crops_of_a_resolution_may_count_more_pixels_than_a_block(folder: Path) -> None:
+    """Blocks of 77 or 78 px at 0.5 m: crops of 128 px at 0.25 m are 64 px of them."""
+    config = config_of(folder, crop=128, resolution=0.25)
+    data = PairDataset(load_pairs(config), SPEC, MaskEncoding(2), cropping=cropping_of(config))
+    assert set(data.sides) == {64}
 
 
 def test_no_crop_is_centred_on_a_label_without_data(folder: Path) -> None:
