@@ -20,13 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CPU, ANYWHERE = torch.device("cpu"), torch.device("meta")
+READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select")
 COPIES = ("aten::copy_", "aten::_to_copy", "aten::set_")
 INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_",
            "aten::_unsafe_index")  # fmt: skip
 NAMES = ("arange", "as_tensor", "empty", "empty_strided", "eye", "from_numpy", "full", "linspace",
          "logspace", "ones", "rand", "randint", "randn", "randperm", "scalar_tensor", "tensor",
          "zeros")  # fmt: skip
+FROM_VALUES = {torch.as_tensor, torch.from_numpy, torch.tensor}
 MAKERS = {getattr(torch, name) for name in NAMES}
+GROUP = torch._C._group_tensors_by_device_and_dtype
 Real = torch._C.TensorBase
 REAL_DEVICE = Real.device
 
@@ -67,7 +70,7 @@ class Placed(TorchDispatchMode):
         name = func._schema.name
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         where = self._where(name, given, args)
-        if name == "aten::_local_scalar_dense" and where.type == "cuda":
+        if name in READS and where.type == "cuda":
             self.gpus.reads += 1
         asked = kwargs.get("device")
         if asked is not None and torch.device(asked).type == "cuda":
@@ -127,7 +130,13 @@ class Called(TorchFunctionMode):
                 kwargs["device"] = CPU
         try:
             made = func(*args, **kwargs)
-            return made if device is None else self.gpus.move(made, device)
+            if device is None:
+                return made
+            uploads = self.gpus.uploads
+            moved = self.gpus.move(made, device)
+            if func not in FROM_VALUES:
+                self.gpus.uploads = uploads
+            return moved
         finally:
             self.gpus.making = before
 
@@ -141,10 +150,12 @@ class PretendedGpus:
 
     Attributes:
         reads: how often the CPU waited for a value of a GPU: `.item()`, `.cpu()`, `bool(tensor)`.
+        uploads: how often values were copied from the CPU to a GPU.
     """
 
     def __init__(self, count: int = 2, current: int = 0) -> None:
         self.count, self.current, self.reads, self.making = count, current, 0, False
+        self.uploads = 0
         self._stack = ExitStack()
 
     def whole(self, device: Any) -> torch.device:
@@ -163,6 +174,7 @@ class PretendedGpus:
         if source == device or (source == ANYWHERE and relabel(tensor, device) is tensor):
             return tensor
         self.reads += source.type == "cuda" and device == CPU
+        self.uploads += source == CPU and device.type == "cuda"
         return Move.apply(tensor, device)
 
     def _to(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -195,6 +207,17 @@ class PretendedGpus:
         self.reads += place(tensor).type == "cuda"
         with torch._C.DisableTorchFunction():  # which would come back here
             return Real.tolist(tensor)
+
+    def _grouped(self, group: Callable[..., Any]) -> Callable[..., Any]:
+        """What torch's optimisers group tensors by: C++ takes the device of all for the CPU."""
+
+        def grouped(lists: list[list[Tensor]], *rest: Any) -> dict[Any, Any]:
+            return {
+                (place(found[0][0][0]), dtype): found
+                for (_, dtype), found in group(lists, *rest).items()
+            }
+
+        return grouped
 
     def __enter__(self) -> PretendedGpus:
         def device(tensor: Tensor) -> torch.device:
@@ -236,6 +259,7 @@ class PretendedGpus:
             (torch.cuda, cuda),
             (Tensor, tensor),
             (torch.optim.Optimizer, optimizer),
+            (torch._C, {"_group_tensors_by_device_and_dtype": self._grouped(GROUP)}),
         ):
             for name, value in names.items():
                 self._stack.enter_context(patch.object(owner, name, value, create=True))

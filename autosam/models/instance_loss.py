@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
@@ -30,6 +29,6 @@ class InstanceLoss(SegmentationLoss):
         each = each * (logits.sigmoid() - target) ** 2
         centers = (each * weights).sum() / (target * weights).sum().clamp(min=1)
         boxes = generalized_box_iou_loss(output.boxes, objects.boxes, reduction="mean")
-        real = torch.as_tensor(float(bool(objects.masks.any())), device=boxes.device)
+        real = objects.masks.any().float()
         total = real * parts["loss"] + centers + real * boxes
         return parts | {"centers": centers, "boxes": real * boxes, "loss": total}

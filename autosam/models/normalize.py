@@ -16,6 +16,12 @@ def inside(valid: Tensor, size: int) -> Tensor:
     return (rows & columns)[:, None]
 
 
+def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """float32 1 x C x 1 x 1, made on the device: a copy from the CPU would wait for it."""
+    made = [torch.full((1, 1, 1), value, device=device) for value in values]
+    return torch.stack(made, dim=1)
+
+
 def normalise(
     images: Tensor, valid: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Tensor:
@@ -48,8 +54,7 @@ def normalise(
         high = torch.where(content, images, 0).amax((1, 2, 3), keepdim=True).float()
         mean_, std_ = low, (high - low).clamp(min=1)  # an image of one value becomes 0
     else:
-        mean_ = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
-        std_ = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
+        mean_, std_ = per_channel(mean, images.device), per_channel(std, images.device)
     # Channels last: convolutions on a CPU, depthwise ones above all, run up to three times faster.
     pixels = images.float().contiguous(memory_format=torch.channels_last)
     return (pixels - mean_) / std_ * content

@@ -264,10 +264,7 @@ def merge_objects(logits: Tensor, prompts: ObjectPrompts, batch: int, classes: i
         float B x K x m x m; `ABSENT` where a class has no object.
     """
     size = logits.shape[-2:]
-    absent = logits.new_full(size, ABSENT)
+    merged = logits.new_full((batch * classes, *size), ABSENT)
     slot = prompts.images * classes + prompts.classes
-    merged = []
-    for i in range(batch * classes):
-        own = logits[slot == i]
-        merged.append(own.amax(0) if len(own) else absent)
-    return torch.stack(merged).view(batch, classes, *size)
+    merged = merged.index_reduce(0, slot, logits, "amax", include_self=False)
+    return merged.view(batch, classes, *size)

@@ -50,7 +50,7 @@ def fit_batch(
 
     def step(size: int) -> None:
         batch = largest_batch(dataset, size).to(device)
-        optimizer = build_optimizer(segmenter, config.train)
+        optimizer = build_optimizer(segmenter, config.train, device)
         for _ in range(2):  # the second step also holds the optimiser's moments
             losses_of(segmenter.train(), batch, criterion, device, bf16)[0].backward()
             optimizer.step()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +22,9 @@ from autosam.utils.device import half_precision
 OnStep = Callable[[int, float], None]
 """Called after each batch with its number of images and its loss."""
 
+
+READ_EVERY = 16
+"""Batches between two reads of the losses from a GPU: each waits until it has done all work."""
 
 ONE_VALUE = "Expected more than 1 value per channel"
 """Start of torch's message if BatchNorm gets one value per channel."""
@@ -43,6 +46,23 @@ def one_value(error: Exception) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Step:
+    """A batch whose values have not been read."""
+
+    batch: int
+    """Its number in the epoch, from 1."""
+    images: list[str]
+    """Names of the first images."""
+    names: list[str]
+    """Of the terms of the loss."""
+    values: Tensor
+    """float32: the terms; 1 if the loss is finite; 1 if loss and gradient are; the gradient's
+    norm."""
+    stepped: bool
+    """Whether the optimiser made a step."""
+
+
 @dataclass
 class EpochStatistics:
     """Sums over the batches of an epoch so far."""
@@ -56,9 +76,56 @@ class EpochStatistics:
     """Number of optimiser steps."""
     norm: float = 0.0
     """Sum over optimiser steps of the norm of the gradient."""
+    loss: float = math.nan
+    """Of the last batch."""
     seconds: float = 0.0
     waited: float = 0.0
     """Seconds spent waiting for data."""
+    unread: list[Step] = field(default_factory=list)
+    """The last batches, whose values are still on the device; the sums leave them out."""
+
+    def add(self, step: Step, every: int) -> None:
+        """Add the values of a batch; `every` so many batches they are read, see `read`."""
+        self.unread.append(step)
+        if len(self.unread) >= every:
+            self.read()
+
+    def read(self) -> None:
+        """Read the values that are still on the device, which waits for it once.
+
+        Raises:
+            TrainingError: a loss or a gradient is not finite.
+        """
+        steps, self.unread = self.unread, []
+        if not steps:
+            return
+        rows = torch.stack([step.values for step in steps]).tolist()
+        for step, (*parts, loss_finite, finite, norm) in zip(steps, rows, strict=True):
+            if not loss_finite:
+                raise TrainingError(
+                    f"the loss is not finite at batch {step.batch} ({', '.join(step.images)}...). "
+                    "Lower --train.lr, or look at these images."
+                )
+            if not finite:
+                raise TrainingError(
+                    f"the gradient is not finite at batch {step.batch} "
+                    f"({', '.join(step.images)}...). Lower --train.lr, try "
+                    "--train.precision no, or look at these images."
+                )
+            for name, value in zip(step.names, parts, strict=True):
+                self.parts[name] = self.parts.get(name, 0.0) + value
+            self.loss = parts[step.names.index("loss")]
+            if step.stepped:
+                self.norm, self.norms = self.norm + norm, self.norms + 1
+
+    def copy(self) -> EpochStatistics:
+        """A copy that later batches do not change."""
+        return replace(self, parts=dict(self.parts), unread=list(self.unread))
+
+    def sums(self) -> dict[str, Any]:
+        """Its fields, for a file, after `read`."""
+        self.read()
+        return {name: value for name, value in vars(self).items() if name != "unread"}
 
     def means(self) -> dict[str, float]:
         """Average over the batches, see `train_one_epoch`."""
@@ -107,6 +174,18 @@ def losses_of(
     return total, parts
 
 
+def skip_unless(sound: Tensor, optimizer: Optimizer) -> None:
+    """Let a fused optimiser do nothing from the first batch on whose gradient is not finite,
+    without reading whether there was one.
+
+    Args:
+        sound: bool scalar on the device: whether all gradients so far are finite.
+        optimizer: its steps look at `found_inf`, as with torch's gradient scaler.
+    """
+    inner: Any = getattr(optimizer, "optimizer", optimizer)
+    inner.found_inf = (~sound).float()
+
+
 def train_one_epoch(
     model: nn.Module,
     loader: Iterable[Batch],
@@ -139,6 +218,8 @@ def train_one_epoch(
             batch.
     """
     optimizer, scheduler = optimization.optimizer, optimization.scheduler
+    every = 1 if accelerator.device.type == "cpu" else READ_EVERY
+    sound: Tensor | None = None
     model.train()
     stats = EpochStatistics() if stats is None else stats
     before = time.perf_counter()
@@ -146,36 +227,39 @@ def train_one_epoch(
         fetched = time.perf_counter()
         with accelerator.accumulate(model):
             total, parts = losses_of(model, batch, criterion, accelerator.device, bf16)
-            if not torch.isfinite(total):
-                raise TrainingError(
-                    f"the loss is {total.item()} at batch {stats.batches + 1} "
-                    f"({', '.join(batch.names[:4])}...). Lower --train.lr, or look at these images."
-                )
             accelerator.backward(total)
+            norms = [torch.zeros_like(total)]
             if accelerator.sync_gradients:
                 groups = accelerator.unwrap_model(model).param_groups()
                 norms = [
-                    float(accelerator.clip_grad_norm_(group, optimization.clip)) for group in groups
+                    torch.as_tensor(accelerator.clip_grad_norm_(group, optimization.clip))
+                    for group in groups
                 ]
-                if not all(map(math.isfinite, norms)):
-                    raise TrainingError(
-                        f"the gradient is not finite at batch {stats.batches + 1} "
-                        f"({', '.join(batch.names[:4])}...). Lower --train.lr, try "
-                        "--train.precision no, or look at these images."
-                    )
-                stats.norm, stats.norms = stats.norm + norms[0], stats.norms + 1
+            loss_finite = total.detach().isfinite()
+            finite = loss_finite & torch.stack(norms).isfinite().all()
+            sound = finite if sound is None else sound & finite
+            values = [*parts.values(), loss_finite, finite, norms[0]]
+            step = Step(
+                stats.batches + 1,
+                batch.names[:4],
+                list(parts),
+                torch.stack([value.detach().float() for value in values]),
+                accelerator.sync_gradients,
+            )
+            stats.add(step, every)
+            if every > 1:
+                skip_unless(sound, optimizer)
             optimizer.step()
             if accelerator.sync_gradients:
                 scheduler.step()
             optimizer.zero_grad()
-        for name, value in parts.items():
-            stats.parts[name] = stats.parts.get(name, 0.0) + value.item()
         stats.batches += 1
         stats.images += len(batch) * accelerator.num_processes
         now = time.perf_counter()
         stats.waited, stats.seconds = stats.waited + fetched - before, stats.seconds + now - before
-        on_step(len(batch), parts["loss"].item())
+        on_step(len(batch), stats.loss)
         before = time.perf_counter()
+    stats.read()
     means = stats.means()
     if accelerator.num_processes > 1:  # each process has seen its share of the batches
         values = torch.tensor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -18,14 +19,19 @@ PRETRAINED_LR = 1e-3
 """Default peak learning rate of pretrained ones: the backbone and SAM's mask decoder."""
 
 
-def build_optimizer(segmenter: SegmentationModel, config: TrainConfig) -> Optimizer:
-    """Build AdamW or Adam for the trainable parameters.
+def build_optimizer(
+    segmenter: SegmentationModel, config: TrainConfig, device: torch.device | None = None
+) -> Optimizer:
+    """Build AdamW or Adam for the trainable parameters; for a GPU with fused steps.
 
     Args:
         segmenter: the network.
         config: optimiser, learning rate and weight decay.
+        device: where it will train; None: on the CPU.
     """
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    fused = device is not None and device.type == "cuda"
+    kind = functools.partial(adam, fused=True) if fused else adam
     groups = parameter_groups(segmenter, config.weight_decay)
     if config.lr is not None:
         return kind(groups, lr=config.lr)

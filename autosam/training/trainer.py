@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import functools
 import math
 import time
@@ -95,7 +93,7 @@ class Trainer:
         train_loader, self.sampler = epoch_loader(
             data.train, config, processes, interrupt, shuffle=True
         )
-        optimizer = build_optimizer(segmenter, config.train)
+        optimizer = build_optimizer(segmenter, config.train, accelerator.device)
         learns = RUNS[config.run].learns
         optimizer.register_step_pre_hook(self._forbid_exit)
         self.optimizer, self.loader = accelerator.prepare(optimizer, train_loader)
@@ -176,7 +174,7 @@ class Trainer:
                 "epoch": self.epoch,
                 "best": self.best,
                 "stale": self.stale,
-                "sums": dataclasses.asdict(self.stats),
+                "sums": self.stats.sums(),
                 "seconds": self.seconds,
                 "facts": self.inputs.facts,
             }
@@ -191,7 +189,7 @@ class Trainer:
     def _take_snapshot(self) -> None:
         """Copy what batches change before the next optimizer step: statistics and buffers."""
         buffers = [(one, one.clone()) for one in self.segmenter.trainable_buffers()]
-        self._snapshot = copy.deepcopy(self.stats), buffers
+        self._snapshot = self.stats.copy(), buffers
         self._allow_exit()
 
     def _allow_exit(self) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,10 @@ from torch import nn
 from autosam.comparison.jobs import Job
 from autosam.comparison.scores import scores_of
 from autosam.comparison.variants import Variant
-from autosam.config import RUNS, Config, LossConfig
+from autosam.config import RUNS, Config, LossConfig, PromptConfig
 from autosam.config.commands import EvaluateConfig, PredictConfig
+from autosam.data.sample import Visit, make_sample
+from autosam.errors import TrainingError
 from autosam.evaluate import evaluate as evaluate_command
 from autosam.evaluation.evaluator import calibrate, evaluate
 from autosam.inference.predictor import Predictor
@@ -27,16 +33,17 @@ from autosam.models import checkpoint
 from autosam.models.build import build_segmenter
 from autosam.models.checkpoint import Loaded
 from autosam.models.losses import SegmentationLoss
+from autosam.models.paper import build_loss
 from autosam.models.sam import SAMS
 from autosam.models.segmenter import Segmenter
 from autosam.predict import predict
 from autosam.train import train
-from autosam.training.loop import losses_of
+from autosam.training.loop import Optimization, losses_of, train_one_epoch
 from autosam.training.mask_classifier import fit_mask_classifier
-from autosam.training.optim import build_optimizer
-from autosam.types import Batch
+from autosam.training.optim import build_optimizer, build_schedule
+from autosam.types import Batch, Instances
 from autosam.utils.device import choose_device
-from autosam.utils.distributed import processes
+from autosam.utils.distributed import make_accelerator, processes
 
 GPU = torch.device("cuda", 0)
 
@@ -142,6 +149,97 @@ def test_every_run_learns_scores_and_predicts_on_a_gpu(sam: str, run: str, tmp_p
                 predictor.explain(image)
         if segmenter.surrogate is not None:
             calibrate(segmenter.without_sam(), [batch], exclusive=True)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--run=autosam",),
+        ("--run=hybrid", "--data.num_classes=2"),
+        ("--run=decoder",),
+        ("--run=head", "--train.accumulate=2"),
+        ("--run=decoder-box", "--data.num_classes=2"),
+        ("--run=autosam", "--task=instances"),
+        ("--run=autosam", "--train.optimizer=adam"),
+    ],
+)
+def test_a_step_waits_for_the_gpu_once_at_most(tiny_file: Path, flags: tuple[str, ...]) -> None:
+    """Reads and uploads of an epoch of 32 batches; a batch is one upload for each tensor."""
+    config = tiny_config(tiny_file, *flags)
+    segmenter = build_segmenter(config)
+    if config.task == "instances":
+        label = np.zeros((40, 56), np.uint8)
+        label[8:20, 10:30] = 1
+        objects = Instances(label.astype(np.int32), np.ones(1, np.uint8))
+        image = np.repeat(label[..., None] * 90, 3, axis=2)
+        sample = make_sample(
+            "a",
+            image,
+            segmenter.input_spec,
+            label,
+            visit=Visit(),
+            prompting=PromptConfig(),
+            instances=objects,
+        )
+        samples = Batch.collate([sample, sample])
+    else:
+        samples = make_batch(segmenter.input_spec, num_classes=config.data.num_classes)
+    tensors = sum(isinstance(value, torch.Tensor) for value in vars(samples).values())
+    tensors += 0 if samples.prompts is None else len(samples.prompts.tensors())
+    with PretendedGpus() as gpus:
+        segmenter.to(choose_device())
+        accelerator = make_accelerator(config.train.accumulate)
+        optimizer = accelerator.prepare(build_optimizer(segmenter, config.train, GPU))
+        optimization = Optimization(optimizer, build_schedule(optimizer, config.train, 32), 1.0)
+        batches = (samples.to(GPU) for _ in range(32))
+        losses: list[float] = []
+        gpus.reads = gpus.uploads = 0
+        means = train_one_epoch(
+            segmenter,
+            batches,
+            build_loss(config),
+            optimization,
+            accelerator,
+            on_step=lambda images, loss: losses.append(loss),
+        )
+        reads, uploads = gpus.reads, gpus.uploads
+    assert 2 <= reads <= 32
+    assert uploads <= 32 * tensors
+    assert losses[31] < losses[15]
+    assert means["loss"] > 0
+
+
+def test_a_bad_batch_on_a_gpu_changes_no_weight(tiny_file: Path) -> None:
+    """It is named when the losses are read; neither it nor later ones make a step."""
+    config = tiny_config(tiny_file)
+    segmenter = build_segmenter(config)
+    samples = make_batch(segmenter.input_spec)
+    criterion = SegmentationLoss(LossConfig())
+
+    def batches(bad: int, count: int) -> Iterator[Batch]:
+        for i in range(count):
+            batch = samples.to(GPU)
+            assert batch.targets is not None
+            targets = batch.targets * float("nan") if i == bad else batch.targets
+            yield dataclasses.replace(batch, names=[f"image{i}"], targets=targets)
+
+    def weights(bad: int, count: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        one = copy.deepcopy(segmenter)
+        with PretendedGpus():
+            one.to(choose_device())
+            accelerator = make_accelerator(1)
+            optimizer = accelerator.prepare(build_optimizer(one, config.train, GPU))
+            optimization = Optimization(optimizer, build_schedule(optimizer, config.train, 9), 1.0)
+            named = pytest.raises(TrainingError, match=rf"batch {bad + 1} \(image{bad}\.\.\.\)")
+            with named if bad < count else contextlib.nullcontext():
+                train_one_epoch(one, batches(bad, count), criterion, optimization, accelerator)
+        return {name: value.clone() for name, value in one.named_parameters()}
+
+    stopped, short = weights(bad=3, count=9), weights(bad=99, count=3)
+    assert all(torch.equal(value, short[name]) for name, value in stopped.items())
+    longer = weights(bad=99, count=4)
+    assert not all(torch.equal(value, longer[name]) for name, value in stopped.items())
 
 
 @pytest.mark.parametrize("part", ["prompter", "sam", "surrogate", "prompter.backbone.net.bn1"])
