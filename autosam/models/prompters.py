@@ -266,5 +266,6 @@ def merge_objects(logits: Tensor, prompts: ObjectPrompts, batch: int, classes: i
     size = logits.shape[-2:]
     merged = logits.new_full((batch * classes, *size), ABSENT)
     slot = prompts.images * classes + prompts.classes
-    merged = merged.index_reduce(0, slot, logits, "amax", include_self=False)
+    rows = slot[:, None, None].expand_as(logits)
+    merged = merged.scatter_reduce(0, rows, logits, "amax", include_self=False)
     return merged.view(batch, classes, *size)

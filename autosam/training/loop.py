@@ -238,12 +238,12 @@ def train_one_epoch(
             loss_finite = total.detach().isfinite()
             finite = loss_finite & torch.stack(norms).isfinite().all()
             sound = finite if sound is None else sound & finite
-            values = [*parts.values(), loss_finite, finite, norms[0]]
+            row = [*parts.values(), loss_finite, finite, norms[0]]
             step = Step(
                 stats.batches + 1,
                 batch.names[:4],
                 list(parts),
-                torch.stack([value.detach().float() for value in values]),
+                torch.stack([value.detach().float() for value in row]),
                 accelerator.sync_gradients,
             )
             stats.add(step, every)
