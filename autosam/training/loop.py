@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -76,8 +75,8 @@ class EpochStatistics:
     """Number of optimiser steps."""
     norm: float = 0.0
     """Sum over optimiser steps of the norm of the gradient."""
-    loss: float = math.nan
-    """Of the last batch."""
+    loss: float = 0.0
+    """Of the last batch that was read."""
     seconds: float = 0.0
     waited: float = 0.0
     """Seconds spent waiting for data."""

@@ -284,7 +284,8 @@ class Trainer:
 
         def on_step(images: int, loss: float) -> None:
             speed = (self.stats.images - seen) / (time.perf_counter() - clock)
-            progress.update(bar, advance=1, loss=f"{loss:.3f}", speed=speed)
+            shown = f"{loss:.3f}" if self.stats.parts else "-"
+            progress.update(bar, advance=1, loss=shown, speed=speed)
             if self.accelerator.sync_gradients:
                 stop = self._asked_to_stop()
                 due = time.perf_counter() - self._saved > 60 * self.config.train.save_minutes
