@@ -13,6 +13,7 @@ import numpy as np
 from autosam.data.images import ImageFile, ImageReader, MaskFile, values_of
 from autosam.data.readers.file_cache import FileCache
 from autosam.data.readers.raster import StoredMask
+from autosam.data.readers.stretch import Window
 from autosam.data.readers.tiff import TiffImage
 from autosam.types import Region
 
@@ -88,6 +89,10 @@ class Block:
     def sample_channels(self) -> tuple[np.ndarray, np.ndarray | None]:
         """See `ImageFile.sample_channels`."""
         return self.file.sample_channels(self.region)
+
+    def with_windows(self, windows: tuple[Window, ...]) -> Block:
+        """See `ImageFile.with_windows`."""
+        return replace(self, file=self.file.with_windows(windows))
 
     def digest(self) -> str:
         """Hash of the file, which is read once, and of the region."""

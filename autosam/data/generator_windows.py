@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from autosam.config import DataConfig
+from autosam.data.blocks import Block
 from autosam.data.checks import sample_pairs
-from autosam.data.layouts import load_splits
-from autosam.data.pairs import Pair, Splits
+from autosam.data.images import ImageFile
+from autosam.data.pairs import Pair, Pixels, Splits
 from autosam.data.readers.stretch import Window, require_finite, standard_window
 from autosam.errors import DataError
 
@@ -35,8 +36,22 @@ def measured(data: DataConfig, splits: Splits) -> tuple[DataConfig, Splits]:
     if data.generator_bands is None or data.generator_window is not None:
         return data, splits
     windows = measure_windows(splits["train"], data)
-    data = dataclasses.replace(data, generator_window=windows)
-    return data, load_splits(data)
+    splits = {
+        name: [dataclasses.replace(p, image=with_windows(p.image, windows)) for p in pairs]
+        for name, pairs in splits.items()
+    }
+    return dataclasses.replace(data, generator_window=windows), splits
+
+
+def with_windows(image: Pixels, windows: list[Window]) -> Pixels:
+    """An image whose bands are read by these windows.
+
+    Raises:
+        DataError: not a TIFF.
+    """
+    if not isinstance(image, ImageFile | Block):
+        raise _no_tiff(image)
+    return image.with_windows(tuple(windows))
 
 
 def measure_windows(pairs: Sequence[Pair], data: DataConfig) -> list[Window]:
@@ -67,15 +82,17 @@ def measure_windows(pairs: Sequence[Pair], data: DataConfig) -> list[Window]:
     return windows
 
 
+def _no_tiff(image: Pixels) -> DataError:
+    return DataError(
+        f"{image}: not a TIFF file, whose bands --data.generator_bands could choose. Leave it out."
+    )
+
+
 def _values(pair: Pair) -> list[np.ndarray]:
     """Some known values of each band of an image."""
-    sample = getattr(pair.image, "sample_channels", None)
-    if sample is None:
-        raise DataError(
-            f"{pair.image}: not a TIFF file, whose bands --data.generator_bands could choose. "
-            "Leave it out."
-        )
-    values, missing = sample()
+    if not isinstance(pair.image, ImageFile | Block):
+        raise _no_tiff(pair.image)
+    values, missing = pair.image.sample_channels()
     bands = []
     for i in range(values.shape[2]):
         band = values[..., i]

@@ -421,6 +421,10 @@ class ImageFile:
             self,
         )
 
+    def with_windows(self, windows: tuple[Window, ...]) -> ImageFile:
+        """The same file; the prompt generator reads its bands by these windows."""
+        return replace(self, channel_windows=windows)
+
     def sample_channels(self, region: Region | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Read some rows and columns of the bands that the prompt generator reads, as stored.
 

@@ -18,8 +18,7 @@ SPLITS = ("train", "validation", "test")
 class Pixels(Protocol):
     """An image or mask that can be read. `str` gives its name for messages.
 
-    Optional methods of images: `read_valid()`, see there; `sample_channels()`, with some stored
-    values of the bands that the prompt generator reads; and `read_part(region)` with the property
+    Optional methods of images: `read_valid()`, see there; and `read_part(region)` with the property
     `shape` (H, W without decoding), to read crops without the rest. Of masks: `stored() ->
     StoredMask`, with what the file says besides values; and `read_instances() -> Instances`, where
     it tells touching objects apart.
