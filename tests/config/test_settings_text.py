@@ -41,7 +41,9 @@ def text_settings(kind: type, section: str = "") -> list[str]:
     return found
 
 
-KEYS = [key for key in text_settings(Config) if key != "data.values"]  # or a number: 007 is 7
+PARSED = ("data.values", "data.generator_bands")
+"""Texts that are also numbers, or lists of them: 007 is 7."""
+KEYS = [key for key in text_settings(Config) if key not in PARSED]
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
 )
