@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from autosam.config.setting import always_path, path_if_exists, path_if_table, setting
 from autosam.errors import ConfigError, DataError
@@ -76,7 +77,10 @@ class DataConfig:
     standard deviations on both sides of the mean, over the training images."""
     window: tuple[float, float] | None = None
     """Stored values mapped to black and white, for images of more than 8 bits and volumes
-    (soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentiles of each image or volume."""
+    (soft-tissue CT: [-160, 240]). Unset: the 0.1 and 99.9 percentiles, see `stretch`."""
+    stretch: Literal["image", "dataset"] = "image"
+    """What these percentiles are of. image: each image or volume. dataset: the training images
+    together, for tiles of one scene; the checkpoint keeps them as `window`."""
     nodata: float | None = None
     """Stored value of pixels without data, which are excluded from stretch, loss, scores and masks.
     Values that a TIFF itself marks (GDAL's nodata, NaN) are excluded without it."""

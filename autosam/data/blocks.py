@@ -13,7 +13,6 @@ import numpy as np
 from autosam.data.images import ImageFile, ImageReader, MaskFile, values_of
 from autosam.data.readers.file_cache import FileCache
 from autosam.data.readers.raster import StoredMask
-from autosam.data.readers.stretch import Window
 from autosam.data.readers.tiff import TiffImage
 from autosam.types import Region
 
@@ -85,14 +84,6 @@ class Block:
     def read(self) -> np.ndarray:
         """uint8 H x W x 3 RGB."""
         return replace(self.file, channel_windows=()).read_part(self.region)[0]
-
-    def sample_channels(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `ImageFile.sample_channels`."""
-        return self.file.sample_channels(self.region)
-
-    def with_windows(self, windows: tuple[Window, ...]) -> Block:
-        """See `ImageFile.with_windows`."""
-        return replace(self, file=self.file.with_windows(windows))
 
     def digest(self) -> str:
         """Hash of the file, which is read once, and of the region."""

@@ -421,20 +421,19 @@ class ImageFile:
             self,
         )
 
-    def with_windows(self, windows: tuple[Window, ...]) -> ImageFile:
-        """The same file; the prompt generator reads its bands by these windows."""
-        return replace(self, channel_windows=windows)
-
-    def sample_channels(self, region: Region | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read some rows and columns of the bands that the prompt generator reads, as stored.
+    def sample(
+        self, bands: tuple[int, ...] | None, region: Region | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read some rows and columns as stored, see `LIMIT_SIDE`.
 
         Args:
+            bands: TIFF: the C bands to read; None: grey (C 1) or red, green and blue.
             region: a part of the image; None: all of it.
 
         Returns:
             h x w x C of any dtype, and where they hold no data, bool h x w x C, or None.
         """
-        raster = open_raster(self.path, str(self.path), self.channels, limit=False)
+        raster = open_raster(self.path, str(self.path), bands, limit=False)
         reader = ImageReader(raster, str(self.path), nodata=self.nodata)
         try:
             return reader.sample(region or (0, 0, *raster.shape))

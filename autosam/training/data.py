@@ -12,7 +12,6 @@ from autosam.config import RUNS, Config
 from autosam.data.augment import Augment, build_augment
 from autosam.data.checks import check_splits
 from autosam.data.dataset import PairDataset, Prompting, cropping_of, largest_batch
-from autosam.data.generator_windows import measured
 from autosam.data.layouts import load_splits
 from autosam.data.loaders import (
     Data,
@@ -23,6 +22,7 @@ from autosam.data.loaders import (
     tensors_of,
     worker_count,
 )
+from autosam.data.measured_windows import measured
 from autosam.types import InputSpec
 from autosam.utils.logging import log
 from autosam.utils.signals import Interrupt
@@ -32,7 +32,7 @@ def open_data(config: Config, input_spec: InputSpec, copies: int = 0) -> Data:
     """Find and check the files, and open a data set for each split. Warnings are logged.
 
     Args:
-        config: the run; `data.generator_window` is set if it must be measured.
+        config: the run; `data.window` and `data.generator_window` are set if they must be measured.
         input_spec: input spec of the segmenter.
         copies: number of augmented copies of each training image, if embeddings are cached;
             validation and test images then have one. 0 without a cache.

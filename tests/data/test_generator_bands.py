@@ -13,8 +13,8 @@ from autosam.config import AugmentConfig, DataConfig
 from autosam.config.data import parse_bands
 from autosam.config.validation import check_data
 from autosam.data.augment import build_augment
-from autosam.data.generator_windows import measure_windows
 from autosam.data.images import ImageFile
+from autosam.data.measured_windows import measure_windows, measured
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.readers.files import image_file
 from autosam.data.sample import Visit, make_sample
@@ -92,6 +92,33 @@ def test_windows_are_those_of_the_training_images(tmp_path: Path) -> None:
         clean = np.sort(known)[len(known) // 1000 : -(len(known) // 1000)]
         assert (low + high) / 2 == pytest.approx(clean.mean(), rel=0.002)
         assert (high - low) / 6 == pytest.approx(clean.std(), rel=0.02)
+
+
+def test_percentiles_of_the_data_set(tmp_path: Path) -> None:
+    """A dark and a bright tile of one scene keep their difference; by themselves they lose it."""
+    dark, bright = draw(0), draw(1) * 3
+    pairs = []
+    for name, values in (("dark", dark), ("bright", bright)):
+        image = ImageFile(write(tmp_path / f"{name}.tif", values), (3, 2, 1))
+        pairs.append(Pair(name, image, image))
+    data = DataConfig(bands=(3, 2, 1), stretch="dataset")
+    splits = {"train": pairs, "validation": pairs[:1], "test": pairs[1:]}
+    found, splits = measured(data, splits)
+    assert found.window is not None
+    every = np.concatenate([dark[:3].ravel(), bright[:3].ravel()])
+    low, high = np.percentile(every, (0.1, 99.9))
+    assert found.window == pytest.approx((low, high), rel=1e-6)
+    for pair, values in ((splits["validation"][0], dark), (splits["test"][0], bright)):
+        expected = ((values[[2, 1, 0]].astype(float) - low) / (high - low) * 255).clip(0, 255)
+        assert np.abs(pair.image.read() - expected.transpose(1, 2, 0)).max() <= 0.5
+    apart = [pair.image.read().mean() for pair in pairs]
+    together = [pair.image.read().mean() for pair in splits["train"]]
+    assert apart[1] / apart[0] == pytest.approx(1, abs=0.1)
+    assert together[1] / together[0] > 2
+    assert measured(found, splits)[0] == found  # once
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    eight = Pair("a", ImageFile(tmp_path / "a.png"), ImageFile(tmp_path / "a.png"))
+    assert measured(DataConfig(stretch="dataset"), {"train": [eight]})[0].window is None
 
 
 def test_a_band_without_data_is_refused(tmp_path: Path) -> None:
