@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -243,8 +244,8 @@ def sample_pairs(pairs: list[Pair]) -> list[Pair]:
 
 
 def decode_pairs(pairs: list[Pair], config: DataConfig) -> list[PairCheck]:
-    """Decode pairs in threads."""
-    with ThreadPoolExecutor() as pool:
+    """Decode pairs in threads, as many as there are processors: each holds an image."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda pair: _inspect(pair, config), pairs))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -114,10 +115,10 @@ def _values(
             band = values[..., i]
             known = band.ravel() if missing is None else band[~missing[..., i]]
             require_finite(known, str(pair.image))
-            bands.append(known[:: max(1, len(known) // VALUES)])
+            bands.append(known[:: max(1, len(known) // VALUES)].copy())
         return bands
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(read, sample_pairs(list(pairs))))
 
 

@@ -11,6 +11,8 @@ from autosam.errors import DataError
 
 Window = tuple[float, float]
 """Stored values that map to 0 and 255; values outside are clipped."""
+CHUNK = 2**20
+"""Values that are converted at a time."""
 LIMIT_SIDE = 1024
 """Percentiles use every n-th row and column of images with at least twice as many."""
 FILLS = (-9999.0, -99999.0, -32768.0, -32767.0, 1e20, -1e30, 9.96921e36, 3.4028235e38,
@@ -19,14 +21,14 @@ FILLS = (-9999.0, -99999.0, -32768.0, -32767.0, 1e20, -1e30, 9.96921e36, 3.40282
 
 
 def subsample(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Every n-th row and column of a region, see `LIMIT_SIDE`.
+    """Copy every n-th row and column of a region, see `LIMIT_SIDE`.
 
     Args:
         values: h x w x ..., from a row that is a multiple of n.
         shape: H, W of the image.
     """
     down, across = (max(1, side // LIMIT_SIDE) for side in shape)
-    return values[::down, ::across]
+    return values[::down, ::across].copy()  # a view would keep the whole region in memory
 
 
 def percentile_window(values: np.ndarray, missing: np.ndarray | None, name: Path | str) -> Window:
@@ -105,15 +107,19 @@ def stretch(
     Raises:
         DataError: see `percentile_window`.
     """
-    if missing is None:
-        require_finite(values, name)
-    else:
-        require_finite(values[~missing], name)
+    if values.dtype.kind == "f":
+        require_finite(values if missing is None else values[~missing], name)
     low, high = window or percentile_window(values, missing, name)
-    numbers = values.astype(np.float64)
-    if missing is not None:
-        numbers = np.where(missing, low, numbers)
-    return np.clip((numbers - low) / max(high - low, 1e-9) * 255, 0, 255).round().astype(np.uint8)
+    result = np.empty(values.shape, np.uint8)
+    rows = max(1, CHUNK // max(1, values[:1].size))
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        numbers = values[part].astype(np.float64)
+        if missing is not None:
+            numbers = np.where(missing[part], low, numbers)
+        numbers = np.clip((numbers - low) / max(high - low, 1e-9) * 255, 0, 255)
+        result[part] = numbers.round()
+    return result
 
 
 def stretch_bands(

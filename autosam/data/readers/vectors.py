@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ class PlacedPolygons:
         return np.sort(found)
 
     def _burn(self, found: np.ndarray, values: Sequence[int], region: Region) -> np.ndarray:
+        from rasterio.errors import NotGeoreferencedWarning
         from rasterio.features import rasterize
         from rasterio.transform import Affine
 
@@ -86,7 +88,9 @@ class PlacedPolygons:
             return np.zeros((height, width), np.int32)
         shapes = zip(self.shapes[found], values, strict=True)
         place = Affine(1, 0, x, 0, -1, -y)
-        return np.asarray(rasterize(shapes, (height, width), transform=place, dtype=np.int32))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # that of the first block
+            return np.asarray(rasterize(shapes, (height, width), transform=place, dtype=np.int32))
 
 
 def read_polygons(path: Path, column: str | None, names: Sequence[str]) -> Polygons:
