@@ -10,6 +10,8 @@ import gc
 import itertools
 import json
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -215,7 +217,15 @@ def _read_one(one: Setting, value: Any) -> Any:
     """
     if value == "" and one.default != "":
         raise ValueError("empty. Give a value; leave it out for the default.")
+    if isinstance(value, str) and "," in value and "[" not in value and _is_tuple(one.hint):
+        value = f"[{value}]"
     return convert(value, one.hint)
+
+
+def _is_tuple(hint: Any) -> bool:
+    """Whether a setting takes several numbers, and no text."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return str not in options and any(typing.get_origin(one) is tuple for one in options)
 
 
 def _build(kind: type[T], values: dict[str, Any]) -> T:

@@ -6,14 +6,17 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import tifffile
 
 from autosam.data.images import ImageFile, image_size
 from autosam.data.pairs import Pixels
 from autosam.data.readers.file_cache import FileCache
-from autosam.data.readers.georeference import find_georeference
+from autosam.data.readers.georeference import find_georeference, square_metres
 from autosam.errors import DataError
 
+SQUARE = 16
+"""Side of the square in the middle of an image that is measured, pixels."""
 _sizes: FileCache[float] = FileCache()
 
 
@@ -25,8 +28,8 @@ def ground_size(image: Pixels) -> float:
             `file`), or a `MemoryImage` that says it.
 
     Returns:
-        In metres: on the map of a projected CRS, on the ellipsoid, in the middle of the image, of a
-        geographic one; on the slide.
+        In metres: on the map of a CRS that is true to scale, of others on the ellipsoid in the
+        middle of the image (see `square_metres`); on the slide.
 
     Raises:
         DataError: it is not known.
@@ -50,21 +53,13 @@ def _size_of(file: Pixels) -> float:
             "ground, which --data.resolution needs, is not known. Use a GeoTIFF with one (or an "
             ".svs slide with its microns per pixel), or leave --data.resolution out."
         )
-    a, b, c, d, e, f = found.transform
-    area, axes = abs(a * e - b * d), found.crs.axis_info
-    if not found.crs.is_geographic:
-        unit = axes[0].unit_conversion_factor if axes else 1.0
-        return math.sqrt(area) * unit
-    from pyproj import Geod
+    from shapely import Polygon
 
     assert isinstance(file, ImageFile)
-    ellipsoid = found.crs.get_geod() or Geod(ellps="WGS84")
     height, width = image_size(file.path)
-    x, y = a * width / 2 + b * height / 2 + c, d * width / 2 + e * height / 2 + f
-    step = 1e-4  # degrees, about 10 m
-    east = ellipsoid.inv(x - step / 2, y, x + step / 2, y)[2] / step
-    north = ellipsoid.inv(x, y - step / 2, x, y + step / 2)[2] / step
-    return math.sqrt(area * east * north)
+    corners = [(y, x) for y, x in ((0, 0), (0, SQUARE), (SQUARE, SQUARE), (SQUARE, 0))]
+    middle = Polygon([found.at(height / 2 + y, width / 2 + x) for y, x in corners])
+    return math.sqrt(square_metres(found.crs, np.array([middle]))[0]) / SQUARE
 
 
 def _microns_of(path: Path) -> float | None:

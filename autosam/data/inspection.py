@@ -15,6 +15,7 @@ from autosam.data.geometry import content_size, resize_label
 from autosam.data.labels import class_masks, known
 from autosam.data.layouts import load_pairs
 from autosam.data.mask_encoding import MaskEncoding
+from autosam.data.measured_windows import measured
 from autosam.data.near_duplicates import leaking_scenes, scenes
 from autosam.data.object_sizes import SmallObjects, small_objects, square_side
 from autosam.data.pairs import Pair, Pixels, distinct
@@ -60,6 +61,7 @@ def inspect_data(config: DataConfig, sam: str, input_spec: InputSpec) -> Inspect
     found = Inspection()
     try:
         pairs = load_pairs(config)
+        measured(config, {"train": pairs})  # fails where training would
     except AutosamError as error:
         found.errors.append(str(error))
         return found

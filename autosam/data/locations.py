@@ -10,14 +10,16 @@ import numpy as np
 
 from autosam.data.blocks import Block
 from autosam.data.pairs import Pair, Pixels
-from autosam.data.readers.georeference import Georeference, require_georeference
+from autosam.data.readers.georeference import (
+    Georeference,
+    keeps_scale,
+    require_georeference,
+)
 from autosam.data.tiles import image_shape
 from autosam.errors import DataError
 
 SQUARE = re.compile(r"0*([1-9]\d*(?:\.\d+)?)\s*(m|px)")
 """Side of the squares: metres of the ground, or pixels."""
-PSEUDO_MERCATOR = 3857
-"""EPSG code of web maps, whose metres are not those of the ground."""
 
 
 def squares_of(pairs: list[Pair], side: str) -> list[str]:
@@ -52,7 +54,7 @@ def squares_of(pairs: list[Pair], side: str) -> list[str]:
         found = georeferences[name]
         places.append((found.crs, *found.at(*_center(pair.image))))
     crs = places[0][0]
-    if all(other == crs for other, *_ in places) and _is_metric(crs):
+    if all(other == crs for other, *_ in places) and keeps_scale(crs):
         unit = crs.axis_info[0].unit_conversion_factor
         return [_square("", unit * x, unit * y, length) for _, x, y in places]
     return [_square(*_utm(*place), length) for place in places]
@@ -78,11 +80,6 @@ def _pixels(image: Pixels, side: str) -> tuple[str, float, float]:
         )
     row, column = _center(image)
     return image.path.stem, column, row
-
-
-def _is_metric(crs: Any) -> bool:
-    """Whether lengths in a CRS are those of the ground."""
-    return bool(crs.is_projected) and crs.to_epsg() != PSEUDO_MERCATOR
 
 
 def _utm(crs: Any, x: float, y: float) -> tuple[str, float, float]:

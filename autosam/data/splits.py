@@ -154,7 +154,8 @@ def with_groups(pairs: list[Pair], groups: str | None) -> list[Pair]:
             ) from None
         if pattern.groups < 1:
             raise ConfigError(
-                f"--data.groups {groups}: needs brackets around the part that is the group."
+                f"--data.groups {groups}: needs brackets around the part that is the group; or is "
+                "a square such as 500m or 4096px."
             )
         matches = [pattern.search(pair.name) for pair in pairs]
         found = [match[1] if match else None for match in matches]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autosam.data.readers.georeference import Georeference
+from autosam.data.readers.georeference import Georeference, square_metres
 from autosam.utils.io import write_atomically
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _known_rows(height: int, width: int, valid: Iterable[np.ndarray | None]) -> 
     """Join strips of known pixels to bool H x W; None if all are known."""
     known, top = np.ones((height, width), bool), 0
     for strip in valid:
-        if strip is None:  # then it is so for every strip of the image
+        if strip is None:  # of the whole image
             return None
         known[top : top + len(strip)] = strip
         top += len(strip)
@@ -81,20 +81,15 @@ def frame_of(outlines: Outlines, georeference: Georeference) -> Any:
 
     Returns:
         A GeoDataFrame in the image's CRS, with a column `area_m2`: the area of the pixels in square
-        metres, on the map of a projected CRS and on the ellipsoid of a geographic one.
+        metres, on the map of a CRS that is true to scale (`keeps_scale`), on the ellipsoid of
+        others.
     """
     import geopandas
-    from pyproj import Geod
 
     crs, rows = georeference.crs, outlines.rows
     shown = _placed(outlines.shown, georeference)
     exact = shown if outlines.shown is outlines.exact else _placed(outlines.exact, georeference)
-    if crs.is_geographic:
-        ellipsoid = crs.get_geod() or Geod(ellps="WGS84")
-        areas = [abs(ellipsoid.geometry_area_perimeter(one)[0]) for one in exact]
-    else:
-        unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
-        areas = [one.area * unit**2 for one in exact]
+    areas = square_metres(crs, exact)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table: dict[str, Any] = {name: [row.get(name) for row in rows] for name in columns}
     table["area_m2"] = [round(area, 4) for area in areas]

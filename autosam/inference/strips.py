@@ -118,11 +118,13 @@ def write_in_strips(
     return {"size": {"height": height, "width": width}, "rows": rows, "objects": []}
 
 
-def _valid_strips(image: Pixels, height: int, width: int) -> Iterator[np.ndarray | None]:
-    """Where an image holds data, in strips of `CHUNK` rows."""
+def _valid_strips(image: Pixels, height: int, width: int) -> Iterator[np.ndarray]:
+    """Where an image holds data, bool h x W in strips of `CHUNK` rows."""
     with contextlib.closing(open_pixels(image)) as opened:
         for top in range(0, height, CHUNK):
-            yield opened.part(top, 0, min(CHUNK, height - top), width)[1]
+            rows = min(CHUNK, height - top)
+            valid = opened.part(top, 0, rows, width)[1]
+            yield np.ones((rows, width), bool) if valid is None else valid
 
 
 def _outlines_of(labels: np.ndarray, data: DataConfig, simplify: float = 0.0) -> Outlines:

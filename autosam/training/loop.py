@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -56,8 +57,8 @@ class Step:
     names: list[str]
     """Of the terms of the loss."""
     values: Tensor
-    """float32: the terms; 1 if the loss is finite; 1 if loss and gradient are; the gradient's
-    norm."""
+    """float32: the terms, the loss that is minimised, 1 if it and its gradient are finite, and the
+    gradient's norm."""
     stepped: bool
     """Whether the optimiser made a step."""
 
@@ -99,10 +100,10 @@ class EpochStatistics:
         if not steps:
             return
         rows = torch.stack([step.values for step in steps]).tolist()
-        for step, (*parts, loss_finite, finite, norm) in zip(steps, rows, strict=True):
-            if not loss_finite:
+        for step, (*parts, total, finite, norm) in zip(steps, rows, strict=True):
+            if not math.isfinite(total):
                 raise TrainingError(
-                    f"the loss is not finite at batch {step.batch} ({', '.join(step.images)}...). "
+                    f"the loss is {total} at batch {step.batch} ({', '.join(step.images)}...). "
                     "Lower --train.lr, or look at these images."
                 )
             if not finite:
@@ -234,10 +235,9 @@ def train_one_epoch(
                     torch.as_tensor(accelerator.clip_grad_norm_(group, optimization.clip))
                     for group in groups
                 ]
-            loss_finite = total.detach().isfinite()
-            finite = loss_finite & torch.stack(norms).isfinite().all()
+            finite = total.detach().isfinite() & torch.stack(norms).isfinite().all()
             sound = finite if sound is None else sound & finite
-            row = [*parts.values(), loss_finite, finite, norms[0]]
+            row = [*parts.values(), total, finite, norms[0]]
             step = Step(
                 stats.batches + 1,
                 batch.names[:4],

@@ -104,7 +104,7 @@ def test_bands_of_a_tiff_in_either_order(tmp_path: Path) -> None:
         assert np.array_equal(read_bands(path)[0], values.transpose(1, 2, 0))
         chosen = read_image(path, bands=(5, 1, 1))
         assert np.array_equal(chosen, values[[4, 0, 0]].transpose(1, 2, 0))
-    with pytest.raises(DataError, match=r"has 6 bands, but --data.bands asks for \[7, 1, 1\]"):
+    with pytest.raises(DataError, match=r"has 6 bands, but --data.bands or .* asks for 7"):
         read_image(first, bands=(7, 1, 1))
     nan = np.full((9, 9, 5), np.nan, np.float32)
     tifffile.imwrite(tmp_path / "nan.tif", nan, photometric="minisblack", planarconfig="contig")

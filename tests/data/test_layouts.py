@@ -25,8 +25,20 @@ def sizes(config: DataConfig) -> list[int]:
 
 
 def test_every_layout_has_a_test_here() -> None:
-    tested = {"folders", "manifest", "coco", "voc", "huggingface", "glas", "monuseg", "polyp",
-              "stamps", "volumes", "objects"}  # fmt: skip
+    tested = {
+        "folders",
+        "manifest",
+        "coco",
+        "voc",
+        "huggingface",
+        "glas",
+        "monuseg",
+        "polyp",
+        "stamps",
+        "volumes",
+        "objects",
+        "rasters",
+    }  # in test_rasters.py; fmt: skip
     assert set(LAYOUTS) == tested
 
 

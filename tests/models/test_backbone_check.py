@@ -101,7 +101,7 @@ def test_the_check_changes_nothing() -> None:
     net = _build(name, _options(name, 64)).train()
     before = copy.deepcopy(net.state_dict())
     assert fault(net, 64) is None
-    check._forward(net, 64, None)  # for networks that cannot do without values
+    check._forward(net, (1, 3, 64, 64), None)  # for networks that cannot do without values
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
     assert not any(getattr(module, "attention_bias_cache", None) for module in net.modules())

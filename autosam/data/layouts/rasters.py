@@ -118,6 +118,11 @@ def pairs_of_rasters(config: DataConfig) -> list[Pair]:
     found: list[Pair] = []
     left_out = 0
     rasters = _rasters(config)
+    if config.annotations and any(entry.values for entry in config.classes or []):
+        raise DataError(
+            f"{config.annotations}: polygons have no mask values, as data.classes has them. Leave "
+            "`values` out: --data.class_column holds the names of the classes, or 1 to K."
+        )
     labels: list[VectorLabels] = []
     for name, image, mask in rasters:
         shape = _shape_of(image)

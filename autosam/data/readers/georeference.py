@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tifffile
 
 from autosam.data.images import ImageFile
@@ -98,6 +100,37 @@ def require_georeference(image: Pixels | None, option: str) -> Georeference:
             "with one, or leave the option out."
         )
     return found
+
+
+def keeps_scale(crs: Any) -> bool:
+    """Whether lengths on the map of a CRS (pyproj.CRS) are about those on the ground: of projected
+    ones but Mercator's, where they grow with the latitude."""
+    if not crs.is_projected:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # only the projection's name is looked at
+        return crs.to_dict().get("proj") not in ("merc", "webmerc")
+
+
+def square_metres(crs: Any, shapes: np.ndarray) -> list[float]:
+    """Areas on the ground.
+
+    Args:
+        crs: pyproj.CRS.
+        shapes: shapely polygons in it.
+
+    Returns:
+        Of each: the area on the map if the CRS is true to scale, else on the ellipsoid.
+    """
+    import shapely
+    from pyproj import Geod, Transformer
+
+    if keeps_scale(crs):
+        unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+        return [float(area) * unit**2 for area in shapely.area(shapes)]
+    to_degrees, ellipsoid = Transformer.from_crs(crs, 4326, always_xy=True), Geod(ellps="WGS84")
+    moved = shapely.transform(shapes, lambda xy: np.stack(to_degrees.transform(*xy.T), 1))
+    return [abs(ellipsoid.geometry_area_perimeter(one)[0]) for one in moved]
 
 
 def _has_geo_tags(path: Path) -> bool:

@@ -256,8 +256,9 @@ class TiffImage:
         values, missing = self.all_bands(values, missing)
         if max(self.bands) > values.shape[2] or min(self.bands) < 1:
             raise DataError(
-                f"{self.name}: has {values.shape[2]} bands, but --data.bands asks for "
-                f"{list(self.bands)}: choose from 1 to {values.shape[2]}."
+                f"{self.name}: has {values.shape[2]} bands, but --data.bands or "
+                f"--data.generator_bands asks for {max(self.bands)}: choose from 1 to "
+                f"{values.shape[2]}."
             )
         chosen = [band - 1 for band in self.bands]
         return values[..., chosen], None if missing is None else missing[..., chosen]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ log = logging.getLogger("autosam")
 
 POLYGON, MULTIPOLYGON = 3, 6
 """shapely's numbers of geometry types."""
+PIECES = 64
+"""Pieces of an edge as long as a raster, when polygons are projected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +186,8 @@ def _classes(path: Path, frame: Any, column: str | None, names: Sequence[str]) -
     if column not in frame.columns or column == frame.geometry.name:
         raise DataError(f"--data.class_column {column}: no such column; {has}.")
     values = frame[column]
-    known = {name: k for k, name in enumerate(names, 1)}
-    found = [known.get(str(value)) or _number(value, len(names)) for value in values]
+    known = {_text(name): k for k, name in enumerate(names, 1)}
+    found = [known.get(_text(value)) or _number(value, len(names)) for value in values]
     if None in found:
         unknown = [value for value, k in zip(values, found, strict=True) if k is None]
         listed = ", ".join(sorted({repr(value) for value in unknown})[:5])
@@ -196,6 +199,13 @@ def _classes(path: Path, frame: Any, column: str | None, names: Sequence[str]) -
     return np.array(found, np.uint8)
 
 
+def _text(value: Any) -> str:
+    """A class as text: composed characters, and no decimals of whole numbers."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return unicodedata.normalize("NFC", str(value))
+
+
 def _number(value: Any, most: int) -> int | None:
     """A class number 1 to `most`, or None."""
     try:
@@ -203,6 +213,51 @@ def _number(value: Any, most: int) -> int | None:
     except (TypeError, ValueError):
         return None
     return int(number) if number.is_integer() and 1 <= number <= most else None
+
+
+def _moved(
+    frame: Any, georeference: Georeference, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move polygons to the CRS of a raster: the parts of them near it, because far ones may have no
+    place there, with edges in pieces, because a straight one may become a curve.
+
+    Returns:
+        Shapely polygons, and the position of each in the frame.
+    """
+    import shapely
+    from pyproj import CRS, Transformer
+
+    shapes, source = frame.geometry.to_numpy(), CRS.from_user_input(frame.crs)
+    kept = np.arange(len(shapes))
+    if source.equals(georeference.crs, ignore_axis_order=True):
+        return shapes, kept
+    height, width = shape
+    corners = [georeference.at(y, x) for y in (0, height) for x in (0, width)]
+    (left, bottom), (right, top) = np.min(corners, 0), np.max(corners, 0)
+    back = Transformer.from_crs(georeference.crs, source, always_xy=True)
+    box = back.transform_bounds(left, bottom, right, top)
+    if np.isfinite(box).all() and box[0] < box[2]:  # else across the antimeridian
+        side = max(box[2] - box[0], box[3] - box[1])
+        near = shapely.box(*box).buffer(side / 10, join_style="mitre")
+        kept = np.flatnonzero(shapely.intersects(shapes, near))
+        shapes = shapes[kept]
+        cut = ~shapely.contains_properly(near, shapes)
+        shapes[cut] = [_polygonal(one) for one in shapely.intersection(shapes[cut], near)]
+        shapes = shapely.segmentize(shapes, side / PIECES)
+    there = Transformer.from_crs(source, georeference.crs, always_xy=True)
+    moved = shapely.transform(shapes, lambda xy: np.stack(there.transform(*xy.T), 1))
+    known = np.isfinite(shapely.bounds(moved)).all(1)
+    if not known.all():
+        log.warning("%d polygons have no place in %s.", (~known).sum(), georeference.crs.name)
+    return moved[known], kept[known]
+
+
+def _polygonal(shape: Any) -> Any:
+    """The parts of a geometry that have an area."""
+    import shapely
+
+    parts = shapely.get_parts(shape)
+    return shapely.union_all(parts[shapely.area(parts) > 0])
 
 
 def place_polygons(
@@ -218,11 +273,10 @@ def place_polygons(
     import shapely
     from rasterio.transform import Affine
 
-    moved = polygons.frame.geometry.to_crs(georeference.crs).to_numpy()
-    kept = np.flatnonzero(np.isfinite(shapely.bounds(moved)).all(1))  # others are far away
+    moved, kept = _moved(polygons.frame, georeference, shape)
     a, b, c, d, e, f = tuple(~Affine(*georeference.transform))[:6]
     turn = np.array([[a, -d], [b, -e]])
-    shapes = shapely.transform(moved[kept], lambda points: points @ turn + (c, -f))
+    shapes = shapely.transform(moved, lambda points: points @ turn + (c, -f))
     height, width = shape
     inside = shapely.intersects(shapes, shapely.box(0, -height, width, 0))
     shapes, kept = shapes[inside], kept[inside]
