@@ -59,7 +59,7 @@ CONFIGS = sorted(asset_folder("configs").glob("*.yaml"))
         (["--lr="], "--lr: empty."),
         (["--lr", "-1"], "--lr -1: must be 1e-12 to 100."),
         (["--batch-size", "9" * 20], f"--batch-size {'9' * 20}: must be 1 to 1000000."),
-        (["--data.bands", "1,2,3"], "expected 3 whole numbers, such as [1, 2, 3]."),
+        (["--data.bands", "1,2"], "expected 3 whole numbers, such as [1, 2, 3]."),
         (["--data.classes", "a"], "a list of entries with name, color, values: [{name: ...}, "),
         (["--data.classes", "[{name: a, colour: red}]"], "Did you mean color?"),
         (["a.png", "b.png", "c.png"], "a.png and 2 more: unexpected words; settings are written "),
