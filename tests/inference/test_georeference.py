@@ -24,7 +24,11 @@ from shapely.ops import transform as moved
 import autosam
 from autosam.config import DataConfig
 from autosam.config.commands import PredictConfig
+from autosam.data.images import ImageFile
+from autosam.data.readers.georeference import require_georeference
 from autosam.errors import DataError
+from autosam.inference.georeference import write_geotiff
+from autosam.inference.strips import _valid_strips
 from autosam.predict import predict
 
 UTM = ("EPSG:25832", Affine(0.2, 0, 500_000.1, 0, -0.2, 5_400_000.3))
@@ -253,3 +257,21 @@ def test_outlines_of_masks_that_touch_at_corners() -> None:
         assert facts(found.features()) == facts(features)
         for one in found.exact:
             assert one.exterior.is_ccw
+
+
+def test_strips_of_pixels_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first strip has some, the second none: the mask that rasterio reads has them all."""
+    monkeypatch.setattr("autosam.inference.strips.CHUNK", 16)
+    values = np.full((3, 40, 30), 9, np.uint8)
+    values[:, :5, :7] = 0
+    place = Affine(1, 0, 500_000, 0, -1, 5_500_000)
+    facts = {"driver": "GTiff", "count": 3, "height": 40, "width": 30, "dtype": "uint8"}
+    facts |= {"crs": "EPSG:25832", "transform": place, "nodata": 0}
+    with rasterio.open(tmp_path / "a.tif", "w", **facts) as file:
+        file.write(values)
+    image = ImageFile(tmp_path / "a.tif")
+    strips = _valid_strips(image, 40, 30)
+    georeference = require_georeference(image, "test")
+    write_geotiff(tmp_path / "m.tif", [np.zeros((40, 30), np.uint8)], georeference, strips)
+    with rasterio.open(tmp_path / "m.tif") as file:
+        assert np.array_equal(file.read_masks(1) > 0, values[0] > 0)
