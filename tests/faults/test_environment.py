@@ -164,7 +164,10 @@ def test_a_disk_that_is_full_at_each_write(
     finished = (disk / "run/scores.yaml").exists()
     assert finished == (name == "hyperparameters")
     train(Config(resume=str(disk / "run")) if resume.files(disk / "run") else config)
-    assert figures(disk / "run") == figures(whole / "run")
+    (rows, *rest), (expected, *others) = figures(disk / "run"), figures(whole / "run")
+    assert rest == others
+    for row, values in zip(rows, expected, strict=True):
+        assert row == pytest.approx(values, rel=1e-5)  # embeddings in other batches: 1e-7
     assert not list(disk.rglob("*.partial"))
     print(message)
 
