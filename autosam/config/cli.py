@@ -11,9 +11,8 @@ import itertools
 import json
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 from autosam.config.sams import require_sam_early
 from autosam.config.setting import (
@@ -224,8 +223,8 @@ def _read_one(one: Setting, value: Any) -> Any:
 
 def _is_tuple(hint: Any) -> bool:
     """Whether a setting takes several numbers, and no text."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return str not in options and any(typing.get_origin(one) is tuple for one in options)
+    options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return str not in options and any(get_origin(one) is tuple for one in options)
 
 
 def _build(kind: type[T], values: dict[str, Any]) -> T:

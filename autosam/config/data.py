@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from autosam.config.setting import always_path, path_if_exists, path_if_table, setting
+from autosam.config.values import number_ranges
 from autosam.errors import ConfigError, DataError
 
 MOST_OVERLAPPING = 16
@@ -173,15 +173,10 @@ def parse_bands(bands: list[int] | str | int) -> list[int]:
     Raises:
         ConfigError: something else.
     """
-    words = bands if isinstance(bands, list) else str(bands).strip("[] ").split(",")
-    found: list[int] = []
-    for word in words:
-        match = re.fullmatch(r"\s*(\d{1,4})(?:\s*-\s*(\d{1,4}))?\s*", str(word))
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= first <= last:
-            raise ConfigError(
-                f"--data.generator_bands {bands}: expected numbers of bands from 1, such as 1-8 or "
-                "1,2,5."
-            )
-        found += range(first, last + 1)
-    return found
+    ranges = number_ranges(bands)
+    if ranges is None or any(not 1 <= first <= last <= 9999 for first, last in ranges):
+        raise ConfigError(
+            f"--data.generator_bands {bands}: expected numbers of bands from 1, such as 1-8 or "
+            "1,2,5."
+        )
+    return [band for first, last in ranges for band in range(first, last + 1)]

@@ -7,7 +7,7 @@ import sys
 
 from autosam.config import MOST_OVERLAPPING, RUNS, Config, DataConfig
 from autosam.config.data import LAYOUT_NAMES
-from autosam.config.values import check_choices, check_ranges
+from autosam.config.values import check_choices, check_ranges, number_ranges
 from autosam.errors import ConfigError
 from autosam.utils.suggest import require_choice
 
@@ -219,10 +219,8 @@ def value_ranges(values: str | int | list[int]) -> list[tuple[int, int]]:
     Raises:
         ConfigError: not numbers or ranges of 0 to 65535.
     """
-    words = values if isinstance(values, list) else str(values).strip("[] ").split(",")
-    found = [re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", str(word)) for word in words]
-    ranges = [(int(m[1]), int(m[2] or m[1])) for m in found if m]
-    if not ranges or None in found or any(not a <= b < 2**16 for a, b in ranges):
+    ranges = number_ranges(values)
+    if ranges is None or any(last >= 2**16 for _, last in ranges):
         raise ConfigError(
             f"--data.values {values}: expected mask values from 0 to 65535, such as 2 or 1,3 or "
             "128-255."

@@ -160,6 +160,19 @@ def _is_a(value: Any, hint: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, KINDS.get(hint, (hint,))[0])
 
 
+def number_ranges(value: Any) -> list[tuple[int, int]] | None:
+    """Read numbers and ranges such as 1-4, in a list or separated by commas.
+
+    Returns:
+        First and last number of each; None if there is anything else.
+    """
+    words = value if isinstance(value, list) else str(value).strip("[] ").split(",")
+    found = [re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", str(word)) for word in words]
+    ranges = [(int(m[1]), int(m[2] or m[1])) for m in found if m]
+    whole = len(ranges) == len(found) > 0 and all(first <= last for first, last in ranges)
+    return ranges if whole else None
+
+
 def words_of(hint: Any) -> str:
     """Name a type in messages."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -45,27 +45,32 @@ def block_regions(shape: tuple[int, int], size: int) -> dict[str, Region]:
     }
 
 
-def _where(path: Path, region: Region) -> str:
-    """The name of a block in messages."""
-    y, x, height, width = region
-    return f"{path} (rows {y + 1} to {y + height}, columns {x + 1} to {x + width})"
-
-
-def _digest(file: ImageFile | MaskFile, region: Region) -> str:
-    whole = _digests.get(file.path, file, file.digest)
-    return hashlib.sha256(f"{whole} {region}".encode()).hexdigest()
-
-
 @dataclass(frozen=True)
-class Block:
-    """A part of a TIFF, with the values that it has in the whole image; implements `Pixels`."""
+class _Part:
+    """What a part of an image and of a mask have in common."""
 
-    file: ImageFile
+    file: ImageFile | MaskFile
     region: Region
 
     @property
     def path(self) -> Path:
         return self.file.path
+
+    def digest(self) -> str:
+        """Hash of the file, which is read once, and of the region."""
+        whole = _digests.get(self.path, self.file, self.file.digest)
+        return hashlib.sha256(f"{whole} {self.region}".encode()).hexdigest()
+
+    def __str__(self) -> str:
+        y, x, height, width = self.region
+        return f"{self.path} (rows {y + 1} to {y + height}, columns {x + 1} to {x + width})"
+
+
+@dataclass(frozen=True)
+class Block(_Part):
+    """A part of a TIFF, with the values that it has in the whole image; implements `Pixels`."""
+
+    file: ImageFile
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,24 +90,12 @@ class Block:
         """uint8 H x W x 3 RGB."""
         return replace(self.file, channel_windows=()).read_part(self.region)[0]
 
-    def digest(self) -> str:
-        """Hash of the file, which is read once, and of the region."""
-        return _digest(self.file, self.region)
-
-    def __str__(self) -> str:
-        return _where(self.path, self.region)
-
 
 @dataclass(frozen=True)
-class MaskBlock:
+class MaskBlock(_Part):
     """A part of a mask that is a TIFF; implements `Pixels`."""
 
     file: MaskFile
-    region: Region
-
-    @property
-    def path(self) -> Path:
-        return self.file.path
 
     def stored(self) -> StoredMask:
         """See `read_mask_file`. Nothing else of the file is decoded."""
@@ -112,13 +105,6 @@ class MaskBlock:
     def read(self) -> np.ndarray:
         """See `read_mask`."""
         return values_of(self.stored(), str(self))
-
-    def digest(self) -> str:
-        """Hash of the file, which is read once, and of the region."""
-        return _digest(self.file, self.region)
-
-    def __str__(self) -> str:
-        return _where(self.path, self.region)
 
 
 def holds_data(image: ImageFile, regions: list[Region]) -> list[bool]:
