@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-from torch import Tensor
 
 from autosam.data.labels import class_masks, known
 from autosam.data.pairs import Pair
 from autosam.errors import DataError
+from autosam.evaluation.contour_distances import contour_distances
 
 TOLERANCE = 0.01
 """Largest distance of matching contours for `surface_dice`, as a share of the image's diagonal."""
@@ -56,19 +52,21 @@ def hausdorff95(predicted: np.ndarray, truth: np.ndarray) -> float:
         truth: bool H x W.
 
     Returns:
-        In pixels. 0 if both masks are empty, the image's diagonal if one is, where MONAI returns
-        NaN.
+        In pixels, as MONAI computes it. 0 if both masks are empty, the image's diagonal if one is,
+        where MONAI returns NaN.
     """
     if not predicted.any() and not truth.any():
         return 0.0
     if not predicted.any() or not truth.any():
         return math.hypot(*truth.shape)
-    return _monai(compute_hausdorff_distance, predicted, truth, percentile=95)
+    distances = contour_distances(predicted, truth)
+    return max(float(np.percentile(each, 95)) for each in distances)
 
 
 def surface_dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Compute the normalised surface distance ("surface Dice", Nikolov et al. 2021, arXiv
-    1809.04430): the share of both contours that is within `TOLERANCE` of the other.
+    1809.04430), as MONAI computes it: the share of both contours that is within `TOLERANCE` of the
+    other.
 
     Args:
         predicted: bool H x W.
@@ -80,17 +78,7 @@ def surface_dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     if not predicted.any() or not truth.any():
         return float(predicted.any() == truth.any())
     within = TOLERANCE * math.hypot(*truth.shape)
-    return _monai(compute_surface_dice, predicted, truth, class_thresholds=[within])
-
-
-def _monai(
-    metric: Callable[..., Tensor], predicted: np.ndarray, truth: np.ndarray, **settings: Any
-) -> float:
-    """Call a metric of MONAI on two masks, bool H x W."""
-    a, b = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, truth))
-    with warnings.catch_warnings():  # MONAI warns about an argument that MONAI itself passes
-        warnings.simplefilter("ignore", FutureWarning)
-        return float(metric(a, b, include_background=True, **settings))
+    return float((np.concatenate(contour_distances(predicted, truth)) <= within).mean())
 
 
 def precision(predicted: np.ndarray, truth: np.ndarray) -> float:

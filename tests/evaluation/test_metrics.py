@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from monai.metrics import compute_dice, compute_iou
+from monai.metrics import (
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_iou,
+    compute_surface_dice,
+)
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from autosam.data.labels import pack
+from autosam.evaluation import contour_distances as contours
 from autosam.evaluation.metrics import (
     dice,
     hausdorff95,
@@ -78,6 +86,46 @@ def test_surface_dice_counts_outlines_within_a_hundredth_of_the_diagonal() -> No
     empty = np.zeros((60, 80), bool)
     assert (surface_dice(empty, empty), surface_dice(square, empty)) == (1, 0)
     assert surface_dice(empty, square) == 0
+
+
+def random_masks(seed: int) -> list[np.ndarray]:
+    """Two masks of few or many objects, of which some touch the border."""
+    rng = np.random.default_rng(seed)
+    height, width, cells = (int(n) for n in rng.integers((1, 1, 2), (90, 90, 40)))
+    found = []
+    for _ in range(2):
+        small = rng.normal(size=(cells, cells)).astype(np.float32)
+        field = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+        found.append(field >= np.quantile(field, rng.uniform(0.1, 0.95)))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dense", [0, 10**9])  # search tree, distance transform
+def test_distances_are_those_of_monai_and_of_scipy(
+    dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contours, "DENSE", dense)
+    for seed in range(40):
+        contours._distances.cache_clear()
+        masks = random_masks(seed)
+        edges = [mask ^ binary_erosion(mask) for mask in masks]
+        expected = [distance_transform_edt(~other)[own] for own, other in (edges, edges[::-1])]
+        for ours, theirs in zip(contours.contour_distances(*masks), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+        one, other = (torch.from_numpy(mask)[None, None].float() for mask in masks)
+        hausdorff = compute_hausdorff_distance(one, other, include_background=True, percentile=95)
+        assert hausdorff95(*masks) == pytest.approx(float(hausdorff), rel=1e-5)
+        within = [0.01 * math.hypot(*masks[0].shape)]
+        share = compute_surface_dice(one, other, within, include_background=True)
+        assert surface_dice(*masks) == pytest.approx(float(share), abs=1e-6)
+
+
+def test_distances_further_than_a_distance_transform_reaches() -> None:
+    one, other = np.zeros((2, 1, 70_000), bool)
+    one[0, :10_000] = True
+    other[0, 69_999] = True
+    assert hausdorff95(one, other) == pytest.approx(69_999 - 0.05 * 9_999)
 
 
 def test_exclusive_classes_take_the_largest_and_background_wins_below_zero() -> None:
