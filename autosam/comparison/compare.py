@@ -138,7 +138,9 @@ def make_table(
     rows = [make_row(variant, jobs, timed) for variant, jobs in by_variant.items()]
     groups = {pair.name: pair.group for pairs in splits.values() for pair in pairs}
     means = {name: mean_scores(list(scores.values()))["dice"] for name, scores in trivial.items()}
-    return ResultsTable(rows, base, facts, groups, means, measure)
+    jobs = [job for own in by_variant.values() for job in own]
+    paired = all(job.config.data.limit_train is not None for job in jobs)
+    return ResultsTable(rows, base, facts, groups, means, measure, paired)
 
 
 def add_warnings(results: ResultsTable, settings: Settings) -> None:

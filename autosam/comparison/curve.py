@@ -9,8 +9,9 @@ import math
 from dataclasses import dataclass
 
 from autosam.comparison.conclusion import MIN_EPOCHS, learned_nothing, units
+from autosam.comparison.power_law import gain_of_doubling
 from autosam.comparison.rows import Row
-from autosam.comparison.statistics import MIN_GROUPS, fit_power_law, holm
+from autosam.comparison.statistics import MIN_GROUPS, holm
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import HEAD, Variant
 from autosam.config import RUNS, Settings
@@ -210,13 +211,14 @@ class Curve:
             return ""
         fitted = [*self.rows(variant).items()][-FITTED:]
         numbers = [size.labelled for size, row in fitted for _ in row.scores]
-        law = fit_power_law(numbers, [1 - d for _, row in fitted for d in row.means(self.measure)])
-        if law is None:
+        errors = [1 - mean for _, row in fitted for mean in row.means(self.measure)]
+        gain = gain_of_doubling(numbers, errors)
+        if gain is None:
             return ""
         return (
-            f"Twice as many labelled images would bring {variant.title} {law.gain:+.3f} "
-            f"{TITLES[self.measure]} [{law.low:+.3f}, {law.high:+.3f}] if the power law of its "
-            "error goes on."
+            f"Twice as many labelled images would bring {variant.title} {gain.best:+.3f} "
+            f"{TITLES[self.measure]} [{gain.low:+.3f}, {gain.high:+.3f}] if its error goes on "
+            "as a constant and a power law."
         )
 
     def _where_sam_helps(self) -> list[str]:

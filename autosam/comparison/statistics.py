@@ -129,64 +129,24 @@ def _swaps(groups: int) -> Iterator[np.ndarray]:
         left -= count
 
 
-@dataclass(frozen=True)
-class PowerLaw:
-    """An error that falls with the number of images: a * number ** -exponent."""
-
-    exponent: float
-    gain: float
-    """By how much twice as many images lower the error, from the largest number on."""
-    low: float
-    """Lower bound of the 95 % interval of `gain`."""
-    high: float
-    """Upper bound of the interval."""
-
-
-def fit_power_law(numbers: Sequence[float], errors: Sequence[float]) -> PowerLaw | None:
-    """Fit a power law by least squares of logarithms.
-
-    Args:
-        numbers: number of images of each training.
-        errors: error of each training, such as 1 - Dice.
-
-    Returns:
-        The law, with an interval by the t distribution of both coefficients (10,000 draws), in
-        which no error is above 1; None for fewer than three different numbers or an error that is
-        not above 0.
-    """
-    if len(set(numbers)) < 3 or min(errors) <= 0:
-        return None
-    x, y = np.log(np.asarray(numbers, float)), np.log(np.asarray(errors, float))
-    largest = x.max()
-    design = np.stack([np.ones_like(x), x - largest], 1)
-    inverse = np.linalg.inv(design.T @ design)
-    found = inverse @ design.T @ y
-    free = len(x) - 2
-    variance = float(np.square(y - design @ found).sum()) / free
-    rng = np.random.default_rng(0)
-    normal = rng.multivariate_normal(np.zeros(2), variance * inverse, 10_000)
-    drawn = found + normal / np.sqrt(rng.chisquare(free, (10_000, 1)) / free)
-
-    def gains(level: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        now, later = np.minimum(level, 0), np.minimum(level + slope * math.log(2), 0)
-        return np.exp(now) - np.exp(later)
-
-    low, high = np.quantile(gains(*drawn.T), [LEVEL / 2, 1 - LEVEL / 2])
-    return PowerLaw(-float(found[1]), float(gains(*found)), float(low), float(high))
-
-
-def seed_margin(means: Sequence[float], others: Sequence[float]) -> float:
-    """Compute half the 95 % interval of the difference that seeds alone make (Welch): two equal
-    runs differ by less in 19 of 20 cases, for any number of test images.
+def seed_margin(means: Sequence[float], others: Sequence[float], paired: bool = False) -> float:
+    """Compute half the 95 % interval of the difference that seeds alone make: two equal runs differ
+    by less in 19 of 20 cases, for any number of test images.
 
     Args:
         means: mean score of each seed of the first run; `TYPICAL_SEED_SD` is assumed for a single
             seed.
         others: mean score of each seed of the second run.
+        paired: whether each seed gives both runs the same training images (paired t test; Welch's
+            otherwise).
 
     Returns:
         A difference of scores, at least 0.
     """
+    if paired and len(means) == len(others) > 1:
+        seeds = len(means)
+        spread = float(np.std(np.subtract(means, others), ddof=1))
+        return float(stats.t.ppf(1 - LEVEL / 2, seeds - 1)) * spread / math.sqrt(seeds)
     variance = error = 0.0
     for values in (means, others):
         if len(values) > 1:

@@ -54,6 +54,8 @@ class ResultsTable:
     """Dice of trivial predictions by name."""
     measure: str = "dice"
     """The metric that rows are compared by."""
+    paired: bool = False
+    """Whether each seed gives all runs the same training images, and other seeds others."""
     conclusion: str = ""
     """See `autosam.comparison.conclusion`."""
 
@@ -116,7 +118,8 @@ class ResultsTable:
         Returns:
             A difference in `measure`.
         """
-        return seed_margin(one.means(self.measure), other.means(self.measure))
+        own, theirs = one.means(self.measure), other.means(self.measure)
+        return seed_margin(own, theirs, self.paired)
 
     def sign(self, one: Row, other: Row, p: float | None = None) -> int:
         """Sign of a significant difference in `measure`: 1 for better, -1 for worse, 0 if it is not

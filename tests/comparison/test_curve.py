@@ -1,4 +1,4 @@
-"""The learning curve: subsets, the power law, the sentences, and a comparison from start to end."""
+"""The learning curve: subsets, the sentences, and a comparison from start to end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from autosam.compare import compare
 from autosam.comparison.curve import Curve, Size, sized, sizes_of
 from autosam.comparison.jobs import Job, time_left
 from autosam.comparison.rows import Row
-from autosam.comparison.statistics import fit_power_law
 from autosam.comparison.table import ResultsTable
 from autosam.comparison.variants import Variant
 from autosam.config import Config, DataConfig, Settings, TrainConfig
@@ -96,60 +95,6 @@ def test_fewer_images_get_more_epochs() -> None:
     assert (few.data.limit_train, few.data.limit_validation) == (50, 9)
 
 
-def test_the_power_law_of_exact_errors() -> None:
-    numbers = [8, 16, 32, 64]
-    law = fit_power_law(numbers, [0.5 * n**-0.3 for n in numbers])
-    assert law is not None
-    gain = 0.5 * 64**-0.3 - 0.5 * 128**-0.3
-    assert law.exponent == pytest.approx(0.3)
-    assert (law.gain, law.low, law.high) == pytest.approx((gain, gain, gain))
-    assert fit_power_law([8, 8, 16], [0.5, 0.5, 0.4]) is None
-    assert fit_power_law([8, 16, 32], [0.5, 0.4, 0.0]) is None
-
-
-@pytest.mark.filterwarnings("error")
-def test_no_error_is_above_1() -> None:
-    """One seed of three numbers, without order: the interval is wide, but of possible errors."""
-    for errors in ([0.3, 0.5, 0.2], [0.9, 0.5, 0.95]):
-        law = fit_power_law([4, 5, 6], errors)
-        assert law is not None
-        assert -1 <= law.low <= law.gain <= law.high <= 1
-
-
-def test_the_interval_of_the_power_law_holds_the_truth() -> None:
-    """Three seeds of four numbers, errors scattered by 6 % and 2 %: in 19 of 20 cases."""
-    numbers = np.repeat([32, 64, 128, 256], 3)
-    truth = 0.4 * 256**-0.25 - 0.4 * 512**-0.25
-    rng = np.random.default_rng(0)
-    for scatter in (0.06, 0.02):
-        held = []
-        for _ in range(400):
-            errors = 0.4 * numbers**-0.25 * np.exp(rng.normal(0, scatter, len(numbers)))
-            law = fit_power_law(list(numbers), list(errors))
-            assert law is not None
-            held.append(law.low <= truth <= law.high)
-        assert 0.92 <= np.mean(held) <= 0.98
-
-
-def test_an_error_that_levels_off_falls_less() -> None:
-    """What docs/compare.md says of a curve that is no power law: three seeds of four numbers, an
-    error that falls to 0.03 or more, scattered by 0.012."""
-    rng = np.random.default_rng(0)
-    for end in (0.03, 0.06, 0.1):
-        for first in (8, 32):
-            numbers = np.repeat(first * 2 ** np.arange(4), 3)
-            truth = 0.9 * (8 * first) ** -0.5 * (1 - 0.5**0.5)
-            ratios, held = [], []
-            for _ in range(100):
-                errors = end + 0.9 * numbers**-0.5 + rng.normal(0, 0.012, len(numbers))
-                law = fit_power_law(list(numbers), list(errors))
-                assert law is not None
-                ratios.append(law.gain / truth)
-                held.append(law.low <= truth <= law.high)
-            assert 1.05 < np.mean(ratios) < 1.55, (end, first)
-            assert np.mean(held) < 0.5, (end, first)
-
-
 def table(dice: dict[str, float], seeds: int = 3) -> ResultsTable:
     """40 images whose difficulty all runs share, with noise of 0.02."""
     rng = np.random.default_rng(int(sum(1000 * value for value in dice.values())))
@@ -196,7 +141,7 @@ def test_controls_are_no_runs_of_the_curve() -> None:
 
 def test_one_seed_and_one_run() -> None:
     """No spread over one seed, nothing to be level with, and an error that rises."""
-    numbers = {Size(6, 2): 0.9, Size(14, 2): 0.8, Size(26, 6): 0.7}
+    numbers = {Size(6, 2): 0.9, Size(10, 2): 0.85, Size(14, 2): 0.8, Size(26, 6): 0.7}
     curve = Curve({size: table({"autosam": dice}, 1) for size, dice in numbers.items()})
     assert "±" not in curve.markdown()
     for text in (curve.csv(), curve.tables[Size(26, 6)].csv()):
@@ -205,13 +150,14 @@ def test_one_seed_and_one_run() -> None:
         assert row["dice_sd"] == ""
     text = curve.conclusion()
     assert "level with" not in text
-    assert "would bring autosam -0.2" in text
+    assert "would bring autosam -0.0" in text
     assert "falling" not in text
 
 
 def test_too_few_test_images_for_a_comparison() -> None:
     tables = {}
-    for size, dice in {Size(6, 2): 0.3, Size(14, 2): 0.4, Size(26, 6): 0.5}.items():
+    means = {Size(6, 2): 0.3, Size(10, 2): 0.36, Size(14, 2): 0.4, Size(26, 6): 0.5}
+    for size, dice in means.items():
         scores = {name: [{f"i{i}": {"dice": dice + more} for i in range(5)}]
                   for name, more in (("autosam", 0.0), ("head", 0.3))}  # fmt: skip
         rows = [Row(Variant(name), own) for name, own in scores.items()]

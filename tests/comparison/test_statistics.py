@@ -159,6 +159,28 @@ def test_margins_worked_by_hand() -> None:
     assert seed_margin([0.7] * 3, [0.8] * 3) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_margin_of_pairs_worked_by_hand() -> None:
+    # Differences 0.01, 0.02 and 0.03: deviation 0.01, t of 2 degrees of freedom.
+    margin = seed_margin([0.51, 0.72, 0.93], [0.50, 0.70, 0.90], paired=True)
+    assert margin == pytest.approx(4.303 * 0.01 / 3**0.5, abs=1e-5)
+    assert seed_margin([0.5], [0.9], paired=True) == pytest.approx(0.02217, abs=1e-4)
+
+
+def test_pairs_of_the_same_images_need_a_smaller_difference() -> None:
+    """Images that a seed draws move both runs by 0.05, the rest of a training each by 0.005: a true
+    difference of 0.03 is found by pairs, and two equal runs differ in 5 % of cases."""
+    rng, found, wrong, unpaired, jobs = np.random.default_rng(12), 0, 0, 0, 2000
+    for _ in range(jobs):
+        shared = rng.normal(0.7, 0.05, 3)
+        one, other = (shared + rng.normal(0, 0.005, 3) for _ in range(2))
+        found += (one + 0.03).mean() - other.mean() > seed_margin(list(one), list(other), True)
+        unpaired += (one + 0.03).mean() - other.mean() > seed_margin(list(one), list(other))
+        wrong += abs(one.mean() - other.mean()) > seed_margin(list(one), list(other), True)
+    print(f"{found / jobs:.1%} found, {unpaired / jobs:.1%} unpaired, {wrong / jobs:.1%} wrong")
+    assert found / jobs > 0.8 > 0.1 > unpaired / jobs
+    assert wrong / jobs < LEVEL + 0.02
+
+
 @pytest.mark.parametrize("spreads", [(0.01, 0.01), (0.01, 0.002), (0.01, 0.0)])
 def test_margins_hold_whichever_run_the_seeds_move(spreads: tuple[float, float]) -> None:
     rng, wrong, jobs = np.random.default_rng(11), 0, 3000
