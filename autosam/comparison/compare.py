@@ -26,8 +26,10 @@ from autosam.comparison.variants import (
 from autosam.config import Settings
 from autosam.config.command_checks import listed
 from autosam.config.commands import CompareConfig
+from autosam.data.checks import check_splits
 from autosam.data.dataset import require_others
 from autosam.data.layouts import load_splits
+from autosam.data.measured_windows import measured
 from autosam.data.pairs import Splits, fingerprint
 from autosam.errors import ConfigError, Stopped
 from autosam.evaluation.metrics import mean_scores
@@ -81,6 +83,9 @@ def compare(config: CompareConfig) -> ResultsTable:
         settings = sized(settings, sizes[-1], every)
     images = sizes[-1].train if sizes else len(splits["train"])
     jobs = plan(settings, variants, seeds, folder / "runs", splits, images)
+    if config.jobs > 1:  # here, for all processes
+        data, measured_splits = measured(settings.data, splits)
+        check_splits(measured_splits, data)
     try:
         run_jobs([*itertools.chain(*smaller.values()), *jobs], config.jobs)
     except Stopped as stopped:

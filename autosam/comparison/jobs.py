@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ import yaml
 
 from autosam.comparison.variants import Variant
 from autosam.config import Config
+from autosam.data.checks import PairCheck, keep_checks, kept_checks
 from autosam.errors import CheckpointError, Stopped, TrainingError
 from autosam.evaluation.instance_metrics import POOLED
 from autosam.evaluation.tables import MEASURES
@@ -169,7 +170,7 @@ def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
     with (
         _signals_to_children() as received,
         ProcessPoolExecutor(
-            parallel, get_context("spawn"), _initialize_process, (threads,)
+            parallel, get_context("spawn"), _initialize_process, (threads, kept_checks())
         ) as pool,
     ):
         futures = [pool.submit(_run_in_process, job) for job in jobs]
@@ -209,8 +210,9 @@ def _signals_to_children() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _initialize_process(threads: int) -> None:
-    """Set up a training process: few threads, no output (it is in log.txt)."""
+def _initialize_process(threads: int, checks: Mapping[Hashable, PairCheck]) -> None:
+    """Set up a training process: few threads, no output (it is in log.txt), checked files."""
+    keep_checks(checks)
     die_with_parent()
     Finalize(None, leave_now, (0,), exitpriority=-100)  # runs after all other finalizers
     torch.set_num_threads(threads)

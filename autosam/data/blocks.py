@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,6 +60,10 @@ class _Part:
         """Hash of the file, which is read once, and of the region."""
         whole = _digests.get(self.path, self.file, self.file.digest)
         return hashlib.sha256(f"{whole} {self.region}".encode()).hexdigest()
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`."""
+        return (own := self.file.stamp()) and (own, self.region)
 
     def __str__(self) -> str:
         y, x, height, width = self.region

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from autosam.data.infer_encoding import infer_encoding
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.mask_stats import MaskStats, compute_mask_stats
 from autosam.data.near_duplicates import edges, leaking_scenes, scenes
-from autosam.data.pairs import Pair, Pixels, Splits, read_valid
+from autosam.data.pairs import Pair, Pixels, Splits, read_valid, stamp_of
 from autosam.data.readers.pillow import read_orientation
 from autosam.errors import DataError
 
@@ -244,9 +244,35 @@ def sample_pairs(pairs: list[Pair]) -> list[Pair]:
 
 
 def decode_pairs(pairs: list[Pair], config: DataConfig) -> list[PairCheck]:
-    """Decode pairs in threads, as many as there are processors: each holds an image."""
+    """Decode pairs in threads, as many as there are processors: each holds an image. The results of
+    the last `FULL` pairs are kept for files that have not changed since."""
+    classes = config.num_classes, config.classes, config.values
+    settings = repr((config.ignore, config.instances, classes))  # all that statistics depend on
+
+    def check(pair: Pair) -> tuple[Hashable, PairCheck]:
+        stamps = stamp_of(pair.image), stamp_of(pair.mask)
+        key = None if None in stamps else (*stamps, settings)
+        return key, _kept.get(key) or _inspect(pair, config)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda pair: _inspect(pair, config), pairs))
+        found = list(pool.map(check, pairs))
+    keep_checks({key: check for key, check in found if key is not None and not check.problem})
+    return [check for _, check in found]
+
+
+_kept: dict[Hashable, PairCheck] = {}
+
+
+def kept_checks() -> dict[Hashable, PairCheck]:
+    """The checks that `decode_pairs` has kept, for another process to `keep_checks`."""
+    return _kept
+
+
+def keep_checks(checks: Mapping[Hashable, PairCheck]) -> None:
+    """Add checks to those that `decode_pairs` keeps."""
+    _kept.update(checks)
+    for key in list(_kept)[:-FULL]:
+        del _kept[key]
 
 
 def _inspect(pair: Pair, config: DataConfig) -> PairCheck:

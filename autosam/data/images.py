@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -10,7 +11,8 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from autosam.data.readers.file_cache import FileCache
+from autosam.data.known_digests import digest_once
+from autosam.data.readers.file_cache import FileCache, stamp
 from autosam.data.readers.pillow import PlainImage, plain_size, read_orientation
 from autosam.data.readers.raster import MAX_PIXELS, Raster, StoredMask, cut
 from autosam.data.readers.sidecars import sidecar_nodata
@@ -373,6 +375,11 @@ def digest(path: Path, how: str = "") -> str:
         DataError: the file cannot be read.
     """
     require_file(path)
+    return digest_once(path, how, lambda: _digest(path, how))
+
+
+def _digest(path: Path, how: str) -> str:
+    """See `digest`, which reads the file once until it changes."""
     found = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -476,6 +483,11 @@ class ImageFile:
         how = f"{self.bands} {self.window}{with_nodata}" if settings else ""
         return digest(self.path, how)
 
+    def stamp(self) -> Hashable:
+        """See `stamp_of`."""
+        settings = (self.bands, self.window, self.nodata, self.channels, self.channel_windows)
+        return (own := stamp(self.path)) and (own, settings)
+
     def __str__(self) -> str:
         return str(self.path)
 
@@ -494,6 +506,10 @@ class MaskFile:
 
     def digest(self) -> str:
         return digest(self.path)
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`."""
+        return stamp(self.path)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,10 @@ SPLITS = ("train", "validation", "test")
 class Pixels(Protocol):
     """An image or mask that can be read. `str` gives its name for messages.
 
-    Optional methods of images: `read_valid()`, see there; and `read_part(region)` with the property
-    `shape` (H, W without decoding), to read crops without the rest. Of masks: `stored() ->
-    StoredMask`, with what the file says besides values; and `read_instances() -> Instances`, where
-    it tells touching objects apart.
+    Optional methods: `stamp()`, see `stamp_of`. Of images: `read_valid()`, see there; and
+    `read_part(region)` with the property `shape` (H, W without decoding), to read crops without the
+    rest. Of masks: `stored() -> StoredMask`, with what the file says besides values; and
+    `read_instances() -> Instances`, where it tells touching objects apart.
     """
 
     @property
@@ -49,6 +49,13 @@ def read_valid(pixels: Pixels) -> tuple[np.ndarray, np.ndarray | None]:
     """
     read = getattr(pixels, "read_valid", None)
     return (pixels.read(), None) if read is None else read()
+
+
+def stamp_of(pixels: Pixels) -> Hashable:
+    """What is different if `pixels` would be read differently; nothing is decoded. None: it is not
+    known, and they must be read again."""
+    own = getattr(pixels, "stamp", None)
+    return None if own is None else own()
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,11 @@ class Layers:
 
     def digest(self) -> str:
         return "".join(file.digest() for file in self.files)
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`."""
+        found = tuple(stamp_of(file) for file in self.files)
+        return None if None in found else found
 
     def __str__(self) -> str:
         return str(self.path)

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from autosam.config import RUNS, CacheConfig, Config
 from autosam.data.dataset import PairDataset
 from autosam.data.embedding_store import Layout, Store, disk_error, entries, touch
+from autosam.data.known_digests import kept_digests
 from autosam.data.loaders import Workers, make_loader, worker_error
 from autosam.errors import DataError
 from autosam.models.build import build_sam
@@ -203,7 +204,7 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         change.
     """
     spec = sam_spec(config)
-    with ThreadPoolExecutor() as pool:
+    with kept_digests(folder_of(config.cache)), ThreadPoolExecutor() as pool:
         files = list(pool.map(lambda pair: pair.image.digest(), dataset.pairs))
     geometry = None
     if dataset.copies > 1:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from helpers import tiny_config
 
 import autosam.comparison.jobs
 import autosam.comparison.scores
+import autosam.data.checks
 from autosam.compare import compare
 from autosam.comparison.conclusion import conclusion, judge, rise
 from autosam.comparison.plan import plan
@@ -160,12 +162,24 @@ def test_folds_test_every_image_once(config: CompareConfig) -> None:
 
 
 def test_two_jobs_give_what_one_gives(
-    config: CompareConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: CompareConfig,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Three trainings: one process has to train twice.
+    monkeypatch.setattr("autosam.data.readers.file_cache.SETTLED", 0.0)
     config = dataclasses.replace(config, runs="head,sam-box,sam-points", seeds=1, sam="lite",
                                  sam_checkpoint=None)  # fmt: skip
+    inspect, inspected = autosam.data.checks._inspect, []
+
+    def counted(*args: Any) -> Any:
+        inspected.append(args)
+        return inspect(*args)
+
+    monkeypatch.setattr("autosam.data.checks._inspect", counted)
     compare(config)
+    assert len(inspected) == 12  # by all trainings and the report together
     compare(dataclasses.replace(config, jobs=2, output=str(tmp_path / "two")))
     one, two = (without_times(tmp_path / name / "table.csv") for name in ("compare", "two"))
     assert one == two

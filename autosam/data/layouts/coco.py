@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,10 @@ class Outlines:
         return hashlib.sha256(
             repr((self.shape, self.objects, self.overlapping)).encode()
         ).hexdigest()
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`: the objects were read with the list of images."""
+        return self.digest(), self.crowds
 
     def __str__(self) -> str:
         return str(self.path)

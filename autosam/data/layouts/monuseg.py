@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,6 +24,7 @@ from autosam.data.images import digest, read_image, require_file
 from autosam.data.instances import from_patches, label_of
 from autosam.data.layouts.base import root_of
 from autosam.data.pairs import Pair
+from autosam.data.readers.file_cache import stamp
 from autosam.data.readers.files import image_file
 from autosam.data.readers.polygons import rasterize_patch
 from autosam.errors import DataError
@@ -56,6 +58,10 @@ class Nuclei:
 
     def digest(self) -> str:
         return digest(self.path)
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`."""
+        return stamp(self.path, self.image)
 
     def __str__(self) -> str:
         return str(self.path)

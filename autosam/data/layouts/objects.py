@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from autosam.data.layouts.base import root_of
 from autosam.data.layouts.folders import ALIASES, by_stem
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.pairs import SPLITS, Pair, Pixels
+from autosam.data.readers.file_cache import stamp
 from autosam.data.readers.files import image_file
 from autosam.data.readers.polygons import Patch
 from autosam.errors import DataError
@@ -63,6 +64,10 @@ class ObjectFiles:
     def digest(self) -> str:
         parts = "".join(MaskFile(path).digest() for path in self.files)
         return hashlib.sha256(parts.encode()).hexdigest()
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`."""
+        return stamp(self.image.path, *self.files)
 
     def __str__(self) -> str:
         return str(self.folder)

@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from autosam.data.instances import compact, label_of
 from autosam.data.labels import pack
 from autosam.data.layouts.folders import by_stem, find_pairs
 from autosam.data.pairs import Pair, Pixels
-from autosam.data.readers.file_cache import FileCache
+from autosam.data.readers.file_cache import FileCache, stamp
 from autosam.data.readers.files import image_file
 from autosam.data.readers.georeference import Georeference, find_georeference, require_geo
 from autosam.data.readers.tiff import TiffImage
@@ -101,6 +103,14 @@ class PolygonMask:
     def digest(self) -> str:
         where = (self.labels.column, self.labels.names, self.labels.georeference.transform)
         return digest(self.path, f"{where} {self.labels.georeference.crs.to_wkt()} {self.region}")
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`."""
+        labels = self.labels
+        files = sorted(self.path.parent.glob(f"{escape(self.path.stem)}.*"))  # .shp, .dbf, ...
+        own = stamp(labels.image.path, *files)
+        where = (labels.georeference.transform, labels.georeference.crs.to_wkt(), self.region)
+        return own and (own, labels.column, labels.names, where, self.overlapping)
 
     def __str__(self) -> str:
         return f"{self.path} on {Block(self.labels.image, self.region)}"

@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
+import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+SETTLED = 2.0
+"""Seconds after a change for which a file has no stamp: file systems date changes by steps of up to
+so long, so that two changes may look like one."""
+
+
+def stamp(*paths: Path) -> Hashable:
+    """What is different if files, or their sidecars, are others or have been changed: paths, sizes,
+    times of modification (of the content and of the entry, which no program can set back), inodes.
+
+    Args:
+        paths: the files.
+
+    Returns:
+        None if one was changed just now, see `SETTLED`, is missing, or is a folder.
+    """
+    found: list[object] = []
+    latest = time.time() - SETTLED
+    for path in paths:
+        found.append(os.path.abspath(path))
+        for name in (path, f"{path}.aux.xml", f"{path}.msk"):
+            try:
+                file = os.stat(name)
+            except OSError:
+                if name == path:
+                    return None
+                found.append(None)
+                continue
+            if not stat.S_ISREG(file.st_mode) or max(file.st_mtime, file.st_ctime) > latest:
+                return None
+            found += [file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_ino]
+    return tuple(found)
 
 
 class FileCache(Generic[T]):
@@ -27,11 +60,11 @@ class FileCache(Generic[T]):
             key: the file and all settings that the value depends on.
             compute: called without arguments.
         """
-        stamp = _stamp(path)
+        now = _stamp(path)
         with self._lock:
             known = self._found.get(key)
-            if known is None or known[0] != stamp:
-                known = self._found[key] = stamp, compute()
+            if known is None or known[0] != now:
+                known = self._found[key] = now, compute()
             return known[1]
 
     def put(self, path: Path, key: Hashable, value: T) -> None:
@@ -44,8 +77,8 @@ def _stamp(path: Path) -> tuple[object, ...]:
     found: list[object] = []
     for one in (path, f"{path}.aux.xml"):
         try:
-            stat = os.stat(one)
-            found += [stat.st_size, stat.st_mtime_ns]
+            file = os.stat(one)
+            found += [file.st_size, file.st_mtime_ns]
         except OSError:
             found.append(None)
     return tuple(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from autosam.data.images import MAX_PIXELS, Window, digest
 from autosam.data.readers import dicom, dicom_values
 from autosam.data.readers.dicom import is_dicom
 from autosam.data.readers.dicom_series import Series, read_series
+from autosam.data.readers.file_cache import stamp
 from autosam.errors import DataError
 from autosam.utils.io import is_hidden
 
@@ -262,6 +263,11 @@ class Slice:
     def digest(self) -> str:
         how = f"{_digest(self.path)} {self.axis} {self.index} {self.window} {self.nodata}"
         return hashlib.sha256(how.encode()).hexdigest()
+
+    def stamp(self) -> Hashable:
+        """See `stamp_of`; a series of files has none."""
+        settings = (self.axis, self.index, self.mask, self.window, self.nodata, self.count)
+        return (own := stamp(self.path)) and (own, settings)
 
     def __str__(self) -> str:
         return f"{self.path} slice {self.index}"
