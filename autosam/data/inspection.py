@@ -264,7 +264,7 @@ class Tally:
         if self.apart:
             self._report_small(found)
         if self.vanished > 0.02 * total:
-            size = self._small(self.cells).tile
+            size = self._small(self.cells // 2 if self.apart else self.cells).tile
             found.warnings.append(
                 f"{self.vanished} of {total} objects are too small for the {grid} (its input is "
                 f"{self.image_size} px). Train on crops"

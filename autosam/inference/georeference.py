@@ -130,7 +130,14 @@ def write_geopackage(path: Path, frame: Any) -> None:
 
 def wgs84(frame: Any) -> Iterator[dict[str, Any]]:
     """The features of GeoJSON of a table of objects, in WGS 84 (longitude, latitude) as RFC 7946
-    requires."""
-    moved = frame.to_crs(4326)
-    moved.geometry = moved.geometry.orient_polygons()
+    requires; objects on both sides of the antimeridian are cut there."""
+    import antimeridian
+
+    # Oriented before: a ring that crosses the antimeridian seems to run the other way round.
+    moved = frame.set_geometry(frame.geometry.orient_polygons()).to_crs(4326)
+    reach = moved.geometry.bounds
+    cut = {"Polygon": antimeridian.fix_polygon, "MultiPolygon": antimeridian.fix_multi_polygon}
+    for i in moved.index[reach["maxx"] - reach["minx"] > 180]:  # so wide only if it crosses
+        outline = moved.geometry[i]
+        moved.loc[i, "geometry"] = cut[outline.geom_type](outline)
     yield from moved.iterfeatures(na="drop", drop_id=True)

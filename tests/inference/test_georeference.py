@@ -18,6 +18,7 @@ from PIL import Image
 from pyproj import Geod, Transformer
 from rasterio.features import rasterize
 from scipy import ndimage
+from shapely import Polygon, box, segmentize
 from shapely.geometry import shape
 from shapely.ops import transform as moved
 
@@ -27,7 +28,7 @@ from autosam.config.commands import PredictConfig
 from autosam.data.images import ImageFile
 from autosam.data.readers.georeference import require_georeference
 from autosam.errors import DataError
-from autosam.inference.georeference import write_geotiff
+from autosam.inference.georeference import wgs84, write_geotiff
 from autosam.inference.strips import _valid_strips
 from autosam.predict import predict
 
@@ -98,6 +99,32 @@ def test_rasters_and_polygons_lie_where_the_image_does(
         area = abs(ellipsoid.geometry_area_perimeter(outline)[0])
         assert row["area_m2"] == pytest.approx(area, rel=2e-3)  # maps of a CRS stretch
         assert feature["properties"]["area_m2"] == row["area_m2"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("crs", "outline", "parts"),
+    [  # UTM 60S around 180 degrees, with a hole; the same, off the edge of the map; the South Pole
+        (32760, box(815000, 7900000, 845000, 7930000) - box(816000, 7901000, 844000, 7929000), 2),
+        (32601, box(170000, 3000000, 210000, 3040000), 2),
+        (32760, box(500000, 7900000, 510000, 7910000), 1),
+        (3031, box(-50000, -900000, 50000, -800000), 2),
+        (3031, segmentize(box(-50000, -50000, 50000, 60000), 1000), 1),
+    ],
+)
+def test_objects_on_the_antimeridian_are_cut(crs: int, outline: Polygon, parts: int) -> None:
+    frame = geopandas.GeoDataFrame({"a": [1, 2]}, geometry=[outline, outline], crs=crs)
+    for feature in wgs84(frame):
+        found = shape(feature["geometry"])
+        assert found.is_valid
+        pieces = getattr(found, "geoms", [found])
+        assert len(pieces) == parts
+        ellipsoid = Geod(ellps="WGS84")
+        area = sum(ellipsoid.geometry_area_perimeter(piece)[0] for piece in pieces)
+        # Maps stretch areas by a few per cent; a wrong side of the globe is 100 times as large.
+        assert area == pytest.approx(outline.area, rel=0.07)
+        assert all(piece.exterior.is_ccw for piece in pieces)
+    assert geopandas.GeoDataFrame(frame).geometry[0].equals(outline)
 
 
 def test_a_prediction_is_saved_with_coordinates(trained: Path, tmp_path: Path) -> None:
