@@ -88,7 +88,8 @@ def learning_curves(
             axes.plot(range(1, len(run) + 1), run, color=styles.colour(name), alpha=0.25, lw=0.8)
     values = [score for runs in curves.values() for run in runs for score in run]
     # The first epochs of some runs would press the others together.
-    _limit(axes, float(np.quantile(values, 0.1)), max(values))
+    last = [run[-1] for runs in curves.values() for run in runs]
+    _limit(axes, min(float(np.quantile(values, 0.1)), *last), max(values))
     axes.set(xlabel="epoch", ylabel=f"validation {measure}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _name_lines(figure, axes, ends, styles, width)

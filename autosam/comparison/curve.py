@@ -8,12 +8,12 @@ import io
 import math
 from dataclasses import dataclass
 
-from autosam.comparison.conclusion import MIN_EPOCHS, learned_nothing, units
+from autosam.comparison.conclusion import BLANK, MIN_EPOCHS, learned_nothing, unfinished, units
 from autosam.comparison.power_law import gain_of_doubling
 from autosam.comparison.rows import Row
 from autosam.comparison.statistics import MIN_GROUPS, holm
 from autosam.comparison.table import ResultsTable
-from autosam.comparison.variants import HEAD, Variant
+from autosam.comparison.variants import AUTOSAM, HEAD, Variant
 from autosam.config import RUNS, Settings
 from autosam.data.pairs import Splits
 from autosam.errors import ConfigError
@@ -72,7 +72,15 @@ def sizes_of(words: list[str], splits: Splits, share: float) -> list[Size]:
         held = min(validation, max(LEAST, round(number * share)), number - LEAST)
         held = max(held, number - train)
         sizes.append(Size(number - held, held))
-    return list(dict.fromkeys(sizes))
+    sizes = list(dict.fromkeys(sizes))
+    if len({size.train for size in sizes}) < len(sizes):
+        numbers = ", ".join(f"{size.title} ({size.train} + {size.validation})" for size in sizes)
+        raise ConfigError(
+            f"--train-sizes {','.join(words)}: training and validation would get {numbers} images, "
+            f"and some train on the same. There are {train} for training and {validation} for "
+            "validation: move images to training, or give other numbers."
+        )
+    return sizes
 
 
 def sized(settings: Settings, size: Size, whole: Size) -> Settings:
@@ -170,7 +178,7 @@ class Curve:
 
     def conclusion(self) -> str:
         """Say what follows from the curve: from how many images on each run is level with the best,
-        what twice as many images would bring, and where SAM helps."""
+        what twice as many images would bring, and where runs that use SAM are ahead."""
         epochs = min(
             (len(one) for t in self.tables.values() for row in t.rows for one in row.curves),
             default=MIN_EPOCHS,
@@ -186,8 +194,11 @@ class Curve:
         if groups < MIN_GROUPS:
             reason = f"there are {groups} test {units(last)}, and below {MIN_GROUPS} no difference"
             return " ".join([f"The runs cannot be compared: {reason} is significant.", *doubled])
+        if len(last.rows[0].scores) == 1:
+            reason = "other training images can make more than the run does: use --seeds 3"
+            return " ".join([f"The runs cannot be compared by one seed, {reason}.", *doubled])
         levels = [f"{self._level(variant)}." for variant in ranked]
-        return " ".join([*levels, *doubled, *self._where_sam_helps()])
+        return " ".join([*levels, *doubled, *self._against_head()])
 
     def _level(self, variant: Variant) -> str:
         """From how many images on a run is not significantly worse than the best."""
@@ -196,18 +207,25 @@ class Curve:
             best = next(
                 row for row in table.rows if row.variant.is_plain and not row.variant.is_oracle
             )
-            behind = best.variant != variant and table.sign(table[variant], best) < 0
-            since = None if behind else since or size
+            own = table[variant]
+            behind = best.variant != variant and table.sign(own, best) < 0
+            since = None if behind or learned_nothing(table, own) else since or size
+        first, *_, last = self.tables
         if since is None:
-            return f"{variant.title} is behind the best with {[*self.tables][-1].title} images"
-        if since == next(iter(self.tables)):
-            return f"{variant.title} is level with the best at every number of images"
-        return f"{variant.title} is level with the best from {since.title} images on"
+            failed = learned_nothing(self.tables[last], self.tables[last][variant])
+            return f"{failed or f'{variant.title} is behind the best'} with {last.title} images"
+        text = f"{variant.title} is not significantly worse than the best"
+        if since == first:
+            return f"{text} at any number of images"
+        if since == last:
+            return f"{text} with {last.title} images alone"
+        return f"{text} from {since.title} images on"
 
     def _doubled(self, variant: Variant) -> str:
         """What twice as many images would bring to a run; "" if it uses none, or if no power law
         can be fitted."""
-        if not RUNS[variant.run].uses_training_images:
+        last = [*self.tables.values()][-1]
+        if not RUNS[variant.run].uses_training_images or learned_nothing(last, last[variant]):
             return ""
         fitted = [*self.rows(variant).items()][-FITTED:]
         numbers = [size.labelled for size, row in fitted for _ in row.scores]
@@ -221,38 +239,47 @@ class Curve:
             "as a constant and a power law."
         )
 
-    def _where_sam_helps(self) -> list[str]:
-        """Where runs that use SAM are significantly ahead of `head`, and where they are behind. A
-        run that is no better than a trivial prediction is not ahead."""
-        if HEAD not in self.variants:
-            return []
+    def _against_head(self) -> list[str]:
+        """Where runs that use SAM are significantly ahead of `head`, and where they are behind: not
+        where the one behind had not converged, or the one ahead is no better than a trivial
+        prediction."""
         judged = [
             (size, table, table[variant])
             for size, table in self.tables.items()
             for variant in self.variants
             if variant.is_judged
         ]
+        if HEAD not in self.variants or not judged:
+            return []
         ps = holm([table.minus(row, table[HEAD]).p for _, table, row in judged])
-        signs, useless = [], False
+        ahead: dict[Size, list[str]] = {}
+        behind: dict[Size, int] = {}
+        undecided = False
         for (size, table, row), p in zip(judged, ps, strict=True):
             sign = table.sign(row, table[HEAD], p)
-            if sign and learned_nothing(table, row if sign > 0 else table[HEAD]):
-                useless, sign = useless or sign > 0, 0
-            signs.append((size, row, sign))
-        parts = []
-        for size in self.tables:
-            ahead = [row.title for at, row, sign in signs if at == size and sign > 0]
-            if ahead:
-                parts.append(f"with {size.title} images ({', '.join(ahead)})")
+            better, worse = (row, table[HEAD]) if sign > 0 else (table[HEAD], row)
+            if sign and (learned_nothing(table, better) or unfinished(table, worse)):
+                undecided = True
+            elif sign > 0:
+                ahead.setdefault(size, []).append(row.title)
+            elif sign < 0:
+                behind[size] = behind.get(size, 0) + 1
         text = "At no number of images is a run that uses SAM significantly better than head"
-        text += " and than a trivial prediction." if useless else "."
-        if parts:
-            text = f"SAM helps {'; '.join(parts)}: better than head there (p by Holm)."
-        behind = [
-            size.title
-            for size in self.tables
-            if (own := [sign for at, _, sign in signs if at == size]) and all(s < 0 for s in own)
-        ]
-        if behind:
-            text += f" head is better than all of them with {', '.join(behind)} images."
-        return [text]
+        if ahead:
+            where = [f"with {size.title} images ({', '.join(own)})" for size, own in ahead.items()]
+            text = f"Runs that use SAM are better than head (p by Holm) {'; '.join(where)}"
+        if undecided:
+            text += (
+                ", leaving out where the run behind had not converged or the one ahead is no "
+                "better than a trivial prediction"
+            )
+        texts = [f"{text}."]
+        if AUTOSAM.title in [name for own in ahead.values() for name in own]:
+            last = [*self.tables][-1]
+            controlled = self.tables[last].find(BLANK) is not None
+            who = f"trained with {last.title} images alone" if controlled else "--attribution true"
+            texts.append(f"Whether SAM is the reason is for the controls to say ({who}).")
+        every = sum(variant.is_judged for variant in self.variants)
+        if least := [size.title for size, count in behind.items() if count == every]:
+            texts.append(f"head is better than all of them with {' and '.join(least)} images.")
+        return texts

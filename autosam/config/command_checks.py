@@ -89,7 +89,8 @@ def check_train_sizes(config: CompareConfig) -> None:
     words = listed(config.train_sizes)
     numbers = [int(word) for word in words if re.fullmatch(r"[0-9]{1,9}", word)]
     known = len(numbers) + (words[-1:] == ["all"]) == len(words)
-    if not known or numbers != sorted(set(numbers)) or min([4, *numbers]) < 4:
+    rising = numbers == sorted(set(numbers)) and min([4, *numbers]) >= 4
+    if bool(words) != bool(config.train_sizes) or not known or not rising:
         raise ConfigError(
             f"--train-sizes {config.train_sizes}: expected numbers of labelled images of at least "
             "4, rising, and perhaps `all` at the end, such as 16,64,all."

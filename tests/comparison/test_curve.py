@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import autosam.comparison.jobs
 import autosam.data.splits
 from autosam.compare import compare
+from autosam.comparison.conclusion import conclusion
 from autosam.comparison.curve import Curve, Size, sized, sizes_of
 from autosam.comparison.jobs import Job, time_left
 from autosam.comparison.rows import Row
@@ -83,7 +84,9 @@ def test_sizes() -> None:
         sizes_of(["101"], splits, 0.15)
     # A large share of validation leaves two images for training.
     half = {"train": pairs(30), "validation": pairs(30, "validation"), "test": []}
-    assert sizes_of(["4", "6"], half, 0.95) == [Size(2, 2), Size(2, 4)]
+    assert sizes_of(["4", "60"], half, 0.95) == [Size(2, 2), Size(30, 30, whole=True)]
+    with pytest.raises(ConfigError, match=r"4 \(2 \+ 2\), 6 \(2 \+ 4\) .* train on the same"):
+        sizes_of(["4", "6"], half, 0.95)
 
 
 def test_fewer_images_get_more_epochs() -> None:
@@ -106,7 +109,7 @@ def table(dice: dict[str, float], seeds: int = 3) -> ResultsTable:
             for _ in range(seeds)
         ]
         rows.append(Row(Variant(name), scores))
-    return ResultsTable(rows, Variant("autosam"))
+    return ResultsTable(rows, Variant(next(iter(dice))))
 
 
 def test_the_sentences_follow_from_the_figures() -> None:
@@ -118,9 +121,9 @@ def test_the_sentences_follow_from_the_figures() -> None:
     })  # fmt: skip
     text = curve.conclusion()
     assert "autosam is behind the best with all 460 images." in text
-    assert "hybrid is level with the best from 128 images on." in text
-    assert "head is level with the best from 128 images on." in text
-    assert "SAM helps with 8 images (autosam); with 32 images (autosam): better than head" in text
+    assert "hybrid is not significantly worse than the best from 128 images on." in text
+    assert "head is not significantly worse than the best from 128 images on." in text
+    assert "better than head (p by Holm) with 8 images (autosam); with 32 images (autosam)." in text
     assert "head is better than all" not in text
     assert "Twice as many labelled images would bring hybrid +0.0" in text
     assert [line[0] for line in curve.lines()] == [v.title for v in curve.variants]
@@ -135,7 +138,7 @@ def test_controls_are_no_runs_of_the_curve() -> None:
     last = ResultsTable(last.rows, Variant("autosam"))
     assert not last.rows[0].variant.is_plain
     text = Curve({Size(6, 2): table({"autosam": 0.6, "head": 0.6}), Size(26, 6): last}).conclusion()
-    assert "autosam is level with the best at every number of images." in text
+    assert "autosam is not significantly worse than the best at any number of images." in text
     assert "behind" not in text
 
 
@@ -149,7 +152,7 @@ def test_one_seed_and_one_run() -> None:
         assert float(row["dice"]) == pytest.approx(0.7, abs=0.05)
         assert row["dice_sd"] == ""
     text = curve.conclusion()
-    assert "level with" not in text
+    assert "worse than" not in text
     assert "would bring autosam -0.0" in text
     assert "falling" not in text
 
@@ -164,7 +167,7 @@ def test_too_few_test_images_for_a_comparison() -> None:
         tables[size] = ResultsTable(rows, Variant("autosam"))
     text = Curve(tables).conclusion()
     assert "there are 5 test images, and below 6 no difference is significant" in text
-    assert "level" not in text
+    assert "worse than" not in text
     assert "SAM" not in text
     assert "would bring head +0.0" in text
 
@@ -181,7 +184,54 @@ def test_nothing_follows_from_trainings_of_two_epochs() -> None:
         return Curve(tables)
 
     assert short([0.3, 0.5]).conclusion() == "No conclusion: a run was trained for 2 epochs only."
-    assert "SAM helps with 8 images" in short([0.3, 0.5, 0.5, 0.5]).conclusion()
+    assert "(p by Holm) with 8 images (autosam)" in short([0.3, 0.5, 0.5, 0.5]).conclusion()
+
+
+def curves(table: ResultsTable, of: dict[str, list[float]]) -> ResultsTable:
+    for row in table.rows:
+        row.curves = [of[row.title]] * 3
+    return table
+
+
+def test_the_curve_says_no_more_than_the_table() -> None:
+    """A head that had not converged, and runs that learned nothing, as in docs/compare.md."""
+    flat, rising = [0.5] * 8, [0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65]
+    tables = {}
+    for size in (Size(6, 2), Size(26, 6)):
+        own = table({"autosam": 0.7, "head": 0.5})
+        tables[size] = curves(own, {"autosam": flat, "head": rising})
+    last = tables[Size(26, 6)]
+    assert "No conclusion: head had not converged" in conclusion(last)
+    text = Curve(tables).conclusion()
+    assert "At no number of images is a run that uses SAM significantly better than head" in text
+    for one in tables.values():
+        curves(one, {"autosam": flat, "head": flat})
+    text = Curve(tables).conclusion()
+    assert "better than head (p by Holm) with 8 images (autosam); with 32 images (autosam)." in text
+    assert "Whether SAM is the reason is for the controls to say (--attribution true)." in text
+    for one in tables.values():
+        one.trivial = {"an empty mask": 0.9}
+    text = Curve(tables).conclusion()
+    assert "autosam has learned nothing (Dice 0.698; an empty mask has 0.900) with 32" in text
+    assert "worse than" not in text
+    assert "Twice" not in text
+
+
+def test_one_seed_tells_no_runs_apart() -> None:
+    curve = Curve({
+        Size(6, 2): table({"autosam": 0.5, "head": 0.6}, 1),
+        Size(14, 2): table({"autosam": 0.5, "head": 0.7}, 1),
+    })  # fmt: skip
+    text = curve.conclusion()
+    assert text.startswith("The runs cannot be compared by one seed")
+    assert "better" not in text
+
+
+def test_no_run_uses_sam() -> None:
+    both = {"probe": 0.5, "head": 0.6}
+    text = Curve({Size(6, 2): table(both), Size(14, 2): table(both)}).conclusion()
+    assert "head is not significantly worse than the best at any number of images." in text
+    assert "SAM" not in text
 
 
 def test_what_no_training_image_changes() -> None:
@@ -202,12 +252,12 @@ def test_a_run_that_a_trivial_prediction_beats_does_not_help() -> None:
     }
     for one in tables.values():
         one.trivial = {"a mask of the whole image": 0.4}
-    assert "SAM helps with 16 images (autosam): better" in Curve(tables).conclusion()
+    assert "(p by Holm) with 16 images (autosam), leaving out" in Curve(tables).conclusion()
     for one in tables.values():
         one.trivial["a mask of the whole image"] = 0.6
     text = Curve(tables).conclusion()
     assert "At no number of images" in text
-    assert "better than head and than a trivial prediction." in text
+    assert "better than head, leaving out where" in text
     swapped = {size: table({"autosam": 0.1, "head": 0.3}) for size in tables}
     for one in swapped.values():
         one.trivial = {"a mask of the whole image": 0.4}
@@ -296,6 +346,7 @@ def test_a_curve_from_start_to_report(
         ("8,x", {}, "expected numbers"),
         ("4,all", {"folds": 2}, "exclude each other"),
         ("8", {}, "two numbers or more"),
+        (",", {}, "expected numbers"),
         ("9,all", {}, "all of them are the 9 images .* so there is no curve"),
     ],
 )
