@@ -17,6 +17,7 @@ from autosam.data.color_prior import color_prior_mask
 from autosam.data.instances import label_of, without_objects
 from autosam.data.labels import known, without
 from autosam.data.mask_encoding import MaskEncoding
+from autosam.data.memory_cache import MemoryCache
 from autosam.data.pairs import Pair, read_valid
 from autosam.data.sample import (
     Opened,
@@ -26,6 +27,7 @@ from autosam.data.sample import (
     join_tiles,
     make_sample,
     place,
+    resized,
     square,
 )
 from autosam.data.tiles import OVERLAP, draw_crop, image_shape, read_region, tile_regions, tile_side
@@ -143,6 +145,8 @@ class PairDataset(Dataset[Sample]):
         for record, (i, _) in enumerate(self.records):
             self.records_of[i].append(record)
         self.embeddings: Embeddings | None = None
+        self._resized = MemoryCache()
+        """Resized images of training, by position."""
 
     def __len__(self) -> int:
         return len(self.records) if self.by_crop else len(self.pairs)
@@ -155,6 +159,7 @@ class PairDataset(Dataset[Sample]):
         """Take the embeddings of the augmented copies from a cache, and make no SAM inputs."""
         self.embeddings = embeddings
         self.input_spec = dataclasses.replace(self.input_spec, needs_image=False)
+        self._resized = MemoryCache()
 
     def sam_input_of(
         self, record: int, copy: int, visit: Seed | None = None
@@ -229,6 +234,18 @@ class PairDataset(Dataset[Sample]):
             instances = without_objects(instances, valid)
         return Opened(pair.name, image, valid, label, self.prior(pair, label.shape), instances)
 
+    def open_resized(self, position: int) -> Opened:
+        """Read a pair for training, resized; from memory if it is there. With objects, whose order
+        depends on all that is done to them, it is read as it is."""
+        if self.augment is None or self.instances:
+            return self.open(position)
+        found: Opened | None = self._resized.get(position)
+        if found is None:
+            found = resized(self.open(position), self.input_spec)
+            arrays = (found.image, found.label, found.prior, found.sam_image)
+            self._resized.put(position, found, sum(a.nbytes for a in arrays if a is not None))
+        return found
+
     def open_crop(self, position: int, region: Region | None, seed: Seed) -> Opened:
         """Read a crop of a pair; of an image that can be read by region, no other pixels.
 
@@ -273,7 +290,7 @@ class PairDataset(Dataset[Sample]):
         epoch, position = key
         seed = (self.seed, epoch, position)
         if self.cropping is None:
-            return self._sample(self.open(position), position, seed)
+            return self._sample(self.open_resized(position), position, seed)
         if self.by_crop:
             pair, region = self.records[position]
             crop = self.open_crop(pair, region if self.copies else None, seed)
@@ -299,7 +316,9 @@ class PairDataset(Dataset[Sample]):
             None if self.prompting is None else self.prompting.config,
             opened.prior,
             opened.instances,
+            opened.sam_image,
         )
+        sample.size = opened.full_size or sample.size
         sample.valid = opened.valid if self.augment is None else None
         encoded = record
         if self.shuffled:

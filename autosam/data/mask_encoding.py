@@ -17,6 +17,7 @@ from autosam.data.mask_stats import (
     distinct_values,
     first_ten,
     mask_values,
+    present_values,
 )
 from autosam.data.pairs import Layers, Pixels
 from autosam.data.stored_masks import StoredMask, load_stored_mask, single_channel
@@ -163,7 +164,7 @@ class MaskEncoding:
         class_of = dict(self.classes or ())
         if values.dtype == np.uint32:  # of `numbered` masks: too large for a table
             return np.asarray(values != 0).astype(np.uint8)
-        found = np.flatnonzero(np.bincount(values.ravel(), minlength=1)).tolist()
+        found = present_values(values).tolist()
         if self.ignore in found:
             found.remove(self.ignore)
         lookup = np.zeros(int(values.max(initial=0)) + 1, np.uint8)

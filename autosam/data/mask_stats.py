@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from autosam.config import MOST_OVERLAPPING, DataConfig
@@ -108,11 +109,17 @@ def compute_mask_stats(mask: Pixels, config: DataConfig) -> tuple[list[MaskStats
 def distinct_values(values: np.ndarray, stored: StoredMask, ignore: int | None) -> list[int]:
     """Sorted distinct values, without the ignored one and without pixels that hold no data."""
     kept = values if stored.missing is None else values[~stored.missing]
-    if kept.dtype == np.uint32:
-        found = np.unique(kept).tolist()
-    else:
-        found = np.flatnonzero(np.bincount(kept.ravel(), minlength=1)).tolist()
-    return [value for value in found if value != ignore]
+    found = np.unique(kept) if kept.dtype == np.uint32 else present_values(kept)
+    return [value for value in found.tolist() if value != ignore]
+
+
+def present_values(values: np.ndarray) -> np.ndarray:
+    """Sorted distinct values of a uint8 or uint16 array."""
+    if not values.size:
+        return np.zeros(0, int)
+    most = 256 if values.dtype == np.uint8 else 2**16
+    flat = np.ascontiguousarray(values).reshape(1, -1)
+    return np.flatnonzero(cv2.calcHist([flat], [0], None, [most], [0, most]))
 
 
 def single_class(config: DataConfig) -> DataConfig:

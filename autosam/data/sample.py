@@ -58,6 +58,10 @@ class Opened:
     label: np.ndarray
     prior: np.ndarray | None
     instances: Instances | None
+    sam_image: np.ndarray | None = None
+    """What the SAM input is made of, if it is not `image`, see `resized`."""
+    full_size: tuple[int, int] | None = None
+    """H, W before it was resized, if it was."""
 
     def part(self, region: Region, cut_image: bool = True) -> Opened:
         """A region of the image; objects that it cuts stay one.
@@ -75,6 +79,33 @@ class Opened:
             None if self.prior is None else cut(self.prior, region),
             None if self.instances is None else change(self.instances, lambda i: cut(i, region)),
         )
+
+
+def resized(opened: Opened, input_spec: InputSpec) -> Opened:
+    """Resize an image as `make_sample` does before it augments, so that a sample for training is
+    the same and is made faster.
+
+    Args:
+        opened: the image and its truth, without `instances`.
+        input_spec: the sizes.
+    """
+
+    def fit(array: np.ndarray, size: int) -> np.ndarray:
+        return place(array, size, input_spec.geometry, None, None)
+
+    image, side = opened.image, input_spec.image_size
+    alike = input_spec.generator_size == side and image.shape[2] == 3 and not input_spec.stretch
+    apart = input_spec.needs_image and not alike
+    return Opened(
+        opened.name,
+        fit(image, input_spec.generator_size),
+        None,
+        fit(opened.label, side),
+        None if opened.prior is None else fit(opened.prior, side),
+        None,
+        fit(for_sam(image, input_spec), side) if apart else None,
+        (image.shape[0], image.shape[1]),
+    )
 
 
 def copy_seed(record: int, copy: int) -> Seed | None:
@@ -124,6 +155,7 @@ def make_sample(
     prompting: PromptConfig | None = None,
     prior: np.ndarray | None = None,
     instances: Instances | None = None,
+    sam_image: np.ndarray | None = None,
 ) -> Sample:
     """Resize one image (and its label) to the sizes that a segmenter takes.
 
@@ -137,6 +169,7 @@ def make_sample(
         prompting: how prompts are taken from the label, if the input spec requires them.
         prior: uint8 H x W, 0 or 1: mask that prompts are taken from in place of the label.
         instances: the objects of the label, which prompts are then taken from.
+        sam_image: uint8 h x w x 3, what the SAM input is made of; None: `for_sam` of `image`.
     """
     visit = visit or Visit()
     augment, seed, fixed = visit.augment, visit.seed, visit.fixed
@@ -153,7 +186,8 @@ def make_sample(
     if input_spec.needs_image and alike:
         sam_input = generator_input
     elif input_spec.needs_image:
-        sam_input = place(for_sam(image, input_spec), side, geometry, augment, where)
+        shown = for_sam(image, input_spec) if sam_image is None else sam_image
+        sam_input = place(shown, side, geometry, augment, where)
         if augment is not None and fixed is None:
             sam_input = augment.recolour(sam_input, seed)
     placed = None

@@ -1,12 +1,23 @@
-"""Peak memory of a process."""
+"""Peak memory of a process, and free memory."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import torch
+
+CONTROL_GROUP = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+"""Files of the limit and of what is used, versions 2 and 1; what is used includes cached files."""
 
 
 def peak_gib() -> dict[str, float]:
@@ -20,6 +31,15 @@ def peak_gib() -> dict[str, float]:
     if torch.cuda.is_available():
         peaks["gpu memory"] = torch.cuda.max_memory_allocated() / 2**30
     return peaks
+
+
+def free_bytes() -> int:
+    """Memory that is free for this process: of the machine, or of its control group (container)."""
+    free = psutil.virtual_memory().available
+    for limit, used in CONTROL_GROUP:
+        with contextlib.suppress(OSError, ValueError):  # other system, or "max": no limit
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return max(0, free)
 
 
 class PeakMemory:
