@@ -55,7 +55,7 @@ def check_sources(config: Config) -> None:
         )
     if model.backbone == "none" and run.decoder == "head":
         raise ConfigError(f"--model.backbone none: the run {config.run} is nothing but a backbone.")
-    if model.backbone == "none" and model.sam_features == "none":
+    if run.prompter == "learned" and (model.backbone, model.sam_features) == ("none", "none"):
         raise ConfigError(
             "--model.backbone none: needs --model.sam_features last or blocks, or else the prompt "
             "generator sees nothing."
