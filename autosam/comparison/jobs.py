@@ -33,6 +33,7 @@ from autosam.training import resume
 from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
 from autosam.utils.signals import die_with_parent, handled_signals, kill_children, leave_now
+from autosam.utils.threads import cores
 
 T = TypeVar("T")
 
@@ -166,7 +167,7 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
 
 
 def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
-    threads = max(1, (os.cpu_count() or 1) // parallel)
+    threads = max(1, min(torch.get_num_threads(), cores() // parallel))
     with (
         _signals_to_children() as received,
         ProcessPoolExecutor(

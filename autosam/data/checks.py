@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from autosam.data.near_duplicates import edges, leaking_scenes, scenes
 from autosam.data.pairs import Pair, Pixels, Splits, read_valid, stamp_of
 from autosam.data.readers.pillow import read_orientation
 from autosam.errors import DataError
+from autosam.utils.threads import cores
 
 FULL = 5000
 """Largest number of pairs of which every file is decoded."""
@@ -254,7 +254,7 @@ def decode_pairs(pairs: list[Pair], config: DataConfig) -> list[PairCheck]:
         key = None if None in stamps else (*stamps, settings)
         return key, _kept.get(key) or _inspect(pair, config)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         found = list(pool.map(check, pairs))
     keep_checks({key: check for key, check in found if key is not None and not check.problem})
     return [check for _, check in found]

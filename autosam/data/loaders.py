@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from autosam.data.dataset import PairDataset
 from autosam.errors import TrainingError
 from autosam.types import Batch, Sample
 from autosam.utils.signals import Interrupt
+from autosam.utils.threads import cores
 
 log = logging.getLogger("autosam")
 SHARED = Path("/dev/shm")
@@ -139,7 +139,7 @@ def worker_count(wanted: int | None, processes: int) -> int:
     if wanted is not None:
         return wanted
     # Without an accelerator, two cores are reserved for the computation.
-    spare = (os.cpu_count() or 1) // processes - (0 if torch.cuda.is_available() else 2)
+    spare = cores() // processes - (0 if torch.cuda.is_available() else 2)
     return max(0, min(8, spare))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +20,7 @@ from autosam.data.readers.stretch import (
     standard_window,
 )
 from autosam.errors import DataError
+from autosam.utils.threads import cores
 
 VALUES = 65_536
 """Most values of a band that are taken of an image."""
@@ -118,7 +118,7 @@ def _values(
             bands.append(known[:: max(1, len(known) // VALUES)].copy())
         return bands
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(read, sample_pairs(list(pairs))))
 
 

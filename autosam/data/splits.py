@@ -19,6 +19,7 @@ from autosam.data.pairs import SPLITS, Pair, Splits, distinct
 from autosam.data.partition import make_folds, partition
 from autosam.data.tables import csv_rows
 from autosam.errors import ConfigError, DataError
+from autosam.utils.threads import cores
 
 LEVELS = 5
 """Number of strata (quantiles of the foreground share) in a stratified split."""
@@ -271,7 +272,7 @@ def _levels(members: dict[str, list[Pair]], config: DataConfig) -> dict[str, int
         label = encoding.read(pair.mask)
         return float(((label > 0) & known(label)).mean())
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         shares = dict(zip([pair.name for pair in pairs], pool.map(share, pairs), strict=True))
     means = {key: np.mean([shares[p.name] for p in group]) for key, group in members.items()}
     positive = [mean for mean in means.values() if mean > 0]

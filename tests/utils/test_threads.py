@@ -1,4 +1,4 @@
-"""How torch's threads wait, as the OpenMP runtime reports it."""
+"""How torch's threads wait, as the OpenMP runtime reports it, and how many there are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from autosam.utils import threads
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -55,3 +57,43 @@ def test_threads_that_wait_give_their_core_away() -> None:
 )
 def test_what_the_user_has_set_stays(said: dict[str, str], found: tuple[str, str]) -> None:
     assert spins(**said) == found
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "1600000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({}, 8),
+    ],
+)
+def test_cores_of_a_container(
+    files: dict[str, str], found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files as the kernel writes them (cgroup-v2.rst, sched-bwc.rst), on a machine of 8 cores."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert threads.cores() == found
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux binds processes to cores")
+@pytest.mark.parametrize(("said", "found"), [({}, "1 1"), ({"OMP_NUM_THREADS": "2"}, "1 2")])
+def test_torch_takes_the_cores_of_the_process(said: dict[str, str], found: str) -> None:
+    """A process that is bound to one core."""
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+        "from autosam.utils.threads import cores, limit_threads; limit_threads(); import torch; "
+        "print(cores(), torch.get_num_threads())"
+    )
+    kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept | said, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == found

@@ -1,0 +1,41 @@
+"""How many cores this process may use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """Cores that this process may use: those it is bound to, and no more than its control group (a
+    container's `--cpus`) pays for. At least 1."""
+    bound = getattr(os, "sched_getaffinity", None)  # Linux alone
+    count = len(bound(0)) if bound else os.cpu_count() or 1
+    for quota in _quotas():
+        count = min(count, max(1, int(quota)))
+    return count
+
+
+def limit_threads() -> None:
+    """Make libraries that are loaded later use no more threads than `cores`, unless the user has
+    set `OMP_NUM_THREADS`: OpenMP itself knows nothing of control groups."""
+    if cores() < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def _quotas() -> list[float]:
+    """Cores that the control group allows: version 2, version 1; nothing where there is no limit
+    or another system."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (CONTROL_GROUP / "cpu.max").read_text().split()
+        found.append(int(quota) / int(period))  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota, period = ((CONTROL_GROUP / "cpu" / name).read_text() for name in names)
+        if int(quota) > 0:  # -1: no limit
+            found.append(int(quota) / int(period))
+    return found
