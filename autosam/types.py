@@ -29,7 +29,7 @@ class InputSpec:
     generator_size: int
     """G: side of the prompt generator's input."""
     mask_size: int
-    """m: side of the logits; divides `image_size`."""
+    """m: side of the logits."""
     geometry: str = "longest-pad"
     """`longest-pad` (longest side to S, zero padding at the bottom and right) or `square`."""
     needs_image: bool = True

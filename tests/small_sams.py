@@ -14,6 +14,7 @@ from autosam.models.sam.base import SamSpec
 from autosam.models.sam.hq import HqEncoder, HqSam, add_mask_layers
 from autosam.models.sam.mobile import build_mobile
 from autosam.models.sam.sam2 import Hiera, Sam2, build_hiera, from_sam2_file
+from autosam.models.sam.sam3 import PerceptionEncoder, build_sam3, from_sam3_file
 
 SIZE, GRID, WIDTH = 128, 8, 32
 
@@ -45,6 +46,25 @@ TINY_SAM2 = SamSpec(
 )
 
 
+def build_tiny_sam3(spec: SamSpec) -> Sam2:
+    """Grid 8 x 8 of 112 px: cells of the masks are 3.5 px wide, as in SAM 3 itself."""
+    encoder = PerceptionEncoder(32, 48, 3, 2, (1,), window=4, pretrained=4)
+    sam = build_sam3(spec, encoder, WIDTH)
+    liven_sam2(sam)
+    return sam
+
+
+TINY_SAM3 = SamSpec(
+    "tiny-sam3",
+    build_tiny_sam3,
+    image_size=112,
+    pixel_mean=(127.5, 127.5, 127.5),
+    pixel_std=(127.5, 127.5, 127.5),
+    geometry="square",
+    convert=from_sam3_file,
+)
+
+
 def build_tiny_hq(spec: SamSpec) -> HqSam:
     """The tiny SAM with the layers of HQ-SAM."""
     sam = build_tiny(spec)
@@ -68,6 +88,7 @@ SPECS = {
             image_size=128,
         ),
         replace(TINY_SAM2, name="sam2"),
+        replace(TINY_SAM3, name="sam3"),
         SamSpec("hq", build_tiny_hq, image_size=64),
         replace(SAMS["lite"], image_size=64),
     )

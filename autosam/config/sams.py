@@ -30,6 +30,7 @@ SAM_NAMES = (
     "sam2.1-small",
     "sam2.1-base-plus",
     "sam2.1-large",
+    "sam3",
 )
 """The keys of `SAMS`; a test compares them."""
 REGISTRY = "autosam.models.sam.registry"

@@ -195,7 +195,7 @@ class CacheConfig:
     """V: augmented copies of each training image whose embeddings are cached, including the image
     without augmentation; one of them is drawn each time. Colour augmentation then applies to the
     generator input only. 0: no cache; each image is augmented and encoded each time. Unset: 4 for
-    SAMs of 1024 px, 0 for smaller ones."""
+    SAMs of 1008 px or more, 0 for smaller ones."""
     dtype: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
     """Data type of stored embeddings. fp32 also computes them in float32."""
     dir: str | None = setting(None, path=always_path, resume=True, result=False)

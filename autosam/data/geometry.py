@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -86,7 +87,7 @@ def class_shares(label: np.ndarray, num_classes: int, image_size: int, mask_size
     Args:
         label: h x w inside the S x S square (before padding), see `autosam.data.labels`.
         num_classes: K.
-        image_size: S, a multiple of `mask_size`.
+        image_size: S.
         mask_size: m.
 
     Returns:
@@ -102,7 +103,7 @@ def cell_weight(known: np.ndarray, image_size: int, mask_size: int) -> Tensor:
 
     Args:
         known: bool h x w inside the S x S square: where the class of a pixel is known.
-        image_size: S, a multiple of `mask_size`.
+        image_size: S.
         mask_size: m.
 
     Returns:
@@ -164,7 +165,25 @@ def _cells(masks: np.ndarray, image_size: int, mask_size: int) -> Tensor:
     height, width = masks.shape[1:]
     square = torch.zeros(len(masks), image_size, image_size)
     square[:, :height, :width] = torch.from_numpy(masks)
-    return F.avg_pool2d(square[None], image_size // mask_size)[0]
+    return average_cells(square, mask_size)
+
+
+def average_cells(square: Tensor, mask_size: int) -> Tensor:
+    """Average over the cells of the square, exact where an edge between cells cuts a pixel (as in
+    SAM 3, whose cells are 3.5 pixels wide).
+
+    Args:
+        square: float N x S x S.
+        mask_size: m.
+
+    Returns:
+        float N x m x m.
+    """
+    size = square.shape[-1]
+    pieces = mask_size // math.gcd(size, mask_size)  # of each pixel along each axis, 1 to 4
+    if pieces > 1:
+        square = square.repeat_interleave(pieces, -1).repeat_interleave(pieces, -2)
+    return F.avg_pool2d(square[None], size * pieces // mask_size)[0]
 
 
 def content_sizes(height: Tensor, width: Tensor, size: int, geometry: str) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ def center_map(
     """
     each = class_masks(label_of(instances), num_classes) * depth
     square = np.stack([pad(one, input_spec.image_size) for one in each])
-    return F.max_pool2d(torch.from_numpy(square), input_spec.image_size // input_spec.mask_size)
+    return F.adaptive_max_pool2d(torch.from_numpy(square), input_spec.mask_size)
 
 
 def draw_objects(

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from autosam.config import PromptConfig
-from autosam.data.geometry import pad
+from autosam.data.geometry import average_cells, pad
 from autosam.data.labels import class_masks, pack
 from autosam.types import InputSpec, Instances, ObjectPrompts
 
@@ -227,9 +226,9 @@ def draw_prompts(
     if train and prompt.multimask == "true":
         squares = np.array([pad(mask, input_spec.image_size) for mask in masks()], dtype=np.float32)
         whole = torch.from_numpy(
-            squares.reshape(count, 1, input_spec.image_size, input_spec.image_size)
+            squares.reshape(count, input_spec.image_size, input_spec.image_size)
         )
-        drawn.masks = F.avg_pool2d(whole, input_spec.image_size // input_spec.mask_size)[:, 0]
+        drawn.masks = average_cells(whole, input_spec.mask_size)
     return drawn, label
 
 

@@ -88,7 +88,8 @@ def layers_of(block: nn.Module, which: str) -> list[nn.Module]:
             of convolutions). `all`: linear layers and convolutions of 1 x 1.
     """
     every = {name: layer for name, layer in block.named_modules() if is_linear(layer)}
-    attention = [layer for name, layer in every.items() if "attn" in name.split(".")]
+    names = {"attn", "attention"}
+    attention = [layer for name, layer in every.items() if names & {*name.split(".")}]
     return attention if attention and which == "attention" else [*every.values()]
 
 

@@ -14,6 +14,7 @@ from autosam.data.geometry import (
     cell_weight,
     class_shares,
     content_size,
+    object_shares,
     pad,
     resize_image,
     resize_label,
@@ -108,6 +109,21 @@ def test_targets_and_weights_are_those_counted_pixel_by_pixel(label: np.ndarray,
             inside = sum((v >> (k - 1)) & 1 if bits else v == k for v in pixels)
             expected = inside / len(pixels) if pixels else 0.0
             assert shares[k - 1, row, column].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_cells_that_are_not_whole_pixels_wide() -> None:
+    """3.5 pixels, as in SAM 3: the middle row and column count half on either side."""
+    label = np.zeros((7, 7), np.uint8)
+    label[:3, :4] = 1
+    expected = torch.tensor([[3 * 3.5, 3 * 0.5], [0, 0]]) / 3.5**2
+    assert torch.allclose(class_shares(label, 1, 7, 2)[0], expected)
+    assert torch.equal(class_shares(np.ones((7, 7), np.uint8), 1, 7, 2), torch.ones(1, 2, 2))
+    weight = cell_weight(np.ones((7, 3), bool), 7, 2)[0]
+    assert torch.allclose(weight, torch.tensor([[3, 0], [3, 0]]) / 3.5)
+    noise = np.random.default_rng(0).integers(0, 2, (98, 70)).astype(np.uint8)
+    shares = object_shares(noise.astype(np.int32), [1], (98, 98), 28)
+    whole = class_shares(noise, 1, 98, 28) * cell_weight(noise < 2, 98, 28)
+    assert torch.allclose(whole, shares, atol=1e-6)
 
 
 def test_cell_weight_by_hand() -> None:

@@ -104,6 +104,14 @@ def test_each_object_holds_a_cell_of_one_in_the_map_of_its_class(
         assert (centers[k - 1, y // 2, x // 2] == 1).all()
 
 
+def test_a_pixel_between_two_cells_is_in_both() -> None:
+    """Where cells are 3.5 pixels wide."""
+    ids = np.zeros((7, 7), np.int32)
+    ids[1, 3] = 1
+    centers = center_map(of_ids(ids, rng(), 1), depth_map(ids), 1, InputSpec(7, 7, 2, "square"))
+    assert centers.tolist() == [[[1, 1], [0, 0]]]
+
+
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("shape", [(64, 44), (30, 64)])
 def test_drawn_objects_are_those_of_the_image(shape: tuple[int, int], train: bool) -> None:

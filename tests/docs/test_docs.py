@@ -427,7 +427,9 @@ def test_the_table_of_sams() -> None:
     assert {name for name, spec in SAMS.items() if spec.licence == "CC-BY-4.0"} == {
         name for name in SAMS if name.endswith(("_lm", "_em_organelles"))
     }
-    assert {spec.licence for spec in SAMS.values()} == {"", "Apache-2.0", "CC-BY-4.0"}
+    assert [name for name, spec in SAMS.items() if spec.licence == "SAM License"] == ["sam3"]
+    licences = {"", "Apache-2.0", "CC-BY-4.0", "SAM License"}
+    assert {spec.licence for spec in SAMS.values()} == licences
     assert "are CC-BY-4.0, all others\nApache-2.0" in read("models.md")
 
 

@@ -286,13 +286,13 @@ def no_file(rng: Random, folder: Path, good: Good) -> Bad:
 @cause(
     "sam",
     CheckpointError,
-    r"is a folder\. Give the weights file itself( \(model\.safetensors\))?\.",
+    r"is a folder\. Give the weights file itself( \(sam\.safetensors\))?\.",
 )
 def a_folder_as_sam(rng: Random, folder: Path, good: Good) -> Bad:
     path = folder / "saved"
     path.mkdir()
-    if rng.random() < 0.5:  # as transformers saves a model
-        save_file(torch.load(good.sam, weights_only=True), path / "model.safetensors")
+    if rng.random() < 0.5:  # not as transformers names it
+        save_file(torch.load(good.sam, weights_only=True), path / "sam.safetensors")
         (path / "config.json").write_text("{}", encoding="utf-8")
     return loading(rng, good, folder, path)
 

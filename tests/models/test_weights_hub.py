@@ -128,9 +128,9 @@ def test_which_files_lie_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AUTOSAM_MIRROR")
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     on_hub = {name for name, spec in SAMS.items() if hub_file(spec.source)}
-    assert on_hub == {name for name in SAMS if name.startswith(("sam-", "sam2", "sam_hq"))} | {
-        "mobile_sam"
-    }
+    assert on_hub == {
+        name for name in SAMS if name.startswith(("sam-", "sam2", "sam3", "sam_hq"))
+    } | {"mobile_sam"}
     address = "https://mirror.example/facebook/sam-vit-base/resolve/main/model.safetensors"
     assert files.address(SAMS["sam-vit-base"]) == address
     assert files.address(SAMS["vit_b"]).startswith("https://dl.fbaipublicfiles.com/")
@@ -204,6 +204,13 @@ def test_a_name_that_no_repository_can_have(hub: Hub, monkeypatch: pytest.Monkey
 def test_a_refusal_says_what_to_do(hub: Hub, status: int, code: str, reason: str) -> None:
     hub.status, hub.error = status, code
     expect_failure(f"{hub.address}/owner/sam/resolve/main/model.pth", reason)
+
+
+def test_a_gated_file_names_its_licence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SAMS["sam3"].licence == "SAM License"
+    register(monkeypatch, licence="SAM License")
+    hub.status, hub.error = 401, "GatedRepo"  # as the hub answers without a token
+    expect_failure("SAM License", "accepted its terms: accept them on its page, then set HF_TOKEN")
 
 
 def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,12 +100,12 @@ def test_gradients_lie_where_their_tensors_do() -> None:
         assert {place(p) for p in net.parameters()} == {GPU}
 
 
-SAM_NAMES = ("lite", "segment_anything", "mobile_sam", "sam2")
+SAM_NAMES = ("lite", "segment_anything", "mobile_sam", "sam2", "sam3")
 
 
 @pytest.fixture(params=SAM_NAMES)
 def sam(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name of a tiny SAM (ViT, MobileSAM, SAM 2.1) or of `lite`, with random weights at hand."""
+    """Name of a tiny SAM (ViT, MobileSAM, SAM 2.1, 3) or of `lite`, with random weights at hand."""
     spec = SPECS[request.param]
     monkeypatch.setitem(SAMS, spec.name, spec)
     torch.manual_seed(0)

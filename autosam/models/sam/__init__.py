@@ -36,11 +36,13 @@ __all__ = [
 ]
 
 ENCODER = "image_encoder."
+HUGGING_FACE = "model.safetensors"
+"""The weights file in a folder of `save_pretrained`."""
 
 
 def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
-    """The weights file of SAM `name`: `checkpoint` if given, else the shipped or cached file, which
-    is downloaded if it is missing.
+    """The weights file of SAM `name`: `checkpoint` if given (a file, or a folder that transformers'
+    `save_pretrained` wrote), else the shipped or cached file, which is downloaded if it is missing.
 
     Raises:
         ConfigError: no SAM of that name.
@@ -50,6 +52,8 @@ def sam_weights(name: str, checkpoint: str | Path | None = None) -> Path:
     if checkpoint is None:
         return fetch(name)
     path = Path(checkpoint)
+    if (path / HUGGING_FACE).is_file():
+        return path / HUGGING_FACE
     if not path.is_file():
         raise CheckpointError(f"--sam_checkpoint {path}: {no_file(path)}")
     return path

@@ -8,6 +8,7 @@ from collections import defaultdict
 import torch
 
 from autosam.models.sam import SAMS, SamSpec
+from autosam.models.sam.encode import LARGE
 from autosam.utils.device import choose_device, gains_from_bf16
 
 COST = {
@@ -19,21 +20,23 @@ COST = {
     "Hiera-S": 800,
     "Hiera-B+": 1250,
     "Hiera-L": 2900,
+    "PE-L+": 9500,
 }
 """GFLOP of matrix products that take as long as the image encoder does for one image of 1024 px,
-by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md); ViT-L and ViT-H are scaled
-from ViT-B by their operations. A rough estimate on other processors."""
+by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md); ViT-L, ViT-H and PE-L+ are
+scaled from ViT-B by their operations. A rough estimate on other processors."""
 COST |= {f"HQ {name}": COST[name] for name in ("ViT-B", "ViT-L", "ViT-H", "TinyViT-5M")}
 BYTES = {
     "Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2),
     "HQ": 2 * (256 * 64**2 + 32 * 256**2),
+    "PE-L+": 2 * (256 * 72**2 + 64 * 144**2 + 32 * 288**2),
     "": 2 * 256 * 64**2,
 }
 """Bytes of one cached embedding in bf16, by prefix of the architecture."""
 
 
 def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
-    """Cost of a cache of embeddings, for SAMs with an input of 1024 px.
+    """Cost of a cache of embeddings, for SAMs with an input of 1008 px or more.
 
     Args:
         images: number of images.
@@ -48,7 +51,7 @@ def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
     speed = matrix_speed(device, torch.bfloat16 if half else torch.float32)
     names: dict[str, list[str]] = defaultdict(list)
     for name, spec in SAMS.items():
-        if spec.image_size >= 1024:
+        if spec.image_size >= LARGE:
             names[spec.architecture].append(name)
     table: dict[str, dict[str, float]] = {}
     for architecture, alike in names.items():

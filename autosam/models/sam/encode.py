@@ -12,7 +12,7 @@ from autosam.models.sam.base import Sam, SamSpec
 from autosam.types import ImageEmbedding
 from autosam.utils.device import gains_from_bf16, half_precision
 
-LARGE = 1024
+LARGE = 1008
 """S, pixels, from which on the encoder costs more than the rest of a training step."""
 
 
@@ -61,7 +61,7 @@ def encode_rest(sam: Sam, part: ImageEmbedding, half: bool = False) -> ImageEmbe
 
 def images_at_once(spec: SamSpec) -> int:
     """How many images the encoder gets at a time."""
-    return max(1, (LARGE // spec.image_size) ** 2)
+    return max(1, (1024 // spec.image_size) ** 2)
 
 
 def precision_of(sam: Sam, half: bool) -> AbstractContextManager[Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autosam.data.geometry import average_cells
 from autosam.data.prompts import box_from_mask, correction_point, points_from_mask
 from autosam.models.prompters import iou_of
 from autosam.models.sam import Sam
@@ -111,5 +112,4 @@ def mask_logits(masks: np.ndarray, size: int) -> Tensor:
     Returns:
         float32 P x 1 x size x size.
     """
-    shares = F.avg_pool2d(torch.from_numpy(masks)[:, None].float(), masks.shape[-1] // size)
-    return 16 * shares - 8
+    return 16 * average_cells(torch.from_numpy(masks).float(), size)[:, None] - 8

@@ -14,6 +14,7 @@ from autosam.models.sam.lite import build_lite, from_lite
 from autosam.models.sam.meta import build_meta
 from autosam.models.sam.mobile import build_mobile, from_mobile_sam
 from autosam.models.sam.sam2 import build_sam2, from_sam2_file
+from autosam.models.sam.sam3 import build_sam3, from_sam3_file
 from autosam.models.sam.vit import from_meta
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -184,6 +185,21 @@ SAMS: dict[str, SamSpec] = {
                 ("base-plus", "Hiera-B+", 324),
                 ("large", "Hiera-L", 898),
             )
+        ),
+        SamSpec(
+            "sam3",
+            build_sam3,
+            image_size=1008,
+            architecture="PE-L+",
+            pixel_mean=(127.5, 127.5, 127.5),
+            pixel_std=(127.5, 127.5, 127.5),
+            geometry="square",
+            convert=from_sam3_file,
+            file="sam3.safetensors",
+            source=f"{_HUB}facebook/sam3/resolve/main/model.safetensors",
+            megabytes=3440,
+            licence="SAM License",
+            paper="Carion et al. 2025, arXiv 2511.16719",
         ),
     )
 }

@@ -261,12 +261,17 @@ def build_hiera(spec: SamSpec, hiera: Hiera, width: int = 256) -> Sam2:
             },
         )
     )
+    return assemble(spec, model, Sam2Encoder)
+
+
+def assemble(spec: SamSpec, model: Any, encoder: type[Sam2Encoder]) -> Sam2:
+    """The parts of transformers' `Sam2Model` or `Sam3TrackerModel` as a `Sam2`."""
     decoder = model.mask_decoder
-    encoder = Sam2Encoder(
+    image_encoder = encoder(
         model.vision_encoder, decoder.conv_s0, decoder.conv_s1, model.no_memory_embedding
     )
     del decoder.conv_s0, decoder.conv_s1
-    return Sam2(spec, encoder, model.prompt_encoder, decoder)
+    return Sam2(spec, image_encoder, model.prompt_encoder, decoder)
 
 
 _VIDEO = (

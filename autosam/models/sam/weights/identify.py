@@ -63,6 +63,8 @@ VERSION_2_1 = {"no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"}
 """Tensors of SAM 2.1 that SAM 2 lacks, in Meta's and Hugging Face's names."""
 HQ = ("mask_decoder.hf_token.weight", "mask_decoder.hq_token.weight")
 """The token of HQ-SAM, in the authors' and Hugging Face's names."""
+SAM3 = "vision_encoder.backbone.embeddings.patch_embeddings.projection.weight"
+"""The end of the key of SAM 3's first layer."""
 HQ_NAMES = {"ViT-B": "vit_b", "ViT-L": "vit_l", "ViT-H": "vit_h", "TinyViT": "vit_tiny"}
 UNKNOWN = "with another image encoder than the published SAMs"
 
@@ -92,6 +94,11 @@ def recognise(state: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
             version = "2.1" if VERSION_2_1 & state.keys() else "2"
             size, names = HIERA.get((len(state[stem[0]]), len(blocks)), (UNKNOWN, ()))
             return f"{owner}SAM {version} {size}", names
+    if stem := [key for key in state if key.endswith(SAM3)]:
+        if not any(key.endswith("mask_decoder.conv_s0.weight") for key in state):
+            return "SAM 3 without its tracker", ()
+        same = len(state[stem[0]]) == 1024
+        return ("SAM 3", ("sam3",)) if same else (f"SAM 3 {UNKNOWN}", ())
     for key, owner, sizes in LAYOUTS:
         if key in state:
             size, names = sizes.get(len(state[key]), (UNKNOWN, ()))

@@ -112,9 +112,10 @@ def fetch(name: str) -> Path:
                 download(source, part, f"{name}: {spec.file}")
         except URLError as error:
             again = "Run the same again" + ("" if file else " to resume it")
+            licence = f" ({spec.licence})" if spec.licence else ""
             raise CheckpointError(
-                f"--sam {name} needs its weights file {spec.file}, and downloading it from "
-                f"{source} failed: {transfer_error(error)}. {again}, or {ways}"
+                f"--sam {name} needs its weights file {spec.file}{licence}, and downloading it "
+                f"from {source} failed: {transfer_error(error)}. {again}, or {ways}"
             ) from None
         except OSError as error:
             raise _unwritable(error) from None
