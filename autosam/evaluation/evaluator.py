@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from autosam.data.labels import class_masks, known
 from autosam.evaluation.calibration import THRESHOLDS, choose
 from autosam.evaluation.instance_matching import Matches, match_instances
 from autosam.evaluation.instance_metrics import score_instances
-from autosam.evaluation.metrics import dice, score
-from autosam.evaluation.predict_batch import parts_of, predict_batch, predict_label
+from autosam.evaluation.metrics import score
+from autosam.evaluation.predict_batch import parts_of, predict_batch
 from autosam.evaluation.predict_instances import Separation, masks_of, predict_instances
 from autosam.evaluation.scores import Scores
 from autosam.evaluation.volume_scores import Counts, count_pixels
@@ -37,7 +39,7 @@ def calibrate(
     Args:
         segmenter: put into evaluation mode and left there.
         loader: batches with labels, on the segmenter's device.
-        exclusive: see `predict_label`; with several exclusive classes no threshold is used.
+        exclusive: see `predict_label`. Not for several exclusive classes, which have no threshold.
         accelerator: gathers the scores of all processes.
         how: see `evaluate`; the threshold is then chosen by the panoptic quality.
 
@@ -56,14 +58,9 @@ def calibrate(
             logits, label = predicted.full_logits(i), batch.labels[i]
             assert label is not None
             truth, seen = class_masks(label, len(logits)), known(label)
-            scores, areas = [], []
-            for threshold in THRESHOLDS:
-                masks = predict_label(logits, exclusive, threshold, valid=predicted.valid(i))
-                areas.append(masks.mean((1, 2)))
-                scores.append([dice(m & seen, t) for m, t in zip(masks, truth, strict=True)])
             if seen.any():
-                empty = np.asarray(~truth.any((1, 2)))
-                rows.append((name, np.transpose(scores), np.transpose(areas), empty))
+                scores, areas = at_thresholds(logits, truth, seen, predicted.valid(i))
+                rows.append((name, scores, areas, ~truth.any((1, 2))))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
     found = {row[0]: row[1:] for row in rows}.values()  # an image repeated as padding counts once
@@ -72,6 +69,37 @@ def calibrate(
     all_scores, all_areas, all_empty = (np.concatenate(part) for part in zip(*found, strict=True))
     image = np.repeat(np.arange(len(found)), [len(empty) for _, _, empty in found])
     return choose(all_scores, all_areas, all_empty, image)
+
+
+def at_thresholds(
+    logits: Tensor, truth: np.ndarray, seen: np.ndarray, valid: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score masks at each of `THRESHOLDS`, from one histogram of the logits of each class.
+
+    Args:
+        logits: float K x H x W.
+        truth: bool K x H x W.
+        seen: bool H x W, the pixels that are scored.
+        valid: bool H x W, the pixels that hold data; all others are background. None for all.
+
+    Returns:
+        Dice, and the share of the image that is predicted: float K x T each.
+    """
+    edges = torch.tensor([math.log(t / (1 - t)) for t in THRESHOLDS], device=logits.device)
+    found = torch.bucketize(logits, edges, out_int32=True)  # how many thresholds are exceeded
+    levels = found.to(torch.uint8).cpu().numpy()
+    if valid is not None:
+        levels[:, ~valid] = 0
+    bins = len(THRESHOLDS) + 1
+    scores, areas = [], []
+    for level, true in zip(levels, truth, strict=True):
+        kind = np.where(true, np.uint8(2 * bins), np.uint8(bins) * seen)  # 0 where it is not scored
+        counts = np.bincount((level + kind).ravel(), minlength=3 * bins).reshape(3, bins)
+        above = counts[:, ::-1].cumsum(1)[:, -2::-1]  # pixels that exceed each threshold
+        total = above[1] + above[2] + true.sum()
+        scores.append(np.where(total > 0, 2 * above[2] / np.maximum(total, 1), 1.0))
+        areas.append(above.sum(0) / level.size)
+    return np.stack(scores), np.stack(areas)
 
 
 def _rows_of_objects(

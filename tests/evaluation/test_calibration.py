@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autosam.evaluation.calibration import MIN_IMAGES, THRESHOLDS, choose, smallest_area
+from autosam.evaluation.evaluator import at_thresholds
+from autosam.evaluation.metrics import dice
+from autosam.evaluation.predict_batch import predict_label
 
 COUNT = len(THRESHOLDS)
 MIDDLE = THRESHOLDS.index(0.5)
@@ -134,3 +140,27 @@ def test_resampled_validation_gives_a_choice_that_holds_on_test() -> None:
         else:  # and where 0.5 is wrong, most of what there is to gain is gained
             best = max(score(threshold, 0.0) for threshold in THRESHOLDS)
             assert np.mean(after) - half > 0.7 * (best - half)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 1.0]), st.booleans())
+def test_the_histogram_counts_what_masks_at_each_threshold_do(
+    seed: int, share: float, holes: bool
+) -> None:
+    """Against a mask for each threshold, with logits on the thresholds and beside them."""
+    rng = np.random.default_rng(seed)
+    edges = np.log([t / (1 - t) for t in THRESHOLDS]).astype(np.float32)
+    steps = rng.choice(np.array([-np.inf, np.inf, 0], np.float32), (3, 9, 7))
+    logits = np.where(rng.random((3, 9, 7)) < 0.5, rng.normal(0, 2, (3, 9, 7)),
+                      np.nextafter(rng.choice(edges, (3, 9, 7)), steps))  # fmt: skip
+    logits = torch.from_numpy(np.where(steps == 0, rng.choice(edges, (3, 9, 7)), logits)).float()
+    truth, seen = rng.random((3, 9, 7)) < share, rng.random((9, 7)) < 0.8
+    truth &= seen
+    valid = rng.random((9, 7)) < 0.7 if holes else None
+    scores, areas = at_thresholds(logits, truth, seen, valid)
+    for t, threshold in enumerate(THRESHOLDS):
+        masks = predict_label(logits, False, threshold, valid=valid)
+        assert np.array_equal(areas[:, t], masks.mean((1, 2)))
+        assert scores[:, t].tolist() == [
+            dice(m & seen, own) for m, own in zip(masks, truth, strict=True)
+        ]
