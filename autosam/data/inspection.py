@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from autosam.config import DataConfig
 from autosam.data.checks import PairCheck, build_report, decode_pairs, sample_pairs
@@ -196,6 +197,7 @@ class Tally:
         self.scale = 1.0
         self.apart = False
         self.vanished = self.empty = 0
+        self.scattered = 0
 
     def add(
         self, label: np.ndarray, instances: Instances | None = None, image: Pixels | None = None
@@ -219,6 +221,8 @@ class Tally:
         self.empty += not masks.any()
         self.apart = self.apart or instances is not None
         if instances is not None:
+            if len(instances) == 1:
+                self.scattered += ndimage.label(instances.ids == 1, np.ones((3, 3)))[1] > 1
             self.counts.append(self._count(instances.ids, list(range(1, len(instances) + 1))))
         else:
             self.counts.append(sum(self._count(*objects_of(mask)) for mask in masks))
@@ -263,6 +267,12 @@ class Tally:
         }
         if self.apart:
             self._report_small(found)
+        if self.scattered > len(self.counts) / 4:
+            found.warnings.append(
+                f"In {self.scattered} of {len(self.counts)} masks a single object has several "
+                "parts that do not touch. Where masks hold classes, not a number for each object, "
+                "leave out --data.instances: connected parts are then taken as objects."
+            )
         if self.vanished > 0.02 * total:
             size = self._small(self.cells // 2 if self.apart else self.cells).tile
             found.warnings.append(

@@ -138,8 +138,8 @@ def from_patches(
     unknown: Iterable[Patch] = (),
     holes: Iterable[Patch] = (),
 ) -> Instances:
-    """Draw objects one after the other, each over those before it. Where that hides a pixel, or a
-    whole object, the log says so, once for each folder.
+    """Draw objects one after the other, small ones over large ones, and of the same size the later
+    one on top. Where that hides a pixel, or a whole object, the log says so, once for each folder.
 
     Args:
         shape: H, W.
@@ -152,27 +152,27 @@ def from_patches(
         The objects in the order of the file, without those that are hidden or empty.
     """
     ids = np.zeros(shape, np.int32)
-    classes: list[int] = []
-    overlap, shown = False, 0
-    for k, patch in objects:
-        classes.append(k)
-        shown += bool(patch.mask.any())
+    listed = list(objects)
+    areas = [int(patch.mask.sum()) for _, patch in listed]
+    overlap, shown = False, sum(area > 0 for area in areas)
+    for i in sorted(range(len(listed)), key=lambda i: -areas[i]):
+        patch = listed[i][1]
         part = ids[patch.window]
         overlap = overlap or bool(part[patch.mask].any())
-        part[patch.mask] = len(classes)
+        part[patch.mask] = i + 1
     for patch in holes:
         ids[patch.window][patch.mask] = 0
     for patch in unknown:
         part = ids[patch.window]
         part[patch.mask & (part == 0)] = UNKNOWN
-    found = compact(Instances(ids, np.array(classes, np.uint8)))
+    found = compact(Instances(ids, np.array([k for k, _ in listed], np.uint8)))
     if overlap:
         _report_overlap(path.parent)
     if len(found) < shown and path.parent not in _reported:
         _reported.add(path.parent)
         log.warning(
-            "%s: %d of %d objects lie wholly under later ones and are lost, perhaps also in other "
-            "files of the folder. List large objects before the small ones that lie on them.",
+            "%s: %d of %d objects lie wholly under smaller or later ones and are lost, perhaps "
+            "also in other files of the folder. Remove what is listed twice.",
             path,
             shown - len(found),
             shown,
@@ -182,7 +182,7 @@ def from_patches(
 
 @cache
 def _report_overlap(folder: Path) -> None:
-    log.info("%s: objects overlap; where they do, the later one in the file lies on top.", folder)
+    log.info("%s: objects overlap; where they do, the smaller one lies on top.", folder)
 
 
 def stack(layers: list[Instances]) -> Instances:

@@ -12,6 +12,7 @@ from autosam.errors import DataError
 
 BLACK = 16
 """Colours whose red, green and blue are at most this count as black."""
+OBJECTS = " Background is 0 and each object has a number of its own, from 1 on."
 REMEDY = "Save it as one channel whose values are the classes (0 background, 1 to K), or 0 and 255."
 
 
@@ -134,7 +135,7 @@ def _whole(values: np.ndarray, name: str, wide: bool) -> np.ndarray:
             hint = " If its values number objects: --data.instances true."
         raise DataError(
             f"{name}: {values.dtype} of shape {values.shape} is not a mask of whole numbers from 0 "
-            f"to {most}; save it as {'32-bit' if wide else '8-bit'} grey.{hint}"
+            f"to {most}; save it as {'32-bit' if wide else '8-bit'} grey.{hint or OBJECTS * wide}"
         )
     types = (np.uint8, np.uint16, np.uint32)
     return values.astype(next(t for t in types if values.max() <= np.iinfo(t).max))

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from autosam.data.instances import compact
 from autosam.evaluation.assemble import OVERLAP
-from autosam.models.peaks import drop_duplicates
+from autosam.models.peaks import covered, drop_duplicates
 from autosam.types import Instances, Region
 
 NEAR = 1 / 64
@@ -36,7 +36,8 @@ def join_objects(
     """Join the objects of the tiles of an image.
 
     An object that several tiles show is kept once: as the tile shows it that does not cut it, or
-    else its largest part. Only objects larger than the overlap of the tiles may be cut in all.
+    else its largest part. Only objects larger than the overlap of the tiles may be cut in all. Of
+    such a part and something smaller inside it the one with the better score is kept.
 
     Args:
         tiles: cover the image; the region of each, its logits float32 K x h x w, and its objects
@@ -53,9 +54,12 @@ def join_objects(
         own = logits[:, y : y + height, x : x + width]
         np.maximum(own, values, out=own)
         found += _objects_of(objects, region, shape)
-    found.sort(key=lambda one: (one.cut, -one.mask[2].sum() if one.cut else -one.score))
-    masks = [one.mask for one in found]
-    kept = [found[i] for i in drop_duplicates(masks, max(shape), OVERLAP)]
+    side = max(shape)
+    whole = [one for one in found if not one.cut]
+    parts = sorted((one for one in found if one.cut), key=lambda one: -int(one.mask[2].sum()))
+    shown = covered([one.mask for one in parts], [one.mask for one in whole], side, OVERLAP)
+    parts = _distinct([one for one, again in zip(parts, shown, strict=True) if not again], side)
+    kept = _distinct(sorted(whole + parts, key=lambda one: -one.score), side)
     ids = np.zeros(shape, np.int32)
     for number, one in reversed([*enumerate(kept, 1)]):
         top, left, mask = one.mask
@@ -63,6 +67,11 @@ def join_objects(
     classes = np.array([one.category for one in kept], np.uint8)
     scores = np.array([one.score for one in kept], np.float32)
     return logits, compact(Instances(ids, classes, scores))
+
+
+def _distinct(found: list[_Found], side: int) -> list[_Found]:
+    """The objects in their order, without those that are another one."""
+    return [found[i] for i in drop_duplicates([one.mask for one in found], side, OVERLAP)]
 
 
 def _objects_of(instances: Instances, region: Region, size: tuple[int, int]) -> list[_Found]:

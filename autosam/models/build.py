@@ -52,11 +52,16 @@ def build_segmenter(
     check_settings(config)
     composition, model, classes = RUNS[config.run], config.model, config.data.num_classes
     has_surrogate = model.has_surrogate and not config.finds_objects
+    if fast and config.finds_objects:
+        raise CheckpointError(
+            "--fast asks for the surrogate decoder, which runs that find objects one by one "
+            "(--task instances) do not have. Leave it out."
+        )
     if fast and not (composition.learns_prompt and has_surrogate):
         raise CheckpointError(
-            "--fast asks for the surrogate decoder, which only runs with a learned dense or "
-            "high-resolution prompt have, made without --model.sam_features; this is "
-            f"{config.title!r}."
+            "--fast asks for the surrogate decoder. Only runs with a learned dense or "
+            f"high-resolution prompt and without --model.sam_features have one; {config.title!r} "
+            "has none. Leave --fast out."
         )
     if not composition.uses_sam:
         blocks = 1 if "backbone" in composition.trainable else PROBED_BLOCKS

@@ -58,20 +58,11 @@ def drop_duplicates(masks: list[tuple[int, int, np.ndarray]], side: int, share: 
     Returns:
         Indices of the masks that are kept; never those that are empty.
     """
-    cells = [
-        ((row + rows) * side + column + columns)
-        for row, column, mask in masks
-        for rows, columns in (np.nonzero(mask),)
-    ]
-    sizes = np.array([len(own) for own in cells], np.int64)
-    owner = np.repeat(np.arange(len(cells)), sizes)
-    ones = np.ones(len(owner), np.int32)
-    columns = np.concatenate([np.zeros(0, np.int64), *cells])
-    table = sparse.csr_array((ones, (owner, columns)), (len(cells), side**2))
-    shared = (table @ table.T).tocsr()
+    table = _cells_of(masks, side)
+    shared, sizes = (table @ table.T).tocsr(), table.sum(1)
     dropped = sizes == 0
     kept = []
-    for i in range(len(cells)):
+    for i in range(len(masks)):
         if dropped[i]:
             continue
         kept.append(i)
@@ -79,3 +70,40 @@ def drop_duplicates(masks: list[tuple[int, int, np.ndarray]], side: int, share: 
         both = shared.data[shared.indptr[i] : shared.indptr[i + 1]]
         dropped[others[both > share * np.minimum(sizes[i], sizes[others])]] = True
     return kept
+
+
+def covered(
+    masks: list[tuple[int, int, np.ndarray]],
+    others: list[tuple[int, int, np.ndarray]],
+    side: int,
+    share: float,
+) -> np.ndarray:
+    """Whether more than a share of a mask lies in one of the others.
+
+    Args:
+        masks: see `drop_duplicates`.
+        others: the same.
+        side: cells.
+        share: of the mask itself.
+
+    Returns:
+        bool, one for each of `masks`.
+    """
+    table = _cells_of(masks, side)
+    shared = (table @ _cells_of(others, side).T).tocoo()
+    found = np.zeros(len(masks), bool)
+    found[shared.row[shared.data > share * table.sum(1)[shared.row]]] = True
+    return found
+
+
+def _cells_of(masks: list[tuple[int, int, np.ndarray]], side: int) -> sparse.csr_array:
+    """The cells of each mask, as ones in an int32 matrix: masks x cells of the square."""
+    cells = [
+        ((row + rows) * side + column + columns)
+        for row, column, mask in masks
+        for rows, columns in (np.nonzero(mask),)
+    ]
+    owner = np.repeat(np.arange(len(cells)), [len(own) for own in cells])
+    ones = np.ones(len(owner), np.int32)
+    columns = np.concatenate([np.zeros(0, np.int64), *cells])
+    return sparse.csr_array((ones, (owner, columns)), (len(cells), side**2))

@@ -184,7 +184,7 @@ def test_coco_against_pycocotools(tmp_path: Path, seed: int) -> None:
         ],
         "annotations": [],
     }
-    ids, classes = np.zeros((height, width), int), []
+    ids, classes, masks = np.zeros((height, width), int), [], []
     crowd = np.zeros((height, width), bool)
     for number in range(1, 25):
         shape, mask = coco_entry(rng, height, width)
@@ -199,7 +199,9 @@ def test_coco_against_pycocotools(tmp_path: Path, seed: int) -> None:
             crowd |= mask
         else:
             classes.append({4: 1, 2: 2}[category])
-            ids[mask] = len(classes)
+            masks.append(mask)
+    for i in sorted(range(len(masks)), key=lambda i: -masks[i].sum()):  # small ones on top
+        ids[masks[i]] = i + 1
     ids[crowd & (ids == 0)] = -1
     miniature.write(tmp_path / "a.png", np.zeros((height, width, 3), np.uint8))
     (tmp_path / "a.json").write_text(json.dumps(content))
@@ -220,9 +222,9 @@ def test_overlap_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     for i in (0, 1):
         miniature.write(root / f"cell{i}/masks/c.png", np.full(miniature.SIZE, i * 255, np.uint8))
     found = read(DataConfig(layout="objects", root=str(root)))
-    assert [len(instances) for instances in found] == [2, 1, 2, 2, 2, 2, 2, 0]
+    assert [len(instances) for instances in found] == [2, 3, 2, 2, 2, 2, 2, 0]
     said = [r.getMessage() for r in caplog.records if "overlap;" in r.getMessage()]
-    text = "objects overlap; where they do, the later one in the file lies on top."
+    text = "objects overlap; where they do, the smaller one lies on top."
     assert said == [f"{tmp_path}: {text}"]
 
 
@@ -230,11 +232,11 @@ def test_overlap_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 
 def test_monuseg_against_scikit_image(tmp_path: Path) -> None:
-    """The order of the regions decides; holes are background."""
+    """Small regions lie on top; holes are background."""
     rng = np.random.default_rng(0)
     shape = (300, 260)
     expected, holes = np.zeros(shape, int), np.zeros(shape, bool)
-    polygons = []
+    polygons, masks = [], {}
     for i in range(60):
         angles = np.sort(rng.uniform(0, 2 * np.pi, 12))
         centre, radius = rng.uniform((0, 0), (260, 300)), rng.uniform(6, 24)
@@ -244,8 +246,10 @@ def test_monuseg_against_scikit_image(tmp_path: Path) -> None:
         if hole:
             holes |= mask
         else:
-            expected[mask] = i + 1
+            masks[i + 1] = mask
         polygons.append((hole, [(float(x), float(y)) for x, y in points]))
+    for number in sorted(masks, key=lambda number: -masks[number].sum()):
+        expected[masks[number]] = number
     expected[holes] = 0
     (tmp_path / "TCGA-1.xml").write_text(miniature.aperio(polygons), encoding="utf-8")
     miniature.write(tmp_path / "TCGA-1.tif", np.zeros((*shape, 3), np.uint8))
@@ -263,8 +267,10 @@ def test_objects_against_pillow(tmp_path: Path) -> None:
     config = DataConfig(layout="objects", root=str(miniature.objects(tmp_path)))
     for i, instances in enumerate(read(config)):
         expected = np.zeros(miniature.SIZE, int)
-        for number, path in enumerate(sorted((tmp_path / f"cell{i}/masks").iterdir()), 1):
-            expected[np.asarray(Image.open(path)) > 0] = number
+        files = sorted((tmp_path / f"cell{i}/masks").iterdir())
+        masks = [np.asarray(Image.open(path)) > 0 for path in files]
+        for k in sorted(range(len(masks)), key=lambda k: -masks[k].sum()):
+            expected[masks[k]] = k + 1
         assert np.array_equal(instances.ids, expected)
 
 
@@ -304,8 +310,8 @@ def test_hugging_face_columns(tmp_path: Path) -> None:
         found = read(config("instances", num_classes=num_classes))
         for instances, of, numbers in zip(found, masks, classes, strict=True):
             expected = np.zeros((40, 56), int)
-            for i, mask in enumerate(of, 1):
-                expected[mask] = i
+            for i in sorted(range(len(of)), key=lambda i: -of[i].sum()):
+                expected[of[i]] = i + 1
             assert np.array_equal(instances.ids, expected)
             assert instances.classes.tolist() == [k + 1 if num_classes > 1 else 1 for k in numbers]
     for instances, values in zip(read(config("numbers", instances=True)), stored, strict=True):

@@ -14,12 +14,13 @@ from autosam.config import DataConfig
 from autosam.data.instances import compact
 from autosam.data.readers.memory import MemoryImage
 from autosam.data.tiles import starts
+from autosam.evaluation.join_objects import join_objects
 from autosam.evaluation.predict_instances import masks_of
 from autosam.inference.prediction import Prediction
 from autosam.inference.predictor import Predictor
 from autosam.inference.tile_objects import objects_in_tiles
 from autosam.inference.tiling import WholePixels
-from autosam.types import Instances
+from autosam.types import Instances, Region
 
 CLASSES = 3
 
@@ -146,6 +147,25 @@ def test_only_objects_larger_than_the_overlap_may_be_cut() -> None:
     assert not {*inside} & {*outside}
     assert len(outside) == len(truth) - 1
     assert 1 <= len(inside) <= len(starts(150, 64, 0.25))
+
+
+def test_a_speck_inside_a_cut_object_does_not_remove_it() -> None:
+    """An object wider than the overlap, and something small inside it that another tile reports."""
+
+    def tile(
+        region: Region, rows: slice, columns: slice, score: float
+    ) -> tuple[Region, np.ndarray, Instances]:
+        ids = np.zeros(region[2:], np.int32)
+        ids[rows, columns] = 1
+        logits = np.zeros((1, *region[2:]), np.float32)
+        return region, logits, Instances(ids, np.ones(1, np.uint8), np.array([score], np.float32))
+
+    large = tile((0, 0, 256, 256), slice(50, 200), slice(30, 256), 0.95)
+    for score, area in ((0.2, 150 * 226), (0.97, 25)):
+        speck = tile((0, 192, 256, 256), slice(100, 105), slice(20, 25), score)
+        _, found = join_objects([large, speck], (1, 256, 448))
+        assert len(found) == 1
+        assert (found.ids > 0).sum() == area
 
 
 def test_an_image_without_objects_or_without_data() -> None:

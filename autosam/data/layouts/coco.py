@@ -72,7 +72,7 @@ class Outlines:
         return label
 
     def read_instances(self) -> Instances:
-        """Read each annotation as an object, in the order of the file; later ones lie on top. A
+        """Read each annotation as an object, in the order of the file; small ones lie on top. A
         crowd is unknown where no object is."""
         patches = self._patches()
         return from_patches(

@@ -43,7 +43,7 @@ class Nuclei:
         return label_of(self.read_instances())
 
     def read_instances(self) -> Instances:
-        """Read each region as an object, in the order of the file; later ones lie on top."""
+        """Read each region as an object, in the order of the file; small ones lie on top."""
         height, width = read_image(self.image).shape[:2]
         nuclei, holes = [], []
         for i, (hole, polygon) in enumerate(read_regions(self.path), 1):
