@@ -60,7 +60,8 @@ def calibrate(
             truth, seen = class_masks(label, len(logits)), known(label)
             if seen.any():
                 scores, areas = at_thresholds(logits, truth, seen, predicted.valid(i))
-                rows.append((name, scores, areas, ~truth.any((1, 2))))
+                empty = np.asarray(~truth.any((1, 2)))
+                rows.append((name, scores, areas, empty))
     if accelerator is not None and accelerator.num_processes > 1:
         rows = gather_object(rows)
     found = {row[0]: row[1:] for row in rows}.values()  # an image repeated as padding counts once
