@@ -234,7 +234,7 @@ def test_runs_without_a_surrogate_are_never_fast(
 ) -> None:
     flags = (f"--data.root={trained.parent / 'data'}", f"--output={tmp_path / 'run'}")
     folder = train(tiny_config(tiny_file, f"--run={run}", "--train.epochs=1", *flags)).folder
-    with pytest.raises(CheckpointError, match=f"only runs with a learned.*this is '{run}'"):
+    with pytest.raises(CheckpointError, match=f"Only runs with a learned.*'{run}' has none"):
         autosam.load(folder, fast=True)
 
 
