@@ -124,5 +124,5 @@ def test_what_cannot_work(tiny_file: Path) -> None:
         build("--model.sam_features=last", "--model.prompt=sparse")
     with pytest.raises(ConfigError, match=r"embedding blank: adapters"):
         build("--run=lora", "--embedding=blank")
-    with pytest.raises(CheckpointError, match=r"made without --model.sam_features"):
+    with pytest.raises(CheckpointError, match=r"and without --model.sam_features"):
         build_segmenter(tiny_config(tiny_file, "--model.sam_features=last"), fast=True)
