@@ -38,7 +38,8 @@ def free_bytes() -> int:
     free = psutil.virtual_memory().available
     for limit, used in CONTROL_GROUP:
         with contextlib.suppress(OSError, ValueError):  # other system, or "max": no limit
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            most, now = (int(Path(name).read_text(encoding="utf-8")) for name in (limit, used))
+            free = min(free, most - now)
     return max(0, free)
 
 

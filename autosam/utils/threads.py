@@ -31,11 +31,13 @@ def _quotas() -> list[float]:
     or another system."""
     found = []
     with contextlib.suppress(OSError, ValueError):
-        quota, period = (CONTROL_GROUP / "cpu.max").read_text().split()
+        quota, period = (CONTROL_GROUP / "cpu.max").read_text(encoding="utf-8").split()
         found.append(int(quota) / int(period))  # "max" is no number
     with contextlib.suppress(OSError, ValueError):
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        quota, period = ((CONTROL_GROUP / "cpu" / name).read_text() for name in names)
+        quota, period = (
+            (CONTROL_GROUP / "cpu" / name).read_text(encoding="utf-8") for name in names
+        )
         if int(quota) > 0:  # -1: no limit
             found.append(int(quota) / int(period))
     return found

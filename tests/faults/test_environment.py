@@ -278,10 +278,10 @@ def test_a_image_that_vanishes(workers: int, tiny_file: Path, whole: Path, tmp_p
     config.data.workers = workers
     image = data / "train/images/img03.png"
     content = image.read_bytes()
-    with pytest.raises(DataError) as raised:
+    # Its pixels are kept in memory, so training goes on; it is missed before anything is scored.
+    with pytest.raises(DataError, match=r"^train/img03: 1 images or masks changed while the run"):
         changed_in_the_second_epoch(config, image.unlink)
-    assert str(raised.value).startswith(str(image))
-    assert "Traceback" not in str(raised.value)
+    assert not (tmp_path / "run/scores.yaml").exists()
     image.write_bytes(content)
     train(Config(resume=str(tmp_path / "run")))
     assert figures(tmp_path / "run") == figures(whole / "run")
