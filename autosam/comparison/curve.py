@@ -121,10 +121,14 @@ class Curve:
         return next(iter(self.tables.values())).measure
 
     @property
+    def last(self) -> ResultsTable:
+        """The results with the most images."""
+        return [*self.tables.values()][-1]
+
+    @property
     def variants(self) -> list[Variant]:
         """The runs, by their Dice with the most images; oracles come last."""
-        last = [*self.tables.values()][-1]
-        return [row.variant for row in last.rows if row.variant.is_plain]
+        return [row.variant for row in self.last.rows if row.variant.is_plain]
 
     def rows(self, variant: Variant) -> dict[Size, Row]:
         """A run with each number of images."""
@@ -187,7 +191,7 @@ class Curve:
             return f"No conclusion: a run was trained for {count_of(epochs, 'epoch')} only."
         ranked = [variant for variant in self.variants if not variant.is_oracle]
         doubled = [text for variant in self.variants if (text := self._doubled(variant))]
-        last = [*self.tables.values()][-1]
+        last = self.last
         groups = last.minus(*(last[variant] for variant in ranked[:2])).groups if ranked[1:] else 0
         if not groups:
             return " ".join(doubled)
@@ -212,7 +216,7 @@ class Curve:
             since = None if behind or learned_nothing(table, own) else since or size
         first, *_, last = self.tables
         if since is None:
-            failed = learned_nothing(self.tables[last], self.tables[last][variant])
+            failed = learned_nothing(self.last, self.last[variant])
             return f"{failed or f'{variant.title} is behind the best'} with {last.title} images"
         text = f"{variant.title} is not significantly worse than the best"
         if since == first:
@@ -224,8 +228,8 @@ class Curve:
     def _doubled(self, variant: Variant) -> str:
         """What twice as many images would bring to a run; "" if it uses none, or if no power law
         can be fitted."""
-        last = [*self.tables.values()][-1]
-        if not RUNS[variant.run].uses_training_images or learned_nothing(last, last[variant]):
+        own = self.last[variant]
+        if not RUNS[variant.run].uses_training_images or learned_nothing(self.last, own):
             return ""
         fitted = [*self.rows(variant).items()][-FITTED:]
         numbers = [size.labelled for size, row in fitted for _ in row.scores]
@@ -275,9 +279,9 @@ class Curve:
             )
         texts = [f"{text}."]
         if AUTOSAM.title in [name for own in ahead.values() for name in own]:
-            last = [*self.tables][-1]
-            controlled = self.tables[last].find(BLANK) is not None
-            who = f"trained with {last.title} images alone" if controlled else "--attribution true"
+            most = [*self.tables][-1].title
+            controlled = self.last.find(BLANK) is not None
+            who = f"trained with {most} images alone" if controlled else "--attribution true"
             texts.append(f"Whether SAM is the reason is for the controls to say ({who}).")
         every = sum(variant.is_judged for variant in self.variants)
         if least := [size.title for size, count in behind.items() if count == every]:

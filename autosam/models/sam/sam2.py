@@ -250,18 +250,31 @@ def build_hiera(spec: SamSpec, hiera: Hiera, width: int = 256) -> Sam2:
                 "backbone_channel_list": widths[::-1],
                 "fpn_hidden_size": width,
             },
-            prompt_encoder_config={
-                "hidden_size": width,
-                "image_size": spec.image_size,
-                "patch_size": STRIDE,
-            },
-            mask_decoder_config={
-                "hidden_size": width,
-                "dynamic_multimask_via_stability": False,
-            },
+            **prompted(spec, width, STRIDE),
         )
     )
     return assemble(spec, model, Sam2Encoder)
+
+
+def prompted(spec: SamSpec, width: int, stride: int) -> dict[str, Any]:
+    """transformers' settings of the prompt encoder and the mask decoder.
+
+    Args:
+        spec: the SAM; S is taken from it.
+        width: C.
+        stride: of the image embedding, pixels.
+    """
+    return {
+        "prompt_encoder_config": {
+            "hidden_size": width,
+            "image_size": spec.image_size,
+            "patch_size": stride,
+        },
+        "mask_decoder_config": {
+            "hidden_size": width,
+            "dynamic_multimask_via_stability": False,
+        },
+    }
 
 
 def assemble(spec: SamSpec, model: Any, encoder: type[Sam2Encoder]) -> Sam2:

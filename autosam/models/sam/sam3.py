@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autosam.errors import ConfigError
 from autosam.models.sam.base import SamSpec
 from autosam.models.sam.blocks import State
-from autosam.models.sam.sam2 import Sam2, Sam2Encoder, assemble, from_sam2_file
+from autosam.models.sam.sam2 import Sam2, Sam2Encoder, assemble, from_sam2_file, prompted
 
 STRIDE = 14
 SCALES = (4.0, 2.0, 1.0)
@@ -102,15 +102,7 @@ def build_sam3(spec: SamSpec, encoder: PerceptionEncoder | None = None, width: i
                 "scale_factors": list(SCALES),
                 "backbone_feature_sizes": [[int(grid * scale)] * 2 for scale in SCALES],
             },
-            prompt_encoder_config={
-                "hidden_size": width,
-                "image_size": spec.image_size,
-                "patch_size": STRIDE,
-            },
-            mask_decoder_config={
-                "hidden_size": width,
-                "dynamic_multimask_via_stability": False,
-            },
+            **prompted(spec, width, STRIDE),
         )
     )
     return assemble(spec, model, Sam3Encoder)
