@@ -57,7 +57,7 @@ class DataConfig:
     """COCO file of the images in `images` (layout coco); vector file of polygons (rasters)."""
     class_column: str | None = None
     """Column of the vector file with the class of a polygon: a name of `classes`, or 1..K."""
-    block: int = setting(2048, min=64, max=65_536)
+    block: int = setting(1024, min=64, max=65_536)
     """Largest side of the blocks that rasters are cut into, pixels; each is an image."""
     mask_suffix: str = ""
     """Suffix of mask names: `_mask` pairs cell1.jpg with cell1_mask.png."""

@@ -16,7 +16,7 @@ from autosam.evaluation.calibration import THRESHOLDS, choose
 from autosam.evaluation.instance_matching import Matches, match_instances
 from autosam.evaluation.instance_metrics import score_instances
 from autosam.evaluation.metrics import score
-from autosam.evaluation.predict_batch import parts_of, predict_batch
+from autosam.evaluation.predict_batch import most_probable, parts_of, predict_batch
 from autosam.evaluation.predict_instances import Separation, masks_of, predict_instances
 from autosam.evaluation.scores import Scores
 from autosam.evaluation.volume_scores import Counts, count_pixels
@@ -39,7 +39,7 @@ def calibrate(
     Args:
         segmenter: put into evaluation mode and left there.
         loader: batches with labels, on the segmenter's device.
-        exclusive: see `predict_label`. Not for several exclusive classes, which have no threshold.
+        exclusive: see `predict_label`.
         accelerator: gathers the scores of all processes.
         how: see `evaluate`; the threshold is then chosen by the panoptic quality.
 
@@ -59,7 +59,7 @@ def calibrate(
             assert label is not None
             truth, seen = class_masks(label, len(logits)), known(label)
             if seen.any():
-                scores, areas = at_thresholds(logits, truth, seen, predicted.valid(i))
+                scores, areas = at_thresholds(logits, truth, seen, exclusive, predicted.valid(i))
                 empty = np.asarray(~truth.any((1, 2)))
                 rows.append((name, scores, areas, empty))
     if accelerator is not None and accelerator.num_processes > 1:
@@ -73,7 +73,11 @@ def calibrate(
 
 
 def at_thresholds(
-    logits: Tensor, truth: np.ndarray, seen: np.ndarray, valid: np.ndarray | None = None
+    logits: Tensor,
+    truth: np.ndarray,
+    seen: np.ndarray,
+    exclusive: bool,
+    valid: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score masks at each of `THRESHOLDS`, from one histogram of the logits of each class.
 
@@ -81,6 +85,7 @@ def at_thresholds(
         logits: float K x H x W.
         truth: bool K x H x W.
         seen: bool H x W, the pixels that are scored.
+        exclusive: see `predict_label`.
         valid: bool H x W, the pixels that hold data; all others are background. None for all.
 
     Returns:
@@ -88,6 +93,8 @@ def at_thresholds(
     """
     edges = torch.tensor([math.log(t / (1 - t)) for t in THRESHOLDS], device=logits.device)
     found = torch.bucketize(logits, edges, out_int32=True)  # how many thresholds are exceeded
+    if exclusive:
+        found *= most_probable(logits)
     levels = found.to(torch.uint8).cpu().numpy()
     if valid is not None:
         levels[:, ~valid] = 0

@@ -1,4 +1,4 @@
-"""Convert a batch to masks: logits at each image's own size, then a threshold or an arg-max."""
+"""Convert a batch to masks: logits at each image's own size, then a threshold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from autosam.data.geometry import restore
 from autosam.models.base import SegmentationModel
-from autosam.models.losses import with_background
 from autosam.types import Batch, InputSpec, Prompt, Region
 from autosam.utils.device import half_precision
 
@@ -152,25 +151,29 @@ def predict_label(
 
     Args:
         logits: float K x H x W, at the image's own size.
-        exclusive: whether a pixel has at most one class. With several such classes the masks are
-            the arg-max over the classes and background; else each class is compared with the
-            threshold.
-        threshold: probability in (0, 1) above which a pixel is foreground.
+        exclusive: whether a pixel has at most one class: of several the most probable.
+        threshold: probability in (0, 1) above which a pixel is foreground, by the sigmoid of the
+            logit. With several exclusive classes that is the probability of a class where the only
+            alternative is background; at 0.5 the masks are the arg-max of the soft-max.
         min_area: share of the image in [0, 1); a class that covers less is removed.
         valid: bool H x W, the pixels that hold data; all others become background. None for all.
 
     Returns:
         bool K x H x W; with exclusive classes at most one is True per pixel.
     """
-    if not exclusive or len(logits) == 1:  # one class: background has the logit 0
-        masks = (logits > math.log(threshold / (1 - threshold))).cpu().numpy()
-    else:
-        best = with_background(logits[None])[0].argmax(0)
-        classes = torch.arange(1, len(logits) + 1, device=logits.device)[:, None, None]
-        masks = (best == classes).cpu().numpy()
+    found = logits > math.log(threshold / (1 - threshold))
+    if exclusive:
+        found &= most_probable(logits)
+    masks = found.cpu().numpy()
     if valid is not None:
         masks = masks & valid
     return without_specks(masks, min_area)
+
+
+def most_probable(logits: Tensor) -> Tensor:
+    """Where each class has the largest logit (of equal ones the first): bool K x H x W."""
+    classes = torch.arange(len(logits), device=logits.device)[:, None, None]
+    return logits.argmax(0) == classes
 
 
 def without_specks(masks: np.ndarray, min_area: float) -> np.ndarray:

@@ -175,12 +175,6 @@ def _write_files(
     return [str(file) for file in files]
 
 
-def is_exclusive(predictor: Predictor) -> bool:
-    """Whether masks are the most probable of several classes, without a threshold."""
-    data = predictor.loaded.config.data
-    return data.exclusive and data.num_classes > 1 and not predictor.by_object
-
-
 def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
     """Build the page.
 
@@ -227,7 +221,7 @@ def build(predictors: dict[str, Predictor], max_megapixels: int) -> Any:
 
 
 def threshold_slider(i: int, name: str, predictor: Predictor) -> Any:
-    """Build the slider of a run's threshold; hidden if the run has no threshold.
+    """Build the slider of a run's threshold.
 
     Args:
         i: index of the run.
@@ -245,7 +239,6 @@ def threshold_slider(i: int, name: str, predictor: Predictor) -> Any:
         predictor.threshold,
         step=0.01,
         elem_id=f"threshold-{i}",
-        visible=not is_exclusive(predictor),
         label=f"Threshold of {name}: {what} (chosen on validation: {predictor.threshold:g})",
     )
 

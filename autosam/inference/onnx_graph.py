@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from autosam.data.geometry import content_sizes, resize_matrix, restore_matrix
+from autosam.evaluation.predict_batch import most_probable
 from autosam.models.base import SegmentationModel
-from autosam.models.losses import with_background
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, InputSpec
 
@@ -68,13 +68,12 @@ class Graph(nn.Module):
         up = restore_matrix(height, rows, input_spec.image_size, input_spec.mask_size)
         right = restore_matrix(width, columns, input_spec.image_size, input_spec.mask_size)
         logits = up @ low @ right.T
+        found = logits > self.bound
         if self.exclusive and len(logits) > 1:
-            label = with_background(logits[None])[0].argmax(0)
-            if self.min_area:
-                classes = torch.arange(1, len(logits) + 1)[:, None, None]
-                label = (self._without_specks(label == classes) * classes).sum(0)
-            return label.to(torch.uint8), logits
-        masks = self._without_specks(logits > self.bound).to(torch.uint8) * 255
+            masks = self._without_specks(found & most_probable(logits))
+            classes = torch.arange(1, len(logits) + 1)[:, None, None]
+            return (masks * classes).sum(0).to(torch.uint8), logits
+        masks = self._without_specks(found).to(torch.uint8) * 255
         return (masks[0] if self.exclusive or len(masks) == 1 else masks), logits
 
     def _without_specks(self, masks: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         device: device to compute on; None for a GPU if there is one, else the CPU.
         flips: also segment the mirror images that training used, and average the logits.
         threshold: probability in (0, 1) above which a pixel is foreground; None for that of the
-            checkpoint. Not used for several exclusive classes, of which the most probable wins.
+            checkpoint. Of several exclusive classes the most probable wins.
         min_area: share of the image in [0, 1); a class that covers less is removed. None for that
             of the checkpoint.
 

@@ -122,17 +122,12 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
 def is_calibrated(config: Config) -> bool:
     """Whether a threshold is chosen on validation.
 
-    None is chosen for runs without training, for several exclusive classes, and with
-    `paper.min_max_logits`, which implies 0.5.
+    None is chosen for runs without training, and with `paper.min_max_logits`, which implies 0.5.
 
     Args:
         config: the run.
     """
-    multiclass = config.data.exclusive and config.data.num_classes > 1
-    if config.finds_objects:
-        multiclass = False
-    learns = RUNS[config.run].uses_training_images
-    return learns and not multiclass and not config.paper.min_max_logits
+    return RUNS[config.run].uses_training_images and not config.paper.min_max_logits
 
 
 def choose_thresholds(trainer: Trainer) -> dict[str, float]:

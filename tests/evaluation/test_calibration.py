@@ -143,9 +143,9 @@ def test_resampled_validation_gives_a_choice_that_holds_on_test() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 1.0]), st.booleans())
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 1.0]), st.booleans(), st.booleans())
 def test_the_histogram_counts_what_masks_at_each_threshold_do(
-    seed: int, share: float, holes: bool
+    seed: int, share: float, holes: bool, exclusive: bool
 ) -> None:
     """Against a mask for each threshold, with logits on the thresholds and beside them."""
     rng = np.random.default_rng(seed)
@@ -157,10 +157,24 @@ def test_the_histogram_counts_what_masks_at_each_threshold_do(
     truth, seen = rng.random((3, 9, 7)) < share, rng.random((9, 7)) < 0.8
     truth &= seen
     valid = rng.random((9, 7)) < 0.7 if holes else None
-    scores, areas = at_thresholds(logits, truth, seen, valid)
+    scores, areas = at_thresholds(logits, truth, seen, exclusive, valid)
     for t, threshold in enumerate(THRESHOLDS):
-        masks = predict_label(logits, False, threshold, valid=valid)
+        masks = predict_label(logits, exclusive, threshold, valid=valid)
         assert np.array_equal(areas[:, t], masks.mean((1, 2)))
         assert scores[:, t].tolist() == [
             dice(m & seen, own) for m, own in zip(masks, truth, strict=True)
         ]
+
+
+def test_exclusive_classes_get_the_threshold_that_is_right() -> None:
+    """Two classes beside each other; background is likely to sigmoid(1) = 0.731, and the other
+    class is always less likely than the true one."""
+    truth = np.zeros((2, 8, 8), bool)
+    truth[0, 1:5, 1:4] = truth[1, 1:5, 4:7] = True
+    logits = torch.from_numpy(truth * 2.1 + np.array([1.0, 0.9])[:, None, None]).float()
+    scores, areas = at_thresholds(logits, truth, np.ones((8, 8), bool), True)
+    assert (scores[:, THRESHOLDS.index(0.75) :] == 1).all()
+    assert (scores[:, : THRESHOLDS.index(0.7)] < 1).any()
+    twelve = [np.concatenate([part] * 12) for part in (scores, areas, np.zeros(2, bool))]
+    assert choose(*twelve, np.arange(24) // 2) == (pytest.approx(0.75), 0.0)
+    assert np.array_equal(predict_label(logits, True, 0.75), truth)

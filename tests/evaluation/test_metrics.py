@@ -136,6 +136,19 @@ def test_exclusive_classes_take_the_largest_and_background_wins_below_zero() -> 
     assert both[:, 0].tolist() == [[True, False, True], [True, False, True]]
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.35, 0.5, 0.8])
+def test_exclusive_classes_are_weighed_against_background_alone(threshold: float) -> None:
+    """By the soft-max: the most probable class, where its share of it and background is enough."""
+    logits = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (3, 40, 50))).float()
+    shares = torch.softmax(torch.cat([torch.zeros(1, 40, 50), logits]), 0).numpy()
+    best = shares[1:].argmax(0)
+    enough = shares[1:].max(0) / (shares[1:].max(0) + shares[0]) > threshold
+    expected = [enough & (best == k) for k in range(3)]
+    assert np.array_equal(predict_label(logits, True, threshold), expected)
+    if threshold == 0.5:
+        assert np.array_equal(np.stack(expected).any(0), shares.argmax(0) > 0)
+
+
 def test_score_averages_classes_and_names_each() -> None:
     label = np.zeros((6, 8), np.uint8)
     label[A] = 1
