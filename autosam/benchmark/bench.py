@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from autosam.benchmark.advice import Plan, advise, plans_of
 from autosam.benchmark.cases import PARTS, SIDES, cases_of, measure
 from autosam.benchmark.profiler import in_own_process
 from autosam.config.commands import BenchConfig
 from autosam.errors import ConfigError
+from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.weights.locate import known
 from autosam.utils import provenance
 from autosam.utils.io import make_folder, write_atomically
@@ -57,6 +59,10 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         if rows:
             console.print(table(kind, config.sam, rows))
     for line in ratios(figures):
+        console.print(line, highlight=False)
+    if plans := plans_of(figures, config.images, config.epochs, record_bytes(known(config.sam))):
+        console.print(table_of_plans(plans, config))
+    for line in advise(figures):
         console.print(line, highlight=False)
     if config.json:
         content = {"machine": machine, "settings": asdict(config), "cases": figures}
@@ -114,6 +120,23 @@ def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
             cells += [f"{row['trainable'] / 1e6:.3f}"]
         peaks = [f"{row[key]:.2f}" for key in ("memory", "gpu memory") if key in row]
         result.add_row(name, *cells, " / ".join(peaks))
+    return result
+
+
+def table_of_plans(plans: list[Plan], config: BenchConfig) -> Table:
+    """Make a table of what a training would cost.
+
+    Args:
+        plans: see `plans_of`.
+        config: the numbers of images and epochs.
+    """
+    title = f"{config.images} images, {config.epochs} epochs with {config.sam}, without validation"
+    result = Table(title=title, title_justify="left")
+    for column in ("cache", "hours", "GB on disk"):
+        result.add_column(column, justify="left" if column == "cache" else "right")
+    for plan in plans:
+        size = f"{plan.disk / 1e9:.1f}"
+        result.add_row(f"--cache.copies {plan.copies}", f"{plan.seconds / 3600:.2f}", size)
     return result
 
 

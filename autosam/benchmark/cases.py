@@ -350,6 +350,8 @@ def cases_of(config: BenchConfig) -> list[Case]:
         *found,
         replace(batched, name="floor", embeddings="memory"),
         replace(batched, name="cached", embeddings="cache"),
+        *(replace(own, name=f"cached, batch of {size}", embeddings="cache", batch_size=size)
+          for size in (1, 2 * config.batch_size)),
         replace(batched, name="cached, dense prompt alone", embeddings="cache", prompt="dense"),
         replace(own, name="not cached", half=True, batch_size=2),
         replace(own, name="LoRA in the last 2 blocks, cached", embeddings="cache",

@@ -286,6 +286,10 @@ class BenchConfig:
     code)."""
     repeats: int = setting(3, min=1, max=1000)
     """Measurements per case, after a warm-up."""
+    images: int = setting(1000, min=1)
+    """Training images of the estimated training."""
+    epochs: int = setting(50, min=1)
+    """Its epochs."""
     cases: list[str] = field(default_factory=list)
     """Names of the cases to run; unset: all."""
     compile: bool = False

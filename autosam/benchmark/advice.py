@@ -1,0 +1,94 @@
+"""What the figures of the benchmark mean: time of a training, and what to choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from autosam.benchmark.cases import COPIES
+
+ENCODERS = ("autosam, fp32", "autosam, bf16")
+"""Cases of the encoders that training and prediction use."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to train the run autosam."""
+
+    copies: int
+    """Of each image in the cache; 0 for no cache."""
+    seconds: float
+    """Of the training, without validation."""
+    disk: float
+    """Bytes of the cache."""
+
+
+def plans_of(figures: dict[str, Any], images: int, epochs: int, record: int) -> list[Plan]:
+    """Estimate trainings with and without a cache.
+
+    Args:
+        figures: figures by case, see `measure`.
+        images: number of training images.
+        epochs: number of epochs.
+        record: bytes of a cached embedding.
+
+    Returns:
+        The plans whose cases were measured.
+    """
+    plain, cached, encoder = (
+        seconds_of(figures, *names) for names in (("not cached",), ("cached",), ENCODERS)
+    )
+    found = []
+    if plain is not None:
+        found.append(Plan(0, images * epochs * plain, 0))
+    if cached is not None and encoder is not None:
+        for copies in (1, COPIES):
+            seconds = images * (copies * encoder + epochs * cached)
+            found.append(Plan(copies, seconds, images * copies * record))
+    return found
+
+
+def advise(figures: dict[str, Any]) -> list[str]:
+    """Say what to choose on this machine, by speed alone.
+
+    Args:
+        figures: see `plans_of`.
+
+    Returns:
+        A sentence for each choice whose cases were measured.
+    """
+    lines = []
+    full, half = (seconds_of(figures, name) for name in ENCODERS)
+    if full is not None and half is not None:
+        lines.append(f"precision: bf16, the default, encodes {full / half:.2f} times as fast")
+    batches = {
+        row["batch size"]: median(row["seconds"])
+        for name, row in figures.items()
+        if name == "cached" or name.startswith("cached, batch of ")
+    }
+    if len(batches) > 1:
+        best = min(batches, key=lambda size: batches[size])
+        each = ", ".join(f"{size}: {1000 * batches[size]:.0f}" for size in sorted(batches))
+        lines.append(f"--train.batch_size {best} is fastest (ms per image of {each})")
+    plain, cached, encoder = (
+        seconds_of(figures, *names) for names in (("not cached",), ("cached",), ENCODERS)
+    )
+    if plain is not None and cached is not None and encoder is not None:
+        name = f"--cache.copies {COPIES}"
+        if plain > cached:
+            lines.append(
+                f"{name} pays above {COPIES * encoder / (plain - cached):.1f} epochs, "
+                f"--cache.copies 1 above {encoder / (plain - cached):.1f}"
+            )
+        else:
+            lines.append(f"{name} never pays: --cache.copies 0")
+    if (one := seconds_of(figures, "one image")) is not None:
+        lines.append(f"prediction: {3600 / one:,.0f} images an hour")
+    return lines
+
+
+def seconds_of(figures: dict[str, Any], *names: str) -> float | None:
+    """Median seconds per image of the fastest of some cases; None if none was measured."""
+    found = [median(figures[name]["seconds"]) for name in names if name in figures]
+    return min(found, default=None)
