@@ -170,6 +170,8 @@ class ImageReader:
             raise DataError(
                 f"{self.name}: --data.window is for values of more than 8 bits. Leave it out."
             )
+        if not deep:
+            self._require_8_bits()
         if deep and self._limits is None:
             if region == (0, 0, *self.shape):
                 self._limits = self._find_limits((values, missing))
@@ -185,6 +187,18 @@ class ImageReader:
             channels = stretch_bands(bands, no_bands, self.name, self.channels)
             colors = np.concatenate([colors, channels], axis=2)
         return colors, valid
+
+    def _require_8_bits(self) -> None:
+        """Refuse windows that no image of 8 bits can have; standardised ones may reach beyond."""
+        beyond = [(low, high) for low, high in self.channels if low + high > 2 * 255]
+        if self.window is not None and self.window[1] > 255:
+            beyond.insert(0, self.window)
+        if beyond:
+            low, high = beyond[0]
+            raise DataError(
+                f"{self.name}: its values have 8 bits, but those of the data have more: {low:g} to "
+                f"{high:g} become black to white. Give it with values as in the other images."
+            )
 
     def _source_key(self) -> ImageFile:
         """What the percentiles depend on."""

@@ -146,7 +146,7 @@ def from_patches(
         objects: class 1..K and pixels of each object, in the order of the file.
         path: the file, for messages.
         unknown: regions in which objects are not told apart, except those in `objects` (crowds).
-        holes: regions that belong to no object.
+        holes: regions that are cut out of every object.
 
     Returns:
         The objects in the order of the file, without those that are hidden or empty.
@@ -160,6 +160,7 @@ def from_patches(
         part = ids[patch.window]
         overlap = overlap or bool(part[patch.mask].any())
         part[patch.mask] = i + 1
+    visible = len(np.unique(ids[ids > 0]))
     for patch in holes:
         ids[patch.window][patch.mask] = 0
     for patch in unknown:
@@ -168,16 +169,26 @@ def from_patches(
     found = compact(Instances(ids, np.array([k for k, _ in listed], np.uint8)))
     if overlap:
         _report_overlap(path.parent)
-    if len(found) < shown and path.parent not in _reported:
-        _reported.add(path.parent)
-        log.warning(
-            "%s: %d of %d objects lie wholly under smaller or later ones and are lost, perhaps "
-            "also in other files of the folder. Remove what is listed twice.",
-            path,
-            shown - len(found),
-            shown,
+    if visible < shown:
+        _report_lost(
+            path.parent,
+            f"{path}: {shown - visible} of {shown} objects lie wholly under smaller or later ones "
+            "and are lost, perhaps also in other files of the folder. Remove what is listed twice.",
+        )
+    if len(found) < visible:
+        _report_lost(
+            path.parent,
+            f"{path}: {visible - len(found)} of {shown} objects lie wholly in holes, which are cut "
+            "out of every object, and are lost, perhaps also in other files of the folder.",
         )
     return found
+
+
+def _report_lost(folder: Path, message: str) -> None:
+    """Warn of lost objects, once for each folder."""
+    if folder not in _reported:
+        _reported.add(folder)
+        log.warning("%s", message)
 
 
 @cache

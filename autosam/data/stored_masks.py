@@ -13,6 +13,7 @@ from autosam.errors import DataError
 BLACK = 16
 """Colours whose red, green and blue are at most this count as black."""
 OBJECTS = " Background is 0 and each object has a number of its own, from 1 on."
+ONE_CHANNEL = "Save it as one channel of 16 or 32 bits, as PNG or TIFF."
 REMEDY = "Save it as one channel whose values are the classes (0 background, 1 to K), or 0 and 255."
 
 
@@ -72,7 +73,8 @@ def single_channel(
         shown = ", ".join("#" + "".join(f"{v:02x}" for v in color) for color in colors[:4])
         more = ", ..." if len(colors) > 4 else ""
         raise DataError(
-            f"{name}: a mask in colour ({len(colors)} colours: {shown}{more}). {REMEDY}"
+            f"{name}: a mask in colour ({len(colors)} colours: {shown}{more}). "
+            f"{ONE_CHANNEL + OBJECTS if wide else REMEDY}"
         )
     values = _whole(values, name, wide)
     if alpha is None:

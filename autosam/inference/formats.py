@@ -38,6 +38,8 @@ class Format:
     write: Callable[..., None]
     """Writes the files, given in the order of `endings`: (paths, found: Prediction, data:
     DataConfig)."""
+    require: Callable[[Pixels], object] = lambda image: None
+    """Raises a DataError if the format cannot be written of an image."""
     options: tuple[str, ...] = ()
     """Settings of `OutputOptions` that `write` also takes, as keywords."""
 
@@ -160,9 +162,18 @@ FORMATS: dict[str, Format] = {
     "masks": Format(lambda data: [f"{end}.png" for end in mask_endings(data)], write_masks),
     "probabilities": Format(probability_endings, write_probabilities),
     "overlay": Format(lambda data: ["_overlay.png"], write_overlay),
-    "geojson": Format(lambda data: [".geojson"], write_geojson, ("simplify",)),
-    "geopackage": Format(lambda data: [".gpkg"], write_polygons, ("simplify",)),
-    "geotiff": Format(lambda data: ["_mask.tif"], write_raster),
+    "geojson": Format(lambda data: [".geojson"], write_geojson, options=("simplify",)),
+    "geopackage": Format(
+        lambda data: [".gpkg"],
+        write_polygons,
+        functools.partial(require_georeference, option="--geopackage"),
+        ("simplify",),
+    ),
+    "geotiff": Format(
+        lambda data: ["_mask.tif"],
+        write_raster,
+        functools.partial(require_georeference, option="--geotiff"),
+    ),
 }
 """Output formats by the setting of `OutputOptions` that turns them on. A format without such a
 setting is always written."""

@@ -94,7 +94,8 @@ def export(config: ExportConfig) -> Exported:
         print("tracing ...")
         program = trace(predictor, first)
         if kind == "onnx":
-            run = write_onnx(program, file, config.precision)
+            facts = {"threshold": f"{predictor.threshold:g}"}
+            run = write_onnx(program, file, config.precision, facts)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -157,6 +158,10 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
         CheckpointError: the run has no map of centres, or the files disagree with PyTorch.
     """
     output, segmenter, tile = Path(config.output), predictor.segmenter, predictor.tile
+    facts = {
+        "input_size": str(segmenter.input_spec.image_size),
+        "threshold": f"{predictor.threshold:g}",
+    }
     if tile is not None:  # the files see one tile; objects of several are joined elsewhere
         corners = [(read_valid(image)[0][:tile, :tile].copy(), str(image)) for image in images]
         images = [MemoryImage.of(corner, name, None) for corner, name in corners]
@@ -174,7 +179,7 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         files = ObjectFiles.of(Path(folder) / output.name)
         print("tracing ...")
-        tensors = write_maps(segmenter, read_valid(images[0])[0], files.maps)
+        tensors = write_maps(segmenter, read_valid(images[0])[0], files.maps, facts)
         write_draw(segmenter, tensors, files.draw)
         maps, draw = open_session(files.maps), open_session(files.draw)
 
@@ -193,7 +198,7 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
         write_atomically(final.draw, files.draw.replace)
         write_atomically(final.maps, files.maps.replace)
     report(result, config, f"centers, and the tensors that {final.draw.name} takes")
-    print("how to use both files: docs/instances.md")
+    print(f"threshold {facts['threshold']}; how to use both files: docs/instances.md")
     return result
 
 
@@ -264,19 +269,22 @@ def trace_graph(
     return program
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, precision: str) -> Runner:
+def write_onnx(
+    program: torch.export.ExportedProgram, path: Path, precision: str, facts: dict[str, str]
+) -> Runner:
     """Write a program as ONNX and open the file.
 
     Args:
         program: see `trace`.
         path: the file.
         precision: "fp32", "fp16" or "int8".
+        facts: metadata of the file.
 
     Returns:
         The file as a function.
     """
     whole = path if precision == "fp32" else path.with_name("fp32.onnx")
-    save_onnx(program, whole, ["image"], ["mask", "logits"], NAMED_SIDES)
+    save_onnx(program, whole, ["image"], ["mask", "logits"], NAMED_SIDES, facts)
     if precision == "fp16":
         _halve(whole, path)
     elif precision == "int8":
@@ -302,6 +310,7 @@ def save_onnx(
     inputs: list[str],
     outputs: list[str],
     dynamic: dict[str, dict[int, str]],
+    facts: dict[str, str] | None = None,
 ) -> None:
     """Write a program as ONNX.
 
@@ -311,6 +320,7 @@ def save_onnx(
         inputs: names of its inputs.
         outputs: names of its outputs.
         dynamic: names of the dynamic dimensions of the inputs that have some.
+        facts: metadata of the file.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -327,11 +337,20 @@ def save_onnx(
         )
     assert written is not None
     ClearMetadataAndDocStringPass()(written.model)  # stack traces hold paths of this machine
+    written.model.metadata_props.update(facts or {})
     written.save(str(path))
 
 
-def write_maps(segmenter: InstanceSegmenter, image: np.ndarray, path: Path) -> list[torch.Tensor]:
+def write_maps(
+    segmenter: InstanceSegmenter, image: np.ndarray, path: Path, facts: dict[str, str]
+) -> list[torch.Tensor]:
     """Write the first file of `ObjectFiles`.
+
+    Args:
+        segmenter: the run.
+        image: an example, uint8 H x W x (3 + C).
+        path: the file.
+        facts: metadata of the file.
 
     Returns:
         The tensors that it passes on to the second, of an example.
@@ -341,7 +360,7 @@ def write_maps(segmenter: InstanceSegmenter, image: np.ndarray, path: Path) -> l
         _, *tensors = graph(example)
     names = ["centers", *(f"tensor_{i}" for i in range(len(tensors)))]
     program = trace_graph(graph, (example,), {"image": SIDES})
-    save_onnx(program, path, ["image"], names, NAMED_SIDES)
+    save_onnx(program, path, ["image"], names, NAMED_SIDES, facts)
     return tensors
 
 

@@ -36,7 +36,7 @@ def predict(config: PredictConfig) -> list[Path]:
 
     Raises:
         ConfigError, DataError, CheckpointError: before anything is written.
-        DataError: at the end, if sources could not be read.
+        DataError: at the end, if sources were skipped: unreadable, or without what a format needs.
     """
     process = processes()
     output = Path(config.output)
@@ -112,7 +112,7 @@ def predict(config: PredictConfig) -> list[Path]:
     if main:
         print(f"{len(written)} masks in {output}")
     if failed := gather(failed):
-        raise DataError(f"{len(failed)} of {len(sources)} could not be read (see above).")
+        raise DataError(f"{len(failed)} of {len(sources)} were skipped (see above).")
     return written
 
 

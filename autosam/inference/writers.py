@@ -84,6 +84,8 @@ def write_image(
     """
     data = predictor.loaded.config.data
     image = image_file(source.path, data)
+    for form in wanted_formats(options).values():
+        form.require(image)
     if predictor.tile is None:
         return _write_formats(source, files, predictor(image), options, data)
     tile = tile_side(image, predictor.tile, predictor.resolution)

@@ -121,6 +121,22 @@ def test_percentiles_of_the_data_set(tmp_path: Path) -> None:
     assert measured(DataConfig(stretch="dataset"), {"train": [eight]})[0].window is None
 
 
+def test_8_bits_where_the_data_have_more_are_refused(tmp_path: Path) -> None:
+    """All would be black, or a constant. A standardised window of bright 8-bit bands reaches above
+    255 by itself."""
+    path = write(tmp_path / "a.tif", np.full((5, *SIZE), 90, np.uint8))
+    for image in (
+        ImageFile(path, (3, 2, 1), (100.0, 3000.0)),
+        ImageFile(path, (3, 2, 1), None, None, (4,), ((2000.0, 3000.0),)),
+    ):
+        with pytest.raises(DataError, match=r"a\.tif: its values have 8 bits.*00 to 3000 become"):
+            image.read_valid()
+        with pytest.raises(DataError, match="its values have 8 bits"):
+            image.read_part((0, 0, 8, 8))
+    bright = ImageFile(path, (3, 2, 1), (0.0, 200.0), None, (4,), ((50.0, 330.0),))
+    assert (bright.read_valid()[0][0, 0] == [115, 115, 115, 36]).all()
+
+
 def test_a_band_without_data_is_refused(tmp_path: Path) -> None:
     values = draw(0)
     values[4] = 0

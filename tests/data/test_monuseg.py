@@ -62,7 +62,8 @@ def test_nuclei_agree_with_an_independent_rasteriser(tmp_path: Path) -> None:
             miniature.aperio([(False, [(1, 2), ("x", 3)])]),
             "region 1: a vertex without X or Y",
         ),
-        (miniature.aperio([(False, [("nan", 2)])]), "region 1: expected polygons"),
+        (miniature.aperio([(False, [("nan", 2)])]), "region 1: a vertex without X or Y as numbers"),
+        (miniature.aperio([(False, [(1, "inf")])]), "region 1: a vertex without X or Y as numbers"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><Annotations/>', "with DOCTYPE or ENTITY"),
     ],
 )
@@ -71,3 +72,28 @@ def test_malformed_xml(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.xml").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         load_pairs(DataConfig(layout="monuseg", root=str(tmp_path)))[0].mask.read()
+
+
+def square(left: float, top: float, side: float) -> list[tuple[float, float]]:
+    """Vertices of a square whose first pixel is (left, top); vertices are at pixel centres."""
+    low, high = (left - 0.5, top - 0.5), (left + side - 0.5, top + side - 0.5)
+    return [low, (high[0], low[1]), high, (low[0], high[1])]
+
+
+def test_what_is_lost_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A nucleus in a hole, and regions that hold no pixel."""
+    for name, regions in {
+        "hole": [(False, square(2, 2, 20)), (True, square(4, 4, 10)), (False, square(7, 7, 3))],
+        "empty": [(False, square(1, 1, 3)), (False, [(5, 5), (6, 6)]), (False, square(90, 0, 4))],
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        miniature.write(folder / "a.tif", np.zeros((30, 30, 3), np.uint8))
+        (folder / "a.xml").write_text(miniature.aperio(regions), encoding="utf-8")
+        mask = load_pairs(DataConfig(layout="monuseg", root=str(folder)))[0].mask
+        found = mask.read_instances()
+        assert np.bincount(found.ids.ravel())[1:].tolist() == [{"hole": 300, "empty": 9}[name]]
+    said = caplog.text
+    assert f"{tmp_path / 'hole' / 'a.xml'}: 1 of 2 objects lie wholly in holes" in said
+    assert f"{tmp_path / 'empty' / 'a.xml'}: 2 of 3 regions enclose no pixel" in said
+    assert "listed twice" not in said

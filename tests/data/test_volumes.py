@@ -194,7 +194,7 @@ def test_volumes_from_training_to_masks_as_volumes(
     assert np.array_equal(np.asarray(nibabel.load(files[0]).dataobj)[..., 3].T > 0, expected)
     (tmp_path / "new/case1.nii.gz").write_bytes(b"nonsense")
     settings.overwrite = True
-    with pytest.raises(DataError, match=r"1 of 2 could not be read"):
+    with pytest.raises(DataError, match=r"1 of 2 were skipped"):
         predict(settings)
     # Test volumes are scored whole: against MONAI on the volumes that were predicted.
     with open(result.folder / "test_volumes.csv") as file:

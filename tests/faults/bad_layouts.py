@@ -449,7 +449,7 @@ def an_axis_that_is_not_there(rng: Random, folder: Path, good: Good) -> Bad:
     return of(rng, good, root, "volumes", "--data.axis", f"--data.axis={axis}")
 
 
-@cause("volumes", DataError, r"1 of 3 could not be read.*|skipped: .*cannot be read", 4, 2,
+@cause("volumes", DataError, r"1 of 3 were skipped.*|skipped: .*cannot be read", 4, 2,
        ("*.nii.gz", "areas.csv"))  # fmt: skip
 def a_broken_volume_among_good_ones(rng: Random, folder: Path, good: Good) -> Bad:
     root = volumes(folder)

@@ -590,7 +590,7 @@ def a_name_that_is_no_text(rng: Random, folder: Path, good: Good) -> Bad:
     return predicting(good, folder, f"--input={root / 'images'}"), r"gr\xf6\xdfe.png"
 
 
-@cause("predict", DataError, r"skipped: .*cannot be read.*1 of 8 could not be read", 2, 2,
+@cause("predict", DataError, r"skipped: .*cannot be read.*1 of 8 were skipped", 2, 2,
        ("0*.png", "areas.csv"))  # fmt: skip
 def a_broken_image_among_good_ones(rng: Random, folder: Path, good: Good) -> Bad:
     root, name = copied(good, folder), some(rng)

@@ -168,6 +168,9 @@ def test_other_precisions(
     config = ExportConfig(checkpoint=str(runs["autosam"]), output=str(file), precision=precision)
     assert 0.9 < export(config).agreement <= 1
     assert not holds_local_paths(file)
+    for one in (file, model):  # what the docs' code for tiles reads
+        facts = onnxruntime.InferenceSession(one).get_modelmeta().custom_metadata_map
+        assert float(facts["threshold"]) == autosam.load(runs["autosam"]).threshold
     assert file.stat().st_size < (0.8 if precision == "fp16" else 1) * model.stat().st_size
 
 
@@ -186,7 +189,7 @@ def test_torch_export(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_a_file_that_differs_is_not_kept(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(program: object, path: Path, precision: str) -> Runner:
+    def wrong(program: object, path: Path, precision: str, facts: object) -> Runner:
         path.touch()
         return lambda image: (
             np.full(image.shape[:2], 255, np.uint8),

@@ -176,13 +176,18 @@ def test_images_without_coordinates(
         content = json.loads((out / "plain.geojson").read_text())
         assert max(y for f in content["features"] for _, y in f["geometry"]["coordinates"][0]) > 90
         for option in ("geotiff", "geopackage"):
-            with pytest.raises(DataError, match="1 of 1 could not be read"):
+            with pytest.raises(DataError, match="1 of 1 were skipped"):
                 predict(
                     PredictConfig(str(trained), str(source), str(out / option), **{option: True})
                 )
             assert f"has no coordinate reference system, which --{option} needs" in (
                 capsys.readouterr().err
             )
+            left = {path.name for path in (out / option).iterdir()}
+            assert left == {
+                "predictions.jsonl",
+                "areas.csv",
+            }  # nothing of an image that was skipped
 
 
 def test_coordinates_with_an_orientation_are_ambiguous(

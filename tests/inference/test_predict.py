@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_rest(
     (images / "broken.jpg").write_bytes(b"no image")
     (images / "broken.mp4").write_bytes(b"no video")
     (images / "notes.txt").write_text("not looked at")
-    with pytest.raises(DataError, match=r"2 of 4 could not be read \(see above\)"):
+    with pytest.raises(DataError, match=r"2 of 4 were skipped \(see above\)"):
         run(trained, images, tmp_path / "out")
     said = capsys.readouterr().err
     assert "broken.jpg: cannot be read as an image" in said

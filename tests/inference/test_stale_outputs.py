@@ -65,7 +65,7 @@ def test_an_image_replaced_by_a_damaged_one(trained: Path, tmp_path: Path) -> No
     run(trained, source, out, **asked)
     (source / "1.png").write_bytes(b"half of an image")
     for _ in range(2):
-        with pytest.raises(DataError, match="1 of 3 could not be read"):
+        with pytest.raises(DataError, match="1 of 3 were skipped"):
             run(trained, source, out, **asked)
         assert names_in(out / "areas.csv") == ["0", "2"]
         listed = json.loads((out / "coco.json").read_text())["images"]

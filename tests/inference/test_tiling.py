@@ -102,7 +102,7 @@ def test_too_much_is_wanted_of_a_large_image(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("autosam.inference.writers.MAX_LOGITS", 10)
     config = PredictConfig(str(trained), str(large), str(tmp_path / "out"), tile=60, overlay=True)
-    with pytest.raises(DataError, match="1 of 1 could not be read"):
+    with pytest.raises(DataError, match="1 of 1 were skipped"):
         predict(config)
     assert "for images this large only masks, areas and polygons are" in capsys.readouterr().err
 

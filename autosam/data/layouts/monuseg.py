@@ -11,9 +11,11 @@ A folder whose name contains "test" is the test split; others are for training.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -30,6 +32,8 @@ from autosam.data.readers.polygons import rasterize_patch
 from autosam.errors import DataError
 from autosam.types import Instances
 from autosam.utils.io import list_folder
+
+log = logging.getLogger("autosam")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Nuclei:
                 holes.append(patch)
             else:
                 nuclei.append((1, patch))
+        if empty := sum(not patch.mask.any() for _, patch in nuclei):
+            _report_empty(self.path.parent, f"{self.path}: {empty} of {len(nuclei)}")
         return from_patches((height, width), nuclei, self.path, holes=holes)
 
     def digest(self) -> str:
@@ -98,13 +104,24 @@ def read_regions(path: Path) -> list[tuple[bool, list[tuple[float, float]]]]:
                 (float(vertex.attrib["X"]), float(vertex.attrib["Y"]))
                 for vertex in region.findall("./Vertices/Vertex")
             ]
+            if not np.isfinite(polygon).all():
+                raise ValueError("not finite")
         except (KeyError, ValueError) as error:
             raise DataError(
                 f"{path}: region {i}: a vertex without X or Y as numbers ({error}). Fix or remove "
                 "it."
             ) from None
-        found.append((region.attrib.get("NegativeROA") == "1", polygon))
+        found.append((region.attrib.get("NegativeROA", "0").lower() in ("1", "true"), polygon))
     return found
+
+
+@cache
+def _report_empty(folder: Path, which: str) -> None:
+    log.warning(
+        "%s regions enclose no pixel (fewer than three vertices, no area, outside of the image) "
+        "and are ignored, perhaps also in other files of the folder.",
+        which,
+    )
 
 
 def pairs_of_monuseg(config: DataConfig) -> list[Pair]:
