@@ -143,6 +143,10 @@ class DataConfig:
     """Worker processes that read images; unset: by the number of processors."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.bands, list):
+            self.bands = tuple(self.bands)
+        if isinstance(self.window, list):
+            self.window = tuple(self.window)
         if self.generator_bands is not None:
             self.generator_bands = parse_bands(self.generator_bands)
         if self.classes:

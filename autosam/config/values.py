@@ -166,7 +166,7 @@ def number_ranges(value: Any) -> list[tuple[int, int]] | None:
     Returns:
         First and last number of each; None if there is anything else.
     """
-    words = value if isinstance(value, list) else str(value).strip("[] ").split(",")
+    words = value if isinstance(value, list | tuple) else str(value).strip("[] ").split(",")
     found = [re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", str(word)) for word in words]
     ranges = [(int(m[1]), int(m[2] or m[1])) for m in found if m]
     whole = len(ranges) == len(found) > 0 and all(first <= last for first, last in ranges)

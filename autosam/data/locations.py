@@ -18,7 +18,7 @@ from autosam.data.readers.georeference import (
 from autosam.data.tiles import image_shape
 from autosam.errors import DataError
 
-SQUARE = re.compile(r"0*([1-9]\d*(?:\.\d+)?)\s*(m|px)")
+SQUARE = re.compile(r"(?=[0.]*[1-9])(\d+(?:\.\d+)?)\s*(m|px)")
 """Side of the squares: metres of the ground, or pixels."""
 
 

@@ -135,9 +135,11 @@ def _whole(values: np.ndarray, name: str, wide: bool) -> np.ndarray:
         hint = ""
         if numbers and not wide and values.min() >= 0:
             hint = " If its values number objects: --data.instances true."
+        least = f" (its smallest is {values.min()})" if numbers and values.min() < 0 else ""
         raise DataError(
             f"{name}: {values.dtype} of shape {values.shape} is not a mask of whole numbers from 0 "
-            f"to {most}; save it as {'32-bit' if wide else '8-bit'} grey.{hint or OBJECTS * wide}"
+            f"to {most}{least}; save it as {'32-bit' if wide else '8-bit'} grey."
+            f"{hint or OBJECTS * wide}"
         )
     types = (np.uint8, np.uint16, np.uint32)
     return values.astype(next(t for t in types if values.max() <= np.iinfo(t).max))

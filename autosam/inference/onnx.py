@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import logging
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autosam.config import DataConfig
 from autosam.config.commands import ExportConfig
 from autosam.data.instances import label_of
 from autosam.data.pairs import Pixels, read_valid
@@ -84,6 +86,7 @@ def export(config: ExportConfig) -> Exported:
         )
     images = readable(find_images(config, predictor), config.count)
     first = read_valid(images[0])[0]
+    data = predictor.loaded.config.data
     ground = "" if predictor.resolution is None else f" of {predictor.resolution:g} m"
     predictor.resolution = None  # the tiles of the comparison count the pixels of its images
     make_folder(output.parent)
@@ -94,7 +97,7 @@ def export(config: ExportConfig) -> Exported:
         print("tracing ...")
         program = trace(predictor, first)
         if kind == "onnx":
-            facts = {"threshold": f"{predictor.threshold:g}"}
+            facts = {"threshold": f"{predictor.threshold:g}", **generator_facts(data)}
             run = write_onnx(program, file, config.precision, facts)
         else:
             with warnings.catch_warnings():
@@ -112,13 +115,35 @@ def export(config: ExportConfig) -> Exported:
                 "Please report it, with the settings of the run."
             )
         write_atomically(output, file.replace)
-    report(result, config, "mask, uint8; logits, float32 classes x height x width")
+    outputs = "mask, uint8; logits, float32 classes x height x width"
+    report(result, config, outputs, channels_of(data))
     if predictor.tile is not None:
         print(
             f"Trained on crops: give it tiles of {predictor.tile} px{ground} and average the logits"
             f" where they overlap (threshold {predictor.threshold:g}); docs/predict.md shows how."
         )
     return result
+
+
+def channels_of(data: DataConfig) -> tuple[int, str]:
+    """Number of the channels of an input image, and what they are, in words."""
+    count = data.generator_channels
+    if count is None:
+        return 3, "RGB"
+    if data.slices > 1:
+        return 3 + count, f"RGB, then {count} neighbouring slices in their order"
+    return 3 + count, "RGB, then generator_bands of the metadata, from generator_window to 0..255"
+
+
+def generator_facts(data: DataConfig) -> dict[str, str]:
+    """Metadata of a file whose prompt generator reads bands of its own: their numbers, and the
+    stored values of each that become 0 and 255, as JSON."""
+    if data.generator_bands is None:
+        return {}
+    return {
+        "generator_bands": json.dumps(data.generator_bands),
+        "generator_window": json.dumps(data.generator_window),
+    }
 
 
 def in_tiles(run: Runner, predictor: Predictor, tile: int) -> Runner:
@@ -161,6 +186,7 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
     facts = {
         "input_size": str(segmenter.input_spec.image_size),
         "threshold": f"{predictor.threshold:g}",
+        **generator_facts(predictor.loaded.config.data),
     }
     if tile is not None:  # the files see one tile; objects of several are joined elsewhere
         corners = [(read_valid(image)[0][:tile, :tile].copy(), str(image)) for image in images]
@@ -197,7 +223,8 @@ def export_objects(predictor: Predictor, images: list[Pixels], config: ExportCon
             )
         write_atomically(final.draw, files.draw.replace)
         write_atomically(final.maps, files.maps.replace)
-    report(result, config, f"centers, and the tensors that {final.draw.name} takes")
+    outputs = f"centers, and the tensors that {final.draw.name} takes"
+    report(result, config, outputs, channels_of(predictor.loaded.config.data))
     print(f"threshold {facts['threshold']}; how to use both files: docs/instances.md")
     return result
 

@@ -164,13 +164,16 @@ def compare(run: Runner, predictor: Predictor, images: list[Pixels], output: Pat
     )
 
 
-def report(result: Exported, config: ExportConfig, outputs: str) -> None:
+def report(
+    result: Exported, config: ExportConfig, outputs: str, channels: tuple[int, str] = (3, "RGB")
+) -> None:
     """Print the comparison, and the inputs and outputs of the file.
 
     Args:
         result: the comparison.
         config: the settings of the export.
         outputs: the outputs, in words.
+        channels: of the image: their number, and what they are.
     """
     table = Table("compared with PyTorch", f"on {result.images} images")
     table.add_row("mask pixels that agree", f"{result.agreement:.4%}")
@@ -184,7 +187,8 @@ def report(result: Exported, config: ExportConfig, outputs: str) -> None:
     opset = f", opset {OPSET}" if result.path.suffix == ".onnx" else ""
     for line in (
         f"file: {result.path}, {megabytes:.1f} MB, {config.precision}{opset}",
-        f"input: image, uint8 height x width x 3, RGB; sides of {MIN_SIDE} to {MAX_SIDE} pixels",
+        f"input: image, uint8 height x width x {channels[0]}, {channels[1]}; sides of {MIN_SIDE} "
+        f"to {MAX_SIDE} pixels",
         f"outputs: {outputs}",
     ):
         console.print(line, highlight=False, markup=False)

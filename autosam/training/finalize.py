@@ -14,6 +14,7 @@ from autosam.config import RUNS, Config
 from autosam.data.images import write_png
 from autosam.data.pairs import SPLITS
 from autosam.errors import CheckpointError
+from autosam.evaluation.calibration import MIN_IMAGES
 from autosam.evaluation.evaluator import calibrate, format_gates
 from autosam.evaluation.instance_matching import Matches
 from autosam.evaluation.instance_metrics import summarize_instances
@@ -193,6 +194,8 @@ def report(
     if is_calibrated(config):
         decision = trainer.segmenter.decision
         chosen = f"{decision.threshold:g}, chosen on validation"
+        if len(trainer.data.validation) < MIN_IMAGES:
+            chosen = f"{decision.threshold:g} (fewer than {MIN_IMAGES} validation images)"
         if decision.min_area > 0:
             chosen += f"; masks of less than {decision.min_area:.2%} of the image are removed"
         facts["threshold"] = chosen

@@ -28,7 +28,7 @@ from autosam.data.augment import build_augment
 from autosam.data.blocks import Block, block_regions
 from autosam.data.checks import check_pairs
 from autosam.data.dataset import Cropping, PairDataset, cropping_of
-from autosam.data.images import ImageFile
+from autosam.data.images import ImageFile, MaskFile
 from autosam.data.labels import IGNORED
 from autosam.data.layouts import load_pairs, load_splits
 from autosam.data.mask_encoding import MaskEncoding
@@ -471,3 +471,41 @@ def test_a_training_on_blocks(folder: Path, tiny_file: Path, tmp_path: Path) -> 
     lines = (trained / "test_scores.csv").read_text().splitlines()
     assert any(line.startswith("ortho-r0") for line in lines)
     assert evaluate(EvaluateConfig(checkpoint=str(trained)))["dice"] >= 0
+
+
+@pytest.mark.parametrize("crs", ["EPSG:25832", None])
+def test_labels_on_other_ground_are_refused_with_and_without_a_crs(
+    tmp_path: Path, crs: str | None
+) -> None:
+    from autosam.data.layouts.rasters import _require_same_place
+
+    def image(name: str, place: Affine, crs: str | None) -> Path:
+        with rasterio.open(
+            tmp_path / name, "w", driver="GTiff", width=50, height=40, count=1, dtype="uint8",
+            crs=crs, transform=place,
+        ) as file:  # fmt: skip
+            file.write(np.ones((1, 40, 50), np.uint8))
+        return tmp_path / name
+
+    here = Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)
+    ground = ImageFile(image("a.tif", here, "EPSG:25832"))
+    same = MaskFile(image("same.tif", here, crs))
+    moved = MaskFile(image("moved.tif", here @ Affine.translation(100, 0), crs))
+    _require_same_place(ground, (40, 50), same)
+    with pytest.raises(DataError, match=r"moved\.tif are 100\.0 pixels apart"):
+        _require_same_place(ground, (40, 50), moved)
+    nowhere = MaskFile(image("nowhere.tif", Affine.identity(), None))
+    _require_same_place(ground, (40, 50), nowhere)
+
+
+def test_squares_of_less_than_a_metre() -> None:
+    from autosam.data.locations import SQUARE
+
+    assert [bool(SQUARE.fullmatch(text)) for text in ("0.5m", "500m", "007px", "1.5 px")] == 4 * [1]
+    assert not any(SQUARE.fullmatch(text) for text in ("0m", "0.0px", "m", "-1m"))
+
+
+def test_lists_from_python_are_numbers_of_bands() -> None:
+    assert hash(DataConfig(bands=[3, 2, 1]).bands) == hash((3, 2, 1))  # type: ignore[arg-type]
+    assert DataConfig(window=[0, 9]).window == (0, 9)  # type: ignore[arg-type]
+    assert DataConfig(generator_bands=(1, 2)).generator_bands == [1, 2]  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ from autosam.data.readers.files import image_file
 from autosam.errors import CheckpointError, ConfigError, DataError
 from autosam.evaluation.predict_batch import predict_label
 from autosam.export import export
+from autosam.inference.onnx import channels_of, generator_facts
 from autosam.inference.onnx_compare import Runner, readable
 from autosam.inference.onnx_graph import Graph
 from autosam.models.sam import SAMS
@@ -276,3 +277,17 @@ def test_the_smallest_area_is_part_of_the_graph(runs: dict[str, Path], name: str
         own = drawn[None] == numbers if several else drawn.reshape(expected.shape) > 0
         assert np.array_equal(own, expected)
     assert not own.any()
+
+
+def test_what_the_channels_of_an_input_are() -> None:
+    assert channels_of(DataConfig()) == (3, "RGB")
+    assert generator_facts(DataConfig()) == {}
+    bands = DataConfig(generator_bands="1-2", generator_window=[(0, 100), (50.5, 3000)])
+    count, words = channels_of(bands)
+    assert count == 5
+    assert "generator_bands" in words
+    assert generator_facts(bands) == {
+        "generator_bands": "[1, 2]",
+        "generator_window": "[[0, 100], [50.5, 3000]]",
+    }
+    assert channels_of(DataConfig(slices=3))[0] == 6

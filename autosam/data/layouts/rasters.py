@@ -29,7 +29,12 @@ from autosam.data.layouts.folders import by_stem, find_pairs
 from autosam.data.pairs import Pair, Pixels
 from autosam.data.readers.file_cache import FileCache, stamp
 from autosam.data.readers.files import image_file
-from autosam.data.readers.georeference import Georeference, find_georeference, require_geo
+from autosam.data.readers.georeference import (
+    Georeference,
+    find_georeference,
+    find_transform,
+    require_geo,
+)
 from autosam.data.readers.tiff import TiffImage
 from autosam.data.readers.vectors import (
     PlacedPolygons,
@@ -217,18 +222,19 @@ def _require_same_place(image: ImageFile, shape: tuple[int, int], mask: MaskFile
     if (other := _shape_of(mask)) != shape:
         raise DataError(size_mismatch(image, shape, mask, other))
     here, there = find_georeference(image), find_georeference(ImageFile(mask.path))
-    if here is None or there is None:
+    one, other_one = find_transform(image.path), find_transform(mask.path)
+    if one is None or other_one is None:
         return
-    if not here.crs.equals(there.crs, ignore_axis_order=True):
+    if here and there and not here.crs.equals(there.crs, ignore_axis_order=True):
         raise DataError(
             f"{image} is in {here.crs.name}, and its labels {mask} in {there.crs.name}. Warp the "
             "labels onto the grid of the image (gdalwarp)."
         )
     height, width = shape
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], float)
-    one, other_one = (np.array(g.transform).reshape(2, 3) for g in (here, there))
-    pixel = np.sqrt(abs(np.linalg.det(one[:, :2])))
-    shift = np.abs(corners @ (one - other_one).T).max() / pixel
+    affine, other_affine = (np.array(values).reshape(2, 3) for values in (one, other_one))
+    pixel = np.sqrt(abs(np.linalg.det(affine[:, :2])))
+    shift = np.abs(corners @ (affine - other_affine).T).max() / pixel
     if shift > SHIFT:
         raise DataError(
             f"{image} and its labels {mask} are {shift:.1f} pixels apart. Warp the labels onto the "

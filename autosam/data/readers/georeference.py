@@ -86,6 +86,19 @@ def find_georeference(image: Pixels | None) -> Georeference | None:
     return georeference
 
 
+def find_transform(path: Path) -> tuple[float, ...] | None:
+    """The transform of a TIFF with or without a CRS, see `Georeference`; None: it has none."""
+    if not _has_geo_tags(path):
+        return None
+    require_geo(f"{path}: its coordinates")
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without a transform rasterio warns
+        with rasterio.open(path) as file:
+            return None if file.transform.is_identity else tuple(file.transform)[:6]
+
+
 def require_georeference(image: Pixels | None, option: str) -> Georeference:
     """Find the coordinates of an image that must have some, see `find_georeference`.
 

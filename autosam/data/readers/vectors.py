@@ -190,11 +190,13 @@ def _classes(path: Path, frame: Any, column: str | None, names: Sequence[str]) -
     found = [known.get(_text(value)) or _number(value, len(names)) for value in values]
     if None in found:
         unknown = [value for value, k in zip(values, found, strict=True) if k is None]
-        listed = ", ".join(sorted({repr(value) for value in unknown})[:5])
+        listed = ", ".join(sorted({"no value" if _is_null(v) else repr(v) for v in unknown})[:5])
+        numbers = [str(k) for k in range(1, len(names) + 1)]
+        expected = "" if [*names] == numbers else f"{' or '.join(names[:20])}, or "
         raise DataError(
             f"{path}: column {column} of {len(unknown)} of its {len(frame)} polygons holds "
-            f"{listed}, which is no class: expected {' or '.join(names[:20])}, or 1 to "
-            f"{len(names)}. Set --data.classes, or fix or remove the polygons."
+            f"{listed}, which is no class: expected {expected}1 to {len(names)}. "
+            "Set --data.classes, or fix or remove the polygons."
         )
     return np.array(found, np.uint8)
 
@@ -204,6 +206,10 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return unicodedata.normalize("NFC", str(value))
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or value != value
 
 
 def _number(value: Any, most: int) -> int | None:
