@@ -36,9 +36,7 @@ def plans_of(figures: dict[str, Any], images: int, epochs: int, record: int) -> 
     Returns:
         The plans whose cases were measured.
     """
-    plain, cached, encoder = (
-        seconds_of(figures, *names) for names in (("not cached",), ("cached",), ENCODERS)
-    )
+    plain, cached, encoder = costs_of(figures)
     found = []
     if plain is not None:
         found.append(Plan(0, images * epochs * plain, 0))
@@ -71,9 +69,7 @@ def advise(figures: dict[str, Any]) -> list[str]:
         best = min(batches, key=lambda size: batches[size])
         each = ", ".join(f"{size}: {1000 * batches[size]:.0f}" for size in sorted(batches))
         lines.append(f"--train.batch_size {best} is fastest (ms per image of {each})")
-    plain, cached, encoder = (
-        seconds_of(figures, *names) for names in (("not cached",), ("cached",), ENCODERS)
-    )
+    plain, cached, encoder = costs_of(figures)
     if plain is not None and cached is not None and encoder is not None:
         name = f"--cache.copies {COPIES}"
         if plain > cached:
@@ -86,6 +82,12 @@ def advise(figures: dict[str, Any]) -> list[str]:
     if (one := seconds_of(figures, "one image")) is not None:
         lines.append(f"prediction: {3600 / one:,.0f} images an hour")
     return lines
+
+
+def costs_of(figures: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """Seconds per image of a step without a cache, of one with it, and of the image encoder."""
+    plain, cached = (seconds_of(figures, name) for name in ("not cached", "cached"))
+    return plain, cached, seconds_of(figures, *ENCODERS)
 
 
 def seconds_of(figures: dict[str, Any], *names: str) -> float | None:

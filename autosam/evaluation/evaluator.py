@@ -93,7 +93,7 @@ def at_thresholds(
     """
     edges = torch.tensor([math.log(t / (1 - t)) for t in THRESHOLDS], device=logits.device)
     found = torch.bucketize(logits, edges, out_int32=True)  # how many thresholds are exceeded
-    if exclusive:
+    if exclusive and len(logits) > 1:
         found *= most_probable(logits)
     levels = found.to(torch.uint8).cpu().numpy()
     if valid is not None:

@@ -162,7 +162,7 @@ def predict_label(
         bool K x H x W; with exclusive classes at most one is True per pixel.
     """
     found = logits > math.log(threshold / (1 - threshold))
-    if exclusive:
+    if exclusive and len(logits) > 1:
         found &= most_probable(logits)
     masks = found.cpu().numpy()
     if valid is not None:

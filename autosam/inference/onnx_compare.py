@@ -164,9 +164,7 @@ def compare(run: Runner, predictor: Predictor, images: list[Pixels], output: Pat
     )
 
 
-def report(
-    result: Exported, config: ExportConfig, outputs: str, channels: tuple[int, str] = (3, "RGB")
-) -> None:
+def report(result: Exported, config: ExportConfig, outputs: str, channels: tuple[int, str]) -> None:
     """Print the comparison, and the inputs and outputs of the file.
 
     Args:

@@ -222,7 +222,8 @@ def _require_same_place(image: ImageFile, shape: tuple[int, int], mask: MaskFile
     if (other := _shape_of(mask)) != shape:
         raise DataError(size_mismatch(image, shape, mask, other))
     here, there = find_georeference(image), find_georeference(ImageFile(mask.path))
-    one, other_one = find_transform(image.path), find_transform(mask.path)
+    one = here.transform if here else find_transform(image.path)
+    other_one = there.transform if there else find_transform(mask.path)
     if one is None or other_one is None:
         return
     if here and there and not here.crs.equals(there.crs, ignore_axis_order=True):
