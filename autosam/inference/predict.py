@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import re
 import sys
-from collections import Counter
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -13,6 +20,8 @@ from rich.progress import track
 
 from autosam.config.commands import PredictConfig
 from autosam.config.setting import settings_of
+from autosam.data.readers.files import image_file
+from autosam.data.tiles import image_shape
 from autosam.errors import AutosamError, ConfigError, DataError
 from autosam.inference.mask_values import mask_endings, named_classes
 from autosam.inference.measurements import require_scikit_image
@@ -23,6 +32,11 @@ from autosam.inference.writers import FRAME, WRITERS, files_of
 from autosam.models.state_dict import file_hash
 from autosam.utils.distributed import broadcast, gather, processes
 from autosam.utils.io import ignores_case, make_folder, require_text
+
+AT_ONCE = 2
+"""Images at a time: one is read and written while the network computes the other."""
+LARGE = 25_000_000
+"""Pixels of an image above which no other such image is in memory."""
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -85,18 +99,29 @@ def predict(config: PredictConfig) -> list[Path]:
     left = broadcast(remaining(files, log) if main else [])
     failed = []
     share = left[process.process_index :: process.num_processes]
-    for source in track(share, "segmenting", disable=not main):
+    # Volumes, videos and tiles are not read as a whole.
+    whole = predictor.tile is None and all(source.kind == "image" for source in share)
+    alone = threading.Lock()
+
+    def segment(source: Source) -> dict[str, Any]:
         make_folder(files[source][0].parent)
-        try:
-            recorded = {"path": str(source.path.absolute()), **fingerprint(source)}
+        recorded = {"path": str(source.path.absolute()), **fingerprint(source)}
+        large = whole and math.prod(image_shape(image_file(source.path, data))) > LARGE
+        with alone if large else contextlib.nullcontext():
             entry = WRITERS[source.kind](source, files[source], predictor, config)
+        return {"name": source.key, "source": recorded, **entry}
+
+    calls = side_by_side(segment, share) if whole else one_by_one(segment, share)
+    for source, result in track(calls, "segmenting", len(share), disable=not main):
+        try:
+            entry = result()
         except AutosamError as error:
             failed.append(source.key)
             print(f"skipped: {error}", file=sys.stderr)
             continue
         if source.kind == "image":
             entry["simplified"] = needs.get("simplified")
-        log.add({"name": source.key, "source": recorded, **entry})
+        log.add(entry)
     log.gather()
     if main:
         log.table()
@@ -114,6 +139,36 @@ def predict(config: PredictConfig) -> list[Path]:
     if failed := gather(failed):
         raise DataError(f"{len(failed)} of {len(sources)} were skipped (see above).")
     return written
+
+
+Call = tuple[Source, Callable[[], dict[str, Any]]]
+
+
+def one_by_one(
+    function: Callable[[Source], dict[str, Any]], sources: Iterable[Source]
+) -> Iterator[Call]:
+    """Yield each source with a function that returns `function(source)`."""
+    for source in sources:
+        yield source, partial(function, source)
+
+
+def side_by_side(
+    function: Callable[[Source], dict[str, Any]], sources: Iterable[Source]
+) -> Iterator[Call]:
+    """See `one_by_one`; the calls are made ahead in `AT_ONCE` threads, and returned in the order of
+    the sources."""
+    left, running = iter(sources), deque[tuple[Source, Future[Any]]]()
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        for source in itertools.islice(left, AT_ONCE):
+            running.append((source, pool.submit(function, source)))
+        while running:
+            source, future = running.popleft()
+            yield source, future.result
+            for source in itertools.islice(left, 1):
+                running.append((source, pool.submit(function, source)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for an image
 
 
 def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]:

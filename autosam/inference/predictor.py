@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
@@ -43,6 +44,9 @@ BATCH = 8
 """Batch size of `Predictor.stream`."""
 NO_DATA = -1e4
 """Logit of pixels without data: their probability is 0."""
+TURN = threading.Lock()
+"""Held while a network computes: of several threads one needs memory for it, while the others read
+and write."""
 
 
 class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segmentation"):
@@ -222,7 +226,9 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 )
                 for source, image, prior in zip(sources, images, priors, strict=True)
             ]
-            predicted = predict_batch(self.segmenter, Batch.collate(samples).to(self.device))
+            batch = Batch.collate(samples)
+            with TURN:
+                predicted = predict_batch(self.segmenter, batch.to(self.device))
             for i in range(len(images)):
                 full = predicted.full_logits(i)
                 sums[i] = sums[i] + full.flip([axis + 1 for axis in axes]) / len(mirrors)
@@ -249,9 +255,11 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             )
             sample.valid = known
             samples.append(sample)
-        batch = Batch.collate(samples).to(self.device)
+        batch = Batch.collate(samples)
         exclusive, how = config.data.exclusive, config.separate
-        return predict_instances(self.segmenter, batch, exclusive, how, least=least)
+        with TURN:
+            batch = batch.to(self.device)
+            return predict_instances(self.segmenter, batch, exclusive, how, least=least)
 
     def decide_objects(
         self, decide: Decide, threshold: float | None = None, image: Pixels | None = None

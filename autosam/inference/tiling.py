@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import PatchInferer, ZarrAvgMerger
 
 from autosam.data.images import ImageFile, ImageReader
 from autosam.data.pairs import Pixels, read_valid
@@ -93,6 +92,8 @@ def segment_tiles(
         ConfigError: zarr is missing.
     """
     zarr = require("zarr")
+    from monai.inferers import PatchInferer, ZarrAvgMerger  # takes seconds
+
     height, width = pixels.shape
 
     def tiles() -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from monai.losses import FocalLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,6 +44,8 @@ def squared_error(logits: Tensor, targets: Tensor, weights: Tensor, exclusive: b
 
 def focal(logits: Tensor, targets: Tensor, weights: Tensor, exclusive: bool) -> Tensor:
     """Focal loss (Lin et al. 2017, arXiv 1708.02002) with gamma 2 on each class."""
+    from monai.losses import FocalLoss  # takes seconds
+
     return _mean(FocalLoss(gamma=2.0, reduction="none")(logits, targets), weights)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from autosam.config import ClassConfig, DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.images import read_image
 from autosam.errors import ConfigError, DataError
+from autosam.inference import predictor, writers
 from autosam.inference.formats import geojson
 from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.polygons import rings_of
@@ -167,6 +169,59 @@ def test_what_is_done_is_skipped(
         run(trained, images, out, tile=32)
     run(trained, images, out, overwrite=True, flips=True)
     assert (out / "a.png").stat().st_mtime_ns != before
+
+
+def many(images: Path, count: int) -> list[str]:
+    for i in range(count):
+        Image.open(images / "a.png").rotate(30 * i).save(images / f"more{i}.png")
+    return sorted(path.name for path in images.glob("*.png"))
+
+
+def test_images_are_written_while_the_network_computes_the_next(
+    trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two writers each waits for the other's network; no two networks compute at a time."""
+    names, begun, both = many(images, 4), [], threading.Event()
+    network = threading.Lock()
+    compute, write = predictor.predict_batch, writers._write_formats
+
+    def watched(segmenter: Any, batch: Any) -> Any:
+        assert network.acquire(blocking=False)
+        begun.append(1)
+        if len(begun) == 2:
+            both.set()
+        found = compute(segmenter, batch)
+        network.release()
+        return found
+
+    def late(*args: Any) -> dict[str, Any]:
+        assert both.wait(60)
+        return write(*args)
+
+    monkeypatch.setattr(predictor, "predict_batch", watched)
+    monkeypatch.setattr(writers, "_write_formats", late)
+    run(trained, images, tmp_path / "out")
+    _, *log = (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in log] == names
+
+
+def test_no_two_large_images_are_in_memory(
+    trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(images, 3)
+    running, most, write_image = [0], [], writers.WRITERS["image"]
+
+    def watched(*args: Any) -> dict[str, Any]:
+        running[0] += 1
+        most.append(running[0])
+        entry = write_image(*args)
+        running[0] -= 1
+        return entry
+
+    monkeypatch.setitem(writers.WRITERS, "image", watched)
+    monkeypatch.setattr("autosam.inference.predict.LARGE", 30 * 30)
+    run(trained, images, tmp_path / "out")
+    assert most == [1] * 5
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_rest(

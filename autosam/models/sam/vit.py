@@ -17,16 +17,16 @@ ROWS = 512
 
 
 class PiecewiseAttention(Attention):
-    """timm's attention, computed in blocks of queries on a CPU in bfloat16, with the positional
-    bias added per block. Fused attention gains little there, and the bias of all pairs of cells
-    (12 x 4096 x 4096 values) would cost more than the rest."""
+    """timm's attention, computed in blocks of queries on a CPU, with the positional bias added per
+    block: the bias of all pairs of cells (12 x 4096 x 4096 values) costs more than the fused
+    attention that needs it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """float B x h x w x width -> the same."""
         batch, height, width, _ = x.shape
         cells = height * width
-        small = cells <= ROWS or x.device.type != "cpu"
-        if small or not torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
+        whole = cells <= ROWS or x.device.type != "cpu" or torch.is_grad_enabled()
+        if whole or torch.jit.is_tracing() or torch.compiler.is_compiling():  # no loop in a graph
             return super().forward(x)
         qkv = self.qkv(x).view(batch, cells, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.reshape(3, batch * self.num_heads, cells, -1).unbind(0)
