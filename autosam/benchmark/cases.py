@@ -35,6 +35,7 @@ from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.sam import SAMS, AbsentEncoder, Sam
 from autosam.models.sam.encode import encode_frozen, faster_in_half
 from autosam.models.sam.meta import VITS
+from autosam.models.sam.openvino_encoder import installed, use_openvino
 from autosam.models.sam.vit import from_meta
 from autosam.models.sam.weights.locate import known
 from autosam.models.segmenter import Encoding, Segmenter
@@ -68,6 +69,8 @@ class Case:
     """Compute the encoder in bfloat16, if the device is faster with it."""
     compiled: bool = False
     """Compile the encoder."""
+    openvino: bool = False
+    """Compute the encoder with OpenVINO."""
     embeddings: Literal["memory", "cache", "encoder"] = "encoder"
     """Source of the embeddings; with "memory" all batches are loaded before the measurement."""
     batch_size: int = 1
@@ -148,6 +151,8 @@ def encoding(case: Case, device: torch.device) -> dict[str, Any]:
     sam.to(device)
     if case.compiled:
         sam.image_encoder.compile()
+    if case.openvino:
+        use_openvino(sam, weights=None)
     size = sam.spec.image_size
     generator = torch.Generator().manual_seed(1)
     small = torch.rand(1, 3, 32, 32, generator=generator) * 255
@@ -343,6 +348,8 @@ def cases_of(config: BenchConfig) -> list[Case]:
     found.append(replace(own, name="autosam, fp32", kind="encoder"))
     if half:
         found.append(replace(own, name="autosam, bf16", kind="encoder", half=True))
+    if installed() and choose_device().type == "cpu":
+        found.append(replace(own, name="autosam, OpenVINO", kind="encoder", openvino=True))
     if config.compile:
         name = f"autosam, {'bf16' if half else 'fp32'}, compiled"
         found.append(replace(own, name=name, kind="encoder", half=half, compiled=True))

@@ -14,7 +14,8 @@ from autosam.errors import DataError
 from autosam.evaluation.select_pairs import select_pairs
 from autosam.evaluation.tables import print_report, print_zero_shot
 from autosam.evaluation.zero_shot import ZeroShot
-from autosam.models.sam import load_sam
+from autosam.models.sam import load_sam, sam_hash
+from autosam.models.sam.openvino_encoder import use_openvino
 from autosam.utils.device import choose_device
 from autosam.utils.io import make_folder
 from autosam.utils.launcher import check_alone
@@ -36,6 +37,7 @@ def evaluate_sam(config: EvaluateConfig) -> dict[str, float]:
     device = choose_device()
     name = config.sam or "lite"
     sam = load_sam(name, config.sam_checkpoint)
+    use_openvino(sam, sam_hash(name, config.sam_checkpoint))
     sam.to(device)
     title, pairs, data = select_pairs(config)
     report = check_pairs(pairs, data)

@@ -18,7 +18,8 @@ from autosam.models.parts import PARTS, PLAIN_PARTS
 from autosam.models.plain import PlainHead, PlainSegmenter
 from autosam.models.prompt_generator import PromptGenerator
 from autosam.models.prompters import ClassTokens, GridPrompter, ObjectPrompter, Prompter
-from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam
+from autosam.models.sam import SAMS, AbsentSam, Sam, load_sam, sam_hash
+from autosam.models.sam.openvino_encoder import use_openvino
 from autosam.models.sam_features import blocks_to_read
 from autosam.models.segmenter import Encoding, Segmenter, SurrogateSegmenter
 from autosam.models.surrogate import SurrogateDecoder
@@ -106,6 +107,8 @@ def build_sam(config: Config, encoder: bool = True) -> Sam:
         sam.taps, sam.block_shapes = blocks_of(config.sam)
     if RUNS[config.run].tunes_encoder and encoder:
         add_lora(sam, config.lora)
+    elif encoder and config.encoder_backend == "auto":
+        use_openvino(sam, sam_hash(config.sam, config.sam_checkpoint))
     return sam
 
 

@@ -66,6 +66,11 @@ def half_precision(device: torch.device, enabled: bool) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
+def is_traced() -> bool:
+    """Whether a graph is made of what is computed, to compile or export it."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 def wait(device: torch.device) -> None:
     """Wait until the device has finished all work."""
     if device.type == "cuda":

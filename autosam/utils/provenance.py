@@ -25,6 +25,7 @@ LIBRARIES = (
     "segment-anything",
     "monai",
     "accelerate",
+    "openvino",
     "numpy",
     "opencv-python-headless",
     "safetensors",

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autosam.errors import ConfigError
 from autosam.models.normalize import normalise
 from autosam.models.sam.blocks import BlockEncoder, Output
 from autosam.types import ImageEmbedding, Prompt, high_res_shapes
+from autosam.utils.device import is_traced
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -69,6 +71,8 @@ class Sam(nn.Module):
     scales: tuple[int, ...] = (1,)
     """Resolution of each level of the image embedding, in units of its grid's: (1,), or (1, 2, 4)
     or (1, 4) if the mask decoder adds high-resolution levels."""
+    backend: Callable[[Tensor], Output] | None = None
+    """Computes the frozen image encoder on a CPU in float32 in place of PyTorch."""
     tuned_from: int | None = None
     """The first block of the image encoder that has adapters, see `autosam.models.lora`."""
     taps: tuple[int, ...] = ()
@@ -110,7 +114,11 @@ class Sam(nn.Module):
         state in front of the first block that has some."""
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
         if self.tuned_from is None and not self.taps:
-            return _as_embedding(self.image_encoder(pixels))
+            encoder: Callable[[Tensor], Output] = self.image_encoder
+            plain = pixels.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+            if self.backend is not None and plain and not is_traced():
+                encoder = self.backend
+            return _as_embedding(encoder(pixels))
         encoder = self.block_encoder
         stop = len(encoder.each_block()) if self.tuned_from is None else self.tuned_from
         state, kept = encoder.run(encoder.begin(pixels), 0, stop, self.taps)

@@ -11,6 +11,7 @@ from timm.models.vision_transformer_sam import Attention, VisionTransformerSAM, 
 from torch import Tensor, nn
 
 from autosam.models.sam.blocks import BlockEncoder, State
+from autosam.utils.device import is_traced
 
 ROWS = 512
 """Queries computed at a time, so that their scores fit a processor's cache."""
@@ -26,7 +27,7 @@ class PiecewiseAttention(Attention):
         batch, height, width, _ = x.shape
         cells = height * width
         whole = cells <= ROWS or x.device.type != "cpu" or torch.is_grad_enabled()
-        if whole or torch.jit.is_tracing() or torch.compiler.is_compiling():  # no loop in a graph
+        if whole or is_traced():  # no loop in a graph
             return super().forward(x)
         qkv = self.qkv(x).view(batch, cells, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.reshape(3, batch * self.num_heads, cells, -1).unbind(0)
