@@ -13,8 +13,12 @@ from autosam.data.instances import label_of
 from autosam.data.labels import class_masks
 from autosam.types import InputSpec, Instances, ObjectPrompts
 
-DEEP = 0.5
-"""Least depth of the points that training draws on an object."""
+SPREAD = 0.4
+"""Standard deviation of an object's Gaussian, in units of its largest distance to its edge."""
+NEAR = 0.5
+"""Least heat of the points that training draws on an object."""
+FLOOR = 1e-6
+"""Least heat inside an object."""
 
 
 def edge_distance(mask: np.ndarray) -> np.ndarray:
@@ -32,9 +36,10 @@ def edge_distance(mask: np.ndarray) -> np.ndarray:
     return np.sqrt(np.rint(found.astype(np.float64) ** 2)).astype(np.float32)
 
 
-def depth_map(ids: np.ndarray) -> np.ndarray:
-    """How deep each pixel lies inside its object: the distance to the object's edge, relative to
-    the largest distance in that object. The border of the image is an edge.
+def heat_map(ids: np.ndarray) -> np.ndarray:
+    """How near each pixel is to the centre of its object: a Gaussian around the pixel that is
+    farthest from the object's edge (of several the one nearest to the object's mean), cut off at
+    the edge. The border of the image is an edge.
 
     Args:
         ids: int32 h x w, see `Instances`.
@@ -48,37 +53,43 @@ def depth_map(ids: np.ndarray) -> np.ndarray:
     alike = inside.copy()
     for beside in (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:]):
         alike &= here == beside
-    depth = np.where(inside, edge_distance(alike) + 1, 0).astype(np.float32)
-    count = int(ids.max(initial=0))
-    if count == 0:
-        return depth
-    most = ndimage.maximum(depth, ids, np.arange(1, count + 1))
-    return depth / np.concatenate([[1], most]).astype(np.float32)[np.maximum(ids, 0)]
+    depth = np.where(inside, edge_distance(alike) + 1, 0)
+    heat = np.zeros(ids.shape, np.float32)
+    for number, place in enumerate(ndimage.find_objects(np.maximum(ids, 0)), 1):
+        y, x = np.nonzero(ids[place] == number)
+        own = depth[place][y, x]
+        deepest = np.flatnonzero(own == own.max())
+        to_mean = (y[deepest] - y.mean()) ** 2 + (x[deepest] - x.mean()) ** 2
+        center = deepest[to_mean.argmin()]
+        squares = (y - y[center]) ** 2 + (x - x[center]) ** 2
+        values = np.exp(-squares / (2 * (SPREAD * own.max()) ** 2))
+        heat[place][y, x] = np.maximum(values, FLOOR)
+    return heat
 
 
 def center_map(
-    instances: Instances, depth: np.ndarray, num_classes: int, input_spec: InputSpec
+    instances: Instances, heat: np.ndarray, num_classes: int, input_spec: InputSpec
 ) -> torch.Tensor:
-    """The target of the map of centres: in each cell the largest depth of a pixel, so that each
+    """The target of the map of centres: in each cell the largest heat of a pixel, so that each
     object holds a cell of 1 however small it is.
 
     Args:
         instances: objects inside the S x S square (before padding).
-        depth: float32 h x w, see `depth_map`.
+        heat: float32 h x w, see `heat_map`.
         num_classes: K.
         input_spec: S and m.
 
     Returns:
         float32 K x m x m in [0, 1].
     """
-    each = class_masks(label_of(instances), num_classes) * depth
+    each = class_masks(label_of(instances), num_classes) * heat
     square = np.stack([pad(one, input_spec.image_size) for one in each])
     return F.adaptive_max_pool2d(torch.from_numpy(square), input_spec.mask_size)
 
 
 def draw_objects(
     instances: Instances,
-    depth: np.ndarray,
+    heat: np.ndarray,
     input_spec: InputSpec,
     count: int,
     rng: np.random.Generator,
@@ -88,11 +99,11 @@ def draw_objects(
 
     Args:
         instances: objects inside the S x S square (before padding).
-        depth: float32 h x w, see `depth_map`.
+        heat: float32 h x w, see `heat_map`.
         input_spec: S and m.
         count: largest number of objects.
         rng: draws the objects, and the points in training.
-        train: whether a point may be any that lies deep in the object, or is its centre.
+        train: whether a point may be any near the centre of the object, or is its centre.
 
     Returns:
         Box, point and mask of each object, in pixels of the S x S square.
@@ -102,8 +113,8 @@ def draw_objects(
     boxes, points = [], []
     for number in chosen:
         rows, columns = places[number - 1]
-        own = np.where(instances.ids[rows, columns] == number, depth[rows, columns], 0)
-        y, x = np.nonzero(own >= (DEEP if train else 1))
+        own = np.where(instances.ids[rows, columns] == number, heat[rows, columns], 0)
+        y, x = np.nonzero(own >= (NEAR if train else 1))
         i = rng.integers(len(y)) if train else len(y) // 2
         points.append((columns.start + x[i], rows.start + y[i]))
         boxes.append((columns.start, rows.start, columns.stop - 1, rows.stop - 1))

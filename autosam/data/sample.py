@@ -20,7 +20,7 @@ from autosam.data.geometry import (
 )
 from autosam.data.instances import change, label_of
 from autosam.data.labels import known
-from autosam.data.object_targets import center_map, depth_map, draw_objects
+from autosam.data.object_targets import center_map, draw_objects, heat_map
 from autosam.data.prompts import draw_prompts
 from autosam.data.readers.stretch import stretch_channels
 from autosam.data.tiles import cut, tile_regions
@@ -211,10 +211,10 @@ def make_sample(
     if input_spec.prompts == "objects":
         if placed is not None and prompting is not None:
             rng = np.random.default_rng([*seed, 1])
-            depth = depth_map(placed.ids)
-            sample.centers = center_map(placed, depth, num_classes, input_spec)
+            heat = heat_map(placed.ids)
+            sample.centers = center_map(placed, heat, num_classes, input_spec)
             count, train = prompting.objects, augment is not None
-            sample.prompts = draw_objects(placed, depth, input_spec, count, rng, train)
+            sample.prompts = draw_objects(placed, heat, input_spec, count, rng, train)
     elif input_spec.prompts is not None and prompting is not None:
         fitted_prior = None if prior is None else place(prior, side, geometry, augment, where)
         source = fitted if fitted is not None else fitted_prior

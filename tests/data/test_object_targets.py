@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from scipy import ndimage
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data.augment import build_augment
 from autosam.data.instances import label_of
-from autosam.data.object_targets import center_map, depth_map, draw_objects, edge_distance
+from autosam.data.object_targets import center_map, draw_objects, edge_distance, heat_map
 from autosam.data.prompts import draw_prompts
 from autosam.data.sample import Visit, make_sample
 from autosam.types import Batch, InputSpec, Instances, ObjectPrompts
@@ -25,7 +27,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_depth_by_hand() -> None:
+def test_heat_by_hand() -> None:
     """A square of 5 x 5 beside one of 2 x 5 that the border cuts, a pixel and an unknown one."""
     found = drawn("""
         .........
@@ -36,33 +38,38 @@ def test_depth_by_hand() -> None:
         .11111223
         ........?
     """)
-    a, b = 1 / 3, 2 / 3
     expected = np.zeros((7, 9))
-    expected[1:6, 1:6] = [[a] * 5, [a, b, b, b, a], [a, b, 1, b, a], [a, b, b, b, a], [a] * 5]
-    expected[1:6, 6:8] = 1
+    near = [math.exp(-(d**2) / (2 * (0.4 * 3) ** 2)) for d in (2, 1, 0, 1, 2)]  # 3 px deep
+    expected[1:6, 1:6] = np.outer(near, near)
+    near = [math.exp(-(d**2) / (2 * 0.4**2)) for d in (2, 1, 0, 1, 2)]  # 1 px deep
+    # All are equally deep; of those nearest to the mean the first.
+    expected[1:6, 6:8] = np.outer(near, near[2:4])
     expected[5, 8] = 1
-    assert depth_map(found.ids) == pytest.approx(expected)
+    assert heat_map(found.ids) == pytest.approx(np.maximum(expected, 1e-6 * (found.ids > 0)))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_depth_is_that_of_each_object_alone(seed: int) -> None:
-    """By scipy's exact distance transform."""
+def test_heat_is_that_of_each_object_alone(seed: int) -> None:
+    """By scipy's exact distance transform, from its definition."""
     ids = odd_cells(seed)
     assert (ids == -1).any()
-    depth = depth_map(ids)
-    assert depth.dtype == np.float32
-    expected = np.zeros(ids.shape)
+    heat = heat_map(ids)
+    assert heat.dtype == np.float32
+    assert np.array_equal(heat > 0, ids > 0)
     for number in range(1, ids.max() + 1):
         alone = ids == number
         edge = alone & ~ndimage.binary_erosion(alone, CROSS)
-        own = (ndimage.distance_transform_edt(~edge) + 1) * alone
-        expected += own / own.max()
-        # The distance to the nearest pixel outside is at most one pixel less.
-        outside = ndimage.distance_transform_edt(np.pad(alone, 1))[1:-1, 1:-1]
-        assert (outside <= own + 1e-6).all()
-        assert (own <= outside + 1 + 1e-6).all()
-    assert depth == pytest.approx(expected, abs=1e-6)
-    assert np.array_equal(depth > 0, ids > 0)
+        depth = (ndimage.distance_transform_edt(~edge) + 1) * alone
+        (y, x), *others = np.argwhere(alone & (heat == 1))
+        assert not others
+        assert depth[y, x] == depth.max()
+        rows, columns = np.nonzero(np.isclose(depth, depth.max()))
+        mean = ndimage.center_of_mass(alone)
+        to_mean = np.hypot(rows - mean[0], columns - mean[1])
+        assert np.hypot(y - mean[0], x - mean[1]) == pytest.approx(to_mean.min())
+        rows, columns = np.nonzero(alone)
+        scaled = np.hypot(rows - y, columns - x) / (0.4 * depth.max())
+        assert heat[alone] == pytest.approx(np.maximum(np.exp(-(scaled**2) / 2), 1e-6), rel=1e-5)
 
 
 def test_distances_are_exact_and_the_same_wherever_arrays_lie() -> None:
@@ -77,10 +84,10 @@ def test_distances_are_exact_and_the_same_wherever_arrays_lie() -> None:
             assert np.array_equal(edge_distance(mask.copy()), expected)
 
 
-def test_depth_without_objects() -> None:
-    assert not depth_map(np.zeros((4, 5), np.int32)).any()
-    assert not depth_map(np.full((4, 5), -1, np.int32)).any()
-    assert depth_map(np.ones((3, 3), np.int32))[1, 1] == 1
+def test_heat_without_objects() -> None:
+    assert not heat_map(np.zeros((4, 5), np.int32)).any()
+    assert not heat_map(np.full((4, 5), -1, np.int32)).any()
+    assert heat_map(np.ones((3, 3), np.int32))[1, 1] == 1
 
 
 @pytest.mark.parametrize("shape", [(64, 44), (64, 64), (30, 64)])
@@ -89,18 +96,18 @@ def test_each_object_holds_a_cell_of_one_in_the_map_of_its_class(
     shape: tuple[int, int], classes: int
 ) -> None:
     instances = of_ids(odd_cells(classes, shape), rng(), classes)
-    depth = depth_map(instances.ids)
-    centers = center_map(instances, depth, classes, SPEC)
+    heat = heat_map(instances.ids)
+    centers = center_map(instances, heat, classes, SPEC)
     assert centers.shape == (classes, 32, 32)
     assert centers.dtype == torch.float32
     expected = np.zeros((classes, 32, 32))
     of = np.append(instances.classes, [0, 0])[instances.ids - 1]  # the last two: -1 and 0
     for y, x in zip(*np.nonzero(instances.ids > 0), strict=True):
         cell = expected[of[y, x] - 1, y // 2 : y // 2 + 1, x // 2 : x // 2 + 1]
-        np.maximum(cell, depth[y, x], out=cell)
+        np.maximum(cell, heat[y, x], out=cell)
     assert np.array_equal(centers.numpy(), expected.astype(np.float32))
     for number, k in enumerate(instances.classes, 1):
-        y, x = np.nonzero((instances.ids == number) & (depth == 1))
+        y, x = np.nonzero((instances.ids == number) & (heat == 1))
         assert (centers[k - 1, y // 2, x // 2] == 1).all()
 
 
@@ -108,7 +115,7 @@ def test_a_pixel_between_two_cells_is_in_both() -> None:
     """Where cells are 3.5 pixels wide."""
     ids = np.zeros((7, 7), np.int32)
     ids[1, 3] = 1
-    centers = center_map(of_ids(ids, rng(), 1), depth_map(ids), 1, InputSpec(7, 7, 2, "square"))
+    centers = center_map(of_ids(ids, rng(), 1), heat_map(ids), 1, InputSpec(7, 7, 2, "square"))
     assert centers.tolist() == [[[1, 1], [0, 0]]]
 
 
@@ -116,8 +123,8 @@ def test_a_pixel_between_two_cells_is_in_both() -> None:
 @pytest.mark.parametrize("shape", [(64, 44), (30, 64)])
 def test_drawn_objects_are_those_of_the_image(shape: tuple[int, int], train: bool) -> None:
     instances = of_ids(odd_cells(5, shape), rng(), 3)
-    depth = depth_map(instances.ids)
-    found = draw_objects(instances, depth, SPEC, 500, rng(1), train)
+    heat = heat_map(instances.ids)
+    found = draw_objects(instances, heat, SPEC, 500, rng(1), train)
     assert len(found) == len(instances)
     assert found.points is not None
     assert found.boxes is not None
@@ -128,7 +135,7 @@ def test_drawn_objects_are_those_of_the_image(shape: tuple[int, int], train: boo
     x, y = found.points[:, 0].long().T.numpy()
     numbers = instances.ids[y, x]
     assert sorted(numbers) == [*range(1, len(instances) + 1)]
-    assert (depth[y, x] >= (0.5 if train else 1)).all()
+    assert (heat[y, x] >= (0.5 if train else 1)).all()
     assert np.array_equal(found.classes, instances.classes[numbers - 1] - 1)
     for i, number in enumerate(numbers):
         alone = instances.ids == number
@@ -149,10 +156,10 @@ def numbers_of(found: ObjectPrompts, ids: np.ndarray) -> set[int]:
 
 def test_training_draws_other_objects_and_points_at_each_visit() -> None:
     instances = of_ids(odd_cells(2), rng())
-    depth, seen, points = depth_map(instances.ids), [], set()
+    heat, seen, points = heat_map(instances.ids), [], set()
     for seed in range(40):
-        found = draw_objects(instances, depth, SPEC, 3, rng(seed), True)
-        again = draw_objects(instances, depth, SPEC, 3, rng(seed), True)
+        found = draw_objects(instances, heat, SPEC, 3, rng(seed), True)
+        again = draw_objects(instances, heat, SPEC, 3, rng(seed), True)
         for name, value in found.tensors().items():
             assert torch.equal(value, again.tensors()[name])
         seen.append(numbers_of(found, instances.ids))
@@ -164,14 +171,14 @@ def test_training_draws_other_objects_and_points_at_each_visit() -> None:
 
 
 def test_an_image_without_objects_has_none_to_draw() -> None:
-    depth = depth_map(EMPTY.ids)
-    found = draw_objects(EMPTY, depth, SPEC, 8, rng(), True)
+    heat = heat_map(EMPTY.ids)
+    found = draw_objects(EMPTY, heat, SPEC, 8, rng(), True)
     shapes = {name: tuple(value.shape) for name, value in found.tensors().items()}
     assert shapes == {
         "images": (0,), "classes": (0,), "boxes": (0, 4), "points": (0, 1, 2), "labels": (0, 1),
         "masks": (0, 32, 32),
     }  # fmt: skip
-    assert not center_map(EMPTY, depth, 2, SPEC).any()
+    assert not center_map(EMPTY, heat, 2, SPEC).any()
 
 
 def sample(ids: np.ndarray, seed: int = 0, augment: bool = True, classes: int = 2, spec=SPEC):
