@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from autosam.data.readers.georeference import Georeference, square_metres
 from autosam.utils.io import write_atomically
+from autosam.utils.logging import without_warnings
 
 if TYPE_CHECKING:
     from autosam.inference.outlines import Outlines
@@ -121,8 +121,7 @@ def write_geopackage(path: Path, frame: Any) -> None:
 
     def write(to: Path) -> None:
         to.unlink()  # GDAL opens a file that exists, and an empty one is no GeoPackage
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the temporary name has another suffix
+        with without_warnings():  # the temporary name has another suffix
             frame.to_file(to, driver="GPKG", layer=path.stem, engine="pyogrio")
 
     write_atomically(path, write)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.logging import RichHandler
 from autosam.utils.io import not_written
 
 log = logging.getLogger("autosam")
+_FILTERS = threading.RLock()
 
 
 @contextmanager
@@ -25,6 +28,15 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def without_warnings(category: type[Warning] = Warning) -> Iterator[None]:
+    """Ignore Python's warnings of a category inside the context, of which one is open at a time:
+    the filters belong to all threads."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", category)
+        yield
 
 
 class LogFile(logging.FileHandler):

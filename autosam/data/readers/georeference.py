@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from autosam.data.images import ImageFile
 from autosam.data.pairs import Pixels
 from autosam.data.readers.pillow import read_orientation
 from autosam.errors import ConfigError, DataError
+from autosam.utils.logging import without_warnings
 
 GEO_TAGS = (33550, 34264, 34735)
 """TIFF tags of georeferences: scale, transformation, keys of the CRS."""
@@ -93,10 +93,8 @@ def find_transform(path: Path) -> tuple[float, ...] | None:
     require_geo(f"{path}: its coordinates")
     import rasterio
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without a transform rasterio warns
-        with rasterio.open(path) as file:
-            return None if file.transform.is_identity else tuple(file.transform)[:6]
+    with without_warnings(), rasterio.open(path) as file:  # it warns where there is no transform
+        return None if file.transform.is_identity else tuple(file.transform)[:6]
 
 
 def require_georeference(image: Pixels | None, option: str) -> Georeference:
@@ -120,8 +118,7 @@ def keeps_scale(crs: Any) -> bool:
     ones but Mercator's, where they grow with the latitude."""
     if not crs.is_projected:
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # only the projection's name is looked at
+    with without_warnings():  # only the projection's name is looked at
         return crs.to_dict().get("proj") not in ("merc", "webmerc")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from autosam.data.readers.georeference import Georeference, require_geo
 from autosam.errors import DataError
 from autosam.types import Region
+from autosam.utils.logging import without_warnings
 
 log = logging.getLogger("autosam")
 
@@ -91,8 +91,7 @@ class PlacedPolygons:
             return np.zeros((height, width), np.int32)
         shapes = zip(self.shapes[found], values, strict=True)
         place = Affine(1, 0, x, 0, -1, -y)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # that of the first block
+        with without_warnings(NotGeoreferencedWarning):  # that of the first block
             return np.asarray(rasterize(shapes, (height, width), transform=place, dtype=np.int32))
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import sys
 import tempfile
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,18 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autosam.errors import StorageError
 from autosam.models.sam.base import Sam
 from autosam.models.sam.blocks import Output
+from autosam.models.state_dict import file_hash
 from autosam.utils.assets import cache_folder
-from autosam.utils.io import make_folder, not_written
+from autosam.utils.io import write_atomically
+from autosam.utils.logging import without_warnings
 
 TOLERANCE = 1e-3
 """Largest difference to PyTorch's values, relative to the largest of them."""
 
 
 def installed() -> bool:
-    """Whether OpenVINO is."""
-    return find_spec("openvino") is not None
+    """Whether OpenVINO is. (A folder of that name in the current one has no origin.)"""
+    spec = find_spec("openvino")
+    return spec is not None and spec.origin is not None
 
 
 def use_openvino(sam: Sam, weights: str | None) -> None:
@@ -42,7 +43,8 @@ def use_openvino(sam: Sam, weights: str | None) -> None:
 
 class OpenVinoEncoder:
     """An image encoder in OpenVINO, in float32, one image at a time. It is converted at the first
-    call, which takes 5 to 60 s, and kept in the cache folder.
+    call, which takes 5 to 60 s, and kept in the cache folder. Where OpenVINO fails or computes
+    other values, PyTorch computes the encoder, which is said once.
 
     Args:
         encoder: the image encoder in PyTorch, see `Sam`: on the CPU, frozen, in evaluation mode.
@@ -51,44 +53,56 @@ class OpenVinoEncoder:
     """
 
     def __init__(self, encoder: nn.Module, name: str, weights: str | None) -> None:
-        self.encoder, self.name = encoder, name
-        self.file: Path | None = None
-        if weights is not None:
-            version = importlib.metadata.version("openvino")
-            self.file = cache_folder() / "openvino" / f"{name}-{weights[:16]}-{version}.xml"
+        self.encoder, self.name, self.weights = encoder, name, weights
         self._compiled: Any = None
         self._refused = False
 
     def __call__(self, pixels: Tensor) -> Output:
-        """Compute what the encoder computes; with PyTorch if OpenVINO's values are others.
+        """Compute what the encoder computes.
 
         Args:
             pixels: normalised, float32 B x 3 x S x S, on the CPU.
         """
         if self._compiled is None and not self._refused:
-            self._prepare(pixels[:1])
+            try:
+                self._compiled = self._prepare(pixels[:1])
+            except Exception as error:  # of any kind, also where it was installed incompletely
+                self._refused = True
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                print(
+                    f"OpenVINO does not compute the image encoder of {self.name} ({reason:.200}). "
+                    "PyTorch does, more slowly. Upgrade or uninstall openvino.",
+                    file=sys.stderr,
+                )
         if self._refused:
             return self.encoder(pixels)
         each = [_levels(self._compiled, one[None]) for one in pixels]
         first, *finer = (torch.cat(levels) for levels in zip(*each, strict=True))
         return (first, tuple(finer)) if finer else first
 
-    def _prepare(self, pixels: Tensor) -> None:
-        """Compile the kept encoder, or convert it and compare it with PyTorch on an image."""
+    def _prepare(self, pixels: Tensor) -> Any:
+        """Compile the kept encoder, or convert it and compare it with PyTorch on an image.
+
+        Raises:
+            ValueError: it computes other values.
+            Exception: of OpenVINO.
+        """
         import openvino
 
-        core = openvino.Core()
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # every process would take the same cores
         }
-        if self.file is not None and self.file.is_file():
-            network = core.read_model(self.file, self.file.with_suffix(".bin"))
-            self._compiled = core.compile_model(network, "CPU", settings)
-            return
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing
+        core = openvino.Core()
+        kept = None
+        if self.weights is not None:
+            version = openvino.__version__.split("-")[0]
+            kept = cache_folder() / "openvino" / f"{self.name}-{self.weights[:16]}-{version}"
+            if (xml := _unharmed(kept)) is not None:
+                return core.compile_model(core.read_model(xml), "CPU", settings)
+        with torch.no_grad(), without_warnings():  # of tracing
             traced = torch.jit.trace(_Flat(self.encoder).eval(), (pixels,), check_trace=False)
             exact = traced(pixels)
         network = openvino.convert_model(traced, input=[list(pixels.shape)])
@@ -96,31 +110,44 @@ class OpenVinoEncoder:
         for mine, theirs in zip(_levels(compiled, pixels), exact, strict=True):
             error = float((mine - theirs).abs().max() / theirs.abs().max())
             if not error <= TOLERANCE:
-                self._refused = True
-                print(
-                    f"--encoder_backend: OpenVINO's embedding of {self.name} differs by {error:.1g}"
-                    " of its largest value. PyTorch computes it instead.",
-                    file=sys.stderr,
-                )
-                return
-        self._compiled = compiled
-        if self.file is not None:
-            _keep(network, self.file)
+                raise ValueError(f"its values differ by {error:.1g} of the largest")
+        if kept is not None:
+            _keep(network, kept)
+        return compiled
 
 
-def _keep(network: Any, path: Path) -> None:
-    """Write a converted encoder: first its weights, then the file that is looked for."""
+def _unharmed(folder: Path) -> Path | None:
+    """The .xml file of a kept encoder, if its files are as they were written."""
+    xml, weights, digest = (folder / name for name in ("encoder.xml", "encoder.bin", "sha256"))
+    try:
+        if digest.read_text(encoding="utf-8") == _digest(xml, weights):
+            return xml
+    except (OSError, UnicodeDecodeError):
+        pass
+    return None
+
+
+def _keep(network: Any, folder: Path) -> None:
+    """Write a converted encoder, at last the digest of its files. Without it the next process
+    converts it again."""
     import openvino
 
-    make_folder(path.parent)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            file = Path(folder) / path.name
-            openvino.save_model(network, file, compress_to_fp16=False)
-            os.replace(file.with_suffix(".bin"), path.with_suffix(".bin"))
-            os.replace(file, path)
-    except (OSError, RuntimeError) as error:
-        raise not_written(path, error) from None
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            xml = Path(name) / "encoder.xml"
+            openvino.save_model(network, xml, compress_to_fp16=False)
+            digest = _digest(xml, xml.with_suffix(".bin"))
+            for file in (xml.with_suffix(".bin"), xml):
+                file.replace(folder / file.name)
+        write_atomically(folder / "sha256", lambda to: to.write_text(digest, encoding="utf-8"))
+    except (OSError, RuntimeError, StorageError) as error:
+        print(f"{folder}: not kept ({error}); the next command converts it again", file=sys.stderr)
+
+
+def _digest(*files: Path) -> str:
+    """Identifies the content of files."""
+    return " ".join(map(file_hash, files))
 
 
 class _Flat(nn.Module):
