@@ -87,8 +87,7 @@ class OpenVinoEncoder:
             ValueError: it computes other values.
             Exception: of OpenVINO.
         """
-        import openvino
-
+        openvino = import_openvino()
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "f32",
@@ -116,6 +115,15 @@ class OpenVinoEncoder:
         return compiled
 
 
+def import_openvino() -> Any:
+    """Import OpenVINO without the package by which it reports each conversion to its makers, from
+    processes that it starts: it does without, if that is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
 def _unharmed(folder: Path) -> Path | None:
     """The .xml file of a kept encoder, if its files are as they were written."""
     xml, weights, digest = (folder / name for name in ("encoder.xml", "encoder.bin", "sha256"))
@@ -130,8 +138,7 @@ def _unharmed(folder: Path) -> Path | None:
 def _keep(network: Any, folder: Path) -> None:
     """Write a converted encoder, at last the digest of its files. Without it the next process
     converts it again."""
-    import openvino
-
+    openvino = import_openvino()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as name:
