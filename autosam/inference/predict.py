@@ -30,6 +30,7 @@ from autosam.inference.progress import LOG_FILE, ProgressLog
 from autosam.inference.sources import Source, find_sources
 from autosam.inference.writers import FRAME, WRITERS, files_of
 from autosam.models.state_dict import file_hash
+from autosam.utils.device import choose_device
 from autosam.utils.distributed import broadcast, gather, processes
 from autosam.utils.io import ignores_case, make_folder, require_text
 
@@ -158,7 +159,7 @@ def side_by_side(
     """See `one_by_one`; the calls are made ahead in `AT_ONCE` threads, and returned in the order of
     the sources."""
     left, running = iter(sources), deque[tuple[Source, Future[Any]]]()
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool = ThreadPoolExecutor(AT_ONCE, initializer=choose_device)  # torch's, of each thread
     try:
         for source in itertools.islice(left, AT_ONCE):
             running.append((source, pool.submit(function, source)))

@@ -28,6 +28,7 @@ from autosam.data.sample import Visit, make_sample
 from autosam.errors import TrainingError
 from autosam.evaluate import evaluate as evaluate_command
 from autosam.evaluation.evaluator import calibrate, evaluate
+from autosam.inference.predict import one_by_one
 from autosam.inference.predictor import Predictor
 from autosam.models import checkpoint
 from autosam.models.build import build_segmenter
@@ -279,6 +280,8 @@ def test_the_commands_work_on_the_second_gpu(
         return segment(self, batch)
 
     monkeypatch.setattr(Segmenter, "segment", watched)
+    # What pretends is seen by its own thread alone.
+    monkeypatch.setattr("autosam.inference.predict.side_by_side", one_by_one)
     with PretendedGpus():
         on_the_second(monkeypatch)
         assert processes().device == choose_device() == torch.device("cuda", 1)
