@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from autosam.inference.onnx_objects import DrawGraph, MapsGraph, ObjectFiles, ru
 from autosam.inference.predictor import Predictor, load
 from autosam.models.instance_segmenter import InstanceSegmenter
 from autosam.utils.io import make_folder, write_atomically
+from autosam.utils.logging import without_warnings
 
 AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.9}
 """Smallest share of mask pixels that must agree with PyTorch, by precision."""
@@ -100,8 +100,7 @@ def export(config: ExportConfig) -> Exported:
             facts = {"threshold": f"{predictor.threshold:g}", **generator_facts(data)}
             run = write_onnx(program, file, config.precision, facts)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with without_warnings():
                 torch.export.save(program, file)
             run = run_program(file)
         if predictor.tile is not None:
@@ -284,8 +283,7 @@ def trace_graph(
     fused = [module for module in modules if getattr(module, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         program = torch.export.export(graph, example, dynamic_shapes=dynamic)
     for module in fused:
         module.fused_attn = True
@@ -351,8 +349,7 @@ def save_onnx(
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         written = torch.onnx.export(
             program,
             dynamo=True,

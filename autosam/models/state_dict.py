@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autosam.errors import CheckpointError
+from autosam.utils.logging import without_warnings
 from autosam.utils.paths import no_file
 
 TRAINED = "model_state"
@@ -74,8 +74,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def _load(path: Path) -> object:
     if _is_safetensors(path):
         return load_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickles that torch.load refuses anyway
+    with without_warnings():  # about pickles that torch.load refuses anyway
         if zipfile.is_zipfile(path) and path.suffix != ".safetensors":
             # Memory-mapped: tensors that are not used are not read.
             try:
