@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ from autosam.types import Batch, ImageEmbedding, InputSpec, Instances, ObjectPro
 
 CROP = 6
 """Seed word of the place of a crop."""
+WHOLE = 2**22
+"""Pixels of the largest image that is read as a whole to cut a crop from it, and then kept."""
 
 Embeddings = Callable[[int, int], ImageEmbedding]
 """(record, copy) -> the cached embedding of that copy, B = 1; see `PairDataset.records`."""
@@ -126,6 +129,9 @@ class PairDataset(Dataset[Sample]):
         if shuffled:
             require_others(pairs)
         self.by_crop = cropping is not None and augment is not None
+        shapes = [] if cropping is None else [image_shape(pair.image) for pair in pairs]
+        self.small = [math.prod(shape) <= WHOLE for shape in shapes]
+        """Of which images crops are cut in memory."""
         self.sides = (
             []
             if cropping is None
@@ -138,15 +144,15 @@ class PairDataset(Dataset[Sample]):
             overlap = 0.0 if self.by_crop else OVERLAP
             self.records = [
                 (i, region)
-                for i, pair in enumerate(pairs)
-                for region in tile_regions(image_shape(pair.image), self.sides[i], overlap)
+                for i, shape in enumerate(shapes)
+                for region in tile_regions(shape, self.sides[i], overlap)
             ]
         self.records_of: list[list[int]] = [[] for _ in pairs]
         for record, (i, _) in enumerate(self.records):
             self.records_of[i].append(record)
         self.embeddings: Embeddings | None = None
-        self._resized = MemoryCache()
-        """Resized images of training, by position."""
+        self._kept = MemoryCache()
+        """Images of training, by position, see `open_kept`."""
 
     def __len__(self) -> int:
         return len(self.records) if self.by_crop else len(self.pairs)
@@ -159,7 +165,7 @@ class PairDataset(Dataset[Sample]):
         """Take the embeddings of the augmented copies from a cache, and make no SAM inputs."""
         self.embeddings = embeddings
         self.input_spec = dataclasses.replace(self.input_spec, needs_image=False)
-        self._resized = MemoryCache()
+        self._kept = MemoryCache()
 
     def sam_input_of(
         self, record: int, copy: int, visit: Seed | None = None
@@ -234,20 +240,22 @@ class PairDataset(Dataset[Sample]):
             instances = without_objects(instances, valid)
         return Opened(pair.name, image, valid, label, self.prior(pair, label.shape), instances)
 
-    def open_resized(self, position: int) -> Opened:
-        """Read a pair for training, resized; from memory if it is there. With objects, whose order
-        depends on all that is done to them, it is read as it is."""
-        if self.augment is None or self.instances:
+    def open_kept(self, position: int) -> Opened:
+        """Read a pair; for training from memory if it is there. Images are kept resized, but not
+        those that crops are cut from, and those with objects, whose order depends on all that is
+        done to them."""
+        if self.augment is None:
             return self.open(position)
-        found: Opened | None = self._resized.get(position)
+        found: Opened | None = self._kept.get(position)
         if found is None:
-            found = resized(self.open(position), self.input_spec)
-            arrays = (found.image, found.label, found.prior, found.sam_image)
-            self._resized.put(position, found, sum(a.nbytes for a in arrays if a is not None))
+            found = self.open(position)
+            if not self.instances and not self.by_crop:
+                found = resized(found, self.input_spec)
+            self._kept.put(position, found, found.nbytes)
         return found
 
     def open_crop(self, position: int, region: Region | None, seed: Seed) -> Opened:
-        """Read a crop of a pair; of an image that can be read by region, no other pixels.
+        """Read a crop of a pair; of a large image that can be read by region, no other pixels.
 
         Args:
             position: of the pair.
@@ -258,8 +266,8 @@ class PairDataset(Dataset[Sample]):
             DataError: see `open`.
         """
         pair = self.pairs[position]
-        if not hasattr(pair.image, "read_part"):
-            opened = self.open(position)
+        if self.small[position] or not hasattr(pair.image, "read_part"):
+            opened = self.open_kept(position) if self.small[position] else self.open(position)
             return opened.part(region or self._draw(position, opened.label, seed))
         label, instances = self.truth(pair)
         shape = image_shape(pair.image)
@@ -290,7 +298,7 @@ class PairDataset(Dataset[Sample]):
         epoch, position = key
         seed = (self.seed, epoch, position)
         if self.cropping is None:
-            return self._sample(self.open_resized(position), position, seed)
+            return self._sample(self.open_kept(position), position, seed)
         if self.by_crop:
             pair, region = self.records[position]
             crop = self.open_crop(pair, region if self.copies else None, seed)

@@ -63,6 +63,13 @@ class Opened:
     full_size: tuple[int, int] | None = None
     """H, W before it was resized, if it was."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        ids = None if self.instances is None else self.instances.ids
+        arrays = (self.image, self.valid, self.label, self.prior, ids, self.sam_image)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def part(self, region: Region, cut_image: bool = True) -> Opened:
         """A region of the image; objects that it cuts stay one.
 

@@ -1,4 +1,4 @@
-"""Resized images of training that are kept in memory."""
+"""Images of training that are kept in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data import images
 from autosam.data.augment import build_augment
-from autosam.data.dataset import PairDataset, Prompting
+from autosam.data.dataset import Cropping, PairDataset, Prompting
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.mask_stats import present_values
@@ -80,7 +80,7 @@ def test_samples_are_those_of_files_read_again(
     kept, plainly = (
         PairDataset(pairs, spec, MaskEncoding(), augment, 1, prompting, copies) for _ in range(2)
     )
-    monkeypatch.setattr(plainly, "open_resized", plainly.open)
+    monkeypatch.setattr(plainly, "open_kept", plainly.open)
     for epoch in range(3):
         for position in range(3):
             one = kept[epoch, position]
@@ -92,6 +92,49 @@ def test_samples_are_those_of_files_read_again(
             assert len(tensors(one)) == len(tensors(other)) > 3
             assert all(map(torch.equal, tensors(one), tensors(other)))
     assert set(read.values()) == {1 + 3}
+
+
+@pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize("copies", [0, 2])
+@pytest.mark.parametrize("crop", [None, 24])
+def test_crops_and_objects_are_those_of_files_read_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    instances: bool,
+    copies: int,
+    crop: int | None,
+) -> None:
+    pairs, reads = draw(tmp_path), Counter[str]()
+    plain = images.PlainImage.__init__
+
+    def counted(self: images.PlainImage, source: Path | bytes, name: str) -> None:
+        reads[name] += 1
+        plain(self, source, name)
+
+    monkeypatch.setattr(images.PlainImage, "__init__", counted)
+
+    def opened(whole: int) -> PairDataset:
+        monkeypatch.setattr("autosam.data.dataset.WHOLE", whole)
+        return PairDataset(
+            pairs,
+            InputSpec(32, 32, 8, prompts="objects" if instances else None),
+            MaskEncoding(),
+            build_augment(AugmentConfig()),
+            1,
+            Prompting(PromptConfig()) if instances else None,
+            copies,
+            instances=instances,
+            cropping=None if crop is None else Cropping(crop),
+        )
+
+    kept, plainly = opened(2**20), opened(0)
+    keys = [(epoch, position) for epoch in range(3) for position in range(len(kept))]
+    samples = [kept[key] for key in keys]
+    assert set(reads.values()) == {1}
+    monkeypatch.setattr(plainly, "open_kept", plainly.open)
+    for key, one in zip(keys, samples, strict=True):
+        assert all(map(torch.equal, tensors(one), tensors(plainly[key]))), key
+    assert min(reads.values()) > 3
 
 
 def test_scores_are_of_the_whole_mask(tmp_path: Path) -> None:
