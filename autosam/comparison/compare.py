@@ -27,7 +27,7 @@ from autosam.config import Settings
 from autosam.config.command_checks import listed
 from autosam.config.commands import CompareConfig
 from autosam.data.checks import check_splits
-from autosam.data.dataset import require_others
+from autosam.data.dataset import cropping_of, require_others, samples_of
 from autosam.data.layouts import load_splits
 from autosam.data.measured_windows import measured
 from autosam.data.pairs import Splits, fingerprint
@@ -58,7 +58,7 @@ def compare(config: CompareConfig) -> ResultsTable:
     settings: Settings = shared_settings(config)
     splits = load_splits(settings.data)
     if settings.train.epochs is None:
-        epochs = default_epochs(len(splits["train"]))
+        epochs = default_epochs(samples_of(splits["train"], cropping_of(settings.data)))
         settings.train = dataclasses.replace(settings.train, epochs=epochs)
     seeds = 1 if config.quick else config.seeds
     folder = Path(config.output)
@@ -202,12 +202,13 @@ def facts(settings: Settings, splits: Splits, seeds: int, images: int) -> dict[s
         counts = f"{sum(map(len, splits.values()))} images in {settings.data.folds} folds"
     source = settings.data.root or settings.data.images or "the embedded set"
     grouped = any(pair.group for pairs in splits.values() for pair in pairs)
+    crops = f" in crops of {settings.data.crop} px" if settings.data.crop else ""
     independent = "groups (patients, slides, volumes)"
     if not grouped:
         independent = "images, taken as independent (set --data.groups if they are not)"
     return {
         "data": f"{source}: {counts} (files {fingerprint(splits)[:12]})",
-        "budget of each run": f"{settings.train.epochs} epochs of {images} images, "
+        "budget of each run": f"{settings.train.epochs} epochs of {images} images{crops}, "
         f"prompt generator and head at {settings.model.input_size} px, SAM {settings.sam}",
         "seeds": f"{seeds}, from {settings.train.seed}",
         "figures": "mean over the test images ± standard deviation over seeds; difference with its "

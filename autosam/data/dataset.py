@@ -77,6 +77,18 @@ def cropping_of(data: DataConfig) -> Cropping | None:
     return None if data.crop is None else Cropping(data.crop, data.crop_foreground, data.resolution)
 
 
+def parts_of(pair: Pair, cropping: Cropping, train: bool) -> list[Region]:
+    """The tiles that cover an image: in training side by side, as many as crops are drawn from it
+    in an epoch; otherwise overlapping."""
+    side = tile_side(pair.image, cropping.size, cropping.resolution)
+    return tile_regions(image_shape(pair.image), side, 0.0 if train else OVERLAP)
+
+
+def samples_of(pairs: list[Pair], cropping: Cropping | None) -> int:
+    """How many samples an epoch of training has: images, or crops."""
+    return len(pairs) if cropping is None else sum(len(parts_of(p, cropping, True)) for p in pairs)
+
+
 class PairDataset(Dataset[Sample]):
     """Pairs of image and mask files, indexed by (epoch, position). Augmentation depends only on the
     index and `seed`, not on the worker or the order.
@@ -129,24 +141,14 @@ class PairDataset(Dataset[Sample]):
         if shuffled:
             require_others(pairs)
         self.by_crop = cropping is not None and augment is not None
-        shapes = [] if cropping is None else [image_shape(pair.image) for pair in pairs]
-        self.small = [math.prod(shape) <= WHOLE for shape in shapes]
-        """Of which images crops are cut in memory."""
-        self.sides = (
-            []
-            if cropping is None
-            else [tile_side(pair.image, cropping.size, cropping.resolution) for pair in pairs]
-        )
-        """Side of the crops or tiles of each image, in its own pixels."""
         self.records: list[tuple[int, Region | None]] = [(i, None) for i in range(len(pairs))]
         """The pair and the part of its image that each embedding is of."""
+        self.small: list[bool] = []
+        """Of which images crops are cut in memory."""
         if cropping is not None:
-            overlap = 0.0 if self.by_crop else OVERLAP
-            self.records = [
-                (i, region)
-                for i, shape in enumerate(shapes)
-                for region in tile_regions(shape, self.sides[i], overlap)
-            ]
+            parts = [parts_of(pair, cropping, self.by_crop) for pair in pairs]
+            self.records = [(i, part) for i, some in enumerate(parts) for part in some]
+            self.small = [math.prod(image_shape(pair.image)) <= WHOLE for pair in pairs]
         self.records_of: list[list[int]] = [[] for _ in pairs]
         for record, (i, _) in enumerate(self.records):
             self.records_of[i].append(record)
@@ -292,7 +294,8 @@ class PairDataset(Dataset[Sample]):
         """Draw a crop of a pair."""
         assert self.cropping is not None
         rng = np.random.default_rng([*seed, CROP])
-        return draw_crop(label, self.sides[position], self.cropping.foreground, rng)
+        side = tile_side(self.pairs[position].image, self.cropping.size, self.cropping.resolution)
+        return draw_crop(label, side, self.cropping.foreground, rng)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key

@@ -15,7 +15,7 @@ from torch import Tensor
 from autosam.config import AugmentConfig, PromptConfig
 from autosam.data import images
 from autosam.data.augment import build_augment
-from autosam.data.dataset import Cropping, PairDataset, Prompting
+from autosam.data.dataset import Cropping, PairDataset, Prompting, samples_of
 from autosam.data.images import ImageFile, MaskFile
 from autosam.data.mask_encoding import MaskEncoding
 from autosam.data.mask_stats import present_values
@@ -128,6 +128,8 @@ def test_crops_and_objects_are_those_of_files_read_again(
         )
 
     kept, plainly = opened(2**20), opened(0)
+    # 60 x 90, 33 x 100 and 48 x 48 px in crops of 24 px: 3 x 4, 2 x 5 and 2 x 2 of them.
+    assert len(kept) == samples_of(pairs, kept.cropping) == (3 if crop is None else 26)
     keys = [(epoch, position) for epoch in range(3) for position in range(len(kept))]
     samples = [kept[key] for key in keys]
     assert set(reads.values()) == {1}
