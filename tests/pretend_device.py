@@ -14,6 +14,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -141,6 +143,12 @@ class Called(TorchFunctionMode):
             self.gpus.making = before
 
 
+def forget_devices() -> None:
+    """Let accelerate look for its device anew: it keeps the one that it found first."""
+    for kind in (AcceleratorState, GradientState, PartialState):
+        kind._reset_state()
+
+
 class PretendedGpus:
     """A machine with `count` GPUs, while the context is open.
 
@@ -263,6 +271,7 @@ class PretendedGpus:
         ):
             for name, value in names.items():
                 self._stack.enter_context(patch.object(owner, name, value, create=True))
+        self._stack.callback(forget_devices)
         self._stack.enter_context(Placed(self))
         self._stack.enter_context(Called(self))
         return self

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState, GradientState
 from helpers import draw_folders, liven, make_batch, tiny_config
-from pretend_device import PretendedGpus, place
+from pretend_device import PretendedGpus, forget_devices, place
 from small_sams import SPECS
 from torch import nn
 
@@ -259,8 +258,7 @@ def test_a_part_that_stays_behind_is_caught(part: str, tiny_file: Path) -> None:
 
 def on_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """As process 1 of 2, without the other one: accelerate has given it its device."""
-    for kind in (AcceleratorState, GradientState, PartialState):
-        kind._reset_state()
+    forget_devices()
     PartialState(cpu=False)
     PartialState._shared_state["device"] = torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -300,6 +298,4 @@ def test_the_commands_work_on_the_second_gpu(
         job = Job(Variant("autosam"), 0, checkpoint.load(run).config)
         for ablation in ("blank", "surrogate"):
             assert len(scores_of(job, ablation)) == 3
-    for kind in (AcceleratorState, GradientState, PartialState):
-        kind._reset_state()
     assert seen == {torch.device("cuda", 1)}
