@@ -21,6 +21,7 @@ from autosam.evaluation.predict_instances import Separation, masks_of, predict_i
 from autosam.evaluation.scores import Scores
 from autosam.evaluation.volume_scores import Counts, count_pixels
 from autosam.models.base import SegmentationModel
+from autosam.models.find_objects import draws_objects
 from autosam.models.losses import SegmentationLoss
 from autosam.models.normalize import inside
 from autosam.types import Batch, Prompt
@@ -191,7 +192,7 @@ def evaluate(
         classes: names of the classes.
         how: score the objects, too; how masks become objects where a run predicts classes. None:
             the masks of classes alone.
-        matches: gets the matched objects of each image by its name.
+        matches: gets the matched objects of each image by its name, with all candidates.
         counts: gets the counted pixels of each image by its name, see `count_pixels`.
 
     Returns:
@@ -201,8 +202,9 @@ def evaluate(
     rows: list[tuple[str, dict[str, float]]] = []
     for batch in loader:
         if how is not None:
+            candidates = matches is not None
             own, matched, counted = _score_objects(
-                segmenter, batch, exclusive, names, bf16, classes, how
+                segmenter, batch, exclusive, names, bf16, classes, how, candidates
             )
             if counts is not None:
                 counts.update(counted)
@@ -254,17 +256,21 @@ def _score_objects(
     bf16: bool,
     classes: Sequence[str],
     how: Separation,
+    candidates: bool,
 ) -> tuple[list[tuple[str, dict[str, float]]], dict[str, Matches], Counts]:
-    """Score the objects of a batch, and the masks of classes that they add up to."""
+    """Score the objects of a batch, and the masks of classes that they add up to. `candidates`:
+    average precision is that of all objects that are found, not of those above the threshold."""
     rows, matches, counts, threshold = [], {}, {}, segmenter.decision.threshold
-    for i, decide in enumerate(
-        predict_instances(segmenter, batch, exclusive, how, bf16, threshold)
-    ):
+    least = min(threshold, THRESHOLDS[0]) if candidates else threshold
+    for i, decide in enumerate(predict_instances(segmenter, batch, exclusive, how, bf16, least)):
         truth, label = batch.instances[i], batch.labels[i]
         assert truth is not None
         assert label is not None
         _, found = decide(threshold)
         matched = match_instances(truth, found, segmenter.num_classes)
+        if least < threshold and draws_objects(segmenter):  # of classes it moves the outlines
+            every = decide(least)[1]
+            matched.candidates = match_instances(truth, every, segmenter.num_classes)
         matches[batch.names[i]] = matched
         masks = masks_of(found, segmenter.num_classes)
         scores = score(masks, label, names, classes) | score_instances(matched, classes)

@@ -37,6 +37,9 @@ class Matches:
     """int64 K: pixels in its unions, by class."""
     known: bool
     """Whether any pixel of the truth is known."""
+    candidates: Matches | None = None
+    """The same with the objects whose scores are below the threshold, for average precision, which
+    needs none; None: there are no others."""
 
     @classmethod
     def cat(cls, parts: Sequence[Matches]) -> Matches:
@@ -50,6 +53,9 @@ class Matches:
             shared=np.sum([part.shared for part in parts], axis=0),
             union=np.sum([part.union for part in parts], axis=0),
             known=any(part.known for part in parts),
+            candidates=cls.cat([part.candidates or part for part in parts])
+            if any(part.candidates for part in parts)
+            else None,
         )
 
 

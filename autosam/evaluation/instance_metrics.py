@@ -49,7 +49,8 @@ def score_instances(matches: Matches, classes: Sequence[str] = ()) -> dict[str, 
           returns 0.
         - aji: Aggregated Jaccard Index (Kumar et al. 2017, doi 10.1109/TMI.2017.2677499).
         - f1: F1 of matches with an IoU of at least 0.5, 2 TP / (2 TP + FP + FN).
-        - image_ap50: average precision at an IoU of 0.5 of this image alone.
+        - image_ap50: average precision at an IoU of 0.5 of this image alone, see
+          `average_precision`.
         - true_objects, predicted_objects: how many there are; over all classes their sum.
         - count_error: predicted minus true.
         - count_abs_error: its absolute value.
@@ -105,7 +106,8 @@ def _f1(matched: int, true: int, predicted: int) -> float:
 
 
 def average_precision(matches: Matches, k: int, ious: np.ndarray = IOUS) -> np.ndarray:
-    """Compute COCO's average precision of masks, without its limit of 100 objects an image.
+    """Compute COCO's average precision of masks, without its limit of 100 objects an image: of all
+    objects that were found, whatever threshold was chosen.
 
     Args:
         matches: the objects of an image, or of a split (`Matches.cat`): equal scores rank in the
@@ -116,6 +118,7 @@ def average_precision(matches: Matches, k: int, ious: np.ndarray = IOUS) -> np.n
     Returns:
         float T: the precision at each of 101 recalls, averaged; NaN without a true object.
     """
+    matches = matches.candidates or matches
     true = int((matches.truth_classes == k).sum())
     if not true:
         return np.full(len(ious), math.nan)

@@ -15,6 +15,7 @@ from autosam.data.instances import from_label, label_of, without_objects
 from autosam.data.labels import without
 from autosam.data.sample import make_sample
 from autosam.errors import DataError
+from autosam.evaluation import evaluator
 from autosam.evaluation import predict_instances as predicting
 from autosam.evaluation.evaluator import calibrate, evaluate
 from autosam.evaluation.instance_matching import Matches
@@ -83,7 +84,8 @@ def finds(monkeypatch: pytest.MonkeyPatch, true: float, false: float) -> None:
         return found
 
     monkeypatch.setattr(predicting, "find_objects", find)
-    monkeypatch.setattr(predicting, "draws_objects", lambda segmenter: True)
+    for module in (predicting, evaluator):
+        monkeypatch.setattr(module, "draws_objects", lambda segmenter: True)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,25 @@ def test_scores_of_true_objects_and_a_false_one(monkeypatch: pytest.MonkeyPatch)
     whole = summarize_instances(matches, ("a", "b"))
     assert whole["ap50"] == whole["ap50/a"] == whole["ap50/b"] == 1
     assert whole["pooled_pq"] > 0.99
+
+
+def test_average_precision_is_of_all_objects_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """n true objects below the threshold and a false one above: at the recall of all of them n of
+    n + 1 are right, and COCO takes the best precision at a recall or a larger one."""
+    finds(monkeypatch, 0.3, 0.9)
+    data, matches = batches(6), dict[str, Matches]()
+    segmenter = Told(1)
+    segmenter.decision = Decision(0.5)
+    rows = evaluate(segmenter, data, True, how="watershed", matches=matches)
+    counts = [len(matches[name].truth_classes) for name in rows]
+    assert [row["predicted_objects"] for row in rows.values()] == [1] * 6
+    assert [row["pq"] for row in rows.values()] == [0] * 6
+    expected = pytest.approx([n / (n + 1) for n in counts])
+    assert [row["image_ap50"] for row in rows.values()] == expected
+    n = sum(counts)
+    assert summarize_instances(matches)["ap50"] == pytest.approx(n / (n + 6))
+    plain = evaluate(segmenter, data, True, how="watershed")  # during a training: the rest is free
+    assert [row["image_ap50"] for row in plain.values()] == [0] * 6
 
 
 def test_masks_of_classes_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
