@@ -24,7 +24,7 @@ def test_peaks_are_the_maxima_of_their_neighbours(classes: int, least: float) ->
         cells, found, values = find_peaks(torch.from_numpy(centers), least)
         best = centers.max(0)
         # A single maximum filter of the best class, not one for each class.
-        around = ndimage.maximum_filter(best, 3, mode="constant", cval=-1)
+        around = ndimage.maximum_filter(best, 5, mode="constant", cval=-1)
         expected = {(x, y) for y, x in np.argwhere((best == around) & (best >= least))}
         assert len(cells) == len(expected)
         assert {tuple(cell) for cell in cells.tolist()} == expected
@@ -46,8 +46,8 @@ def test_peaks_by_hand() -> None:
 
 def test_the_highest_of_too_many_peaks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peaks, "MOST", 7)
-    centers = torch.zeros(1, 20, 20)
-    centers[0, ::2, ::2] = torch.linspace(0.2, 0.9, 100).view(10, 10)
+    centers = torch.zeros(1, 30, 30)
+    centers[0, ::3, ::3] = torch.linspace(0.2, 0.9, 100).view(10, 10)
     _, _, values = find_peaks(centers, 0.1)
     assert torch.equal(values, torch.linspace(0.2, 0.9, 100).flip(0)[:7])
 
