@@ -8,13 +8,18 @@ THRESHOLDS = tuple(step / 20 for step in range(2, 19))
 """Candidates, 0.1 to 0.9 in steps of 0.05."""
 MIDDLE = THRESHOLDS.index(0.5)
 MIN_IMAGES = 8
-"""Non-empty images below which nothing is chosen: the threshold is 0.5, the smallest area 0."""
+"""Non-empty images below which nothing is chosen: the threshold is the default, the smallest area
+0."""
 TOLERANCE = 0.5
 """Largest difference of mean scores that counts as equal, in standard errors."""
 
 
 def choose(
-    dice: np.ndarray, area: np.ndarray, empty: np.ndarray, image: np.ndarray | None = None
+    dice: np.ndarray,
+    area: np.ndarray,
+    empty: np.ndarray,
+    image: np.ndarray | None = None,
+    default: float = 0.5,
 ) -> tuple[float, float]:
     """Choose the threshold and the smallest area.
 
@@ -30,14 +35,15 @@ def choose(
         empty: bool N, whether the true mask is empty.
         image: int N, index of the image of each mask: the masks of one image are averaged, because
             they are not independent. None: one mask for each image.
+        default: threshold with fewer than `MIN_IMAGES` non-empty images.
 
     Returns:
-        threshold: one of `THRESHOLDS`.
+        threshold: one of `THRESHOLDS`, or `default`.
         min_area: share of the image, in [0, 1); 0 for none.
     """
     image = np.arange(len(dice)) if image is None else image
     if len(np.unique(image[~empty])) < MIN_IMAGES:
-        return 0.5, 0.0
+        return default, 0.0
     loss, error = _loss_to_best(_mean_by_image(dice, image))
     near = np.flatnonzero(loss <= TOLERANCE * error + 1e-9)
     index = int(near[np.abs(near - MIDDLE).argmin()])

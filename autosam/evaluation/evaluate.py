@@ -111,7 +111,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             file = Path(config.output).with_stem(f"{Path(config.output).stem}_volumes")
             write_scores(file, volumes, "volume")
             facts["per volume"] = str(file)
-    print_scores({split: scores} | by_subset(rows, pairs), facts)
+    subsets = by_subset(rows, pairs)
+    for name, found in subsets.items() if matches else ():
+        part = {pair.name: matches[pair.name] for pair in pairs if pair.subset == name}
+        found |= summarize_instances(part, trained.class_names)
+    print_scores({split: scores} | subsets, facts)
     for message in sanity_warnings(rows, trained.num_classes > 1):
         print(f"warning: {message}")
     return scores

@@ -67,10 +67,10 @@ def calibrate(
         rows = gather_object(rows)
     found = {row[0]: row[1:] for row in rows}.values()  # an image repeated as padding counts once
     if not found:
-        return 0.5, 0.0
+        return segmenter.decision.threshold, 0.0
     all_scores, all_areas, all_empty = (np.concatenate(part) for part in zip(*found, strict=True))
     image = np.repeat(np.arange(len(found)), [len(empty) for _, _, empty in found])
-    return choose(all_scores, all_areas, all_empty, image)
+    return choose(all_scores, all_areas, all_empty, image, segmenter.decision.threshold)
 
 
 def at_thresholds(

@@ -85,19 +85,22 @@ def _score_class(matches: Matches, k: int) -> dict[str, float]:
     ious, on_unknown = matches.ious[own], matches.on_unknown[own]
     predicted = int(((ious > 0) | ~on_unknown).sum())
     counts = _counts(true, predicted)
+    precision = average_precision(matches, k, IOUS[:1])[0]
+    if not true:
+        found = matches.candidates or matches
+        precision = float(not ((found.classes == k) & ~found.on_unknown).any())
     if not true and not predicted:
-        return dict.fromkeys(QUALITIES, 1.0) | counts
+        return dict.fromkeys(QUALITIES, 1.0) | counts | {"image_ap50": precision}
     above = ious[ious > MATCH_IOU]
     counted = int((~on_unknown | (ious > MATCH_IOU)).sum())
     dq, sq = _f1(len(above), true, counted), float(above.mean()) if len(above) else math.nan
-    precision = average_precision(matches, k, IOUS[:1])
     return {
         "pq": dq * sq if len(above) else 0.0,
         "dq": dq,
         "sq": sq,
         "aji": matches.shared[k - 1] / max(1, matches.union[k - 1]),
         "f1": _f1(int((ious > 0).sum()), true, predicted),
-        "image_ap50": float(precision[0]) if true else 0.0,
+        "image_ap50": float(precision),
     } | counts
 
 

@@ -106,6 +106,19 @@ def test_the_threshold_is_chosen_by_the_panoptic_quality(
 def test_with_few_images_no_threshold_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     finds(monkeypatch, 0.9, 0.7)
     assert calibrate(Told(1), batches(6), True, how="watershed") == (0.5, 0.0)
+    told = Told(1)
+    told.decision = Decision(0.25)  # as that of a run that draws objects
+    assert calibrate(told, batches(6), True, how="watershed") == (0.25, 0.0)
+
+
+def test_average_precision_of_an_image_without_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A false object below the threshold counts against it, as in that of all images."""
+    finds(monkeypatch, 0.9, 0.2)
+    data, segmenter = batches(3, empty=(0,)), Told(1)
+    segmenter.decision = Decision(0.5)
+    rows = evaluate(segmenter, data, True, how="watershed", matches={})
+    assert [row["image_ap50"] for row in rows.values()] == [0, 1, 1]
+    assert [row["pq"] for row in rows.values()] == pytest.approx([1, 1, 1], abs=0.02)
 
 
 def test_scores_of_true_objects_and_a_false_one(monkeypatch: pytest.MonkeyPatch) -> None:

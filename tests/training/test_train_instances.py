@@ -329,7 +329,7 @@ def test_exported_files_and_the_example_of_the_docs_find_the_same_objects(
         found, expected = np.load(tmp_path / "ids.npy"), predictor(path).instances
         assert expected is not None
         assert len(np.unique(found)) - 1 == len(expected)
-        assert np.mean((found > 0) == (expected.ids > 0)) > 0.98  # resized in two steps
+        assert np.mean((found > 0) == (expected.ids > 0)) > 0.999
 
 
 @pytest.mark.parametrize("run", ["sam-auto", "head"])
