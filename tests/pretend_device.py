@@ -144,7 +144,7 @@ class Called(TorchFunctionMode):
 
 
 def forget_devices() -> None:
-    """Let accelerate look for its device anew: it keeps the one that it found first."""
+    """Let accelerate look for its device again: it keeps the one that it finds."""
     for kind in (AcceleratorState, GradientState, PartialState):
         kind._reset_state()
 

@@ -144,7 +144,7 @@ def test_scores_of_true_objects_and_a_false_one(monkeypatch: pytest.MonkeyPatch)
     assert whole["pooled_pq"] > 0.99
 
 
-def test_average_precision_is_of_all_objects_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_average_precision_counts_every_object_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """n true objects below the threshold and a false one above: at the recall of all of them n of
     n + 1 are right, and COCO takes the best precision at a recall or a larger one."""
     finds(monkeypatch, 0.3, 0.9)
