@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -148,7 +147,8 @@ class PairDataset(Dataset[Sample]):
         if cropping is not None:
             parts = [parts_of(pair, cropping, self.by_crop) for pair in pairs]
             self.records = [(i, part) for i, some in enumerate(parts) for part in some]
-            self.small = [math.prod(image_shape(pair.image)) <= WHOLE for pair in pairs]
+            # The last part ends in the corner of the image, whose size need not be read again.
+            self.small = [(y + high) * (x + wide) <= WHOLE for *_, (y, x, high, wide) in parts]
         self.records_of: list[list[int]] = [[] for _ in pairs]
         for record, (i, _) in enumerate(self.records):
             self.records_of[i].append(record)

@@ -261,14 +261,15 @@ def _score_objects(
     """Score the objects of a batch, and the masks of classes that they add up to. `candidates`:
     average precision is that of all objects that are found, not of those above the threshold."""
     rows, matches, counts, threshold = [], {}, {}, segmenter.decision.threshold
-    least = min(threshold, THRESHOLDS[0]) if candidates else threshold
+    lower = candidates and draws_objects(segmenter)  # of classes it would move the outlines
+    least = min(threshold, THRESHOLDS[0]) if lower else threshold
     for i, decide in enumerate(predict_instances(segmenter, batch, exclusive, how, bf16, least)):
         truth, label = batch.instances[i], batch.labels[i]
         assert truth is not None
         assert label is not None
         _, found = decide(threshold)
         matched = match_instances(truth, found, segmenter.num_classes)
-        if least < threshold and draws_objects(segmenter):  # of classes it moves the outlines
+        if least < threshold:
             every = decide(least)[1]
             matched.candidates = match_instances(truth, every, segmenter.num_classes)
         matches[batch.names[i]] = matched

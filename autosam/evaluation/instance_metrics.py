@@ -85,8 +85,9 @@ def _score_class(matches: Matches, k: int) -> dict[str, float]:
     ious, on_unknown = matches.ious[own], matches.on_unknown[own]
     predicted = int(((ious > 0) | ~on_unknown).sum())
     counts = _counts(true, predicted)
-    precision = average_precision(matches, k, IOUS[:1])[0]
-    if not true:
+    if true:
+        precision = float(average_precision(matches, k, IOUS[:1])[0])
+    else:
         found = matches.candidates or matches
         precision = float(not ((found.classes == k) & ~found.on_unknown).any())
     if not true and not predicted:
@@ -100,7 +101,7 @@ def _score_class(matches: Matches, k: int) -> dict[str, float]:
         "sq": sq,
         "aji": matches.shared[k - 1] / max(1, matches.union[k - 1]),
         "f1": _f1(int((ious > 0).sum()), true, predicted),
-        "image_ap50": float(precision),
+        "image_ap50": precision,
     } | counts
 
 
