@@ -153,6 +153,9 @@ def test_a_signal_to_every_other_command(
         code = end(f"{SIGNALS[moment % 2]} to {name} at any moment", process, handle,
                    lambda: process.send_signal(number))  # noqa: B023  # fmt: skip
         said = (tmp_path / "out.txt").read_text()
+        if code == 0:  # the system was already removing the process, its work done
+            assert not any(word in said for word in ("stopped by", "interrupted")), said
+            continue
         assert code in (128 + number, -number), said
         assert "Traceback" not in said
         assert "did not end" not in said
