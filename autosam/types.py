@@ -50,8 +50,8 @@ class Decision:
     """When a class counts as found."""
 
     threshold: float = 0.5
-    """Probability from which on a pixel is foreground; of several exclusive classes the most
-    probable wins instead."""
+    """Probability from which on a pixel is foreground (of exclusive classes: against background);
+    smallest score of an object."""
     min_area: float = 0.0
     """Share of the image below which a class counts as not found."""
 
@@ -351,6 +351,15 @@ class Prompt:
             tuple(map(function, self.high_res)),
             tuple(map(function, self.gates)),
         )
+
+    def split(self, size: int) -> list[Prompt]:
+        """`size` prompts each (the last of those that are left)."""
+        tensors = (self.sparse, self.dense, self.image_index, *self.high_res, *self.gates)
+        levels = len(self.high_res)
+        return [
+            Prompt(sparse, dense, index, tuple(rest[:levels]), tuple(rest[levels:]))
+            for sparse, dense, index, *rest in zip(*(x.split(size) for x in tensors), strict=True)
+        ]
 
 
 def high_res_shapes(

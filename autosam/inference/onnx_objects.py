@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from autosam.evaluation.assemble import assemble
 from autosam.inference.onnx_graph import prepare
-from autosam.models.find_objects import CELLS, FoundObjects, crop_masks, ranked
+from autosam.models.find_objects import FoundObjects, crop_masks, ranked
 from autosam.models.instance_prompter import ObjectMaps, center_probabilities
 from autosam.models.instance_segmenter import InstanceSegmenter
 from autosam.models.peaks import find_peaks, points_at
+from autosam.models.prompters import CELLS
 from autosam.types import ImageEmbedding, InputSpec, Instances, Prompt
 
 
@@ -120,7 +121,7 @@ def run_objects(
     points = points_at(cells, centers.shape[-1], input_spec.image_size).numpy()
     given = {f"tensor_{i}": tensor for i, tensor in enumerate(tensors)}
     masks, quality = [], [torch.zeros(0)]
-    count = max(1, CELLS * 16 // centers.shape[-1] ** 2)
+    count = max(1, CELLS["cpu"] * 16 // centers.shape[-1] ** 2)
     for start in range(0, len(points), count):
         logits, iou = draw.run(None, {"points": points[start : start + count], **given})
         masks += crop_masks(torch.from_numpy(logits))

@@ -23,10 +23,7 @@ from autosam.models.sam.openvino_encoder import use_openvino
 from autosam.models.sam_features import blocks_to_read
 from autosam.models.segmenter import Encoding, Segmenter, SurrogateSegmenter
 from autosam.models.surrogate import SurrogateDecoder
-from autosam.types import Decision
 
-ALL_OBJECTS = 0.01
-"""Smallest score of an object whose box or points were given: it is there."""
 PROBED_BLOCKS = 4
 """Blocks of a frozen plain ViT whose outputs a probe reads, as Oquab et al. 2023 (DINOv2, arXiv
 2304.07193, section 7.4) do."""
@@ -88,10 +85,7 @@ def build_segmenter(
     if config.finds_objects:
         kind = InstanceSegmenter
     encoding = Encoding(config.train.precision != "no", config.embedding == "blank")
-    segmenter = kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
-    if config.task == "instances" and isinstance(prompter, ObjectPrompter):
-        segmenter.decision = Decision(ALL_OBJECTS)
-    return segmenter
+    return kind(sam, prompter, surrogate, trainable, model.input_size, encoding)
 
 
 def build_sam(config: Config, encoder: bool = True) -> Sam:

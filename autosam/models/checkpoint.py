@@ -224,10 +224,12 @@ def set_decision(segmenter: SegmentationModel, facts: dict[str, Any]) -> None:
     Args:
         segmenter: of any kind.
         facts: `threshold`, `min_area`, and for the surrogate decoder `fast_threshold` and
-            `fast_min_area`; defaults for those that are missing.
+            `fast_min_area`. Without them, as of a training that has not ended, the segmenter's own
+            stay.
     """
-    threshold = float(facts.get("threshold", 0.5))
-    segmenter.decision = Decision(threshold, float(facts.get("min_area", 0.0)))
+    own = segmenter.decision
+    threshold = float(facts.get("threshold", own.threshold))
+    segmenter.decision = Decision(threshold, float(facts.get("min_area", own.min_area)))
     if segmenter.surrogate is not None:
         segmenter.surrogate.decision = Decision(
             float(facts.get("fast_threshold", threshold)), float(facts.get("fast_min_area", 0.0))

@@ -12,12 +12,9 @@ from torch import Tensor
 from autosam.models.base import SegmentationModel
 from autosam.models.instance_prompter import InstancePrompter, center_probabilities
 from autosam.models.peaks import find_peaks, points_at
-from autosam.models.prompters import CHUNK, GridPrompter, ObjectPrompter
+from autosam.models.prompters import GridPrompter, ObjectPrompter, at_once
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
-
-CELLS = 32 * 32 * CHUNK
-"""Cells of the image embedding that are decoded at a time."""
 
 
 @dataclass
@@ -70,7 +67,7 @@ def _at_peaks(
     maps = prompter.maps(batch, embedding, sam)
     size = sam.spec.image_size
     centers = center_probabilities(maps.centers, batch, size)
-    count = max(1, CELLS // (sam.grid[0] * sam.grid[1]))
+    count = at_once(embedding)
     found = []
     for i in range(len(batch)):
         cells, classes, values = find_peaks(centers[i], least)

@@ -62,16 +62,16 @@ def drop_duplicates(masks: list[tuple[int, int, np.ndarray]], side: int, share: 
         Indices of the masks that are kept; never those that are empty.
     """
     table = _cells_of(masks, side)
-    shared, sizes = (table @ table.T).tocsr(), table.sum(1)
+    by_cell, sizes = table.T.tocsr(), table.sum(1)
     dropped = sizes == 0
     kept = []
     for i in range(len(masks)):
         if dropped[i]:
             continue
         kept.append(i)
-        others = shared.indices[shared.indptr[i] : shared.indptr[i + 1]]
-        both = shared.data[shared.indptr[i] : shared.indptr[i + 1]]
-        dropped[others[both > share * np.minimum(sizes[i], sizes[others])]] = True
+        # One row at a time: many masks on the same place are dropped before they are compared.
+        both = (table[[i]] @ by_cell).toarray()[0]
+        dropped |= both > share * np.minimum(sizes[i], sizes)
     return kept
 
 

@@ -13,11 +13,16 @@ from autosam.models.automatic import LEAST, MaskClassifier, describe, grid_point
 from autosam.models.normalize import inside
 from autosam.models.sam.base import Sam
 from autosam.types import Batch, ImageEmbedding, ObjectPrompts, Prompt
+from autosam.utils.device import is_traced
 
 ABSENT = -20.0
 """Logit where no object of a class was prompted."""
-CHUNK = 64
-"""Prompts decoded at a time without gradients; an image may hold hundreds of objects."""
+CELLS = {"cpu": 4 * 64 * 64}
+"""Cells of the image embedding that are decoded at a time without gradients, by kind of device. On
+a CPU the memory of larger tensors (32 MiB) is mapped anew for each, which takes as long as the
+arithmetic."""
+MOST_CELLS = 64 * 64 * 64
+"""The same on other devices; an image may hold hundreds of objects."""
 
 
 class Prompter(nn.Module):
@@ -65,7 +70,10 @@ class Prompter(nn.Module):
             Logits float B x K x m x m.
         """
         assert isinstance(prompt, Prompt)
-        logits, _ = sam.decode_mask(embedding, prompt)
+        whole = torch.is_grad_enabled() or is_traced()
+        count = len(prompt.image_index) if whole else at_once(embedding)
+        parts = [sam.decode_mask(embedding, part)[0] for part in prompt.split(count)]
+        logits = torch.cat(parts)
         return logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
 
     def no_prompts(self, batch: Batch, sam: Sam) -> Prompt:
@@ -143,7 +151,7 @@ class ObjectPrompter(Prompter):
         Returns:
             Logits float M x m x m; SAM's estimates of their IoU, float M.
         """
-        count = max(1, len(prompt) if torch.is_grad_enabled() else CHUNK)
+        count = max(1, len(prompt)) if torch.is_grad_enabled() else at_once(embedding)
         size = 4 * sam.grid[0]
         masks = [embedding.features.new_zeros(0, size, size)]
         estimates = [embedding.features.new_zeros(0)]
@@ -205,15 +213,22 @@ class GridPrompter(Prompter):
         for i, shown in enumerate(inside(cells, size)):
             points = prompt.select(prompt.images == i)
             points.images = torch.zeros_like(points.images)
-            found = []
-            for start in range(0, len(points), CHUNK):
-                part = embed(points.part(start, start + CHUNK), sam)
+            found, count = [], at_once(embedding)
+            for start in range(0, len(points), count):
+                part = embed(points.part(start, start + count), sam)
                 logits, _ = sam.decode_mask(embedding.part(i), part, multimask=True)
                 found.append((logits.flatten(0, 1) > 0) & shown)
             masks = torch.cat(found)
             masks = masks[masks.sum((1, 2)) >= LEAST]
             proposals.append((masks, describe(masks, pixels[i])))
         return proposals
+
+
+def at_once(embedding: ImageEmbedding) -> int:
+    """How many prompts to decode at a time without gradients."""
+    features = embedding.features
+    rows, columns = features.shape[-2:]
+    return max(1, CELLS.get(features.device.type, MOST_CELLS) // (rows * columns))
 
 
 def embed(prompts: ObjectPrompts, sam: Sam) -> Prompt:

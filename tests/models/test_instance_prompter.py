@@ -19,6 +19,7 @@ from autosam.data.instances import label_of
 from autosam.data.sample import Visit, make_sample
 from autosam.errors import CheckpointError
 from autosam.models import find_objects as finding
+from autosam.models import prompters
 from autosam.models.build import build_segmenter
 from autosam.models.find_objects import crop_masks, draws_objects, find_objects
 from autosam.models.instance_loss import InstanceLoss
@@ -205,7 +206,7 @@ def test_objects_found_at_peaks_are_those_decoded_one_by_one(
     least = 0.5
     found = find_objects(segmenter, batch, least)
     assert found is not None
-    monkeypatch.setattr(finding, "CELLS", 3 * 64)
+    monkeypatch.setattr(prompters, "CELLS", {"cpu": 3 * 64})
     again = find_objects(segmenter, batch, least)
     assert again is not None
     maps = segmenter.prompter.maps(batch, embedding := segmenter.encode_image(batch), segmenter.sam)

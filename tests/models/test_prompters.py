@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import make_batch, tiny_config
 
+from autosam.models import prompters
 from autosam.models.build import build_segmenter
 from autosam.models.prompters import ABSENT, choose_mask, merge_objects
 from autosam.types import ObjectPrompts
@@ -91,6 +92,23 @@ def test_hundreds_of_objects_are_decoded_in_parts(tiny_file: Path) -> None:
         together = segmenter.decode_mask(batch, embedding, many)
         alone = [segmenter.decode_mask(batch, embedding, many.part(i, i + 1)) for i in range(150)]
     assert (together - torch.cat(alone).amax(0, keepdim=True)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("cells", [1, 3 * 8 * 8])
+def test_classes_are_decoded_in_parts(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    """One prompt and three prompts at a time, of 2 images and 4 classes; with gradients all."""
+    segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=4")).eval()
+    batch = make_batch(segmenter.input_spec, num_classes=4)
+    expected, _ = segmenter.segment(batch)
+    monkeypatch.setattr(prompters, "CELLS", {"cpu": cells})
+    with torch.no_grad():
+        found, prompt = segmenter.segment(batch)
+    assert prompt.gates
+    assert len(prompt.high_res) == 2
+    torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-4)
+    assert expected.requires_grad
 
 
 def test_without_prompts_the_batch_is_refused(tiny_file: Path) -> None:

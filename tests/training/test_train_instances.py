@@ -33,6 +33,7 @@ from autosam.inference import label_image, writers
 from autosam.inference.app import threshold_slider
 from autosam.inference.label_image import write_label_image
 from autosam.models import checkpoint
+from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.predict import predict
@@ -274,6 +275,18 @@ def test_settings_without_a_meaning_for_objects(
     config = config_of(confident, data, tmp_path, "--task=semantic", f"--init={folder}")
     with pytest.raises(CheckpointError, match=r"of --task instances .*keep its task"):
         train(config)
+
+
+@pytest.mark.parametrize(("run", "threshold"), [("autosam", 0.25), ("head", 0.5)])
+def test_before_a_threshold_is_chosen(
+    confident: Path, data: Path, tmp_path: Path, run: str, threshold: float
+) -> None:
+    """The best checkpoint of a training that has not ended: that of its validation."""
+    config = config_of(confident, data, tmp_path, f"--run={run}")
+    segmenter = build_segmenter(config)
+    assert segmenter.decision.threshold == threshold
+    checkpoint.save(tmp_path / "best.safetensors", segmenter, config, epoch=1)
+    assert autosam.load(tmp_path / "best.safetensors").threshold == threshold
 
 
 @pytest.mark.parametrize("loss", [2, 5])
