@@ -104,7 +104,7 @@ class Job:
         content: dict[str, Any] = self.read(
             "scores.yaml", lambda file: yaml.safe_load(file.read_text("utf-8"))
         )
-        return {name: content["test"][name] for name in POOLED if name in content["test"]}
+        return {k: v for k, v in content["test"].items() if k.partition("/")[0] in POOLED}
 
     def facts(self) -> dict[str, float]:
         """Read the costs from scores.yaml: seconds, peak memory, trainable parameters."""

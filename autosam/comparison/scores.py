@@ -85,7 +85,8 @@ def scores_of(job: Job, ablation: Ablation = "") -> Scores:
         require_all(rows, dataset.pairs)
         if matches:
             whole = summarize_instances(matches, config.data.class_names)
-            text = yaml.safe_dump({name: whole[name] for name in POOLED if name in whole})
+            own = {k: v for k, v in whole.items() if k.partition("/")[0] in POOLED}
+            text = yaml.safe_dump(own)
             pooled = job.folder / f"test_pooled-{ablation}.yaml"
             write_atomically(pooled, lambda to: to.write_text(text, encoding="utf-8"))
         write_atomically(file, lambda to: write_scores(to, rows))

@@ -131,7 +131,13 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
 
 
 def _suggest_flag(name: str, kind: type) -> str:
-    """ " Did you mean --X?" for a mistyped flag, or nothing."""
+    """ " Did you mean --X?" for a mistyped flag, or nothing; for a setting of the training another
+    hint."""
+    from autosam.config import Config
+
+    key = names_of(Config).get(name, name)
+    if key in settings_of(Config) and key not in settings_of(kind):
+        return " It belongs to autosam train; --help lists the settings of this command."
     flags = {one: f"--{one.replace('_', '-')}" for one in (*shown_names_of(kind), "config")}
     off = names_of(kind).get(name.removeprefix("no_"), "")
     if name.startswith("no_") and off and settings_of(kind)[off].hint is bool:

@@ -174,7 +174,7 @@ def build_report(
         learned = [
             found for split, found in zip(of_split, classes, strict=True) if split == "train"
         ]
-        if not unknown and (not any(classes) or (learned and not any(learned))):
+        if good and not unknown and (not any(classes) or (learned and not any(learned))):
             where = "" if not any(classes) else "Of the training split: "
             hint = "" if config.values is None else f" --data.values is {config.values}."
             hint += _nodata_hint(stats for _, stats in good)

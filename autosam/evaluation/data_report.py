@@ -85,7 +85,7 @@ def show(found: Inspection) -> None:
     if len(found.errors) > 20:
         console.print(f"... and {len(found.errors) - 20} more errors (--json lists all).")
     if not found.errors:
-        console.print("No errors." if found.warnings else "No errors or warnings.")
+        console.print("No errors.")
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

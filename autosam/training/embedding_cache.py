@@ -211,6 +211,7 @@ def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict
         settings = dataclasses.asdict(config.augment)
         colours = ("color", "hue")
         geometry = {key: value for key, value in settings.items() if key not in colours}
+        geometry["by"] = "OpenCV"  # torchvision, which it replaced, has other values at borders
     part: dict[str, Any] = {}
     if spec.stretch:
         part["stretch"] = True

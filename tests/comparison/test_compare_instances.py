@@ -15,8 +15,9 @@ from instance_cases import cell_folders
 import autosam.comparison.jobs
 import autosam.comparison.scores
 from autosam.compare import compare
+from autosam.comparison.jobs import Job
 from autosam.comparison.variants import Variant, ablated_variants
-from autosam.config import Settings
+from autosam.config import Config, Settings
 from autosam.config.commands import CompareConfig
 from autosam.evaluation.scores import read_scores
 
@@ -104,3 +105,12 @@ def test_which_rows_test_a_run_with_a_change(
     config = dataclasses.replace(config, attribution=False)
     plain = [one for one in expected if one.ablation == "components"]
     assert ablated_variants(config) == plain
+
+
+def test_average_precision_of_each_class(tmp_path: Path) -> None:
+    """Of the scores of a training, in the rows of its classes."""
+    job = Job(Variant("head"), 0, Config(output=str(tmp_path)))
+    content = {"test": {"pq": 0.5, "ap50": 0.6, "ap50/cell": 0.7, "ap": 0.3, "ap/cell": 0.4}}
+    (tmp_path / "scores.yaml").write_text(yaml.safe_dump(content))
+    expected = {name: value for name, value in content["test"].items() if name != "pq"}
+    assert job.pooled() == expected

@@ -117,6 +117,13 @@ def test_flags_win_over_the_file_in_their_order(tmp_path: Path) -> None:
     assert config.train.batch_size == Config().train.batch_size
 
 
+@pytest.mark.parametrize("flag", ["--images", "--task", "--train.epochs", "--lr"])
+def test_a_setting_of_another_command(flag: str) -> None:
+    hint = "It belongs to autosam train; --help lists the settings of this command."
+    with pytest.raises(ConfigError, match=f"^{flag}: unknown setting. {hint}$"):
+        parse(PredictConfig, [flag, "3"])
+
+
 def test_a_switch_needs_no_value() -> None:
     assert parse(Config, ["--overwrite", "--run", "head"]).overwrite
     assert parse(Config, ["--overwrite"]).overwrite
