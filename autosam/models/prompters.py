@@ -19,7 +19,7 @@ ABSENT = -20.0
 """Logit where no object of a class was prompted."""
 CELLS = {"cpu": 4 * 64 * 64}
 """Cells of the image embedding that are decoded at a time without gradients, by kind of device. On
-a CPU the memory of larger tensors (32 MiB) is mapped anew for each, which takes as long as the
+a CPU the memory of larger tensors (32 MiB) is mapped again for each, which takes as long as the
 arithmetic."""
 MOST_CELLS = 64 * 64 * 64
 """The same on other devices; an image may hold hundreds of objects."""
