@@ -12,6 +12,7 @@ from autosam.models.instance_prompter import (
     at_least_one,
     center_probabilities,
 )
+from autosam.models.prompters import decode_in_parts
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Decision, ObjectPrompts, Prompt
 
@@ -67,5 +68,5 @@ class InstanceSegmenter(Segmenter):
         objects = at_least_one(batch.prompts, maps.centers.shape[-1], self.sam.spec.image_size)
         assert objects.points is not None
         prompt, boxes = self.prompter.prompt(maps, objects.images, objects.points[:, 0], self.sam)
-        masks, _ = self.sam.decode_mask(embedding, prompt)
+        masks = decode_in_parts(embedding, prompt, self.sam)
         return ObjectLogits(maps.centers, masks, boxes, objects), None

@@ -17,9 +17,9 @@ from autosam.utils.device import is_traced
 
 ABSENT = -20.0
 """Logit where no object of a class was prompted."""
-CELLS = {"cpu": 4 * 64 * 64}
-"""Cells of the image embedding that are decoded at a time without gradients, by kind of device. On
-a CPU the memory of larger tensors (32 MiB) is mapped again for each, which takes as long as the
+CELLS = {"cpu": 2 * 64 * 64}
+"""Cells of the image embedding that are decoded at a time, by kind of device. On a CPU the memory
+of larger tensors (32 MiB) is mapped again for each, which takes as long as much of the
 arithmetic."""
 MOST_CELLS = 64 * 64 * 64
 """The same on other devices; an image may hold hundreds of objects."""
@@ -70,10 +70,7 @@ class Prompter(nn.Module):
             Logits float B x K x m x m.
         """
         assert isinstance(prompt, Prompt)
-        whole = torch.is_grad_enabled() or is_traced()
-        count = len(prompt.image_index) if whole else at_once(embedding)
-        parts = [sam.decode_mask(embedding, part)[0] for part in prompt.split(count)]
-        logits = torch.cat(parts)
+        logits = decode_in_parts(embedding, prompt, sam)
         return logits[:, 0].view(-1, self.num_classes, *logits.shape[-2:])
 
     def no_prompts(self, batch: Batch, sam: Sam) -> Prompt:
@@ -151,7 +148,7 @@ class ObjectPrompter(Prompter):
         Returns:
             Logits float M x m x m; SAM's estimates of their IoU, float M.
         """
-        count = max(1, len(prompt)) if torch.is_grad_enabled() else at_once(embedding)
+        count = at_once(embedding)
         size = 4 * sam.grid[0]
         masks = [embedding.features.new_zeros(0, size, size)]
         estimates = [embedding.features.new_zeros(0)]
@@ -225,10 +222,16 @@ class GridPrompter(Prompter):
 
 
 def at_once(embedding: ImageEmbedding) -> int:
-    """How many prompts to decode at a time without gradients."""
+    """How many prompts to decode at a time."""
     features = embedding.features
     rows, columns = features.shape[-2:]
     return max(1, CELLS.get(features.device.type, MOST_CELLS) // (rows * columns))
+
+
+def decode_in_parts(embedding: ImageEmbedding, prompt: Prompt, sam: Sam) -> Tensor:
+    """Decode any number of prompts, see `Sam.decode_mask`: logits float P x 1 x 4h x 4w."""
+    count = len(prompt.image_index) if is_traced() else at_once(embedding)
+    return torch.cat([sam.decode_mask(embedding, part)[0] for part in prompt.split(count)])
 
 
 def embed(prompts: ObjectPrompts, sam: Sam) -> Prompt:

@@ -11,7 +11,7 @@ from helpers import make_batch, tiny_config
 from autosam.models import prompters
 from autosam.models.build import build_segmenter
 from autosam.models.prompters import ABSENT, choose_mask, merge_objects
-from autosam.types import ObjectPrompts
+from autosam.types import ImageEmbedding, ObjectPrompts, Prompt
 
 LOGITS = torch.tensor([[[[1.0, 1.0]], [[1.0, -1.0]], [[-4.0, -1.0]]]])
 """One prompt, three masks of 1 x 2 cells."""
@@ -98,17 +98,31 @@ def test_hundreds_of_objects_are_decoded_in_parts(tiny_file: Path) -> None:
 def test_classes_are_decoded_in_parts(
     tiny_file: Path, monkeypatch: pytest.MonkeyPatch, cells: int
 ) -> None:
-    """One prompt and three prompts at a time, of 2 images and 4 classes; with gradients all."""
+    """One prompt and three prompts at a time, of 2 images and 4 classes: values and gradients."""
     segmenter = build_segmenter(tiny_config(tiny_file, "--data.num_classes=4")).eval()
     batch = make_batch(segmenter.input_spec, num_classes=4)
-    expected, _ = segmenter.segment(batch)
-    monkeypatch.setattr(prompters, "CELLS", {"cpu": cells})
-    with torch.no_grad():
-        found, prompt = segmenter.segment(batch)
+    learning = [p for p in segmenter.parameters() if p.requires_grad]
+    decode, calls = segmenter.sam.decode_mask, []
+
+    def counted(embedding: ImageEmbedding, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(prompt.image_index))
+        return decode(embedding, prompt)
+
+    monkeypatch.setattr(segmenter.sam, "decode_mask", counted)
+    results = []
+    for limit in (10**6, cells):
+        monkeypatch.setattr(prompters, "CELLS", {"cpu": limit})
+        logits, prompt = segmenter.segment(batch)
+        gradients = torch.autograd.grad(logits.square().mean(), learning, allow_unused=True)
+        results.append([logits.detach(), *(g for g in gradients if g is not None)])
     assert prompt.gates
     assert len(prompt.high_res) == 2
-    torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-4)
-    assert expected.requires_grad
+    assert calls[0] == 8
+    assert max(calls[1:]) == max(1, cells // 64)
+    assert sum(calls[1:]) == 8
+    assert len(results[0]) == len(results[1]) > 10
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-3)
 
 
 def test_without_prompts_the_batch_is_refused(tiny_file: Path) -> None:
