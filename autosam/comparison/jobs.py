@@ -26,7 +26,7 @@ from autosam.comparison.variants import Variant
 from autosam.config import Config
 from autosam.data.checks import PairCheck, keep_checks, kept_checks
 from autosam.errors import CheckpointError, Stopped, TrainingError
-from autosam.evaluation.instance_metrics import POOLED
+from autosam.evaluation.instance_metrics import pooled_scores
 from autosam.evaluation.tables import MEASURES
 from autosam.models.paper import selection_split
 from autosam.training import resume
@@ -104,7 +104,7 @@ class Job:
         content: dict[str, Any] = self.read(
             "scores.yaml", lambda file: yaml.safe_load(file.read_text("utf-8"))
         )
-        return {k: v for k, v in content["test"].items() if k.partition("/")[0] in POOLED}
+        return pooled_scores(content["test"])
 
     def facts(self) -> dict[str, float]:
         """Read the costs from scores.yaml: seconds, peak memory, trainable parameters."""

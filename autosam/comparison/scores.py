@@ -19,7 +19,7 @@ from autosam.data.loaders import EpochSampler, make_loader
 from autosam.errors import CheckpointError
 from autosam.evaluation.evaluator import evaluate
 from autosam.evaluation.instance_matching import Matches
-from autosam.evaluation.instance_metrics import POOLED, summarize_instances
+from autosam.evaluation.instance_metrics import pooled_scores, summarize_instances
 from autosam.evaluation.metrics import METRICS, require_all
 from autosam.evaluation.predict_batch import predict_batch
 from autosam.evaluation.predict_instances import Separation, masks_of, predict_instances
@@ -85,8 +85,7 @@ def scores_of(job: Job, ablation: Ablation = "") -> Scores:
         require_all(rows, dataset.pairs)
         if matches:
             whole = summarize_instances(matches, config.data.class_names)
-            own = {k: v for k, v in whole.items() if k.partition("/")[0] in POOLED}
-            text = yaml.safe_dump(own)
+            text = yaml.safe_dump(pooled_scores(whole))
             pooled = job.folder / f"test_pooled-{ablation}.yaml"
             write_atomically(pooled, lambda to: to.write_text(text, encoding="utf-8"))
         write_atomically(file, lambda to: write_scores(to, rows))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 from autosam.config.sams import require_sam_early
+from autosam.config.schema import Config
 from autosam.config.setting import (
     Setting,
     names_of,
@@ -133,8 +134,6 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
 def _suggest_flag(name: str, kind: type) -> str:
     """ " Did you mean --X?" for a mistyped flag, or nothing; for a setting of the training another
     hint."""
-    from autosam.config import Config
-
     key = names_of(Config).get(name, name)
     if key in settings_of(Config) and key not in settings_of(kind):
         return " It belongs to autosam train; --help lists the settings of this command."

@@ -78,6 +78,11 @@ def _counts(true: float, predicted: float) -> dict[str, float]:
     }
 
 
+def pooled_scores(scores: dict[str, float]) -> dict[str, float]:
+    """Those of `POOLED` among the scores of a split, and those of each class (`ap50/class`)."""
+    return {name: value for name, value in scores.items() if name.partition("/")[0] in POOLED}
+
+
 def _score_class(matches: Matches, k: int) -> dict[str, float]:
     """Compute the scores of `score_instances` for class `k`, of one image or of several."""
     true = int((matches.truth_classes == k).sum())

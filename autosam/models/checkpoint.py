@@ -224,8 +224,7 @@ def set_decision(segmenter: SegmentationModel, facts: dict[str, Any]) -> None:
     Args:
         segmenter: of any kind.
         facts: `threshold`, `min_area`, and for the surrogate decoder `fast_threshold` and
-            `fast_min_area`. Without them, as of a training that has not ended, the segmenter's own
-            stay.
+            `fast_min_area`. Where missing (training not ended) the segmenter's own stay.
     """
     own = segmenter.decision
     threshold = float(facts.get("threshold", own.threshold))
