@@ -49,8 +49,10 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     if not console.is_terminal:
         console.width = 160
     figures: dict[str, Any] = {}
-    for case in track(chosen, "measuring", console=Console(stderr=True)):
-        figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}
+    progress = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
+    for case in track(chosen, "measuring", console=progress):
+        row = figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}
+        progress.print(f"{case.name}: {1000 * median(row['seconds']):.0f} ms", highlight=False)
     compare(figures)
     machine = provenance.machine()
     console.print(", ".join(machine.values()), highlight=False)
