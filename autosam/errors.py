@@ -25,7 +25,13 @@ class CheckpointError(AutosamError):
 
 
 class StorageError(AutosamError):
-    """A file or folder cannot be written."""
+    """A file or folder cannot be written.
+
+    Attributes:
+        everywhere: whether no other file can be written either: the disk is full or read-only.
+    """
+
+    everywhere = False
 
 
 class Stopped(AutosamError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -17,9 +18,10 @@ from autosam.benchmark.advice import Plan, advise, plans_of
 from autosam.benchmark.cases import PARTS, SIDES, cases_of, measure
 from autosam.benchmark.profiler import in_own_process
 from autosam.config.commands import BenchConfig
-from autosam.errors import ConfigError
+from autosam.errors import AutosamError, ConfigError, Stopped
 from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.weights.locate import known
+from autosam.training.loop import ONE_VALUE
 from autosam.utils import provenance
 from autosam.utils.io import make_folder, write_atomically
 
@@ -35,11 +37,15 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: an unknown SAM or case, or a number out of range.
+        AutosamError: cases were not measured; the others are printed.
     """
     known(config.sam)
     cases = {case.name: case for case in cases_of(config)}
     if unknown := set(config.cases) - cases.keys():
-        raise ConfigError(f"--cases {unknown.pop()}: not one of {'; '.join(cases)}.")
+        raise ConfigError(
+            f"--cases {unknown.pop()}: not one of {'; '.join(cases)}. Several are a list: "
+            """--cases '["floor", "cached"]'."""
+        )
     if config.json:
         if Path(config.json).is_dir():
             raise ConfigError(f"--json {config.json}: is a folder. Name a file.")
@@ -49,12 +55,26 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     if not console.is_terminal:
         console.width = 160
     figures: dict[str, Any] = {}
-    progress = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
-    for case in track(chosen, "measuring", console=progress):
-        row = figures[case.name] = in_own_process(measure, case) | {"kind": case.kind}
-        progress.print(f"{case.name}: {1000 * median(row['seconds']):.0f} ms", highlight=False)
-    compare(figures)
     machine = provenance.machine()
+    write(config, machine, figures)
+    progress = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
+    failed, first = 0, None
+    for case in track(chosen, "measuring", console=progress):
+        try:
+            row = in_own_process(measure, case) | {"kind": case.kind}
+        except Stopped:
+            raise
+        except Exception as error:  # the other cases are still worth their time
+            progress.print(f"{case.name}: not measured, {reason_of(error)}", highlight=False)
+            failed += 1
+            continue
+        if "features" in row:
+            features = row.pop("features")
+            first = features if first is None else first
+            row["cosine"] = cosine(first, features)
+        figures[case.name] = row
+        progress.print(f"{case.name}: {1000 * median(row['seconds']):.0f} ms", highlight=False)
+        write(config, machine, figures)
     console.print(", ".join(machine.values()), highlight=False)
     for kind in ("encoder", "training", "prediction"):
         rows = {name: row for name, row in figures.items() if row["kind"] == kind}
@@ -66,24 +86,32 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         console.print(table_of_plans(plans, config))
     for line in advise(figures):
         console.print(line, highlight=False)
+    if failed:
+        raise AutosamError(f"{failed} of {len(chosen)} cases were not measured (see above).")
+    return figures
+
+
+def write(config: BenchConfig, machine: dict[str, str], figures: dict[str, Any]) -> None:
+    """Write the figures that were measured so far, if a file is asked for."""
     if config.json:
         content = {"machine": machine, "settings": asdict(config), "cases": figures}
         text = json.dumps(content, indent=1)
         write_atomically(Path(config.json), lambda to: to.write_text(text, encoding="utf-8"))
-    return figures
 
 
-def compare(figures: dict[str, Any]) -> None:
-    """Replace the embeddings by their cosine similarity to those of the first encoder.
+def reason_of(error: Exception) -> str:
+    """Why a case was not measured."""
+    if isinstance(error, BrokenProcessPool):
+        return "its process ended: probably memory ran out"
+    if ONE_VALUE in str(error):
+        return "BatchNorm cannot learn from a batch of one at this size"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
-    Args:
-        figures: figures by case; changed in place.
-    """
-    features = {name: row.pop("features") for name, row in figures.items() if "features" in row}
-    for name, values in features.items():
-        first = next(iter(features.values())).ravel()
-        norms = np.linalg.norm(first) * np.linalg.norm(values)
-        figures[name]["cosine"] = float(first @ values.ravel() / norms)
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """The cosine similarity of two embeddings."""
+    norms = np.linalg.norm(one) * np.linalg.norm(other)
+    return float(one.ravel() @ other.ravel() / norms)
 
 
 def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:

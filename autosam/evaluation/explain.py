@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from autosam.evaluation.predict_instances import Decide
 from autosam.models.base import SegmentationModel
 from autosam.models.instance_segmenter import InstanceSegmenter
 from autosam.models.prompt_generator import PromptGenerator
+from autosam.models.sam.encode import encode_frozen
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch, Prompt
 
@@ -30,6 +31,24 @@ class Explanation:
     """float K x H x W, logits of the surrogate decoder, which sees the prompt alone."""
     decide: Decide | None = None
     """The objects, for any threshold; None where a run predicts classes."""
+
+
+@torch.no_grad()
+def with_embedding(segmenter: SegmentationModel, batch: Batch) -> Batch:
+    """Encode the images of a batch once, for more than one use of a run that draws objects.
+
+    Args:
+        segmenter: in evaluation mode.
+        batch: on the segmenter's device.
+
+    Returns:
+        The batch with embeddings; that of other runs as it is.
+    """
+    if not isinstance(segmenter, InstanceSegmenter) or batch.sam_input is None:
+        return batch
+    half = segmenter.encoding.half
+    embedding = encode_frozen(segmenter.sam, batch.sam_input, batch.sam_valid, half)
+    return replace(batch, embedding=embedding)
 
 
 @torch.no_grad()

@@ -103,20 +103,32 @@ def segment(
     Returns:
         The images by every run, image by image, and messages about files that were refused.
     """
-    segmented, refused = [], []
+    segmented: list[Segmented] = []
+    refused = []
     if len(paths) > MAX_UPLOAD:
         refused.append(f"{len(paths)} files: only the first {MAX_UPLOAD} are segmented.")
     for path in map(Path, paths[:MAX_UPLOAD]):
+        name = unique_name(path.name, segmented)
         try:
             for run, predictor in predictors.items():
                 image = read_upload(path, predictor, max_megapixels)
                 found = predictor.explain(image)
                 logits = found.logits.cpu().numpy()
-                one = Segmented(path.name, run, image, logits, found.heatmaps, found.decide)
+                one = Segmented(name, run, image, logits, found.heatmaps, found.decide)
                 segmented.append(one)
         except AutosamError as error:
             refused.append(str(error).replace(f"{path.parent}{os.sep}", ""))
     return segmented, refused
+
+
+def unique_name(name: str, segmented: list[Segmented]) -> str:
+    """A name whose stem no image has yet: the files to download are called by it."""
+    taken, chosen = {Path(one.name).stem for one in segmented}, Path(name)
+    number = 1
+    while chosen.stem in taken:
+        number += 1
+        chosen = Path(name).with_stem(f"{Path(name).stem}-{number}")
+    return str(chosen)
 
 
 def make_results(

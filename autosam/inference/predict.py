@@ -22,7 +22,7 @@ from autosam.config.commands import PredictConfig
 from autosam.config.setting import settings_of
 from autosam.data.readers.files import image_file
 from autosam.data.tiles import image_shape
-from autosam.errors import AutosamError, ConfigError, DataError
+from autosam.errors import AutosamError, ConfigError, DataError, StorageError
 from autosam.inference.mask_values import mask_endings, named_classes
 from autosam.inference.measurements import require_scikit_image
 from autosam.inference.predictor import load
@@ -117,6 +117,8 @@ def predict(config: PredictConfig) -> list[Path]:
         try:
             entry = result()
         except AutosamError as error:
+            if isinstance(error, StorageError) and error.everywhere:
+                raise
             failed.append(source.key)
             print(f"skipped: {error}", file=sys.stderr)
             continue

@@ -27,7 +27,7 @@ from autosam.data.tiles import tile_side
 from autosam.errors import CheckpointError, ConfigError, DataError, is_out_of_memory
 from autosam.evaluation.assemble import separate
 from autosam.evaluation.calibration import THRESHOLDS
-from autosam.evaluation.explain import Explanation, center_heatmap, explain
+from autosam.evaluation.explain import Explanation, center_heatmap, explain, with_embedding
 from autosam.evaluation.predict_batch import predict_batch, predict_label
 from autosam.evaluation.predict_instances import Decide, masks_of, predict_instances
 from autosam.inference.model_card import model_card
@@ -238,6 +238,17 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     @torch.no_grad()
     def _decisions(self, sources: list[Pixels], least: float = THRESHOLDS[0]) -> list[Decide]:
         """Find the objects of each image, see `predict_instances`."""
+        batch = self._batch(sources)
+        with TURN:
+            return self._objects(batch.to(self.device), least)
+
+    def _objects(self, batch: Batch, least: float = THRESHOLDS[0]) -> list[Decide]:
+        """Find the objects of each image of a batch on the device, see `predict_instances`."""
+        data, how = self.loaded.config.data, self.loaded.config.separate
+        return predict_instances(self.segmenter, batch, data.exclusive, how, least=least)
+
+    def _batch(self, sources: list[Pixels]) -> Batch:
+        """Read images, with where they hold data."""
         config, input_spec = self.loaded.config, self.segmenter.input_spec
         images, valid = zip(*map(self._read, sources), strict=True)
         samples = []
@@ -255,11 +266,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             )
             sample.valid = known
             samples.append(sample)
-        batch = Batch.collate(samples)
-        exclusive, how = config.data.exclusive, config.separate
-        with TURN:
-            batch = batch.to(self.device)
-            return predict_instances(self.segmenter, batch, exclusive, how, least=least)
+        return Batch.collate(samples)
 
     def decide_objects(
         self, decide: Decide, threshold: float | None = None, image: Pixels | None = None
@@ -297,13 +304,14 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             DataError: the image cannot be read.
         """
         pixels = self._pixels(image)
+        if self.by_object:
+            batch = with_embedding(self.segmenter, self._batch([pixels]).to(self.device))
+            decide = self._objects(batch)[0]
+            heatmaps = center_heatmap(self.segmenter, batch)
+            return Explanation(torch.from_numpy(decide(self.threshold)[0]), heatmaps, None, decide)
         colors, valid = self._read(pixels)
         sample = make_tiles(str(pixels), colors, self.segmenter.input_spec, self.tile_of(pixels))
         batch = Batch.collate([sample]).to(self.device)
-        if self.by_object:
-            decide = self._decisions([pixels])[0]
-            heatmaps = center_heatmap(self.segmenter, batch)
-            return Explanation(torch.from_numpy(decide(self.threshold)[0]), heatmaps, None, decide)
         found = explain(self.segmenter, batch)
         return dataclasses.replace(found, logits=_mask_invalid(found.logits, valid))
 

@@ -136,7 +136,8 @@ def _kind(path: Path) -> Kind | None:
         return "volume"
     if dicom.is_dicom(path):
         return _kind_of_dicom(path)
-    if not path.is_file():
+    dangling = path.is_symlink() and not path.exists()
+    if not path.is_file() and not dangling:
         return None
     return "image" if suffix in EXTENSIONS else "video" if suffix in VIDEOS else None
 

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from errno import EDQUOT, EIO, ENOSPC, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,12 @@ def make_folder(folder: Path) -> None:
 def not_written(path: Path, error: Exception) -> StorageError:
     """The error for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
-    return StorageError(
+    found = StorageError(
         f"{path}: cannot be written ({reason}). Make room or fix the rights; files written "
         "before are complete."
     )
+    found.everywhere = getattr(error, "errno", None) in {ENOSPC, EDQUOT, EROFS, EIO}
+    return found
 
 
 def read_text(path: Path, wide: bool = False) -> str:

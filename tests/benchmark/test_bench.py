@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,11 @@ import torch
 import autosam.benchmark.bench
 from autosam.bench import bench
 from autosam.benchmark.advice import advise, plans_of
-from autosam.benchmark.bench import compare, ratios
+from autosam.benchmark.bench import cosine, ratios
 from autosam.benchmark.cases import PARTS, Case, build_sam, cases_of, measure
 from autosam.benchmark.profiler import Stopwatch, in_own_process
 from autosam.config.commands import BenchConfig
-from autosam.errors import ConfigError
+from autosam.errors import AutosamError, ConfigError, StorageError
 from autosam.models.sam import SAMS
 from autosam.utils.memory import peak_gib
 
@@ -74,13 +76,9 @@ def test_ratios_and_cosines_by_hand() -> None:
         "a cached step takes 1.25 times as long as the floor (all data in memory)",
         "the published loop takes 40 times as long per image",
     ]
-    rows = {
-        "a": {"features": np.array([1.0, 0.0])},
-        "b": {"features": np.array([1.0, 1.0])},
-    }
-    compare(rows)
-    assert rows["a"] == {"cosine": 1.0}
-    assert rows["b"]["cosine"] == pytest.approx(2**-0.5)
+    one = np.array([[1.0], [0.0]])
+    assert cosine(one, one) == 1.0
+    assert cosine(one, np.array([[1.0], [1.0]])) == pytest.approx(2**-0.5)
 
 
 def test_the_advice_by_hand() -> None:
@@ -136,6 +134,47 @@ def test_the_tables_and_the_file(
     assert written["settings"]["batch_size"] == 2
     with pytest.raises(ConfigError, match="--cases nothing: not one of autosam, fp32"):
         bench(BenchConfig("tiny", cases=["nothing"]))
+
+
+def killed(case: Case) -> dict[str, Any]:
+    if case.name == "cached":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if case.name == "published":
+        raise ValueError("Expected more than 1 value per channel when training")
+    return {"seconds": [0.5], "first": 1.0, "features": np.ones(2)}
+
+
+def test_a_case_that_fails_costs_its_own_figures_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As when the system kills a process that takes too much memory."""
+    monkeypatch.setattr(autosam.benchmark.bench, "measure", killed)
+    path = tmp_path / "bench.json"
+    config = BenchConfig("lite", json=str(path), cases=["cached", "published", "autosam, fp32"])
+    with pytest.raises(AutosamError, match="2 of 3 cases were not measured"):
+        bench(config)
+    out, progress = capsys.readouterr()
+    assert "cached: not measured, its process ended: probably memory ran out" in progress
+    assert "published: not measured, BatchNorm cannot learn from a batch of one" in progress
+    assert "image encoder of lite" in out
+    assert json.loads(path.read_text())["cases"]["autosam, fp32"]["cosine"] == pytest.approx(1)
+
+
+def test_a_file_that_cannot_be_written_is_said_before_the_measurements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autosam.benchmark.bench, "in_own_process", pytest.fail)
+    (tmp_path / "a.json.partial").mkdir()
+    with pytest.raises(StorageError, match=r"a\.json"):
+        bench(BenchConfig("lite", json=str(tmp_path / "a.json")))
+
+
+def test_one_batch_size_is_measured_once() -> None:
+    for size, expected in ((1, {1, 2}), (8, {1, 8, 16})):
+        cases = cases_of(BenchConfig("lite", batch_size=size))
+        sizes = [case.batch_size for case in cases
+                 if case.name == "cached" or case.name.startswith("cached, batch")]  # fmt: skip
+        assert sorted(sizes) == sorted(expected)
 
 
 def test_a_stopwatch_adds_up_and_changes_nothing() -> None:

@@ -199,6 +199,25 @@ def test_what_it_shows_without_a_browser(trained: Path, tmp_path: Path) -> None:
     assert [Path(file).name for file in results.files] == ["img09-one.png", "img09-one_overlay.png"]
 
 
+def test_files_of_one_name(trained: Path, tmp_path: Path) -> None:
+    """As uploaded from two folders, or with two extensions."""
+    predictors = {"one": load(trained)}
+    images = sorted((trained.parent / "data/test/images").iterdir())[:3]
+    paths = [tmp_path / name for name in ("a/x.png", "b/x.png", "b/x.jpg")]
+    for image, path in zip(images, paths, strict=True):
+        path.parent.mkdir(exist_ok=True)
+        Image.open(image).convert("RGB").save(path)
+    seen, refused = segment([*map(str, paths)], predictors, 50)
+    assert refused == []
+    (tmp_path / "files").mkdir()
+    results = make_results(seen, predictors, {"one": 0.5}, tmp_path / "files")
+    assert [row[0] for row in results.rows] == ["x.png", "x-2.png", "x-3.jpg"]
+    assert len(set(results.files)) == len(results.files) == 6
+    for file, path in zip(results.files[::2], paths, strict=True):
+        expected = load(trained, threshold=0.5)(path).masks[0]
+        assert np.array_equal(np.asarray(Image.open(file)) > 0, expected)
+
+
 def test_each_run_is_shown_at_its_own_threshold(trained: Path, tmp_path: Path) -> None:
     predictors = {"one": load(trained, threshold=0.3), "two": load(trained, threshold=0.7)}
     image = sorted((trained.parent / "data/test/images").iterdir())[0]

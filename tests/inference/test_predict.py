@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,17 @@ import autosam
 from autosam.config import ClassConfig, DataConfig
 from autosam.config.commands import PredictConfig
 from autosam.data.images import read_image
-from autosam.errors import ConfigError, DataError
+from autosam.errors import ConfigError, DataError, StorageError
 from autosam.inference import predictor, writers
 from autosam.inference.formats import geojson
 from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.polygons import rings_of
+from autosam.inference.predict import WRITERS
 from autosam.inference.predictor import Prediction
-from autosam.inference.sources import find_sources, frames_of
+from autosam.inference.sources import Source, find_sources, frames_of
+from autosam.inference.writers import write_image
 from autosam.predict import predict
+from autosam.utils.io import not_written
 
 
 def run(trained: Path, source: Path | str, output: Path, **settings: Any) -> list[Path]:
@@ -237,6 +243,32 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_rest(
     assert "broken.mp4: cannot be read as a video" in said
     assert (tmp_path / "out/a.png").is_file()
     assert (tmp_path / "out/b.png").is_file()
+
+
+def test_a_full_disk_stops_it(
+    trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every further image would be computed for nothing. A link to nowhere is skipped."""
+    for i in range(8):
+        shutil.copy(next(images.glob("*.png")), tmp_path / f"in{i}.png")
+    (tmp_path / "in.png").symlink_to(tmp_path / "nowhere.png")
+    computed = []
+
+    def full(source: Source, files: list[Path], *args: Any) -> dict[str, Any]:
+        computed.append(source.name)
+        if len(computed) > 2:
+            raise not_written(files[0], OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return write_image(source, files, *args)
+
+    config = PredictConfig(str(trained), str(tmp_path), str(tmp_path / "out"))
+    with monkeypatch.context() as patched:
+        patched.setitem(WRITERS, "image", full)
+        with pytest.raises(StorageError, match="No space left"):
+            predict(config)
+    assert len(computed) <= 5
+    with pytest.raises(DataError, match="1 of 9 were skipped"):
+        predict(config)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 8
 
 
 def test_patterns_and_folders(images: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
+import pickle
 import re
 import subprocess
 import sys
@@ -16,12 +19,16 @@ import torch
 from helpers import TINY, liven
 
 import autosam
+import autosam.benchmark.bench
 from autosam.bench import bench
 from autosam.config import Config
+from autosam.config.commands import BenchConfig
+from autosam.errors import AutosamError
 from autosam.models.build import build_sam
 from autosam.models.sam import SAMS, Sam, load_sam, sam_hash
 from autosam.models.sam.encode import encode_frozen
 from autosam.models.sam.openvino_encoder import (
+    OpenVinoEncoder,
     import_openvino,
     installed,
     use_openvino,
@@ -124,7 +131,7 @@ def test_a_converted_encoder_is_kept(
 
     first = again()
     (folder,) = cache.iterdir()
-    assert folder.name.startswith("tiny-aaaaaaaaaaaaaaaa-20")
+    assert re.fullmatch(r"tiny-a{16}-[0-9a-f]{8}-20[0-9.]+", folder.name)
     assert {path.name for path in folder.iterdir()} == {"encoder.xml", "encoder.bin", "sha256"}
     assert torch.equal(again(), first)
     assert len(count) == 1
@@ -139,6 +146,52 @@ def test_a_converted_encoder_is_kept(
             again()
             assert len(count) == before + 1
     assert capsys.readouterr().err == ""
+
+
+def test_other_code_is_another_encoder(cache: Path, tmp_path: Path) -> None:
+    """The values of an encoder depend on more than its weights."""
+    code = "import torch\nclass Own(torch.nn.Module):\n def forward(self, x): return {} * x\n"
+    found = []
+    for factor in (1, 2):
+        path = tmp_path / f"own{factor}.py"
+        path.write_text(code.format(factor))
+        spec = importlib.util.spec_from_file_location(f"own{factor}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        encoder = OpenVinoEncoder(module.Own(), "own", "a" * 64)
+        found.append(encoder(torch.ones(1, 3, 4, 4)).mean().item())
+    assert found == [1, 2]
+    assert len(list(cache.iterdir())) == 2
+    in_notebook = type("Own", (torch.nn.Identity,), {"__module__": "nowhere"})()
+    encoder = OpenVinoEncoder(in_notebook, "own", "a" * 64)
+    assert encoder(torch.full((1, 3, 4, 4), 7.0)).mean() == 7
+    assert not encoder.refused
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_used_encoder_can_be_copied_and_pickled() -> None:
+    sam = tiny("tiny")
+    given = images(sam, 1)
+    use_openvino(sam, None)
+    expected = encode_frozen(sam, *given).features
+    for other in (copy.deepcopy(sam.backend), pickle.loads(pickle.dumps(sam.backend))):
+        sam.backend = other
+        assert torch.equal(encode_frozen(sam, *given).features, expected)
+
+
+def test_bench_leaves_out_what_openvino_does_not_compute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_rule(monkeypatch)
+    monkeypatch.setattr(autosam.benchmark.bench, "in_own_process", lambda f, *args: f(*args))
+    with pytest.raises(AutosamError, match="1 of 1 cases were not measured"):
+        bench(BenchConfig("lite", cases=["autosam, OpenVINO"]))
+    assert (
+        "autosam, OpenVINO: not measured, OpenVINO does not compute it" in capsys.readouterr().err
+    )
 
 
 def test_a_folder_that_cannot_be_written_costs_time_alone(

@@ -11,6 +11,7 @@ import torch
 from helpers import tiny_config
 
 from autosam.data.dataset import largest_batch
+from autosam.data.embedding_store import Layout
 from autosam.data.loaders import EpochBatches, EpochSampler
 from autosam.errors import TrainingError, is_out_of_memory
 from autosam.models.build import build_segmenter
@@ -173,3 +174,10 @@ def test_the_cache_of_a_sam_of_ones_own() -> None:
     spec = SamSpec("own", build, image_size=1024, architecture="two convolutions")
     assert record_bytes(spec) == 2 * 32 * 128 * 128
     assert record_bytes(SAMS["vit_b"]) == 2 * 256 * 64 * 64
+
+
+@pytest.mark.parametrize("name", ["lite", "vit_b", "sam_hq_vit_b", "sam2.1-tiny", "mobile_sam"])
+def test_the_cost_of_a_cache_is_that_of_its_records(name: str) -> None:
+    with torch.device("meta"):
+        sam = SAMS[name].build(SAMS[name])
+    assert record_bytes(SAMS[name]) == Layout(sam.shapes, "bf16").size

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import nibabel
@@ -146,6 +147,15 @@ def test_predicted_files_hold_the_objects_of_the_prediction(
         assert np.array_equal(found.masks[0], objects.ids > 0)
         # However many images are predicted together.
         assert np.array_equal(predictor(path).instances.ids, objects.ids)
+        if predictor.by_object:
+            sam = predictor.segmenter.sam
+            assert sam is not None
+            with patch.object(sam, "encode_fixed", wraps=sam.encode_fixed) as encode:
+                explained = predictor.explain(path)
+            assert encode.call_count == 1
+            assert list(explained.heatmaps) == ([] if run == "sam-auto" else ["centres"])
+            assert explained.decide is not None
+            assert np.array_equal(explained.decide(predictor.threshold)[1].ids, objects.ids)
         [saved] = found.save(tmp_path / path.name)
         assert np.array_equal(np.asarray(Image.open(saved)), objects.ids)
         again = write_label_image(tmp_path / "again.tif", objects.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 
@@ -65,14 +66,13 @@ def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
 
 
 def record_bytes(spec: SamSpec) -> int:
-    """Bytes of one cached embedding in bf16; for a SAM that is not in the tables, those of its
-    features without high-resolution levels."""
+    """Bytes of one cached embedding in bf16."""
     known = [size for word, size in BYTES.items() if spec.architecture.startswith(word)]
     if spec.architecture in COST:
         return known[0]
     with torch.device("meta"):
         sam = spec.build(spec)
-    return 2 * sam.width * sam.grid[0] * sam.grid[1]
+    return 2 * sum(map(math.prod, sam.shapes))
 
 
 def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -50,12 +52,19 @@ class OpenVinoEncoder:
         encoder: the image encoder in PyTorch, see `Sam`: on the CPU, frozen, in evaluation mode.
         name: of the SAM.
         weights: SHA-256 of its weights; None: it is not kept.
+
+    Attributes:
+        refused: whether PyTorch computes it.
     """
 
     def __init__(self, encoder: nn.Module, name: str, weights: str | None) -> None:
         self.encoder, self.name, self.weights = encoder, name, weights
         self._compiled: Any = None
-        self._refused = False
+        self.refused = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which compile the encoder themselves."""
+        return self.__dict__ | {"_compiled": None}
 
     def __call__(self, pixels: Tensor) -> Output:
         """Compute what the encoder computes.
@@ -63,18 +72,18 @@ class OpenVinoEncoder:
         Args:
             pixels: normalised, float32 B x 3 x S x S, on the CPU.
         """
-        if self._compiled is None and not self._refused:
+        if self._compiled is None and not self.refused:
             try:
                 self._compiled = self._prepare(pixels[:1])
             except Exception as error:  # of any kind, also where it was installed incompletely
-                self._refused = True
+                self.refused = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 print(
                     f"OpenVINO does not compute the image encoder of {self.name} ({reason:.200}). "
                     "PyTorch does, more slowly. Upgrade or uninstall openvino.",
                     file=sys.stderr,
                 )
-        if self._refused:
+        if self.refused:
             return self.encoder(pixels)
         each = [_levels(self._compiled, one[None]) for one in pixels]
         first, *finer = (torch.cat(levels) for levels in zip(*each, strict=True))
@@ -96,9 +105,11 @@ class OpenVinoEncoder:
         }
         core = openvino.Core()
         kept = None
-        if self.weights is not None:
+        code = code_digest(self.encoder)
+        if self.weights is not None and code is not None:
             version = openvino.__version__.split("-")[0]
-            kept = cache_folder() / "openvino" / f"{self.name}-{self.weights[:16]}-{version}"
+            key = f"{self.name}-{self.weights[:16]}-{code[:8]}-{version}"
+            kept = cache_folder() / "openvino" / key
             if (xml := _unharmed(kept)) is not None:
                 return core.compile_model(core.read_model(xml), "CPU", settings)
         with torch.no_grad(), without_warnings():  # of tracing
@@ -122,6 +133,17 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def code_digest(network: nn.Module) -> str | None:
+    """Identifies the code of a network: the files that define its modules, PyTorch's among them.
+    None if some are defined in no file, as in a notebook."""
+    try:
+        files = {Path(inspect.getfile(type(module))) for module in network.modules()}
+    except (TypeError, OSError):
+        return None
+    contents = sorted(file.read_bytes() for file in files)
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def _unharmed(folder: Path) -> Path | None:
