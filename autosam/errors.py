@@ -57,6 +57,11 @@ OpenCV's, the system's. From CUDNN_STATUS_NOT_SUPPORTED on: what libraries witho
 own say, oneDNN's among them, and torch when all of cuDNN's ways of computing ended so."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or else its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a GPU or of the machine."""
     return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None

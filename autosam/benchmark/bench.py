@@ -18,7 +18,7 @@ from autosam.benchmark.advice import Plan, advise, plans_of
 from autosam.benchmark.cases import PARTS, SIDES, cases_of, measure
 from autosam.benchmark.profiler import in_own_process
 from autosam.config.commands import BenchConfig
-from autosam.errors import AutosamError, ConfigError, Stopped
+from autosam.errors import AutosamError, ConfigError, Stopped, first_line
 from autosam.models.sam.cost import record_bytes
 from autosam.models.sam.weights.locate import known
 from autosam.training.loop import ONE_VALUE
@@ -105,7 +105,7 @@ def reason_of(error: Exception) -> str:
         return "its process ended: probably memory ran out"
     if ONE_VALUE in str(error):
         return "BatchNorm cannot learn from a batch of one at this size"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:

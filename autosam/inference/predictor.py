@@ -304,16 +304,14 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             DataError: the image cannot be read.
         """
         pixels = self._pixels(image)
+        batch = self._batch([pixels]).to(self.device)
         if self.by_object:
-            batch = with_embedding(self.segmenter, self._batch([pixels]).to(self.device))
+            batch = with_embedding(self.segmenter, batch)
             decide = self._objects(batch)[0]
             heatmaps = center_heatmap(self.segmenter, batch)
             return Explanation(torch.from_numpy(decide(self.threshold)[0]), heatmaps, None, decide)
-        colors, valid = self._read(pixels)
-        sample = make_tiles(str(pixels), colors, self.segmenter.input_spec, self.tile_of(pixels))
-        batch = Batch.collate([sample]).to(self.device)
         found = explain(self.segmenter, batch)
-        return dataclasses.replace(found, logits=_mask_invalid(found.logits, valid))
+        return dataclasses.replace(found, logits=_mask_invalid(found.logits, batch.valid[0]))
 
     def decide(
         self,

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autosam.errors import CheckpointError
+from autosam.errors import CheckpointError, first_line
 from autosam.utils.logging import without_warnings
 from autosam.utils.paths import no_file
 
@@ -49,7 +49,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         trouble = _pickled(str(error))
     except Exception as error:  # both libraries raise many kinds for damaged files
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         trouble = f"it is damaged, truncated, or something else ({first[:200]})"
     if trouble:
         raise CheckpointError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autosam.errors import StorageError
+from autosam.errors import StorageError, first_line
 from autosam.models.sam.base import Sam
 from autosam.models.sam.blocks import Output
 from autosam.models.state_dict import file_hash
@@ -77,7 +77,7 @@ class OpenVinoEncoder:
                 self._compiled = self._prepare(pixels[:1])
             except Exception as error:  # of any kind, also where it was installed incompletely
                 self.refused = True
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 print(
                     f"OpenVINO does not compute the image encoder of {self.name} ({reason:.200}). "
                     "PyTorch does, more slowly. Upgrade or uninstall openvino.",
@@ -105,8 +105,7 @@ class OpenVinoEncoder:
         }
         core = openvino.Core()
         kept = None
-        code = code_digest(self.encoder)
-        if self.weights is not None and code is not None:
+        if self.weights is not None and (code := code_digest(self.encoder)) is not None:
             version = openvino.__version__.split("-")[0]
             key = f"{self.name}-{self.weights[:16]}-{code[:8]}-{version}"
             kept = cache_folder() / "openvino" / key
