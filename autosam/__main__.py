@@ -7,15 +7,15 @@ import signal
 import sys
 
 from autosam import COMMANDS, __version__
-from autosam.utils.pipe import end_with_the_reader
+from autosam.utils.pipe import ending_with_the_reader
 from autosam.utils.suggest import suggest
 
 
 def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in ("-h", "--help"):
-        end_with_the_reader()
-        print(usage())
+        with ending_with_the_reader():
+            print(usage())
         sys.exit(0)
     if command == "--version":
         print(f"autosam {__version__}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import CheckConfig
-from autosam.utils.pipe import end_with_the_reader
 
 if TYPE_CHECKING:
     from autosam.data.inspection import Inspection
@@ -42,7 +41,6 @@ def main() -> None:
 
 def fail_on_errors(config: CheckConfig) -> None:
     """Inspect a data set; exit code 1 if there are errors."""
-    end_with_the_reader()
     if check(config).errors:
         sys.exit(1)
 

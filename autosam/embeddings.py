@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autosam.config import CacheConfig
 from autosam.config.cli import Words, one_message
+from autosam.utils.pipe import ending_with_the_reader
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,7 +61,8 @@ def main() -> None:
 
         root = folder_of(CacheConfig(dir=args.dir))
         if args.verb == "list":
-            show(root)
+            with ending_with_the_reader():
+                show(root)
         else:
             deleted = prune(root, args.names, args.days)
             print(f"{len(deleted)} caches deleted, {sum(e.bytes for e in deleted) / 1e9:.2f} GB")

@@ -48,7 +48,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    for backend, what, error in node.workeroutput.get("parity", []):
+    # A process that was killed has none.
+    for backend, what, error in getattr(node, "workeroutput", {}).get("parity", []):
         PARITY[backend, what] = max(error, PARITY.get((backend, what), 0.0))
 
 

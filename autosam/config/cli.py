@@ -30,7 +30,7 @@ from autosam.config.yaml import read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
 from autosam.utils.launcher import check_alone, check_launcher, local_rank
 from autosam.utils.paths import require_path
-from autosam.utils.pipe import end_with_the_reader
+from autosam.utils.pipe import ending_with_the_reader
 from autosam.utils.signals import ending_in_time, leave_now
 from autosam.utils.suggest import suggest, suggest_key
 from autosam.utils.threads import limit_threads
@@ -60,8 +60,8 @@ def parse(kind: type[T], argv: Sequence[str] | None = None, prog: str = "autosam
     if any(word in HELP for word in words):
         from autosam.config.help import help_of
 
-        end_with_the_reader()
-        print(help_of(kind, prog, everything="--help-all" in words))
+        with ending_with_the_reader():
+            print(help_of(kind, prog, everything="--help-all" in words))
         raise SystemExit(0)
     values: dict[str, Any] = {}
     mistakes: list[str] = []
@@ -378,7 +378,6 @@ class Words(argparse.ArgumentParser):
             **settings, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         self.add_argument(*HELP, action="help", help="show this help and exit")
-        end_with_the_reader()
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action.choices, dict) and value not in action.choices:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 
 
-def end_with_the_reader() -> None:
-    """Let a closed pipe (`... | head`) end this process quietly, as it does for Unix tools. For
-    commands that only print."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+@contextlib.contextmanager
+def ending_with_the_reader() -> Iterator[None]:
+    """End quietly where a closed pipe (`... | head`) ends what is printed, with the exit code of a
+    Unix tool. `rich` and `argparse` do so by themselves, with exit codes of their own."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest
+        raise SystemExit(141) from None
