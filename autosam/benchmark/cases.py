@@ -355,7 +355,8 @@ def cases_of(config: BenchConfig) -> list[Case]:
     if half:
         found.append(replace(own, name="autosam, bf16", kind="encoder", half=True))
     if installed() and choose_device().type == "cpu":
-        found.append(replace(own, name="autosam, OpenVINO", kind="encoder", openvino=True))
+        name = f"autosam, {'bf16' if half else 'fp32'}, OpenVINO"
+        found.append(replace(own, name=name, kind="encoder", half=half, openvino=True))
     if config.compile:
         name = f"autosam, {'bf16' if half else 'fp32'}, compiled"
         found.append(replace(own, name=name, kind="encoder", half=half, compiled=True))

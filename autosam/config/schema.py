@@ -281,7 +281,7 @@ class Settings:
     )
     """Weights file of that SAM; unset: the shipped or downloaded file."""
     encoder_backend: Literal["auto", "torch"] = setting("auto", resume=True, result=False)
-    """What computes a frozen image encoder on a CPU in float32. auto: OpenVINO if it is installed
+    """What computes a frozen image encoder on a CPU. auto: OpenVINO if it is installed
     (pip install 'autosam[openvino]'), PyTorch otherwise."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -82,6 +82,30 @@ def test_embeddings_are_those_of_pytorch(name: str, parity: Callable) -> None:
         assert cosine > 0.9999
 
 
+@pytest.mark.parametrize("name", ["tiny", "lite", "mobile_sam"])
+def test_bfloat16_is_as_near_to_float32_as_pytorchs(name: str, cache: Path) -> None:
+    """On processors without its instructions OpenVINO computes in float32."""
+    sam = load_sam(name) if name == "lite" else tiny(name)
+    given = images(sam, 2)
+    exact = encode_frozen(sam, *given)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = encode_frozen(sam, *given)
+        use_openvino(sam, "0" * 64)
+        ours = encode_frozen(sam, *given)
+    assert [folder.name[-5:] for folder in cache.iterdir()] == ["-bf16"]
+    assert sam.backend is not None
+    assert not torch.equal(ours.features, theirs.features)
+    single = encode_frozen(sam, *given)  # the same SAM in float32
+    assert len(list(cache.iterdir())) == 2
+    for level, other, best, plain in zip(
+        ours.levels, theirs.levels, exact.levels, single.levels, strict=True
+    ):
+        assert level.dtype == torch.float32
+        error, pytorchs = ((one - best).norm() / best.norm() for one in (level, other.float()))
+        assert error < 1.5 * pytorchs
+        assert (plain - best).norm() / best.norm() < 1e-4
+
+
 def never(*args: object, **kwargs: object) -> None:
     raise AssertionError
 
@@ -188,9 +212,10 @@ def test_bench_leaves_out_what_openvino_does_not_compute(
     no_rule(monkeypatch)
     monkeypatch.setattr(autosam.benchmark.bench, "in_own_process", lambda f, *args: f(*args))
     with pytest.raises(AutosamError, match="1 of 1 cases were not measured"):
-        bench(BenchConfig("lite", cases=["autosam, OpenVINO"]))
+        bench(BenchConfig("lite", cases=["autosam, fp32, OpenVINO"]))
     assert (
-        "autosam, OpenVINO: not measured, OpenVINO does not compute it" in capsys.readouterr().err
+        "autosam, fp32, OpenVINO: not measured, OpenVINO does not compute it"
+        in capsys.readouterr().err
     )
 
 
@@ -232,6 +257,7 @@ def old_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(openvino, "Core")
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(
     ("cause", "words"),
     [
@@ -243,17 +269,19 @@ def old_version(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pytorch_computes_what_openvino_does_not(
     cause: Callable,
     words: str,
+    half: bool,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     sam = tiny("tiny")
     given = images(sam, 2)
-    expected = encode_frozen(sam, *given).features
     cause(monkeypatch)
-    use_openvino(sam, "0" * 64)
-    for _ in range(2):
-        assert torch.equal(encode_frozen(sam, *given).features, expected)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        expected = encode_frozen(sam, *given).features
+        use_openvino(sam, "0" * 64)
+        for _ in range(2):
+            assert torch.equal(encode_frozen(sam, *given).features, expected)
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
         rf"OpenVINO does not compute the image encoder of tiny \(.*{words}.*\)\. PyTorch does, "
@@ -273,12 +301,10 @@ def test_a_folder_of_that_name_is_not_openvino(
     assert not installed()
 
 
-def test_graphs_and_bfloat16_are_computed_by_pytorch() -> None:
+def test_graphs_are_computed_by_pytorch() -> None:
     sam = tiny("tiny")
     sam.backend = never  # type: ignore[assignment]
     given = images(sam, 1)
-    with torch.autocast("cpu", torch.bfloat16):
-        encode_frozen(sam, *given)
 
     class Encode(torch.nn.Module):
         def __init__(self) -> None:
@@ -308,8 +334,8 @@ def test_a_trained_run_predicts_the_same(
 
 
 def test_the_benchmark_measures_it_and_keeps_nothing(cache: Path) -> None:
-    row = bench(sam="lite", cases=["autosam, fp32", "autosam, OpenVINO"], repeats=1)
-    assert row["autosam, OpenVINO"]["cosine"] > 0.9999
+    row = bench(sam="lite", cases=["autosam, fp32", "autosam, fp32, OpenVINO"], repeats=1)
+    assert row["autosam, fp32, OpenVINO"]["cosine"] > 0.9999
     assert not cache.exists()
 
 

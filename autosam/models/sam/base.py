@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autosam.errors import ConfigError
@@ -72,7 +71,7 @@ class Sam(nn.Module):
     """Resolution of each level of the image embedding, in units of its grid's: (1,), or (1, 2, 4)
     or (1, 4) if the mask decoder adds high-resolution levels."""
     backend: Callable[[Tensor], Output] | None = None
-    """Computes the frozen image encoder on a CPU in float32 in place of PyTorch."""
+    """Computes the frozen image encoder on a CPU in place of PyTorch."""
     tuned_from: int | None = None
     """The first block of the image encoder that has adapters, see `autosam.models.lora`."""
     taps: tuple[int, ...] = ()
@@ -115,8 +114,7 @@ class Sam(nn.Module):
         pixels = normalise(images, valid, self.spec.pixel_mean, self.spec.pixel_std)
         if self.tuned_from is None and not self.taps:
             encoder: Callable[[Tensor], Output] = self.image_encoder
-            plain = pixels.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-            if self.backend is not None and plain and not is_traced():
+            if self.backend is not None and pixels.device.type == "cpu" and not is_traced():
                 encoder = self.backend
             return _as_embedding(encoder(pixels))
         encoder = self.block_encoder
