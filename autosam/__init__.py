@@ -13,8 +13,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 # Threads of torch that wait soon leave their core to others; spinning ones slow down every other
-# process of the machine, and to sleep at once costs time, too: docs/speed.md. OpenMP reads this when
-# torch is loaded. The user's own setting is kept.
+# process of the machine, and to sleep at once costs time, too (docs/speed.md). OpenMP reads this
+# when torch is loaded. The user's own setting is kept.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # about 0.1 ms; GNU's OpenMP
