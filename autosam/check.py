@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autosam.config.calls import make_callable, with_settings
 from autosam.config.cli import run_command
 from autosam.config.commands import CheckConfig
+from autosam.utils.pipe import ending_with_the_reader
 
 if TYPE_CHECKING:
     from autosam.data.inspection import Inspection
@@ -41,7 +42,9 @@ def main() -> None:
 
 def fail_on_errors(config: CheckConfig) -> None:
     """Inspect a data set; exit code 1 if there are errors."""
-    if check(config).errors:
+    with ending_with_the_reader():
+        found = check(config)
+    if found.errors:
         sys.exit(1)
 
 

@@ -54,15 +54,14 @@ def days(text: str) -> float:
 
 
 def main() -> None:
-    with one_message():
+    with one_message(), ending_with_the_reader():
         args = parse_arguments()
         from autosam.data.embedding_store import prune, show
         from autosam.training.embedding_cache import folder_of
 
         root = folder_of(CacheConfig(dir=args.dir))
         if args.verb == "list":
-            with ending_with_the_reader():
-                show(root)
+            show(root)
         else:
             deleted = prune(root, args.names, args.days)
             print(f"{len(deleted)} caches deleted, {sum(e.bytes for e in deleted) / 1e9:.2f} GB")

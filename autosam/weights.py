@@ -11,6 +11,7 @@ from autosam.config.cli import Words, one_message, unknown_action
 from autosam.config.sams import require_sam_early
 from autosam.errors import CheckpointError, ConfigError
 from autosam.utils.paths import require_path
+from autosam.utils.pipe import ending_with_the_reader
 
 ACTIONS = ("list", "get", "verify", "add")
 
@@ -77,7 +78,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    with one_message():
+    with one_message(), ending_with_the_reader():
         parsed = parse_arguments()
         weights(parsed.action, *parsed.words, sam=parsed.sam)
 

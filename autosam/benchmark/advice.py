@@ -10,7 +10,7 @@ from autosam.benchmark.cases import COPIES
 
 ENCODERS = ("autosam, fp32", "autosam, bf16")
 """Cases of the encoders that training and prediction use."""
-OPENVINO = ("autosam, fp32, OpenVINO", "autosam, bf16, OpenVINO")
+OPENVINO = tuple(f"{name}, OpenVINO" for name in ENCODERS)
 """The same, computed by OpenVINO, which they use where it is installed."""
 
 
@@ -62,9 +62,10 @@ def advise(figures: dict[str, Any]) -> list[str]:
     full, half = (seconds_of(figures, name) for name in ENCODERS)
     if full is not None and half is not None:
         lines.append(f"precision: bf16, the default, encodes {full / half:.2f} times as fast")
-    vino, pytorch = seconds_of(figures, *OPENVINO), seconds_of(figures, *ENCODERS)
-    if vino is not None and pytorch is not None:
-        lines.append(f"OpenVINO encodes {pytorch / vino:.2f} times as fast as PyTorch")
+    for name, other in zip(ENCODERS, OPENVINO, strict=True):
+        pytorch, vino = seconds_of(figures, name), seconds_of(figures, other)
+        if pytorch is not None and vino is not None:
+            lines.append(f"OpenVINO encodes {pytorch / vino:.2f} times as fast as PyTorch")
     batches = {
         row["batch size"]: median(row["seconds"])
         for name, row in figures.items()
@@ -92,7 +93,8 @@ def advise(figures: dict[str, Any]) -> list[str]:
 def costs_of(figures: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
     """Seconds per image of a step without a cache, of one with it, and of the image encoder."""
     plain, cached = (seconds_of(figures, name) for name in ("not cached", "cached"))
-    return plain, cached, seconds_of(figures, *ENCODERS, *OPENVINO)
+    encoder = seconds_of(figures, *OPENVINO) or seconds_of(figures, *ENCODERS)
+    return plain, cached, encoder
 
 
 def seconds_of(figures: dict[str, Any], *names: str) -> float | None:

@@ -7,14 +7,23 @@ import os
 import sys
 from collections.abc import Iterator
 
+CODE = 141
+"""128 + SIGPIPE: what a shell shows for a tool that the signal ended."""
+
 
 @contextlib.contextmanager
 def ending_with_the_reader() -> Iterator[None]:
     """End quietly where a closed pipe (`... | head`) ends what is printed, with the exit code of a
-    Unix tool. `rich` and `argparse` do so by themselves, with exit codes of their own."""
+    Unix tool. Other pipes than the output must not break within."""
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest
-        raise SystemExit(141) from None
+        raise SystemExit(CODE) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich has done so
+            raise SystemExit(CODE) from None
+        raise

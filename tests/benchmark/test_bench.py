@@ -104,6 +104,10 @@ def test_the_advice_by_hand() -> None:
     assert "--cache.copies 4 never pays: --cache.copies 0" in advise(figures)
     figures["autosam, bf16, OpenVINO"] = {"seconds": [2.0]}
     assert "OpenVINO encodes 2.00 times as fast as PyTorch" in advise(figures)
+    del figures["autosam, bf16"]
+    assert not any("OpenVINO" in line for line in advise(figures))  # not bf16 beside fp32
+    figures["autosam, fp32, OpenVINO"] = {"seconds": [2.0]}
+    assert "OpenVINO encodes 5.00 times as fast as PyTorch" in advise(figures)
     figures["cached"]["seconds"] = [0.3]
     assert plans_of(figures, 1000, 50, 1)[1].seconds == pytest.approx(1000 * (2 + 50 * 0.3))
     assert advise({}) == plans_of({"floor": figures["cached"]}, 1, 1, 1) == []

@@ -44,19 +44,31 @@ def test_help_says_how_a_switch_that_is_on_is_turned_off() -> None:
 @pytest.mark.parametrize("buffered", [[], ["-u"]])
 @pytest.mark.parametrize(
     "words",
-    ["--help", "train --help-all", "weights --help", "weights", "embeddings list", "check"],
+    [
+        "--help",
+        "train --help-all",
+        "weights --help",
+        "weights",
+        "embeddings list",
+        "embeddings prune --days 9",
+        "check",
+        "check --json true",
+    ],
 )
 def test_output_ends_quietly_where_nobody_reads_on(
-    words: str, buffered: list[str], folders: Path
+    words: str, buffered: list[str], folders: Path, tmp_path: Path
 ) -> None:
     line = [sys.executable, *buffered, "-m", "autosam", *words.split()]
     if words.startswith("check"):
         line.append(f"--data.root={folders}")
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, check=False)
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    env = {**kept, "AUTOSAM_CACHE": str(tmp_path)}
+    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, check=False, env=env)
     os.close(writer)
-    assert (done.returncode in (0, 1, 141), done.stderr) == (True, b"")
+    swallowed = "weights --help" in words and "-u" in buffered  # by argparse, with some Pythons
+    assert (done.returncode or 141 * swallowed, done.stderr) == (141, b"")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no such signal")

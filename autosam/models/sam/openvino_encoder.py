@@ -19,6 +19,7 @@ from autosam.models.sam.base import Sam
 from autosam.models.sam.blocks import Output
 from autosam.models.state_dict import file_hash
 from autosam.utils.assets import cache_folder
+from autosam.utils.device import gains_from_bf16
 from autosam.utils.io import write_atomically
 from autosam.utils.logging import without_warnings
 
@@ -46,8 +47,8 @@ def use_openvino(sam: Sam, weights: str | None) -> None:
 
 
 class OpenVinoEncoder:
-    """An image encoder in OpenVINO, one image at a time, in bfloat16 where autocast is enabled and
-    in float32 elsewhere. It is converted at the first call, which takes 5 to 60 s, and kept in the
+    """An image encoder in OpenVINO, one image at a time, in bfloat16 where autocast is enabled (and
+    the processor has its instructions; otherwise PyTorch computes) and in float32 elsewhere. It is converted at the first call, which takes 5 to 60 s, and kept in the
     cache folder. Where OpenVINO fails or computes other values, PyTorch computes the encoder, which
     is said once.
 
@@ -57,7 +58,7 @@ class OpenVinoEncoder:
         weights: SHA-256 of its weights; None: it is not kept.
 
     Attributes:
-        refused: whether PyTorch computes it.
+        refused: whether PyTorch computes it, in both precisions.
     """
 
     def __init__(self, encoder: nn.Module, name: str, weights: str | None) -> None:
@@ -79,7 +80,8 @@ class OpenVinoEncoder:
             float32, as OpenVINO computes it.
         """
         half = torch.is_autocast_enabled("cpu")
-        if half not in self._compiled and not self.refused:
+        by_pytorch = half and not gains_from_bf16(pixels.device)
+        if half not in self._compiled and not (self.refused or by_pytorch):
             try:
                 with torch.autocast("cpu", enabled=False):
                     self._compiled[half] = self._prepare(pixels[:1], half)
@@ -91,7 +93,7 @@ class OpenVinoEncoder:
                     "PyTorch does, more slowly. Upgrade or uninstall openvino.",
                     file=sys.stderr,
                 )
-        if self.refused:
+        if self.refused or by_pytorch:
             return self.encoder(pixels)
         each = [_levels(self._compiled[half], one[None]) for one in pixels]
         first, *finer = (torch.cat(levels) for levels in zip(*each, strict=True))
@@ -129,9 +131,11 @@ class OpenVinoEncoder:
         compiled = core.compile_model(network, "CPU", settings)
         for mine, theirs, true in zip(_levels(compiled, pixels), pytorch, exact, strict=True):
             error = float((mine - true).abs().max() / true.abs().max())
-            near = (mine - true).norm() <= SHARE * (theirs - true).norm()
-            if not (near if half else error <= TOLERANCE):
+            if not half and not error <= TOLERANCE:
                 raise ValueError(f"its values differ by {error:.1g} of the largest")
+            times = float((mine - true).norm() / (theirs - true).norm())
+            if half and not times <= SHARE:
+                raise ValueError(f"its error in bfloat16 is {times:.1f} times PyTorch's")
         if kept is not None:
             _keep(network, kept)
         return compiled
