@@ -47,10 +47,10 @@ def use_openvino(sam: Sam, weights: str | None) -> None:
 
 
 class OpenVinoEncoder:
-    """An image encoder in OpenVINO, one image at a time, in bfloat16 where autocast is enabled (and
-    the processor has its instructions; otherwise PyTorch computes) and in float32 elsewhere. It is converted at the first call, which takes 5 to 60 s, and kept in the
-    cache folder. Where OpenVINO fails or computes other values, PyTorch computes the encoder, which
-    is said once.
+    """An image encoder in OpenVINO, one image at a time, in float32, or in bfloat16 where autocast
+    is enabled and the processor has its instructions. It is converted at the first call, which
+    takes 5 to 60 s, and kept in the cache folder. Where OpenVINO fails or computes other values,
+    PyTorch computes the encoder, which is said once.
 
     Args:
         encoder: the image encoder in PyTorch, see `Sam`: on the CPU, frozen, in evaluation mode.
