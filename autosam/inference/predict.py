@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
+import torch
 from rich.progress import track
 
 from autosam.config.commands import PredictConfig
@@ -25,17 +26,20 @@ from autosam.data.tiles import image_shape
 from autosam.errors import AutosamError, ConfigError, DataError, StorageError
 from autosam.inference.mask_values import mask_endings, named_classes
 from autosam.inference.measurements import require_scikit_image
-from autosam.inference.predictor import load
+from autosam.inference.predictor import Predictor, load
 from autosam.inference.progress import LOG_FILE, ProgressLog
 from autosam.inference.sources import Source, find_sources
 from autosam.inference.writers import FRAME, WRITERS, files_of
+from autosam.models.sam.encode import images_at_once
 from autosam.models.state_dict import file_hash
 from autosam.utils.device import choose_device
 from autosam.utils.distributed import broadcast, gather, processes
 from autosam.utils.io import ignores_case, make_folder, require_text
 
-AT_ONCE = 2
-"""Images at a time: one is read and written while the network computes the other."""
+ON_GPU = 2
+"""Images at a time on a GPU: one is read and written while the network computes the other."""
+ON_CPU = 8
+"""Most images that a CPU computes at a time, each by one thread."""
 LARGE = 25_000_000
 """Pixels of an image above which no other such image is in memory."""
 
@@ -112,7 +116,12 @@ def predict(config: PredictConfig) -> list[Path]:
             entry = WRITERS[source.kind](source, files[source], predictor, config)
         return {"name": source.key, "source": recorded, **entry}
 
-    calls = side_by_side(segment, share) if whole else one_by_one(segment, share)
+    calls = one_by_one(segment, share)
+    if whole and predictor.device.type != "cpu":
+        calls = side_by_side(segment, share)
+    elif whole and (count := on_cpu(predictor, config.fast)) > 1:
+        predictor.turn = contextlib.nullcontext()
+        calls = side_by_side(segment, share, count, threads=1)
     for source, result in track(calls, "segmenting", len(share), disable=not main):
         try:
             entry = result()
@@ -155,15 +164,39 @@ def one_by_one(
         yield source, partial(function, source)
 
 
+def on_cpu(predictor: Predictor, fast: bool) -> int:
+    """How many images a CPU computes at a time. Small networks gain from that, because several
+    threads have too little to do in each of their operations; large ones need the memory."""
+    sam = predictor.segmenter.sam
+    if fast or sam is None or images_at_once(sam.spec) > 1:
+        return min(torch.get_num_threads(), ON_CPU)
+    return 1
+
+
 def side_by_side(
-    function: Callable[[Source], dict[str, Any]], sources: Iterable[Source]
+    function: Callable[[Source], dict[str, Any]],
+    sources: Iterable[Source],
+    count: int = ON_GPU,
+    threads: int | None = None,
 ) -> Iterator[Call]:
-    """See `one_by_one`; the calls are made ahead in `AT_ONCE` threads, and returned in the order of
-    the sources."""
+    """See `one_by_one`; the calls are made ahead, and returned in the order of the sources.
+
+    Args:
+        function: called in threads.
+        sources: its arguments.
+        count: how many are called at a time.
+        threads: threads of torch that each of them uses; None for all.
+    """
     left, running = iter(sources), deque[tuple[Source, Future[Any]]]()
-    pool = ThreadPoolExecutor(AT_ONCE, initializer=choose_device)  # torch's, of each thread
+    before = torch.get_num_threads()
+
+    def begin() -> None:
+        choose_device()  # torch's, of each thread
+        torch.set_num_threads(threads or before)
+
+    pool = ThreadPoolExecutor(count, initializer=begin)
     try:
-        for source in itertools.islice(left, AT_ONCE):
+        for source in itertools.islice(left, count):
             running.append((source, pool.submit(function, source)))
         while running:
             source, future = running.popleft()
@@ -172,6 +205,7 @@ def side_by_side(
                 running.append((source, pool.submit(function, source)))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for an image
+        torch.set_num_threads(before)  # some of its libraries have one number for all threads
 
 
 def remaining(files: dict[Source, list[Path]], log: ProgressLog) -> list[Source]:

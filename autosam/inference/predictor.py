@@ -8,6 +8,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from numbers import Real
 from pathlib import Path
 from typing import Any, overload
@@ -45,8 +46,7 @@ BATCH = 8
 NO_DATA = -1e4
 """Logit of pixels without data: their probability is 0."""
 TURN = threading.Lock()
-"""Held while a network computes: of several threads one needs memory for it, while the others read
-and write."""
+"""Held while a network computes, see `Predictor.turn`."""
 
 
 class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segmentation"):
@@ -65,6 +65,10 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         CheckpointError: the run needs prompts from true masks, or is a control.
         ConfigError: the device cannot be used, or `threshold` or `min_area` is out of range.
     """
+
+    turn: AbstractContextManager[Any] = TURN
+    """Held while the network computes: of several threads one needs memory for it, while the others
+    read and write."""
 
     def __init__(
         self,
@@ -227,7 +231,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
                 for source, image, prior in zip(sources, images, priors, strict=True)
             ]
             batch = Batch.collate(samples)
-            with TURN:
+            with self.turn:
                 predicted = predict_batch(self.segmenter, batch.to(self.device))
             for i in range(len(images)):
                 full = predicted.full_logits(i)
@@ -239,7 +243,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
     def _decisions(self, sources: list[Pixels], least: float = THRESHOLDS[0]) -> list[Decide]:
         """Find the objects of each image, see `predict_instances`."""
         batch = self._batch(sources)
-        with TURN:
+        with self.turn:
             return self._objects(batch.to(self.device), least)
 
     def _objects(self, batch: Batch, least: float = THRESHOLDS[0]) -> list[Decide]:

@@ -8,12 +8,16 @@ import json
 import os
 import shutil
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -183,34 +187,62 @@ def many(images: Path, count: int) -> list[str]:
     return sorted(path.name for path in images.glob("*.png"))
 
 
-def test_images_are_written_while_the_network_computes_the_next(
+@pytest.fixture
+def two_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a processor with two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_at_once")
+def test_a_processor_computes_an_image_per_core(
     trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two writers each waits for the other's network; no two networks compute at a time."""
-    names, begun, both = many(images, 4), [], threading.Event()
-    network = threading.Lock()
-    compute, write = predictor.predict_batch, writers._write_formats
+    """Two networks wait for each other, each with one thread; masks and their order are those of
+    one after the other."""
+    names, meet = many(images, 4), threading.Barrier(2, timeout=60)
+    run(trained, images, tmp_path / "out")
+    compute = predictor.predict_batch
+
+    def watched(segmenter: Any, batch: Any) -> Any:
+        meet.wait()
+        assert torch.get_num_threads() == 1
+        return compute(segmenter, batch)
+
+    monkeypatch.setattr(predictor, "predict_batch", watched)
+    run(trained, images, tmp_path / "side")
+    _, *log = (tmp_path / "side/predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in log] == names
+    monkeypatch.setattr(predictor, "predict_batch", compute)
+    monkeypatch.setattr("autosam.inference.predict.ON_CPU", 1)
+    run(trained, images, tmp_path / "single")
+    for name in names:
+        found, single = (tmp_path / folder / name for folder in ("side", "single"))
+        assert found.read_bytes() == single.read_bytes()
+
+
+def test_a_predictor_in_two_threads_computes_one_image_at_a_time(
+    trained: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, compute = threading.Lock(), predictor.predict_batch
 
     def watched(segmenter: Any, batch: Any) -> Any:
         assert network.acquire(blocking=False)
-        begun.append(1)
-        if len(begun) == 2:
-            both.set()
+        time.sleep(0.02)
         found = compute(segmenter, batch)
         network.release()
         return found
 
-    def late(*args: Any) -> dict[str, Any]:
-        assert both.wait(60)
-        return write(*args)
-
     monkeypatch.setattr(predictor, "predict_batch", watched)
-    monkeypatch.setattr(writers, "_write_formats", late)
-    run(trained, images, tmp_path / "out")
-    _, *log = (tmp_path / "out/predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["name"] for line in log] == names
+    many(images, 4)
+    with ThreadPoolExecutor(3) as pool:
+        assert len(list(pool.map(predictor.load(str(trained)), images.glob("*.png")))) == 6
 
 
+@pytest.mark.usefixtures("two_at_once")
 def test_no_two_large_images_are_in_memory(
     trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import sys
 import tempfile
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ TOLERANCE = 1e-3
 """Largest difference to PyTorch's values in float32, relative to the largest of them."""
 SHARE = 2.0
 """Largest root mean square error in bfloat16, as a multiple of PyTorch's in bfloat16."""
+PREPARING = threading.Lock()
+"""Held while an encoder is converted: of several threads one does it."""
 
 
 def installed() -> bool:
@@ -82,22 +85,29 @@ class OpenVinoEncoder:
         half = torch.is_autocast_enabled("cpu")
         by_pytorch = half and not gains_from_bf16(pixels.device)
         if half not in self._compiled and not (self.refused or by_pytorch):
-            try:
-                with torch.autocast("cpu", enabled=False):
-                    self._compiled[half] = self._prepare(pixels[:1], half)
-            except Exception as error:  # of any kind, also where it was installed incompletely
-                self.refused = True
-                reason = first_line(error)
-                print(
-                    f"OpenVINO does not compute the image encoder of {self.name} ({reason:.200}). "
-                    "PyTorch does, more slowly. Upgrade or uninstall openvino.",
-                    file=sys.stderr,
-                )
+            with PREPARING:
+                self._prepare_once(pixels[:1], half)
         if self.refused or by_pytorch:
             return self.encoder(pixels)
         each = [_levels(self._compiled[half], one[None]) for one in pixels]
         first, *finer = (torch.cat(levels) for levels in zip(*each, strict=True))
         return (first, tuple(finer)) if finer else first
+
+    def _prepare_once(self, pixels: Tensor, half: bool) -> None:
+        """Prepare a precision, or say why PyTorch computes the encoder; nothing if that is done."""
+        if half in self._compiled or self.refused:
+            return
+        try:
+            with torch.autocast("cpu", enabled=False):
+                self._compiled[half] = self._prepare(pixels, half)
+        except Exception as error:  # of any kind, also where it was installed incompletely
+            self.refused = True
+            reason = first_line(error)
+            print(
+                f"OpenVINO does not compute the image encoder of {self.name} ({reason:.200}). "
+                "PyTorch does, more slowly. Upgrade or uninstall openvino.",
+                file=sys.stderr,
+            )
 
     def _prepare(self, pixels: Tensor, half: bool) -> Any:
         """Compile the kept encoder, or convert it and compare it with PyTorch on an image.
