@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import math
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ import yaml
 
 from autosam.comparison.variants import Variant
 from autosam.config import Config
-from autosam.data.checks import PairCheck, keep_checks, kept_checks
+from autosam.data.checks import keep_checks, kept_checks
 from autosam.errors import CheckpointError, Stopped, TrainingError
 from autosam.evaluation.instance_metrics import pooled_scores
 from autosam.evaluation.tables import MEASURES
@@ -169,11 +171,15 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
 def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
     threads = max(1, min(torch.get_num_threads(), cores() // parallel))
     with (
+        tempfile.TemporaryDirectory() as folder,
         _signals_to_children() as received,
         ProcessPoolExecutor(
-            parallel, get_context("spawn"), _initialize_process, (threads, kept_checks())
+            parallel, get_context("spawn"), _initialize_process, (threads, Path(folder) / "checks")
         ) as pool,
     ):
+        # In a file: the pipe to a process that is still importing holds 64 KiB, and what waits for
+        # it hears no signal.
+        (Path(folder) / "checks").write_bytes(pickle.dumps(kept_checks()))
         futures = [pool.submit(_run_in_process, job) for job in jobs]
         try:
             for i, future in enumerate(futures, 1):
@@ -184,6 +190,9 @@ def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
                     "a training process died, perhaps for lack of memory. Run the same command "
                     "again, with a lower --jobs."
                 ) from None
+        except Stopped:
+            if not received:
+                raise  # a training process alone was told to stop
         finally:
             for future in futures:
                 future.cancel()
@@ -211,9 +220,9 @@ def _signals_to_children() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _initialize_process(threads: int, checks: Mapping[Hashable, PairCheck]) -> None:
+def _initialize_process(threads: int, checks: Path) -> None:
     """Set up a training process: few threads, no output (it is in log.txt), checked files."""
-    keep_checks(checks)
+    keep_checks(pickle.loads(checks.read_bytes()))
     die_with_parent()
     Finalize(None, leave_now, (0,), exitpriority=-100)  # runs after all other finalizers
     torch.set_num_threads(threads)
