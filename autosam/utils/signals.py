@@ -167,8 +167,9 @@ def ending_in_time() -> Iterator[None]:
 
     Unless the command handles signals itself (`Interrupt`), a signal raises SystemExit, or
     KeyboardInterrupt for Ctrl-C. If the process is still running `GRACE` seconds later, it is
-    killed with its children. Only the main thread receives signals; in other threads the context
-    has no effect.
+    killed with its children. Python drops exceptions that are raised in a destructor, in a callback
+    of a weak reference or around a fork; then the signal is repeated. Only the main thread receives
+    signals; in other threads the context has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -176,12 +177,25 @@ def ending_in_time() -> Iterator[None]:
     came: list[int] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
+        if not came and number != signal.SIGINT:
+            _say(f"stopped by {signal.Signals(number).name}")
         came.append(number)
         kill_children()
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        _say(f"stopped by {signal.Signals(number).name}")
         sys.exit(128 + number)
+
+    report_dropped = sys.unraisablehook
+
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        if came and isinstance(unraisable.exc_value, (SystemExit, KeyboardInterrupt)):
+            timer = threading.Timer(REMINDER, _send_to_main_thread, (came[-1],))
+            timer.daemon = True
+            timer.start()
+        elif not isinstance(unraisable.exc_value, AtOnce):  # `Interrupt` repeats that one
+            report_dropped(unraisable)
+
+    sys.unraisablehook = dropped
 
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -197,6 +211,7 @@ def ending_in_time() -> Iterator[None]:
         kill_children()  # without waiting for the workers
         raise
     finally:
+        sys.unraisablehook = report_dropped
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
@@ -212,6 +227,15 @@ def leave_now(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _send_to_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # it also ends a call to the system
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, number)
+    else:
+        signal.raise_signal(number)
+
+
 def _end_after(reader: socket.socket) -> None:
     """Wait for a signal, and then for `GRACE` seconds."""
     with reader:
@@ -221,7 +245,7 @@ def _end_after(reader: socket.socket) -> None:
             if not read:
                 return
             number = read[0]
-    time.sleep(GRACE)
+        time.sleep(GRACE)  # with the reader open, as further signals are written to it
     _say(
         f"did not end {GRACE:g} s after {signal.Signals(number).name}, so it was killed; files "
         "saved before are complete"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -90,7 +91,8 @@ def test_processes_are_told_what_was_checked(tmp_path: Path) -> None:
     pair = draw(tmp_path)
     time.sleep(0.02)
     assert inspections(pair) == 1
-    settings = get_context("spawn"), jobs._initialize_process, (1, kept_checks())
+    (tmp_path / "checks").write_bytes(pickle.dumps(kept_checks()))
+    settings = get_context("spawn"), jobs._initialize_process, (1, tmp_path / "checks")
     with ProcessPoolExecutor(1, *settings) as pool:
         assert pool.submit(inspections, pair).result() == 0
 

@@ -187,6 +187,50 @@ def test_a_signal_while_modules_are_imported(
     assert process.returncode in (-number, 128 + number)  # for a shell the same
 
 
+DROPPED = """
+import os, signal, sys, time, weakref
+from autosam.utils.signals import ending_in_time
+
+class Held:
+    def __del__(self):
+        send()
+
+def send(*args):
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)
+
+number = signal.Signals[sys.argv[1]]
+with ending_in_time():
+    held = Held()
+    if sys.argv[2] == "weakref":
+        held = set()
+        reference = weakref.ref(type("Other", (), {})(), send)
+    elif sys.argv[2] == "fork":
+        os.register_at_fork(before=send)
+        os.fork()
+    del held
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to another process")
+@pytest.mark.parametrize("where", ["destructor", "weakref", "fork"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_where_python_drops_exceptions(name: str, where: str, tmp_path: Path) -> None:
+    (tmp_path / "dropped.py").write_text(DROPPED)
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "dropped.py"), name, where],
+        capture_output=True, text=True, timeout=30,
+        env={**os.environ, "PYTHONPATH": str(Path(loaders.__file__).parents[2])},
+    )  # fmt: skip
+    number = getattr(signal, name)
+    note(f"{name} in a {where}", time.monotonic() - began, done.returncode)
+    assert done.returncode in (-number, 128 + number), done.stderr
+    assert "ignored" not in done.stderr
+    assert "did not end" not in done.stderr
+
+
 SMALL = """
 import torch
 from torch.utils.data import DataLoader
