@@ -141,20 +141,27 @@ SIZES = st.lists(st.integers(1, 12), min_size=4, max_size=12)
 @EXAMPLES
 @given(SIZES, SHARE, SEEDS)
 def test_groups_stay_whole_and_near_the_share(sizes: list[int], share: float, seed: int) -> None:
-    """By every sum that groups up to the share can come to: none is nearer than what was drawn,
-    unless one group that is larger than the share stands alone."""
+    """By every sum that groups up to the share can come to, two groups left for the other splits:
+    none is nearer than what was drawn, unless one group that is larger than the share stands
+    alone."""
     assume(share * sum(sizes) >= 0.5)  # else there is nothing for a split
     config = DataConfig(validation=share, test=share, split_seed=seed)
     pairs = grouped(sizes)
-    splits = draw_splits(pairs, config)
+    try:
+        splits = draw_splits(pairs, config)
+    except DataError:
+        assert max(sizes) == 1  # of single images a split gets its share, rounded up or down
+        assert share * sum(sizes) < 1
+        return
     homes = [{p.group for p in splits[split]} for split in SPLITS]
     assert sum(map(len, homes)) == len(sizes) == len(set.union(*homes))
     assert sum(len(splits[split]) for split in SPLITS) == sum(sizes)
     due, found = share * sum(sizes), len(splits["test"])
-    sums = {0}
+    sums = {(0, 0)}
     for size in sizes:
-        sums |= {s + size for s in sums} if size < due + 1 else set()
-    nearest = min((abs(s - due) for s in sums if s), default=0)
+        if size < due + 1:
+            sums |= {(n + 1, s + size) for n, s in sums if n < len(sizes) - 2}
+    nearest = min((abs(s - due) for n, s in sums if n), default=0)
     alone = len(homes[2]) == 1 and found > due
     assert abs(found - due) <= max(1, nearest) + 1e-9 or alone
 
