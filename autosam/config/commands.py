@@ -8,6 +8,7 @@ from typing import Literal
 from autosam.config import (
     CacheConfig,
     DataConfig,
+    EncoderBackend,
     PromptConfig,
     RoughConfig,
     Settings,
@@ -115,6 +116,9 @@ class EvaluateConfig:
     """SAM to score, only with --zero-shot; unset: lite."""
     sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
     """File of the SAM weights, if it is another one than in training."""
+    encoder_backend: EncoderBackend | None = None
+    """What computes SAM's image encoder on a CPU; unset: as in training, or auto. See `autosam
+    train --help`."""
     fast: bool = False
     """Score the masks of the surrogate decoder, which needs no SAM."""
     split: Literal["train", "validation", "test", "all"] = setting("test", alias="part")
@@ -192,6 +196,9 @@ class PredictConfig(OutputOptions):
     other content, are written."""
     sam_checkpoint: str | None = setting(None, result=False, missing=(CheckpointError, "file"))
     """File of the SAM weights, if it is another one than in training."""
+    encoder_backend: EncoderBackend | None = setting(None, result=False)
+    """What computes SAM's image encoder on a CPU; unset: as in training. See `autosam train
+    --help`."""
     fast: bool = setting(False, common=True)
     """Use the surrogate decoder instead of SAM, which is not loaded."""
     flips: bool = False

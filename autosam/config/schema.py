@@ -31,6 +31,7 @@ LearnedPrompt = Literal[
     "both",
 ]
 """See `ModelConfig.prompt`."""
+EncoderBackend = Literal["auto", "torch", "openvino"]
 ObjectPrompt = Literal["tokens", "point", "box", "tokens+point", "tokens+box"]
 """See `ModelConfig.object_prompt`."""
 
@@ -280,9 +281,10 @@ class Settings:
         None, path=always_path, resume=True, result=False, missing=(CheckpointError, "file")
     )
     """Weights file of that SAM; unset: the shipped or downloaded file."""
-    encoder_backend: Literal["auto", "torch"] = setting("auto", resume=True, result=False)
+    encoder_backend: EncoderBackend = setting("auto", resume=True, result=False)
     """What computes a frozen image encoder on a CPU. auto: OpenVINO if it is installed
-    (pip install 'autosam[openvino]'), PyTorch otherwise."""
+    (pip install 'autosam[openvino]') and computes the same, PyTorch otherwise. openvino: an error
+    in place of PyTorch."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

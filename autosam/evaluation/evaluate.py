@@ -50,7 +50,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         return evaluate_sam(config)
     process = processes()
     device = process.device
-    loaded = checkpoint.load(config.checkpoint, config.sam_checkpoint, config.fast)
+    loaded = checkpoint.load(
+        config.checkpoint,
+        config.sam_checkpoint,
+        config.fast,
+        encoder_backend=config.encoder_backend,
+    )
     segmenter, trained = loaded.segmenter.to(device), loaded.config.data
     title, pairs, data = select_pairs(config, trained)
     own = same_folders(data, trained)

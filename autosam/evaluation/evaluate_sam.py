@@ -37,7 +37,7 @@ def evaluate_sam(config: EvaluateConfig) -> dict[str, float]:
     device = choose_device()
     name = config.sam or "lite"
     sam = load_sam(name, config.sam_checkpoint)
-    use_openvino(sam, sam_hash(name, config.sam_checkpoint))
+    use_openvino(sam, sam_hash(name, config.sam_checkpoint), config.encoder_backend or "auto")
     sam.to(device)
     title, pairs, data = select_pairs(config)
     report = check_pairs(pairs, data)

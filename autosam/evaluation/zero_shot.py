@@ -17,6 +17,7 @@ from autosam.data.prompts import box_from_mask, objects_of, points_from_mask
 from autosam.data.sample import make_sample
 from autosam.evaluation.metrics import dice, iou
 from autosam.models.sam import Sam
+from autosam.models.sam.encode import encode_frozen
 from autosam.models.sam.interactive import Prompted, mask_logits
 from autosam.types import Batch, ImageEmbedding, InputSpec
 
@@ -119,7 +120,7 @@ class ZeroShot:
         )
         batch = Batch.collate([make_sample(name, image, input_spec)]).to(device)
         assert batch.sam_input is not None
-        embedding = sam.encode_image(batch.sam_input, batch.sam_valid)
+        embedding = encode_frozen(sam, batch.sam_input, batch.sam_valid, half=True)
         seed = zlib.crc32(name.encode())
         for k, truth in enumerate(masks, 1):
             parts, numbers = objects_of(truth)

@@ -68,6 +68,7 @@ def predict(config: PredictConfig) -> list[Path]:
         flips=config.flips,
         threshold=config.threshold,
         min_area=config.min_area,
+        encoder_backend=config.encoder_backend,
     )
     data = predictor.loaded.config.data
     if config.tile is not None:
@@ -126,6 +127,8 @@ def predict(config: PredictConfig) -> list[Path]:
         try:
             entry = result()
         except AutosamError as error:
+            if isinstance(error, ConfigError):
+                raise
             if isinstance(error, StorageError) and error.everywhere:
                 raise
             failed.append(source.key)

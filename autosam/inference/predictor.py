@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 
-from autosam.config import RUNS
+from autosam.config import RUNS, EncoderBackend
 from autosam.data.color_prior import color_prior_mask
 from autosam.data.pairs import Pixels, read_valid
 from autosam.data.readers.files import image_file
@@ -440,6 +440,7 @@ def load(
     flips: bool = False,
     threshold: float | None = None,
     min_area: float | None = None,
+    encoder_backend: EncoderBackend | None = None,
 ) -> Predictor:
     """Load a trained run.
 
@@ -451,6 +452,8 @@ def load(
         flips: see `Predictor`.
         threshold: see `Predictor`.
         min_area: see `Predictor`.
+        encoder_backend: what computes SAM's image encoder on a CPU, "auto", "torch" or "openvino";
+            None: as in training.
 
     Returns:
         A function from images to predictions.
@@ -464,5 +467,5 @@ def load(
             f"autosam.load({path!r:.60}): expected the path of a run folder or checkpoint, or a "
             "name on the hub."
         )
-    loaded = checkpoint.load(path, sam_checkpoint, fast)
+    loaded = checkpoint.load(path, sam_checkpoint, fast, encoder_backend=encoder_backend)
     return Predictor(loaded, device, flips, threshold, min_area)

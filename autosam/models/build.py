@@ -101,8 +101,9 @@ def build_sam(config: Config, encoder: bool = True) -> Sam:
         sam.taps, sam.block_shapes = blocks_of(config.sam)
     if RUNS[config.run].tunes_encoder and encoder:
         add_lora(sam, config.lora)
-    elif encoder and config.encoder_backend == "auto":
-        use_openvino(sam, sam_hash(config.sam, config.sam_checkpoint))
+    elif encoder and config.encoder_backend != "torch":
+        weights = sam_hash(config.sam, config.sam_checkpoint)
+        use_openvino(sam, weights, config.encoder_backend)
     return sam
 
 

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autosam.config import Config, DataConfig, LoraConfig
+from autosam.config import Config, DataConfig, EncoderBackend, LoraConfig
 from autosam.config.cli import from_dict, to_dict
 from autosam.config.setting import settings_of
 from autosam.config.validation import check_settings
@@ -173,7 +173,11 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def load(
-    path: str | Path, sam_checkpoint: str | None = None, fast: bool = False, blank: bool = False
+    path: str | Path,
+    sam_checkpoint: str | None = None,
+    fast: bool = False,
+    blank: bool = False,
+    encoder_backend: EncoderBackend | None = None,
 ) -> Loaded:
     """Rebuild the segmenter of a checkpoint.
 
@@ -182,6 +186,7 @@ def load(
         sam_checkpoint: the SAM's weights file, if it is another one than in training.
         fast: without SAM: masks come from the surrogate decoder.
         blank: the mask decoder gets zeros instead of the image embedding, as a control.
+        encoder_backend: what computes the image encoder on a CPU; None: as in training.
 
     Raises:
         CheckpointError: not a checkpoint, tensors that do not fit, SAM weights that differ from
@@ -199,6 +204,8 @@ def load(
         ) from None
     if sam_checkpoint is not None:
         config = replace(config, sam_checkpoint=sam_checkpoint)
+    if encoder_backend is not None:
+        config = replace(config, encoder_backend=encoder_backend)
     built = replace(config, embedding="blank") if blank else config
     try:
         segmenter = build_segmenter(built, backbone_weights="none", fast=fast)

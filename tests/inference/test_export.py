@@ -200,8 +200,10 @@ def test_a_file_that_differs_is_not_kept(
     monkeypatch.setattr("autosam.inference.onnx.trace", lambda *args: None)
     monkeypatch.setattr("autosam.inference.onnx.write_onnx", wrong)
     with pytest.raises(CheckpointError, match=r"not kept\. On 3 images .* as PyTorch has them"):
-        export(ExportConfig(checkpoint=str(runs["autosam"]), output=str(tmp_path / "model.onnx")))
-    assert not list(tmp_path.iterdir())
+        export(
+            ExportConfig(checkpoint=str(runs["autosam"]), output=str(tmp_path / "out/model.onnx"))
+        )
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_settings_that_cannot_work(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import pickle
 import re
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +19,16 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, liven
+from PIL import Image
 
 import autosam
 import autosam.benchmark.bench
 from autosam.bench import bench
 from autosam.config import Config
-from autosam.config.commands import BenchConfig
-from autosam.errors import AutosamError
+from autosam.config.commands import BenchConfig, EvaluateConfig, PredictConfig
+from autosam.errors import AutosamError, ConfigError
+from autosam.evaluation.evaluate import evaluate
+from autosam.inference.predict import predict
 from autosam.models.build import build_sam
 from autosam.models.sam import SAMS, Sam, load_sam, sam_hash
 from autosam.models.sam.encode import encode_frozen
@@ -177,7 +182,9 @@ def test_a_converted_encoder_is_kept(
     assert capsys.readouterr().err == ""
 
 
-def test_other_code_is_another_encoder(cache: Path, tmp_path: Path) -> None:
+def test_other_code_is_another_encoder(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The values of an encoder depend on more than its weights."""
     code = "import torch\nclass Own(torch.nn.Module):\n def forward(self, x): return {} * x\n"
     found = []
@@ -197,7 +204,7 @@ def test_other_code_is_another_encoder(cache: Path, tmp_path: Path) -> None:
     in_notebook = type("Own", (torch.nn.Identity,), {"__module__": "nowhere"})()
     encoder = OpenVinoEncoder(in_notebook, "own", "a" * 64)
     assert encoder(torch.full((1, 3, 4, 4), 7.0)).mean() == 7
-    assert not encoder.refused
+    assert capsys.readouterr().err == ""
     assert len(list(cache.iterdir())) == 2
 
 
@@ -219,7 +226,8 @@ def test_bench_leaves_out_what_openvino_does_not_compute(
     with pytest.raises(AutosamError, match="1 of 1 cases were not measured"):
         bench(BenchConfig("lite", cases=["autosam, fp32, OpenVINO"]))
     assert (
-        "autosam, fp32, OpenVINO: not measured, OpenVINO does not compute it"
+        "autosam, fp32, OpenVINO: not measured, --encoder_backend openvino: OpenVINO does not "
+        "compute the image encoder of lite in float32 (No conversion rule found)"
         in capsys.readouterr().err
     )
 
@@ -268,7 +276,7 @@ def old_version(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             wrong_values,
-            "its (values differ by 0.[0-9]+ of the largest|error in bfloat16 is [0-9.]+ times.*)",
+            "its (values differ by 0.[0-9]+ of the largest|error is [0-9.]+ times.*)",
         ),
         (no_rule, "No conversion rule found"),
         (old_version, "has no attribute 'Core'"),
@@ -293,9 +301,10 @@ def test_pytorch_computes_what_openvino_does_not(
         for _ in range(2):
             assert torch.equal(encode_frozen(sam, *given).features, expected)
     (line,) = capsys.readouterr().err.splitlines()
+    precision = "bfloat16" if half else "float32"
     assert re.fullmatch(
-        rf"OpenVINO does not compute the image encoder of tiny \(.*{words}.*\)\. PyTorch does, "
-        r"more slowly\. Upgrade or uninstall openvino\.",
+        rf"OpenVINO does not compute the image encoder of tiny in {precision} "
+        rf"\(.*{words}.*\)\. PyTorch does, more slowly\. Upgrade or uninstall openvino\.",
         line,
     )
     assert not list(cache.glob("*/sha256"))
@@ -347,6 +356,129 @@ def test_the_benchmark_measures_it_and_keeps_nothing(cache: Path) -> None:
     row = bench(sam="lite", cases=["autosam, fp32", "autosam, fp32, OpenVINO"], repeats=1)
     assert row["autosam, fp32, OpenVINO"]["cosine"] > 0.9999
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("cause", [wrong_values, no_rule, old_version])
+def test_openvino_that_must_and_does_not_is_an_error(
+    cause: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sam = tiny("tiny")
+    given = images(sam, 1)
+    expected = encode_frozen(sam, *given).features
+    with monkeypatch.context() as patch:
+        cause(patch)
+        use_openvino(sam, "0" * 64, "openvino")
+        for _ in range(2):
+            with pytest.raises(
+                ConfigError, match=r"--encoder_backend openvino: .* of tiny in float"
+            ):
+                encode_frozen(sam, *given)
+    found = encode_frozen(sam, *given).features  # upgraded
+    assert not torch.equal(found, expected)
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_openvino_that_must_and_is_missing_is_an_error(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autosam.models.sam.openvino_encoder.find_spec", lambda name: None)
+    photos = trained.parent / "data/test/images"
+    settings = {"checkpoint": str(trained), "encoder_backend": "openvino"}
+    for call in (
+        lambda: autosam.load(trained, encoder_backend="openvino"),
+        lambda: predict(PredictConfig(**settings, input=str(photos), output=str(tmp_path / "m"))),
+        lambda: evaluate(EvaluateConfig(**settings)),
+        lambda: evaluate(EvaluateConfig(zero_shot=True, encoder_backend="openvino")),
+        lambda: build_sam(Config(encoder_backend="openvino")),
+    ):
+        with pytest.raises(AutosamError, match=r"OpenVINO is not installed.*pip install"):
+            call()
+    assert not (tmp_path / "m").exists()
+
+
+def test_predict_and_evaluate_choose_for_themselves(
+    trained: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another backend than in training, and other values only at the edges of float32."""
+    photos = str(trained.parent / "data/test/images")
+    scores = {}
+    for backend in ("torch", "openvino"):
+        assert not cache.exists()
+        settings = {"checkpoint": str(trained), "encoder_backend": backend}
+        predict(PredictConfig(**settings, input=photos, output=str(tmp_path / backend)))
+        scores[backend] = evaluate(EvaluateConfig(**settings))
+    assert list(cache.glob("tiny-*/sha256"))
+    assert scores["torch"] == pytest.approx(scores["openvino"], abs=0.02)
+    for path in (tmp_path / "torch").glob("*.png"):
+        masks = [np.asarray(Image.open(tmp_path / b / path.name)) for b in ("torch", "openvino")]
+        assert (masks[0] != masks[1]).mean() < 0.01
+    no_rule(monkeypatch)
+    monkeypatch.setenv("AUTOSAM_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(ConfigError, match="No conversion rule found"):  # not: skipped
+        predict(PredictConfig(**settings, input=photos, output=str(tmp_path / "again")))
+
+
+def test_a_refusal_in_one_precision_leaves_the_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sam = tiny("tiny")
+    given = images(sam, 1)
+    exact = encode_frozen(sam, *given).features
+    module = "autosam.models.sam.openvino_encoder"
+    monkeypatch.setattr(f"{module}.gains_from_bf16", lambda device: True)
+    monkeypatch.setattr(f"{module}.SHARE", 0.0)
+    use_openvino(sam, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        encode_frozen(sam, *given)
+    assert "in bfloat16 (its error is" in capsys.readouterr().err
+    for one in (sam.backend, pickle.loads(pickle.dumps(sam.backend))):
+        sam.backend = one
+        with torch.autocast("cpu", torch.bfloat16):
+            encode_frozen(sam, *given)
+        assert not torch.equal(encode_frozen(sam, *given).features, exact)
+        assert capsys.readouterr().err == ""
+
+
+def test_the_first_image_does_not_decide(cache: Path) -> None:
+    """Conversions of a blank image and of another one are the same, and both are kept."""
+    sam = tiny("tiny")
+    found = []
+    for count, given in enumerate(
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), images(sam, 1)[0])
+    ):
+        use_openvino(sam, f"{count}" * 64)
+        encode_frozen(sam, given, torch.tensor([[64, 64]]))
+        found += [(folder / "encoder.bin").read_bytes() for folder in cache.glob(f"tiny-{count}*")]
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+def test_what_was_not_used_for_long_is_deleted(cache: Path) -> None:
+    sam = tiny("tiny")
+    given = images(sam, 1)
+
+    def age(which: str, days: float) -> None:
+        then = time.time() - days * 86400
+        (used,) = cache.glob(f"tiny-{which * 16}-*/sha256")
+        os.utime(used, (then, then))
+
+    def kept() -> str:
+        return "".join(sorted(folder.name[5] for folder in cache.iterdir()))
+
+    def use(which: str) -> None:
+        use_openvino(sam, which * 64)
+        encode_frozen(sam, *given)
+
+    use("a")
+    use("b")
+    age("a", 59)
+    age("b", 61)
+    use("c")
+    assert kept() == "ac"
+    age("a", 61)
+    use("a")  # kept, and so used
+    use("d")
+    assert kept() == "acd"
 
 
 def test_lite_has_the_hash_of_its_file() -> None:

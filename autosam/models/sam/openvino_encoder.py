@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
+import os
+import shutil
 import sys
 import tempfile
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from autosam.errors import StorageError, first_line
+from autosam.errors import ConfigError, StorageError, first_line
 from autosam.models.sam.base import Sam
 from autosam.models.sam.blocks import Output
 from autosam.models.state_dict import file_hash
@@ -28,6 +33,8 @@ TOLERANCE = 1e-3
 """Largest difference to PyTorch's values in float32, relative to the largest of them."""
 SHARE = 2.0
 """Largest root mean square error in bfloat16, as a multiple of PyTorch's in bfloat16."""
+DAYS = 60
+"""A kept encoder that was not used for so long is deleted when another one is kept."""
 PREPARING = threading.Lock()
 """Held while an encoder is converted: of several threads one does it."""
 
@@ -38,40 +45,54 @@ def installed() -> bool:
     return spec is not None and spec.origin is not None
 
 
-def use_openvino(sam: Sam, weights: str | None) -> None:
-    """Let OpenVINO compute the image encoder of a SAM on a CPU, if it is installed.
+def use_openvino(sam: Sam, weights: str | None, backend: str = "auto") -> None:
+    """Let OpenVINO compute the image encoder of a SAM on a CPU.
 
     Args:
         sam: with its image encoder, frozen.
         weights: see `OpenVinoEncoder`.
+        backend: "auto": if it is installed. "torch": no. "openvino": it must.
+
+    Raises:
+        ConfigError: it must, and is not installed.
     """
+    if backend == "torch":
+        return
     if installed():
-        sam.backend = OpenVinoEncoder(sam.image_encoder, sam.spec.name, weights)
+        must = backend == "openvino"
+        sam.backend = OpenVinoEncoder(sam.image_encoder, sam.spec.name, weights, must)
+    elif backend == "openvino":
+        raise ConfigError(
+            "--encoder_backend openvino: OpenVINO is not installed. "
+            "Run: pip install 'autosam[openvino]'"
+        )
 
 
 class OpenVinoEncoder:
     """An image encoder in OpenVINO, one image at a time, in float32, or in bfloat16 where autocast
-    is enabled and the processor has its instructions. It is converted at the first call, which
-    takes 5 to 60 s, and kept in the cache folder. Where OpenVINO fails or computes other values,
-    PyTorch computes the encoder, which is said once.
+    is enabled and the processor has its instructions (elsewhere PyTorch computes). It is converted
+    at the first call, which takes 5 to 60 s, compared with PyTorch on drawn noise, and kept in the
+    cache folder. Where OpenVINO fails or computes other values, PyTorch computes the encoder, which
+    is said once.
 
     Args:
         encoder: the image encoder in PyTorch, see `Sam`: on the CPU, frozen, in evaluation mode.
         name: of the SAM.
         weights: SHA-256 of its weights; None: it is not kept.
-
-    Attributes:
-        refused: whether PyTorch computes it, in both precisions.
+        must: raise an error where OpenVINO fails or computes other values.
     """
 
-    def __init__(self, encoder: nn.Module, name: str, weights: str | None) -> None:
-        self.encoder, self.name, self.weights = encoder, name, weights
+    def __init__(
+        self, encoder: nn.Module, name: str, weights: str | None, must: bool = False
+    ) -> None:
+        self.encoder, self.name, self.weights, self.must = encoder, name, weights, must
         self._compiled: dict[bool, Any] = {}
-        self.refused = False
+        """By precision (bfloat16 or not); None where PyTorch computes."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which compile the encoder themselves."""
-        return self.__dict__ | {"_compiled": {}}
+        refused = {half: None for half, one in self._compiled.items() if one is None}
+        return self.__dict__ | {"_compiled": refused}
 
     def __call__(self, pixels: Tensor) -> Output:
         """Compute what the encoder computes.
@@ -81,36 +102,52 @@ class OpenVinoEncoder:
 
         Returns:
             float32, as OpenVINO computes it.
+
+        Raises:
+            ConfigError: OpenVINO must compute it and does not.
         """
         half = torch.is_autocast_enabled("cpu")
-        by_pytorch = half and not gains_from_bf16(pixels.device)
-        if half not in self._compiled and not (self.refused or by_pytorch):
-            with PREPARING:
-                self._prepare_once(pixels[:1], half)
-        if self.refused or by_pytorch:
+        if half and not gains_from_bf16(pixels.device):
             return self.encoder(pixels)
-        each = [_levels(self._compiled[half], one[None]) for one in pixels]
+        if half not in self._compiled:
+            with PREPARING:
+                self._prepare_once(pixels.shape[-1], half)
+        compiled = self._compiled[half]
+        if compiled is None:
+            return self.encoder(pixels)
+        each = [_levels(compiled, one[None]) for one in pixels]
         first, *finer = (torch.cat(levels) for levels in zip(*each, strict=True))
         return (first, tuple(finer)) if finer else first
 
-    def _prepare_once(self, pixels: Tensor, half: bool) -> None:
+    def _prepare_once(self, size: int, half: bool) -> None:
         """Prepare a precision, or say why PyTorch computes the encoder; nothing if that is done."""
-        if half in self._compiled or self.refused:
+        if half in self._compiled:
             return
         try:
             with torch.autocast("cpu", enabled=False):
-                self._compiled[half] = self._prepare(pixels, half)
+                self._compiled[half] = self._prepare(size, half)
         except Exception as error:  # of any kind, also where it was installed incompletely
-            self.refused = True
-            reason = first_line(error)
+            precision = "bfloat16" if half else "float32"
+            what = (
+                f"OpenVINO does not compute the image encoder of {self.name} in {precision} "
+                f"({first_line(error):.200})."
+            )
+            if self.must:
+                raise ConfigError(
+                    f"--encoder_backend openvino: {what} Upgrade openvino, or leave the setting "
+                    "out: then PyTorch computes it."
+                ) from None
+            self._compiled[half] = None
             print(
-                f"OpenVINO does not compute the image encoder of {self.name} ({reason:.200}). "
-                "PyTorch does, more slowly. Upgrade or uninstall openvino.",
-                file=sys.stderr,
+                f"{what} PyTorch does, more slowly. Upgrade or uninstall openvino.", file=sys.stderr
             )
 
-    def _prepare(self, pixels: Tensor, half: bool) -> Any:
-        """Compile the kept encoder, or convert it and compare it with PyTorch on an image.
+    def _prepare(self, size: int, half: bool) -> Any:
+        """Compile the kept encoder, or convert it and compare it with PyTorch.
+
+        Args:
+            size: S.
+            half: in bfloat16.
 
         Raises:
             ValueError: it computes other values.
@@ -131,6 +168,7 @@ class OpenVinoEncoder:
             kept = cache_folder() / "openvino" / key
             if (xml := _unharmed(kept)) is not None:
                 return core.compile_model(core.read_model(xml), "CPU", settings)
+        pixels = _noise(size)
         with torch.no_grad(), without_warnings():  # of tracing
             flat = _Flat(self.encoder).eval()
             traced = torch.jit.trace(flat, (pixels,), check_trace=False)
@@ -140,12 +178,14 @@ class OpenVinoEncoder:
         network = openvino.convert_model(traced, input=[list(pixels.shape)])
         compiled = core.compile_model(network, "CPU", settings)
         for mine, theirs, true in zip(_levels(compiled, pixels), pytorch, exact, strict=True):
-            error = float((mine - true).abs().max() / true.abs().max())
-            if not half and not error <= TOLERANCE:
-                raise ValueError(f"its values differ by {error:.1g} of the largest")
-            times = float((mine - true).norm() / (theirs - true).norm())
-            if half and not times <= SHARE:
-                raise ValueError(f"its error in bfloat16 is {times:.1f} times PyTorch's")
+            if half:
+                times = float((mine - true).norm() / (theirs - true).norm())
+                if not times <= SHARE:
+                    raise ValueError(f"its error is {times:.1f} times PyTorch's")
+            else:
+                error = float((mine - true).abs().max() / true.abs().max())
+                if not error <= TOLERANCE:
+                    raise ValueError(f"its values differ by {error:.1g} of the largest")
         if kept is not None:
             _keep(network, kept)
         return compiled
@@ -172,21 +212,26 @@ def code_digest(network: nn.Module) -> str | None:
 
 
 def _unharmed(folder: Path) -> Path | None:
-    """The .xml file of a kept encoder, if its files are as they were written."""
+    """The .xml file of a kept encoder, if its files are as they were written. It counts as used."""
     xml, weights, digest = (folder / name for name in ("encoder.xml", "encoder.bin", "sha256"))
     try:
-        if digest.read_text(encoding="utf-8") == _digest(xml, weights):
-            return xml
+        if digest.read_text(encoding="utf-8") != _digest(xml, weights):
+            return None
     except (OSError, UnicodeDecodeError):
-        pass
-    return None
+        return None
+    with contextlib.suppress(OSError):  # read-only
+        os.utime(digest)
+    return xml
 
 
 def _keep(network: Any, folder: Path) -> None:
-    """Write a converted encoder, at last the digest of its files. Without it the next process
-    converts it again."""
+    """Write a converted encoder, at last the digest of its files, and delete what was not used for
+    `DAYS`. Without a digest the next process converts it again."""
     openvino = import_openvino()
     try:
+        for used in folder.parent.glob("*/sha256"):
+            if used.stat().st_mtime < time.time() - DAYS * 86400:
+                shutil.rmtree(used.parent, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as name:
             xml = Path(name) / "encoder.xml"
@@ -197,6 +242,12 @@ def _keep(network: Any, folder: Path) -> None:
         write_atomically(folder / "sha256", lambda to: to.write_text(digest, encoding="utf-8"))
     except (OSError, RuntimeError, StorageError) as error:
         print(f"{folder}: not kept ({error}); the next command converts it again", file=sys.stderr)
+
+
+def _noise(size: int) -> Tensor:
+    """A normalised image of smooth noise, float32 1 x 3 x size x size, the same at every call."""
+    coarse = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, (size, size), mode="bicubic")
 
 
 def _digest(*files: Path) -> str:
