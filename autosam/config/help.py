@@ -76,6 +76,10 @@ def _row(one: Setting, short: bool = False) -> tuple[str, str]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a Literal, or of one that may be unset."""
+    options = typing.get_args(hint)
+    if type(None) in options:
+        hint = options[0]
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 

@@ -30,6 +30,12 @@ def check_settings(config: Config) -> None:
     if config.embedding != "real" and not RUNS[config.run].uses_sam:
         raise ConfigError(f"--embedding {config.embedding}: the run {config.run} has no SAM.")
     check_sources(config)
+    by_blocks = RUNS[config.run].tunes_encoder or config.model.sam_features == "blocks"
+    if config.encoder_backend == "openvino" and by_blocks:
+        raise ConfigError(
+            "--encoder_backend openvino: OpenVINO does not compute image encoders with LoRA, or of "
+            "which --model.sam_features reads blocks. Leave it out."
+        )
     check_task(config)
     for name in ("double_normalisation", "min_max_logits"):
         if getattr(config.paper, name) and not RUNS[config.run].uses_sam:

@@ -121,6 +121,7 @@ class ZeroShot:
         batch = Batch.collate([make_sample(name, image, input_spec)]).to(device)
         assert batch.sam_input is not None
         embedding = encode_frozen(sam, batch.sam_input, batch.sam_valid, half=True)
+        embedding = embedding.map(Tensor.float)
         seed = zlib.crc32(name.encode())
         for k, truth in enumerate(masks, 1):
             parts, numbers = objects_of(truth)

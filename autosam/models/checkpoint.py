@@ -29,6 +29,7 @@ from autosam.models.base import SegmentationModel
 from autosam.models.build import build_segmenter
 from autosam.models.lora import merge_lora, require_same_scale
 from autosam.models.sam import sam_hash, sam_weights
+from autosam.models.sam.openvino_encoder import check_backend
 from autosam.models.state_dict import read_weights
 from autosam.types import Decision
 from autosam.utils import hub
@@ -206,6 +207,9 @@ def load(
         config = replace(config, sam_checkpoint=sam_checkpoint)
     if encoder_backend is not None:
         config = replace(config, encoder_backend=encoder_backend)
+        check_settings(config)
+    if header["sam"] is not None and not fast:
+        check_backend(config.encoder_backend)
     built = replace(config, embedding="blank") if blank else config
     try:
         segmenter = build_segmenter(built, backbone_weights="none", fast=fast)

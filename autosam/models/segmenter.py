@@ -101,6 +101,7 @@ class Segmenter(SegmentationModel):
         else:
             assert batch.sam_input is not None
             embedding = encode_frozen(self.sam, batch.sam_input, batch.sam_valid, half)
+            embedding = embedding.map(Tensor.float)  # what follows may compute in float32
         embedding = encode_rest(self.sam, embedding, half and not torch.is_grad_enabled())
         return embedding.map(torch.zeros_like) if self.encoding.blank else embedding
 

@@ -148,7 +148,7 @@ def choose_thresholds(trainer: Trainer) -> dict[str, float]:
     for prefix, model in models.items():
         threshold, area = calibrate(
             model,
-            trainer.watched("validation"),
+            trainer.scored("validation", "choosing the threshold on"),
             trainer.config.data.exclusive,
             trainer.accelerator,
             trainer.how,

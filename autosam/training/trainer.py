@@ -6,14 +6,14 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
-from rich.progress import Progress, TaskID
+from rich.progress import Progress, TaskID, track
 
 from autosam.config import RUNS, Config
 from autosam.data.dataset import PairDataset
@@ -235,6 +235,11 @@ class Trainer:
                 raise self.interrupt.stopped()
             yield batch
 
+    def scored(self, split: str, what: str) -> Iterable[Batch]:
+        """As `watched`, with a bar for the work after the last epoch."""
+        count, hidden = len(self.loaders[split]), self.tracker is None
+        return track(self.watched(split), f"{what} {split}", count, disable=hidden, transient=True)
+
     def fit(self, progress: Progress) -> None:
         """Train until the last epoch, or `train.patience` epochs without improvement.
 
@@ -359,7 +364,7 @@ class Trainer:
                 broadcast(buffer, from_process=0)
         rows = evaluate(
             self.segmenter,
-            self.watched(split),
+            self.scored(split, "scoring") if final else self.watched(split),
             self.config.data.exclusive,
             tuple(METRICS) if final else ("dice", "iou"),
             None if final else self.criterion,

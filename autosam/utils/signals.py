@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,8 @@ GRACE = 6.0
 """Seconds that a command has to end by itself after a signal; then it is killed."""
 REMINDER = 0.3
 """Seconds after which the exception for a signal is raised again, if it had no effect."""
+AGAIN = 1.5
+"""Seconds after which it is raised again in any case, until the command has ended."""
 
 
 class AtOnce(BaseException):
@@ -168,30 +171,41 @@ def ending_in_time() -> Iterator[None]:
     Unless the command handles signals itself (`Interrupt`), a signal raises SystemExit, or
     KeyboardInterrupt for Ctrl-C. If the process is still running `GRACE` seconds later, it is
     killed with its children. Python drops exceptions that are raised in a destructor, in a callback
-    of a weak reference or around a fork; then the signal is repeated. Only the main thread receives
-    signals; in other threads the context has no effect.
+    of a weak reference or around a fork, and libraries catch them or turn them into others:
+    therefore the signal is repeated, and what is raised or logged after it is not reported. Only
+    the main thread receives signals; in other threads the context has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
 
+    timers: list[threading.Timer] = []
+
     def leave(number: int, frame: FrameType | None) -> None:
         if not came and number != signal.SIGINT:
             _say(f"stopped by {signal.Signals(number).name}")
         came.append(number)
+        logging.disable()
         kill_children()
-        if number == signal.SIGINT:
+        repeat(AGAIN)
+        end()
+
+    def repeat(seconds: float) -> None:
+        timers.append(threading.Timer(seconds, _send_to_main_thread, (came[0],)))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    def end() -> NoReturn:
+        if came[0] == signal.SIGINT:
             raise KeyboardInterrupt
-        sys.exit(128 + number)
+        sys.exit(128 + came[0])
 
     report_dropped = sys.unraisablehook
 
     def dropped(unraisable: sys.UnraisableHookArgs) -> None:
         if came and isinstance(unraisable.exc_value, (SystemExit, KeyboardInterrupt)):
-            timer = threading.Timer(REMINDER, _send_to_main_thread, (came[-1],))
-            timer.daemon = True
-            timer.start()
+            repeat(REMINDER)
         elif not isinstance(unraisable.exc_value, AtOnce):  # `Interrupt` repeats that one
             report_dropped(unraisable)
 
@@ -206,11 +220,19 @@ def ending_in_time() -> Iterator[None]:
     try:
         yield
         if came:  # the exception was caught
-            sys.exit(128 + came[0])
+            end()
     except Stopped:
         kill_children()  # without waiting for the workers
         raise
+    except Exception:
+        if came:  # in place of the one for the signal
+            end()
+        raise
     finally:
+        for timer in timers:
+            timer.cancel()
+        if came:
+            logging.disable(logging.NOTSET)
         sys.unraisablehook = report_dropped
         for number, handler in before.items():
             signal.signal(number, handler)

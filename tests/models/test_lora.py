@@ -92,6 +92,22 @@ def test_gradients_reach_the_adapters_of_the_last_blocks_alone(
     assert {id(own[key]) for key in learned} == expected
 
 
+def test_states_in_bfloat16_are_trained_in_float32(
+    backend: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large frozen encoders compute in bfloat16, the blocks with adapters do not."""
+    monkeypatch.setattr("autosam.models.sam.encode.faster_in_half", lambda *args: True)
+    name, file = backend
+    segmenter = build_segmenter(tiny_config(file, f"--sam={name}", "--run=lora", "--lora.blocks=1"))
+    logits = segmenter(make_batch(segmenter.input_spec))
+    assert isinstance(logits, Tensor)
+    assert logits.dtype == torch.float32
+    logits.square().mean().backward()
+    assert segmenter.sam is not None
+    weight = adapters_of(segmenter.sam.image_encoder)[0][1].lora_B["default"].weight
+    assert weight.grad.any()
+
+
 @torch.no_grad()
 def test_kept_states_give_the_embedding(backend: tuple[str, Path]) -> None:
     sam = load_sam(*backend)

@@ -38,6 +38,7 @@ from autosam.models.sam.openvino_encoder import (
     installed,
     use_openvino,
 )
+from autosam.models.state_dict import file_hash
 from autosam.utils.device import gains_from_bf16
 
 if not installed():
@@ -171,6 +172,11 @@ def test_a_converted_encoder_is_kept(
     assert len(count) == 1
     again("b")  # other weights
     assert len(count) == 2
+    (folder / "encoder.xml").write_text("as it was written, and nothing that OpenVINO reads")
+    hashes = (file_hash(folder / f"encoder.{end}") for end in ("xml", "bin"))
+    (folder / "sha256").write_text(" ".join(hashes))
+    assert torch.equal(again(), first)
+    assert len(count) == 3
     for name in ("encoder.bin", "encoder.xml", "sha256"):
         for harm in (flip_a_bit, cut, Path.unlink):
             harm(folder / name)
@@ -266,6 +272,15 @@ def no_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "convert_model", fails)
 
 
+def source_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenVINO begins its errors."""
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("Exception from src/core.cpp:84:\nCheck 'x' failed\nno such operation\n")
+
+    monkeypatch.setattr(openvino, "convert_model", fails)
+
+
 def old_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(openvino, "Core")
 
@@ -279,6 +294,7 @@ def old_version(monkeypatch: pytest.MonkeyPatch) -> None:
             "its (values differ by 0.[0-9]+ of the largest|error is [0-9.]+ times.*)",
         ),
         (no_rule, "No conversion rule found"),
+        (source_lines, "no such operation"),
         (old_version, "has no attribute 'Core'"),
     ],
 )
@@ -479,6 +495,19 @@ def test_what_was_not_used_for_long_is_deleted(cache: Path) -> None:
     use("a")  # kept, and so used
     use("d")
     assert kept() == "acd"
+    (cache / "tiny-x").mkdir()  # of a process that was killed
+    (cache / "tiny-y").mkdir()
+    os.utime(cache / "tiny-x", (1, 1))
+    use("e")
+    assert kept() == "acdey"
+
+
+@pytest.mark.parametrize("setting", [{"run": "lora"}, {"model.sam_features": "blocks"}])
+def test_what_it_cannot_compute_is_refused_at_once(setting: dict[str, str], tmp_path: Path) -> None:
+    settings = {"output": str(tmp_path / "run"), "encoder_backend": "openvino", **setting}
+    with pytest.raises(ConfigError, match="OpenVINO does not compute image encoders with LoRA"):
+        autosam.train(**settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_lite_has_the_hash_of_its_file() -> None:

@@ -54,17 +54,24 @@ def use_openvino(sam: Sam, weights: str | None, backend: str = "auto") -> None:
         backend: "auto": if it is installed. "torch": no. "openvino": it must.
 
     Raises:
-        ConfigError: it must, and is not installed.
+        ConfigError: see `check_backend`.
     """
-    if backend == "torch":
-        return
-    if installed():
+    check_backend(backend)
+    if backend != "torch" and installed():
         must = backend == "openvino"
         sam.backend = OpenVinoEncoder(sam.image_encoder, sam.spec.name, weights, must)
-    elif backend == "openvino":
+
+
+def check_backend(backend: str) -> None:
+    """Refuse `--encoder_backend openvino` where it is not installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if backend == "openvino" and not installed():
         raise ConfigError(
-            "--encoder_backend openvino: OpenVINO is not installed. "
-            "Run: pip install 'autosam[openvino]'"
+            "--encoder_backend openvino: OpenVINO is not installed. Run pip install "
+            "'autosam[openvino]', or choose --encoder_backend auto."
         )
 
 
@@ -130,7 +137,7 @@ class OpenVinoEncoder:
             precision = "bfloat16" if half else "float32"
             what = (
                 f"OpenVINO does not compute the image encoder of {self.name} in {precision} "
-                f"({first_line(error):.200})."
+                f"({_reason(error):.200})."
             )
             if self.must:
                 raise ConfigError(
@@ -167,7 +174,8 @@ class OpenVinoEncoder:
             key = f"{self.name}-{self.weights[:16]}-{code[:8]}-{version}{'-bf16' * half}"
             kept = cache_folder() / "openvino" / key
             if (xml := _unharmed(kept)) is not None:
-                return core.compile_model(core.read_model(xml), "CPU", settings)
+                with contextlib.suppress(RuntimeError):  # it cannot be read: converted again
+                    return core.compile_model(core.read_model(xml), "CPU", settings)
         pixels = _noise(size)
         with torch.no_grad(), without_warnings():  # of tracing
             flat = _Flat(self.encoder).eval()
@@ -229,10 +237,11 @@ def _keep(network: Any, folder: Path) -> None:
     `DAYS`. Without a digest the next process converts it again."""
     openvino = import_openvino()
     try:
-        for used in folder.parent.glob("*/sha256"):
-            if used.stat().st_mtime < time.time() - DAYS * 86400:
-                shutil.rmtree(used.parent, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.parent.iterdir():
+            used = other / "sha256" if (other / "sha256").exists() else other
+            if used.stat().st_mtime < time.time() - DAYS * 86400:
+                shutil.rmtree(other, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder) as name:
             xml = Path(name) / "encoder.xml"
             openvino.save_model(network, xml, compress_to_fp16=False)
@@ -242,6 +251,13 @@ def _keep(network: Any, folder: Path) -> None:
         write_atomically(folder / "sha256", lambda to: to.write_text(digest, encoding="utf-8"))
     except (OSError, RuntimeError, StorageError) as error:
         print(f"{folder}: not kept ({error}); the next command converts it again", file=sys.stderr)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without OpenVINO's first lines, which name places in its source."""
+    places = ("Exception from ", "Check ")
+    lines = [line for line in str(error).splitlines() if not line.startswith(places)]
+    return next((line for line in lines if line.strip()), first_line(error))
 
 
 def _noise(size: int) -> Tensor:
