@@ -117,7 +117,8 @@ class EvaluateConfig:
     sam_checkpoint: str | None = setting(None, missing=(CheckpointError, "file"))
     """File of the SAM weights, if it is another one than in training."""
     encoder_backend: EncoderBackend | None = None
-    """What computes SAM's image encoder on a CPU; unset: as in training, or auto."""
+    """What computes SAM's image encoder on a CPU; unset: torch if the training said so, otherwise
+    auto."""
     fast: bool = False
     """Score the masks of the surrogate decoder, which needs no SAM."""
     split: Literal["train", "validation", "test", "all"] = setting("test", alias="part")
@@ -196,7 +197,8 @@ class PredictConfig(OutputOptions):
     sam_checkpoint: str | None = setting(None, result=False, missing=(CheckpointError, "file"))
     """File of the SAM weights, if it is another one than in training."""
     encoder_backend: EncoderBackend | None = setting(None, result=False)
-    """What computes SAM's image encoder on a CPU; unset: as in training."""
+    """What computes SAM's image encoder on a CPU; unset: torch if the training said so, otherwise
+    auto."""
     fast: bool = setting(False, common=True)
     """Use the surrogate decoder instead of SAM, which is not loaded."""
     flips: bool = False

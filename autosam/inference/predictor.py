@@ -453,7 +453,7 @@ def load(
         threshold: see `Predictor`.
         min_area: see `Predictor`.
         encoder_backend: what computes SAM's image encoder on a CPU, "auto", "torch" or "openvino";
-            None: as in training.
+            None: "torch" if the training said so, otherwise "auto".
 
     Returns:
         A function from images to predictions.

@@ -187,11 +187,13 @@ def load(
         sam_checkpoint: the SAM's weights file, if it is another one than in training.
         fast: without SAM: masks come from the surrogate decoder.
         blank: the mask decoder gets zeros instead of the image embedding, as a control.
-        encoder_backend: what computes the image encoder on a CPU; None: as in training.
+        encoder_backend: what computes the image encoder on a CPU; None: "torch" if the training
+            said so, otherwise "auto".
 
     Raises:
         CheckpointError: not a checkpoint, tensors that do not fit, SAM weights that differ from
             those of the training, or `fast` for a run without a surrogate decoder.
+        ConfigError: `encoder_backend` is "openvino", and it is not installed or cannot compute it.
     """
     file = find(path)
     header = read_header(file)
@@ -205,6 +207,8 @@ def load(
         ) from None
     if sam_checkpoint is not None:
         config = replace(config, sam_checkpoint=sam_checkpoint)
+    if encoder_backend is None and config.encoder_backend != "torch":
+        encoder_backend = "auto"  # also where the training demanded OpenVINO
     if encoder_backend is not None:
         config = replace(config, encoder_backend=encoder_backend)
         check_settings(config)

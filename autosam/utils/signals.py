@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import psutil  # not later: a process forked in the middle of an import would wait for it
+import rich
 
 from autosam.errors import Stopped
 
@@ -192,21 +193,24 @@ def ending_in_time() -> Iterator[None]:
         end()
 
     def repeat(seconds: float) -> None:
-        timers.append(threading.Timer(seconds, _send_to_main_thread, (came[0],)))
-        timers[-1].daemon = True
-        timers[-1].start()
+        for earlier in timers:
+            earlier.cancel()
+        timer = threading.Timer(seconds, _send_to_main_thread, (came[0],))
+        timer.daemon = True
+        timers.append(timer)
+        timer.start()
 
     def end() -> NoReturn:
         if came[0] == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + came[0])
 
-    report_dropped = sys.unraisablehook
+    report_dropped, logged = sys.unraisablehook, logging.root.manager.disable
 
     def dropped(unraisable: sys.UnraisableHookArgs) -> None:
         if came and isinstance(unraisable.exc_value, (SystemExit, KeyboardInterrupt)):
             repeat(REMINDER)
-        elif not isinstance(unraisable.exc_value, AtOnce):  # `Interrupt` repeats that one
+        elif not came and not isinstance(unraisable.exc_value, AtOnce):  # `Interrupt` repeats it
             report_dropped(unraisable)
 
     sys.unraisablehook = dropped
@@ -231,8 +235,7 @@ def ending_in_time() -> Iterator[None]:
     finally:
         for timer in timers:
             timer.cancel()
-        if came:
-            logging.disable(logging.NOTSET)
+        logging.disable(logged)
         sys.unraisablehook = report_dropped
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -243,6 +246,7 @@ def ending_in_time() -> Iterator[None]:
 
 def leave_now(code: int) -> NoReturn:
     """End the process without cleanup, which takes seconds on a busy machine."""
+    rich.get_console().show_cursor(True)  # hidden by a bar that was not ended
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import os
 import pickle
@@ -29,6 +30,7 @@ from autosam.config.commands import BenchConfig, EvaluateConfig, PredictConfig
 from autosam.errors import AutosamError, ConfigError
 from autosam.evaluation.evaluate import evaluate
 from autosam.inference.predict import predict
+from autosam.models import checkpoint
 from autosam.models.build import build_sam
 from autosam.models.sam import SAMS, Sam, load_sam, sam_hash
 from autosam.models.sam.encode import encode_frozen
@@ -231,11 +233,10 @@ def test_bench_leaves_out_what_openvino_does_not_compute(
     monkeypatch.setattr(autosam.benchmark.bench, "in_own_process", lambda f, *args: f(*args))
     with pytest.raises(AutosamError, match="1 of 1 cases were not measured"):
         bench(BenchConfig("lite", cases=["autosam, fp32, OpenVINO"]))
-    assert (
-        "autosam, fp32, OpenVINO: not measured, --encoder_backend openvino: OpenVINO does not "
-        "compute the image encoder of lite in float32 (No conversion rule found)"
-        in capsys.readouterr().err
+    words = (
+        "OpenVINO does not compute the image encoder of lite in float32 (No conversion rule found)"
     )
+    assert f"autosam, fp32, OpenVINO: not measured, {words}" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_costs_time_alone(
@@ -386,10 +387,15 @@ def test_openvino_that_must_and_does_not_is_an_error(
         use_openvino(sam, "0" * 64, "openvino")
         for _ in range(2):
             with pytest.raises(
-                ConfigError, match=r"--encoder_backend openvino: .* of tiny in float"
+                ConfigError, match=r"encoder of tiny in float.*encoder_backend auto"
             ):
                 encode_frozen(sam, *given)
-    found = encode_frozen(sam, *given).features  # upgraded
+    use_openvino(sam, "0" * 64, "openvino")
+    with torch.autocast("cpu", torch.bfloat16), monkeypatch.context() as patch:
+        patch.setattr("autosam.models.sam.openvino_encoder.gains_from_bf16", lambda device: False)
+        asked = encode_frozen(sam, *given).features  # in float32
+    assert torch.allclose(asked, expected, atol=1e-4)
+    found = encode_frozen(sam, *given).features
     assert not torch.equal(found, expected)
     assert torch.allclose(found, expected, atol=1e-4)
 
@@ -425,7 +431,9 @@ def test_predict_and_evaluate_choose_for_themselves(
         scores[backend] = evaluate(EvaluateConfig(**settings))
     assert list(cache.glob("tiny-*/sha256"))
     assert scores["torch"] == pytest.approx(scores["openvino"], abs=0.02)
-    for path in (tmp_path / "torch").glob("*.png"):
+    made = [*(tmp_path / "torch").glob("*.png")]
+    assert len(made) == len([*Path(photos).iterdir()])
+    for path in made:
         masks = [np.asarray(Image.open(tmp_path / b / path.name)) for b in ("torch", "openvino")]
         assert (masks[0] != masks[1]).mean() < 0.01
     no_rule(monkeypatch)
@@ -500,6 +508,25 @@ def test_what_was_not_used_for_long_is_deleted(cache: Path) -> None:
     os.utime(cache / "tiny-x", (1, 1))
     use("e")
     assert kept() == "acdey"
+    age("a", 61)
+    (folder,) = cache.glob("tiny-aa*")
+    (folder / "encoder.bin").write_bytes(b"")
+    os.utime(folder, (1, 1))
+    use("a")  # damaged and old: written once more
+    assert list(cache.glob("tiny-aa*/sha256"))
+
+
+def test_a_run_that_was_trained_with_openvino_is_used_without(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = autosam.load(trained).loaded
+    config = dataclasses.replace(loaded.config, encoder_backend="openvino")
+    (tmp_path / "published").mkdir()
+    checkpoint.publish(dataclasses.replace(loaded, config=config), tmp_path / "published")
+    header = checkpoint.read_header(tmp_path / "published/model.safetensors")
+    assert header["config"]["encoder_backend"] == "openvino"
+    monkeypatch.setattr("autosam.models.sam.openvino_encoder.find_spec", lambda name: None)
+    autosam.load(tmp_path / "published", sam_checkpoint=str(loaded.config.sam_checkpoint))
 
 
 @pytest.mark.parametrize("setting", [{"run": "lora"}, {"model.sam_features": "blocks"}])

@@ -77,7 +77,8 @@ def check_backend(backend: str) -> None:
 
 class OpenVinoEncoder:
     """An image encoder in OpenVINO, one image at a time, in float32, or in bfloat16 where autocast
-    is enabled and the processor has its instructions (elsewhere PyTorch computes). It is converted
+    is enabled and the processor has its instructions (elsewhere PyTorch computes, or with `must`
+    OpenVINO in float32). It is converted
     at the first call, which takes 5 to 60 s, compared with PyTorch on drawn noise, and kept in the
     cache folder. Where OpenVINO fails or computes other values, PyTorch computes the encoder, which
     is said once.
@@ -94,7 +95,7 @@ class OpenVinoEncoder:
     ) -> None:
         self.encoder, self.name, self.weights, self.must = encoder, name, weights, must
         self._compiled: dict[bool, Any] = {}
-        """By precision (bfloat16 or not); None where PyTorch computes."""
+        """By precision (bfloat16 or not); None where PyTorch computes; an error with `must`."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which compile the encoder themselves."""
@@ -115,13 +116,17 @@ class OpenVinoEncoder:
         """
         half = torch.is_autocast_enabled("cpu")
         if half and not gains_from_bf16(pixels.device):
-            return self.encoder(pixels)
+            if not self.must:
+                return self.encoder(pixels)
+            half = False
         if half not in self._compiled:
             with PREPARING:
                 self._prepare_once(pixels.shape[-1], half)
         compiled = self._compiled[half]
         if compiled is None:
             return self.encoder(pixels)
+        if isinstance(compiled, ConfigError):
+            raise compiled
         each = [_levels(compiled, one[None]) for one in pixels]
         first, *finer = (torch.cat(levels) for levels in zip(*each, strict=True))
         return (first, tuple(finer)) if finer else first
@@ -140,10 +145,10 @@ class OpenVinoEncoder:
                 f"({_reason(error):.200})."
             )
             if self.must:
-                raise ConfigError(
-                    f"--encoder_backend openvino: {what} Upgrade openvino, or leave the setting "
-                    "out: then PyTorch computes it."
-                ) from None
+                self._compiled[half] = ConfigError(
+                    f"{what} Upgrade openvino, or let PyTorch compute it (--encoder_backend auto)."
+                )
+                return
             self._compiled[half] = None
             print(
                 f"{what} PyTorch does, more slowly. Upgrade or uninstall openvino.", file=sys.stderr
@@ -238,10 +243,6 @@ def _keep(network: Any, folder: Path) -> None:
     openvino = import_openvino()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for other in folder.parent.iterdir():
-            used = other / "sha256" if (other / "sha256").exists() else other
-            if used.stat().st_mtime < time.time() - DAYS * 86400:
-                shutil.rmtree(other, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder) as name:
             xml = Path(name) / "encoder.xml"
             openvino.save_model(network, xml, compress_to_fp16=False)
@@ -249,6 +250,11 @@ def _keep(network: Any, folder: Path) -> None:
             for file in (xml.with_suffix(".bin"), xml):
                 file.replace(folder / file.name)
         write_atomically(folder / "sha256", lambda to: to.write_text(digest, encoding="utf-8"))
+        for other in folder.parent.iterdir():
+            with contextlib.suppress(OSError):  # another process deletes it
+                used = other / "sha256" if (other / "sha256").exists() else other
+                if used.stat().st_mtime < time.time() - DAYS * 86400:
+                    shutil.rmtree(other, ignore_errors=True)
     except (OSError, RuntimeError, StorageError) as error:
         print(f"{folder}: not kept ({error}); the next command converts it again", file=sys.stderr)
 
