@@ -32,6 +32,7 @@ LearnedPrompt = Literal[
 ]
 """See `ModelConfig.prompt`."""
 EncoderBackend = Literal["auto", "torch", "openvino"]
+"""See `Settings.encoder_backend`."""
 ObjectPrompt = Literal["tokens", "point", "box", "tokens+point", "tokens+box"]
 """See `ModelConfig.object_prompt`."""
 

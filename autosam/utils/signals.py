@@ -180,7 +180,6 @@ def ending_in_time() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-
     timers: list[threading.Timer] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -246,7 +245,8 @@ def ending_in_time() -> Iterator[None]:
 
 def leave_now(code: int) -> NoReturn:
     """End the process without cleanup, which takes seconds on a busy machine."""
-    rich.get_console().show_cursor(True)  # hidden by a bar that was not ended
+    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+        rich.get_console().show_cursor(True)  # hidden by a bar that was not ended
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
