@@ -17,7 +17,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import psutil  # not later: a process forked in the middle of an import would wait for it
-import rich
 
 from autosam.errors import Stopped
 
@@ -245,8 +244,9 @@ def ending_in_time() -> Iterator[None]:
 
 def leave_now(code: int) -> NoReturn:
     """End the process without cleanup, which takes seconds on a busy machine."""
-    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-        rich.get_console().show_cursor(True)  # hidden by a bar that was not ended
+    if rich := sys.modules.get("rich"):  # else there was no bar
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+            rich.get_console().show_cursor(True)  # hidden by a bar that was not ended
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
