@@ -34,7 +34,13 @@ from autosam.models.paper import selection_split
 from autosam.training import resume
 from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
-from autosam.utils.signals import die_with_parent, handled_signals, kill_children, leave_now
+from autosam.utils.signals import (
+    die_with_parent,
+    handled_signals,
+    kill_children,
+    leave_now,
+    restore_handlers,
+)
 from autosam.utils.threads import cores
 
 T = TypeVar("T")
@@ -216,8 +222,7 @@ def _signals_to_children() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore_handlers(before)
 
 
 def _initialize_process(threads: int, checks: Path) -> None:

@@ -283,9 +283,9 @@ class Settings:
     )
     """Weights file of that SAM; unset: the shipped or downloaded file."""
     encoder_backend: EncoderBackend = setting("auto", resume=True, result=False)
-    """What computes a frozen image encoder on a CPU. auto: OpenVINO if it is installed
-    (pip install 'autosam[openvino]') and computes the same, PyTorch otherwise. openvino: an error
-    in place of PyTorch; not for runs with LoRA or model.sam_features blocks."""
+    """What computes a frozen image encoder on a CPU (on a GPU PyTorch does). auto: OpenVINO if it
+    is installed (pip install 'autosam[openvino]') and computes the same, PyTorch otherwise.
+    openvino: an error in place of PyTorch; not for runs with LoRA or model.sam_features blocks."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

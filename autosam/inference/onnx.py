@@ -77,6 +77,7 @@ def export(config: ExportConfig) -> Exported:
         fast=config.fast,
         threshold=config.threshold,
         min_area=config.min_area,
+        encoder_backend="torch",  # what the file is compared with
     )
     if predictor.loaded.config.color_prior is not None:
         raise CheckpointError(

@@ -7,15 +7,13 @@ import dataclasses
 import functools
 import hashlib
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -33,6 +31,7 @@ from autosam.models.sam.encode import LARGE, encode_frozen, faster_in_half
 from autosam.models.sam_features import BLOCKS
 from autosam.types import ImageEmbedding
 from autosam.utils.distributed import broadcast, processes
+from autosam.utils.io import locked
 from autosam.utils.signals import Interrupt
 
 FORMAT = 1
@@ -143,7 +142,7 @@ def use_cache(
                 if main:
                     store = Store.open(folder, facts, count)
                     if store is None or store.missing():
-                        stack.enter_context(lock_cache(folder, title))
+                        stack.enter_context(locked(folder, f"embeds {title}"))
                         store = _prepare(config.cache, dataset, folder, facts, title, sam)
                         missing = store.missing()
                 missing = broadcast(missing)
@@ -168,27 +167,6 @@ def use_cache(
             raise disk_error(error, folder) from None
         touch(folder)
         dataset.use(Cached(store, dataset.copies))
-
-
-@contextlib.contextmanager
-def lock_cache(folder: Path, title: str) -> Iterator[None]:
-    """Lock a cache; wait if another process computes it.
-
-    Args:
-        folder: folder of the cache.
-        title: description of the cache, for the message.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that embeds {title}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def facts_of(config: Config, dataset: PairDataset, device: torch.device) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from autosam.config.validation import check_settings
 from autosam.data.loaders import Data, worker_count
 from autosam.models import checkpoint
 from autosam.models.build import build_segmenter
+from autosam.models.sam.openvino_encoder import check_backend
 from autosam.models.sam.weights.locate import known
 from autosam.training import resume
 from autosam.training.auto_batch import fit_batch
@@ -51,6 +52,7 @@ def train(config: Config) -> TrainResult:
     check_launcher()
     config, saved = resolve(config)
     check_settings(config)
+    check_backend(config.encoder_backend)
     known(config.sam)
     with Interrupt() as interrupt:
         interrupt.at_once = True

@@ -315,23 +315,24 @@ class Trainer:
                 on_step,
                 self.stats,
             )
-        except AtOnce:
-            self.interrupt.at_once = False
-            self._restore_snapshot()
-            self.save_state()
-            raise self.interrupt.stopped() from None
-        except TrainingError as error:
-            what = str(error)
-        except Exception as error:
-            if ONE_VALUE in str(error):
+        except (AtOnce, Exception) as error:
+            if self.interrupt.caused(error):
+                self.interrupt.at_once = False
+                self._restore_snapshot()
+                self.save_state()
+                raise self.interrupt.stopped() from None
+            if isinstance(error, AtOnce | TrainingError):
+                what = str(error)
+            elif ONE_VALUE in str(error):
                 raise TrainingError(f"epoch {epoch}: {one_value(error)}") from None
-            if not is_out_of_memory(error):
+            elif is_out_of_memory(error):
+                end = "." if self.config.auto_batch else ", or let --auto-batch find what fits."
+                what = (
+                    f"memory ran out on a batch of {self.config.train.batch_size} ({error}). Halve "
+                    f"--train.batch_size and double --train.accumulate{end}"
+                )
+            else:
                 raise
-            what = (
-                f"memory ran out on a batch of {self.config.train.batch_size} ({error}). Halve "
-                "--train.batch_size and double --train.accumulate"
-                + (", or let --auto-batch find what fits." if not self.config.auto_batch else ".")
-            )
         finally:
             self.interrupt.at_once = False  # until the state is saved
         kept = self.folder / checkpoint.BEST

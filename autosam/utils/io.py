@@ -172,6 +172,30 @@ def read_text(path: Path, wide: bool = False) -> str:
 
 
 @contextlib.contextmanager
+def locked(path: Path, work: str) -> Iterator[None]:
+    """Lock a file or folder, which need not exist; wait while another process has locked it.
+
+    Args:
+        path: its lock is `path`.lock, in a folder that is made.
+        work: what the other process does, for the message.
+
+    Raises:
+        OSError: it cannot be locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        file.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that {work}", file=sys.stderr)
+        file.acquire()
+    try:
+        yield
+    finally:
+        file.release()
+
+
+@contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Lock an existing folder, so that only this process writes into it.
 

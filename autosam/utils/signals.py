@@ -29,13 +29,53 @@ SIGNALS = tuple(
 GRACE = 6.0
 """Seconds that a command has to end by itself after a signal; then it is killed."""
 REMINDER = 0.3
-"""Seconds after which the exception for a signal is raised again, if it had no effect."""
+"""Seconds after which `Interrupt` raises its exception again, where the work can stop at once."""
 AGAIN = 1.5
-"""Seconds after which it is raised again in any case, until the command has ended."""
+"""Seconds after which a command raises its exception again, until it has ended."""
 
 
 class AtOnce(BaseException):
     """A signal arrived where the work can stop at once without loss."""
+
+
+class Repeater:
+    """Sends a signal to the main thread again: Python drops exceptions that are raised in a
+    destructor, in a callback of a weak reference or around a fork, and libraries catch them or turn
+    them into others."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+        self._sent = False
+        self._lock = threading.RLock()  # a handler may interrupt the main thread that holds it
+
+    def after(self, seconds: float, number: int) -> None:
+        """Send signal `number` after a while, instead of what was to be sent before."""
+        with self._lock:
+            self._timer = threading.Timer(seconds, self._send, (number,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def cancel(self) -> None:
+        """Send nothing any more."""
+        with self._lock:
+            self._timer = None
+
+    def was_it(self) -> bool:
+        """Whether the signal that is handled now came from here."""
+        sent, self._sent = self._sent, False
+        return sent
+
+    def _send(self, number: int) -> None:
+        with self._lock:
+            if self._timer is not threading.current_thread():
+                return  # cancelled, or another one is to be sent
+            self._sent = True
+            if hasattr(signal, "pthread_kill"):  # it also ends a call to the system
+                ident = threading.main_thread().ident
+                assert ident is not None
+                signal.pthread_kill(ident, number)
+            else:
+                signal.raise_signal(number)
 
 
 class Interrupt:
@@ -54,26 +94,30 @@ class Interrupt:
         self.signal: int | None = None
         self.remedy = "the same command and --overwrite true"
         self._at_once = False
+        self._repeater = Repeater()
         self._before: dict[int, Any] = {}
         self._done = RawValue("b", 1)
 
     def __enter__(self) -> Interrupt:
-        self._done.value = 0
+        self._done.value, self._process = 0, os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._note) for number in handled_signals()
             }
-            if hasattr(signal, "SIGALRM"):
-                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._remind)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
+        caused = self.caused(error)
         self._done.value, self._at_once = 1, False
-        self._remind_in(0.0)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if isinstance(error, AtOnce):
+        self._repeater.cancel()
+        restore_handlers(self._before)
+        if caused:
             raise self.stopped() from None
+
+    def caused(self, error: BaseException | None) -> bool:
+        """Whether an error comes of a signal: it is `AtOnce`, or what a library made of it."""
+        turned = self._at_once and self.signal is not None and isinstance(error, Exception)
+        return isinstance(error, AtOnce) or (turned and not isinstance(error, Stopped))
 
     def stopped(self) -> Stopped:
         """The exception that ends the run."""
@@ -90,29 +134,27 @@ class Interrupt:
     def at_once(self, value: bool) -> None:
         self._at_once = value
         if self.signal is not None:
-            self._remind_in(REMINDER if value else 0.0)
             if value:
-                raise AtOnce
+                self._raise()
+            self._repeater.cancel()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == number == signal.SIGINT:
-            raise KeyboardInterrupt
+        _leave_if_forked(self._process, number)
+        again = self._repeater.was_it()
         if self.signal is None:
             self.signal = number
             _say("stopping; Ctrl-C (again) leaves at once")
-            self._remind()
+        elif number == signal.SIGINT and not again:
+            raise KeyboardInterrupt
+        if self._at_once:
+            self._raise()
 
-    def _remind(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Raise the exception if that is allowed now, and again later: Python drops exceptions that
-        are raised in a destructor or around a fork."""
-        if self._at_once and self.signal is not None:
-            self._remind_in(REMINDER)
-            if not _forking:
-                raise AtOnce
-
-    def _remind_in(self, seconds: float) -> None:
-        if hasattr(signal, "SIGALRM") and signal.SIGALRM in self._before:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+    def _raise(self) -> None:
+        """Raise the exception, now and again later."""
+        if self._before and self.signal is not None:
+            self._repeater.after(REMINDER, self.signal)
+        if not _forking:
+            raise AtOnce
 
     def worker_init(self, worker: int) -> None:
         """Initialise a worker process of a loader: a signal to the process group does not end it
@@ -132,6 +174,19 @@ class Interrupt:
 def handled_signals() -> list[int]:
     """The signals to handle: all that were not ignored at the start, as by nohup, and Ctrl-C."""
     return [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+
+
+def restore_handlers(before: dict[int, Any]) -> None:
+    """Set the handlers that signals had; those that were not set by Python cannot be set again."""
+    for number, handler in before.items():
+        if handler is not None:
+            signal.signal(number, handler)
+
+
+def _leave_if_forked(process: int, number: int) -> None:
+    """End a process that was forked from `process` and has not set its own handlers yet."""
+    if os.getpid() != process:
+        os._exit(128 + number)
 
 
 def _say(text: str) -> None:
@@ -169,34 +224,25 @@ def ending_in_time() -> Iterator[None]:
     """Run a command so that a signal ends it, with the exit code 128 plus the signal's number.
 
     Unless the command handles signals itself (`Interrupt`), a signal raises SystemExit, or
-    KeyboardInterrupt for Ctrl-C. If the process is still running `GRACE` seconds later, it is
-    killed with its children. Python drops exceptions that are raised in a destructor, in a callback
-    of a weak reference or around a fork, and libraries catch them or turn them into others:
-    therefore the signal is repeated, and what is raised or logged after it is not reported. Only
-    the main thread receives signals; in other threads the context has no effect.
+    KeyboardInterrupt for Ctrl-C, and again (`Repeater`); what is raised or logged after it is not
+    reported. If the process is still running `GRACE` seconds later, it is killed with its children.
+    Only the main thread receives signals; in other threads the context has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    timers: list[threading.Timer] = []
+    repeater, process = Repeater(), os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
+        _leave_if_forked(process, number)
         if not came and number != signal.SIGINT:
             _say(f"stopped by {signal.Signals(number).name}")
         came.append(number)
         logging.disable()
         kill_children()
-        repeat(AGAIN)
+        repeater.after(AGAIN, came[0])
         end()
-
-    def repeat(seconds: float) -> None:
-        for earlier in timers:
-            earlier.cancel()
-        timer = threading.Timer(seconds, _send_to_main_thread, (came[0],))
-        timer.daemon = True
-        timers.append(timer)
-        timer.start()
 
     def end() -> NoReturn:
         if came[0] == signal.SIGINT:
@@ -206,9 +252,7 @@ def ending_in_time() -> Iterator[None]:
     report_dropped, logged = sys.unraisablehook, logging.root.manager.disable
 
     def dropped(unraisable: sys.UnraisableHookArgs) -> None:
-        if came and isinstance(unraisable.exc_value, (SystemExit, KeyboardInterrupt)):
-            repeat(REMINDER)
-        elif not came and not isinstance(unraisable.exc_value, AtOnce):  # `Interrupt` repeats it
+        if not came and not isinstance(unraisable.exc_value, AtOnce):
             report_dropped(unraisable)
 
     sys.unraisablehook = dropped
@@ -231,12 +275,10 @@ def ending_in_time() -> Iterator[None]:
             end()
         raise
     finally:
-        for timer in timers:
-            timer.cancel()
+        repeater.cancel()
         logging.disable(logged)
         sys.unraisablehook = report_dropped
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore_handlers(before)
         signal.set_wakeup_fd(wakeup)
         writer.shutdown(socket.SHUT_RDWR)  # and so ends the thread, unless a signal came
         writer.close()
@@ -244,22 +286,18 @@ def ending_in_time() -> Iterator[None]:
 
 def leave_now(code: int) -> NoReturn:
     """End the process without cleanup, which takes seconds on a busy machine."""
-    if rich := sys.modules.get("rich"):  # else there was no bar
-        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-            rich.get_console().show_cursor(True)  # hidden by a bar that was not ended
+    _show_cursor()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
 
 
-def _send_to_main_thread(number: int) -> None:
-    if hasattr(signal, "pthread_kill"):  # it also ends a call to the system
-        ident = threading.main_thread().ident
-        assert ident is not None
-        signal.pthread_kill(ident, number)
-    else:
-        signal.raise_signal(number)
+def _show_cursor() -> None:
+    """A bar that was not ended has hidden it."""
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h")
 
 
 def _end_after(reader: socket.socket) -> None:
@@ -277,6 +315,7 @@ def _end_after(reader: socket.socket) -> None:
         "saved before are complete"
     )
     kill_children()
+    _show_cursor()
     os._exit(128 + number)
 
 

@@ -14,6 +14,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from autosam.data import loaders
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import SAMS
 from autosam.train import train
+from autosam.utils.signals import AtOnce, Interrupt, ending_in_time
 
 MOMENTS = int(os.environ.get("AUTOSAM_KILLS", "2"))
 """Of each signal."""
@@ -187,9 +190,12 @@ def test_a_signal_while_modules_are_imported(
     assert process.returncode in (-number, 128 + number)  # for a shell the same
 
 
+STOPPING = "stopping; Ctrl-C (again) leaves at once"
+STOPPED = "stopped; resume with: the same command and --overwrite true"
 DROPPED = """
-import logging, os, signal, sys, time, weakref
+import contextlib, logging, os, signal, sys, time, weakref
 from autosam.config.cli import one_message
+from autosam.utils.signals import Interrupt
 
 class Held:
     def __del__(self):
@@ -200,7 +206,9 @@ def send(*args):
     time.sleep(0.05)
 
 number = signal.Signals[sys.argv[1]]
-with one_message():
+with one_message(), contextlib.ExitStack() as stack:
+    if sys.argv[3] == "training":
+        stack.enter_context(Interrupt()).at_once = True
     if sys.argv[2] == "destructor":
         held = Held()
         del held
@@ -226,19 +234,94 @@ with one_message():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals to another process")
 @pytest.mark.parametrize("where", ["destructor", "weakref", "fork", "library", "fallback"])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_whose_exception_is_lost(name: str, where: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "work", "lines"), [
+    ("SIGTERM", "other", ["stopped by SIGTERM"]),
+    ("SIGINT", "other", ["interrupted"]),
+    ("SIGTERM", "training", [STOPPING, STOPPED]),
+    ("SIGINT", "training", [STOPPING, STOPPED]),
+])  # fmt: skip
+def test_a_signal_whose_exception_is_lost(
+    name: str, work: str, lines: list[str], where: str, tmp_path: Path
+) -> None:
     (tmp_path / "dropped.py").write_text(DROPPED)
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "dropped.py"), name, where],
+        [sys.executable, str(tmp_path / "dropped.py"), name, where, work],
         capture_output=True, text=True, timeout=30,
         env={**os.environ, "PYTHONPATH": str(Path(loaders.__file__).parents[2])},
     )  # fmt: skip
     number = getattr(signal, name)
     note(f"{name} in a {where}", time.monotonic() - began, done.returncode)
     assert done.returncode in (-number, 128 + number), done.stderr
-    assert done.stderr == ("stopped by SIGTERM\n" if name == "SIGTERM" else "interrupted\n")
+    said = done.stderr.splitlines()
+    if work == "training" and where == "library":  # what libraries log is kept
+        said = [line for line in said if line in lines]
+    assert said == lines
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers of the system")
+def test_a_timer_of_the_caller_goes_on() -> None:
+    """As that of pytest-timeout, or of a notebook that watches a training."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: came.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(AtOnce):
+                interrupt.at_once = True
+        time.sleep(0.5)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert came == [signal.SIGALRM]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+@pytest.mark.parametrize("context", [Interrupt, ending_in_time])
+def test_a_signal_to_a_fork_that_has_just_begun(
+    context: Callable[[], AbstractContextManager], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A worker process, before it sets handlers of its own, is silent and does not run on."""
+    with context() as entered:
+        if isinstance(entered, Interrupt):
+            entered.at_once = True
+        child = os.fork()
+        if child == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+    assert capfd.readouterr() == ("", "")
+
+
+LEAVE = """
+import rich
+from autosam.utils.signals import leave_now
+rich.get_console().show_cursor(False)
+leave_now(143)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_cursor_comes_back(terminal: bool) -> None:
+    import pty
+
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    environment = {**os.environ, "PYTHONPATH": str(Path(loaders.__file__).parents[2])}
+    if not terminal:  # gone, while rich still takes it for one
+        os.close(reader)
+        environment["FORCE_COLOR"] = "1"
+    code = LEAVE if terminal else LEAVE.replace("rich.get", "#")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, env=environment)
+    assert process.wait(timeout=60) == 143
+    os.close(writer)
+    if terminal:
+        assert os.read(reader, 100) == b"\x1b[?25l\x1b[?25h"
+        os.close(reader)
 
 
 SMALL = """

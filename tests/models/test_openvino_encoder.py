@@ -8,8 +8,10 @@ import importlib.util
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -41,6 +43,7 @@ from autosam.models.sam.openvino_encoder import (
     use_openvino,
 )
 from autosam.models.state_dict import file_hash
+from autosam.train import train
 from autosam.utils.device import gains_from_bf16
 
 if not installed():
@@ -52,6 +55,10 @@ openvino = import_openvino()
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AUTOSAM_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache/openvino"
+
+
+def folders(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
 
 
 def images(sam: Sam, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,12 +111,12 @@ def test_bfloat16_is_as_near_to_float32_as_pytorchs(name: str, cache: Path) -> N
     if not gains_from_bf16(torch.device("cpu")):
         assert torch.equal(ours.features, theirs.features)
         pytest.skip("a processor without bf16 instructions")
-    assert [folder.name[-5:] for folder in cache.iterdir()] == ["-bf16"]
+    assert [folder.name[-5:] for folder in folders(cache)] == ["-bf16"]
     assert sam.backend is not None
     assert not torch.equal(ours.features, theirs.features)
     single = encode_frozen(sam, *given)  # the same SAM in float32
     assert not torch.equal(ours.features, single.features)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(folders(cache))) == 2
     for level, other, best, plain in zip(
         ours.levels, theirs.levels, exact.levels, single.levels, strict=True
     ):
@@ -167,7 +174,7 @@ def test_a_converted_encoder_is_kept(
         return encode_frozen(sam, *given).features
 
     first = again()
-    (folder,) = cache.iterdir()
+    (folder,) = folders(cache)
     assert re.fullmatch(r"tiny-a{16}-[0-9a-f]{8}-20[0-9.]+", folder.name)
     assert {path.name for path in folder.iterdir()} == {"encoder.xml", "encoder.bin", "sha256"}
     assert torch.equal(again(), first)
@@ -208,12 +215,12 @@ def test_other_code_is_another_encoder(
         encoder = OpenVinoEncoder(module.Own(), "own", "a" * 64)
         found.append(encoder(torch.ones(1, 3, 4, 4)).mean().item())
     assert found == [1, 2]
-    assert len(list(cache.iterdir())) == 2
+    assert len(folders(cache)) == 2
     in_notebook = type("Own", (torch.nn.Identity,), {"__module__": "nowhere"})()
     encoder = OpenVinoEncoder(in_notebook, "own", "a" * 64)
     assert encoder(torch.full((1, 3, 4, 4), 7.0)).mean() == 7
     assert capsys.readouterr().err == ""
-    assert len(list(cache.iterdir())) == 2
+    assert len(folders(cache)) == 2
 
 
 def test_a_used_encoder_can_be_copied_and_pickled() -> None:
@@ -412,6 +419,7 @@ def test_openvino_that_must_and_is_missing_is_an_error(
         lambda: evaluate(EvaluateConfig(**settings)),
         lambda: evaluate(EvaluateConfig(zero_shot=True, encoder_backend="openvino")),
         lambda: build_sam(Config(encoder_backend="openvino")),
+        lambda: train(Config(encoder_backend="openvino", output=str(tmp_path / "m"))),
     ):
         with pytest.raises(AutosamError, match=r"OpenVINO is not installed.*pip install"):
             call()
@@ -472,7 +480,7 @@ def test_the_first_image_does_not_decide(cache: Path) -> None:
     ):
         use_openvino(sam, f"{count}" * 64)
         encode_frozen(sam, given, torch.tensor([[64, 64]]))
-        found += [(folder / "encoder.bin").read_bytes() for folder in cache.glob(f"tiny-{count}*")]
+        found += [file.read_bytes() for file in cache.glob(f"tiny-{count}*/encoder.bin")]
     assert len(found) == 2
     assert found[0] == found[1]
 
@@ -487,7 +495,7 @@ def test_what_was_not_used_for_long_is_deleted(cache: Path) -> None:
         os.utime(used, (then, then))
 
     def kept() -> str:
-        return "".join(sorted(folder.name[5] for folder in cache.iterdir()))
+        return "".join(sorted(folder.name[5] for folder in folders(cache)))
 
     def use(which: str) -> None:
         use_openvino(sam, which * 64)
@@ -509,11 +517,107 @@ def test_what_was_not_used_for_long_is_deleted(cache: Path) -> None:
     use("e")
     assert kept() == "acdey"
     age("a", 61)
-    (folder,) = cache.glob("tiny-aa*")
+    (folder,) = (path for path in folders(cache) if path.name.startswith("tiny-aa"))
     (folder / "encoder.bin").write_bytes(b"")
     os.utime(folder, (1, 1))
     use("a")  # damaged and old: written once more
     assert list(cache.glob("tiny-aa*/sha256"))
+
+
+CONVERT = """
+import sys, time
+from pathlib import Path
+import torch
+from autosam.models.sam import openvino_encoder
+from autosam.models.sam.openvino_encoder import OpenVinoEncoder
+
+convert = OpenVinoEncoder._convert
+
+def counted(*args):
+    Path(sys.argv[1], f"converted{time.monotonic_ns()}").touch()
+    time.sleep(0.5)
+    return convert(*args)
+
+OpenVinoEncoder._convert = counted
+Path(sys.argv[1], f"ready{time.monotonic_ns()}").touch()
+while len([*Path(sys.argv[1]).glob("ready*")]) < 3:
+    time.sleep(0.01)
+torch.manual_seed(0)
+encoder = OpenVinoEncoder(torch.nn.Conv2d(3, 4, 3), "own", "a" * 64)
+print(encoder(torch.ones(1, 3, 9, 9)).sum().item())
+"""
+
+
+def test_of_several_processes_one_converts(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "convert.py").write_text(CONVERT)
+    path = os.pathsep.join(filter(None, sys.path))
+    words = [sys.executable, str(tmp_path / "convert.py"), str(tmp_path)]
+    processes = [
+        subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=100) for process in processes]
+    assert len({out for out, _ in said}) == 1
+    waited = "waiting for another process that converts the image encoder of own\n"
+    assert sorted(errors for _, errors in said) == ["", waited, waited]
+    assert len(list(tmp_path.glob("converted*"))) == 1
+    (kept,) = folders(cache)
+    assert {path.name for path in kept.iterdir()} == {"encoder.xml", "encoder.bin", "sha256"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to another process")
+def test_ctrl_c_in_a_conversion_is_not_an_error_of_openvino(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenVINO calls Python, and turns what is raised there into errors of its own."""
+    sam, convert = tiny("tiny"), openvino.convert_model
+    given = images(sam, 1)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        try:
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.2)
+        except BaseException:
+            raise RuntimeError("FrontEnd API failed") from None
+        return convert(*args, **kwargs)
+
+    monkeypatch.setattr(openvino, "convert_model", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        use_openvino(sam, None)
+        with pytest.raises(KeyboardInterrupt):
+            encode_frozen(sam, *given)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    monkeypatch.setattr(openvino, "convert_model", convert)
+    assert encode_frozen(sam, *given).features.isfinite().all()
+    assert sam.backend is not None
+    assert sam.backend._compiled[False] is not None
+    assert capsys.readouterr().err == ""
+
+
+def test_memory_that_runs_out_is_not_openvinos_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(*args: Any, **kwargs: Any) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(openvino, "convert_model", too_large)
+    sam = tiny("tiny")
+    given = images(sam, 1)
+    use_openvino(sam, None, "openvino")
+    with pytest.raises(MemoryError):
+        encode_frozen(sam, *given)
+    use_openvino(sam, None)
+    encode_frozen(sam, *given)
+    said = capsys.readouterr().err
+    assert "9 GiB" in said
+    assert "Upgrade" not in said
 
 
 def test_a_run_that_was_trained_with_openvino_is_used_without(

@@ -335,11 +335,12 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(
         train(config_of(tiny_file, folders, tmp_path / "run"))
 
 
-def test_the_second_interrupt_acts_at_once() -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_after_a_signal_acts_at_once(first: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGINT)  # in the background of a shell it is ignored
     with Interrupt() as interrupt:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.signal == signal.SIGINT
+        os.kill(os.getpid(), first)
+        assert interrupt.signal == first
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -8,25 +8,26 @@ import inspect
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autosam.errors import ConfigError, StorageError, first_line
+from autosam.errors import ConfigError, StorageError, first_line, is_out_of_memory
 from autosam.models.sam.base import Sam
 from autosam.models.sam.blocks import Output
 from autosam.models.state_dict import file_hash
 from autosam.utils.assets import cache_folder
 from autosam.utils.device import gains_from_bf16
-from autosam.utils.io import write_atomically
+from autosam.utils.io import locked, write_atomically
 from autosam.utils.logging import without_warnings
 
 TOLERANCE = 1e-3
@@ -35,6 +36,7 @@ SHARE = 2.0
 """Largest root mean square error in bfloat16, as a multiple of PyTorch's in bfloat16."""
 DAYS = 60
 """A kept encoder that was not used for so long is deleted when another one is kept."""
+T = TypeVar("T")
 PREPARING = threading.Lock()
 """Held while an encoder is converted: of several threads one does it."""
 
@@ -78,10 +80,9 @@ def check_backend(backend: str) -> None:
 class OpenVinoEncoder:
     """An image encoder in OpenVINO, one image at a time, in float32, or in bfloat16 where autocast
     is enabled and the processor has its instructions (elsewhere PyTorch computes, or with `must`
-    OpenVINO in float32). It is converted
-    at the first call, which takes 5 to 60 s, compared with PyTorch on drawn noise, and kept in the
-    cache folder. Where OpenVINO fails or computes other values, PyTorch computes the encoder, which
-    is said once.
+    OpenVINO in float32). It is converted at the first call, which takes 5 to 60 s, compared with
+    PyTorch on drawn noise, and kept in the cache folder. Where OpenVINO cannot convert or compile
+    it, or computes other values, PyTorch computes the encoder, which is said once.
 
     Args:
         encoder: the image encoder in PyTorch, see `Sam`: on the CPU, frozen, in evaluation mode.
@@ -136,9 +137,12 @@ class OpenVinoEncoder:
         if half in self._compiled:
             return
         try:
-            with torch.autocast("cpu", enabled=False):
-                self._compiled[half] = self._prepare(size, half)
+            # Only the main thread receives signals: OpenVINO, which calls Python, would turn their
+            # exceptions into errors of its own.
+            self._compiled[half] = in_thread(self._prepare, size, half, torch.get_num_threads())
         except Exception as error:  # of any kind, also where it was installed incompletely
+            if self.must and is_out_of_memory(error):
+                raise
             precision = "bfloat16" if half else "float32"
             what = (
                 f"OpenVINO does not compute the image encoder of {self.name} in {precision} "
@@ -150,37 +154,51 @@ class OpenVinoEncoder:
                 )
                 return
             self._compiled[half] = None
-            print(
-                f"{what} PyTorch does, more slowly. Upgrade or uninstall openvino.", file=sys.stderr
-            )
+            remedy = "" if is_out_of_memory(error) else " Upgrade or uninstall openvino."
+            print(f"{what} PyTorch does, more slowly.{remedy}", file=sys.stderr)
 
-    def _prepare(self, size: int, half: bool) -> Any:
+    def _prepare(self, size: int, half: bool, threads: int) -> Any:
         """Compile the kept encoder, or convert it and compare it with PyTorch.
 
         Args:
             size: S.
             half: in bfloat16.
+            threads: of OpenVINO.
 
         Raises:
             ValueError: it computes other values.
             Exception: of OpenVINO.
         """
         openvino = import_openvino()
+        torch.set_num_threads(threads)
         settings = {
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # every process would take the same cores
         }
         core = openvino.Core()
-        kept = None
-        if self.weights is not None and (code := code_digest(self.encoder)) is not None:
-            version = openvino.__version__.split("-")[0]
-            key = f"{self.name}-{self.weights[:16]}-{code[:8]}-{version}{'-bf16' * half}"
-            kept = cache_folder() / "openvino" / key
-            if (xml := _unharmed(kept)) is not None:
-                with contextlib.suppress(RuntimeError):  # it cannot be read: converted again
-                    return core.compile_model(core.read_model(xml), "CPU", settings)
+        folder = self._folder(half)
+        if folder is None:
+            return self._convert(core, settings, size, half)[1]
+        if (compiled := _read(core, settings, folder)) is not None:
+            return compiled
+        with _of_several_one(folder, self.name):
+            if (compiled := _read(core, settings, folder)) is None:
+                network, compiled = self._convert(core, settings, size, half)
+                _keep(network, folder)
+            return compiled
+
+    def _folder(self, half: bool) -> Path | None:
+        """Where the encoder is kept; None if it is not."""
+        if self.weights is None or (code := code_digest(self.encoder)) is None:
+            return None
+        version = import_openvino().__version__.split("-")[0]
+        name = f"{self.name}-{self.weights[:16]}-{code[:8]}-{version}{'-bf16' * half}"
+        return cache_folder() / "openvino" / name
+
+    def _convert(self, core: Any, settings: dict[str, Any], size: int, half: bool) -> Any:
+        """Convert, compile and compare the encoder: the network, and compiled."""
         pixels = _noise(size)
         with torch.no_grad(), without_warnings():  # of tracing
             flat = _Flat(self.encoder).eval()
@@ -188,7 +206,7 @@ class OpenVinoEncoder:
             exact = traced(pixels)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 pytorch = flat(pixels) if half else exact
-        network = openvino.convert_model(traced, input=[list(pixels.shape)])
+        network = import_openvino().convert_model(traced, input=[list(pixels.shape)])
         compiled = core.compile_model(network, "CPU", settings)
         for mine, theirs, true in zip(_levels(compiled, pixels), pytorch, exact, strict=True):
             if half:
@@ -199,9 +217,22 @@ class OpenVinoEncoder:
                 error = float((mine - true).abs().max() / true.abs().max())
                 if not error <= TOLERANCE:
                     raise ValueError(f"its values differ by {error:.1g} of the largest")
-        if kept is not None:
-            _keep(network, kept)
-        return compiled
+        return network, compiled
+
+
+def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in another thread, and wait for it. The exception of a signal ends the wait;
+    the thread goes on until it is done or the process ends."""
+    future = Future[T]()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def import_openvino() -> Any:
@@ -237,26 +268,46 @@ def _unharmed(folder: Path) -> Path | None:
     return xml
 
 
+def _read(core: Any, settings: dict[str, Any], folder: Path) -> Any:
+    """Compile a kept encoder; None if there is none that can be read."""
+    if (xml := _unharmed(folder)) is not None:
+        with contextlib.suppress(RuntimeError):
+            return core.compile_model(core.read_model(xml), "CPU", settings)
+    return None
+
+
+@contextlib.contextmanager
+def _of_several_one(folder: Path, name: str) -> Iterator[None]:
+    """Lock a folder, so that one of several processes converts the encoder; where nothing can be
+    locked each of them does."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):
+            work = f"converts the image encoder of {name}"
+            stack.enter_context(locked(folder, work))
+        yield
+
+
 def _keep(network: Any, folder: Path) -> None:
-    """Write a converted encoder, at last the digest of its files, and delete what was not used for
-    `DAYS`. Without a digest the next process converts it again."""
-    openvino = import_openvino()
+    """Write a converted encoder and the digest of its files, and delete what was not used for
+    `DAYS`."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as name:
-            xml = Path(name) / "encoder.xml"
-            openvino.save_model(network, xml, compress_to_fp16=False)
-            digest = _digest(xml, xml.with_suffix(".bin"))
-            for file in (xml.with_suffix(".bin"), xml):
-                file.replace(folder / file.name)
-        write_atomically(folder / "sha256", lambda to: to.write_text(digest, encoding="utf-8"))
-        for other in folder.parent.iterdir():
-            with contextlib.suppress(OSError):  # another process deletes it
-                used = other / "sha256" if (other / "sha256").exists() else other
-                if used.stat().st_mtime < time.time() - DAYS * 86400:
-                    shutil.rmtree(other, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        xml = partial / "encoder.xml"
+        import_openvino().save_model(network, xml, compress_to_fp16=False)
+        digest = _digest(xml, xml.with_suffix(".bin"))
+        write_atomically(partial / "sha256", lambda to: to.write_text(digest, encoding="utf-8"))
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        partial.replace(folder)
     except (OSError, RuntimeError, StorageError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
         print(f"{folder}: not kept ({error}); the next command converts it again", file=sys.stderr)
+        return
+    for other in folder.parent.iterdir():
+        with contextlib.suppress(OSError):  # another process deletes it
+            used = other / "sha256" if (other / "sha256").exists() else other
+            if used.stat().st_mtime < time.time() - DAYS * 86400:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

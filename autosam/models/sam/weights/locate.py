@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote, urlsplit
-
-from filelock import FileLock, Timeout
 
 from autosam.errors import CheckpointError
 from autosam.models.sam.base import SamSpec
@@ -28,6 +25,7 @@ from autosam.models.state_dict import (
     what_is_wrong,
 )
 from autosam.utils.assets import asset_folder, cache_folder
+from autosam.utils.io import locked
 from autosam.utils.paths import no_file
 from autosam.utils.suggest import require_choice
 
@@ -207,20 +205,12 @@ def sibling(path: Path, ending: str) -> Path:
 @contextmanager
 def _locked(final: Path) -> Iterator[None]:
     """Lock `final` and the files beside it against other processes."""
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(sibling(final, ".lock"))
+    with ExitStack() as stack:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for another process that downloads {final.name}", file=sys.stderr)
-            lock.acquire()
-    except OSError as error:
-        raise _unwritable(error) from None
-    try:
+            stack.enter_context(locked(final, f"downloads {final.name}"))
+        except OSError as error:
+            raise _unwritable(error) from None
         yield
-    finally:
-        lock.release()
 
 
 def _store(temporary: Path, final: Path, digest: str) -> None:
