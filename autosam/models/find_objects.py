@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -121,20 +122,28 @@ def ranked(
 
 
 def crop_masks(logits: Tensor) -> list[tuple[int, int, np.ndarray]]:
-    """Cut each mask out of its cells.
+    """Cut each object out of its cells: the largest connected part of its mask.
 
     Args:
         logits: float P x m x m.
 
     Returns:
-        See `FoundObjects.masks`; of an empty mask nothing.
+        See `FoundObjects.masks`; of an empty mask nothing. Other parts of a mask change their sign.
     """
     cropped = []
     for mask in logits.float().cpu().numpy():
-        rows, columns = np.flatnonzero((mask > 0).any(1)), np.flatnonzero((mask > 0).any(0))
-        if len(rows) == 0:
+        count, parts, stats, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8))
+        if count == 1:
             cropped.append((0, 0, mask[:0, :0].copy()))
             continue
-        top, left = max(0, int(rows[0]) - 1), max(0, int(columns[0]) - 1)
-        cropped.append((top, left, mask[top : rows[-1] + 2, left : columns[-1] + 2].copy()))
+        largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+        left, top, width, height = stats[largest, :4].tolist()
+        rows, columns = (
+            slice(max(0, top - 1), top + height + 1),
+            slice(max(0, left - 1), left + width + 1),
+        )
+        own, part = mask[rows, columns], parts[rows, columns]
+        cropped.append(
+            (rows.start, columns.start, np.where((part == 0) | (part == largest), own, -own))
+        )
     return cropped

@@ -257,10 +257,12 @@ class Trainer:
             checkpoint.save(
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.noted
             )
+        split = paper.selection_split(self.config)
+        if self.config.init and self.epochs and self.best < 0:
+            self._score_start(split)
         done = self.epoch * len(self.loader) + self.stats.batches
         start: dict[str, Any] = {"loss": "-", "score": "", "speed": 0.0}
         bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
-        split = paper.selection_split(self.config)
         while self.epoch < self.epochs and self.stale < self.config.train.patience:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
             values = self._train_epoch(progress, bar)
@@ -276,6 +278,17 @@ class Trainer:
                 self.best, self.stale = scores[self.measure], 0
             progress.update(bar, score=f"{TITLES[self.measure]} {scores[self.measure]:.3f}")
             self._record(values, split, scores)
+
+    def _score_start(self, split: str) -> None:
+        """Keep what `--init` gave as the best checkpoint, until an epoch is better."""
+        scores = mean_scores(list(self.evaluate(split).values()))
+        self.best = scores[self.measure]
+        log.info("start  %s %s %.4f", split, TITLES[self.measure], self.best)
+        if self.tracker is not None:
+            facts = self.noted | {split: scores}
+            checkpoint.save(
+                self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **facts
+            )
 
     def _train_epoch(self, progress: Progress, bar: TaskID) -> dict[str, float]:
         """Train to the end of the epoch, and return its statistics."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autosam.config import ClassConfig, DataConfig
+from autosam.config import ClassConfig, Config, DataConfig
+from autosam.config.cli import parse
 from autosam.data.checks import check_pairs
 from autosam.data.labels import class_masks
 from autosam.data.layouts import load_pairs, load_splits
@@ -228,6 +230,24 @@ def test_ids_that_are_words(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="annotation 1: its image 1 is not in the list"):
         load_pairs(changed(tmp_path / "c", ambiguous))
+
+
+def test_names_that_would_be_lost_are_listed_with_the_flag_that_keeps_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(content: dict) -> None:
+        content["categories"][0]["name"] = "blob: the 1st's"
+
+    root = changed(tmp_path / "b", change)
+    with caplog.at_level("INFO", "autosam"):
+        first = load_pairs(root)
+    said = next(line for line in caplog.messages if "are the classes 1 to 2" in line)
+    words = shlex.split(said[said.index("--data.classes") :])
+    files = f"--data.images={root.images}", f"--data.annotations={root.annotations}"
+    config = parse(Config, ["--data.layout=coco", *files, *words])
+    assert config.data.class_names == ["blob: the 1st's", "square"]
+    for one, other in zip(first, load_pairs(config.data), strict=True):
+        assert np.array_equal(one.mask.read(), other.mask.read())
 
 
 def test_categories_of_text_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

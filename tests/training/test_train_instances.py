@@ -345,18 +345,54 @@ def test_exported_files_and_the_example_of_the_docs_find_the_same_objects(
     folder, images = results["autosam"].folder, data / "test/images"
     output = tmp_path / "nuclei.onnx"
     export(ExportConfig(str(folder), str(output), images=str(images), count=4))
-    docs = (Path(__file__).parents[2] / "docs/instances.md").read_text()
-    [example] = [b for b in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "onnx" in b]
-    example += "np.save('ids.npy', ids)\n"
-    (tmp_path / "example.py").write_text(example)
+    write_example(tmp_path)
     predictor = autosam.load(folder)
     for path in sorted(images.iterdir()):
         Image.open(path).save(tmp_path / "image.png")
         subprocess.run([sys.executable, "-I", "example.py"], cwd=tmp_path, check=True)
-        found, expected = np.load(tmp_path / "ids.npy"), predictor(path).instances
+        found, expected = np.load(tmp_path / "found.npz")["ids"], predictor(path).instances
         assert expected is not None
         assert len(np.unique(found)) - 1 == len(expected)
         assert np.mean((found > 0) == (expected.ids > 0)) > 0.999
+
+
+def write_example(folder: Path) -> None:
+    """The example of the docs, which also writes what it finds."""
+    docs = (Path(__file__).parents[2] / "docs/instances.md").read_text()
+    [example] = [b for b in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "onnx" in b]
+    example += "np.savez('found.npz', ids=ids, classes=classes if len(points) else [])\n"
+    (folder / "example.py").write_text(example)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("likely", [1, 2])
+def test_the_example_of_the_docs_tells_classes_apart(
+    confident: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, likely: int
+) -> None:
+    """A network of random weights, whose centres of one class are the higher ones."""
+    monkeypatch.setitem(SAMS, "tiny", TINY)
+    config = tiny_config(confident, "--task=instances", "--data.num_classes=2")
+    torch.manual_seed(0)
+    segmenter = build_segmenter(config).eval()
+    project = segmenter.prompter.center.project
+    project.weight[:] = torch.randn_like(project.weight[:4]).tile(2, 1, 1, 1)  # 2 x 2 cells each
+    project.bias[:] = -1
+    project.bias[4 * likely - 4 : 4 * likely] = 0
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    checkpoint.save(tmp_path / "run" / checkpoint.BEST, segmenter, config, epoch=0)
+    images = data / "test/images"
+    output = tmp_path / "nuclei.onnx"
+    export(ExportConfig(str(tmp_path / "run"), str(output), images=str(images), count=4))
+    write_example(tmp_path)
+    predictor = autosam.load(tmp_path / "run")
+    for path in sorted(images.iterdir()):
+        Image.open(path).save(tmp_path / "image.png")
+        subprocess.run([sys.executable, "-I", "example.py"], cwd=tmp_path, check=True)
+        found, expected = np.load(tmp_path / "found.npz"), predictor(path).instances
+        assert expected is not None
+        assert len(expected) == len(found["classes"]) > 0
+        assert np.mean((found["ids"] > 0) == (expected.ids > 0)) > 0.999
+        assert {*found["classes"]} == {*expected.classes} == {likely}
 
 
 @pytest.mark.parametrize("run", ["sam-auto", "head"])

@@ -10,9 +10,11 @@ root/{train,valid,test}/_annotations.coco.json                   images beside i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -288,6 +290,16 @@ def _report_empty(nothing: dict[Any, bool], total: int, path: Path) -> None:
     log.warning("%s. These polygons are ignored.", what)
 
 
+@functools.cache
+def _report_names(path: Path, names: tuple[str, ...]) -> None:
+    entries = ", ".join(json.dumps({"name": name}, ensure_ascii=False) for name in names)
+    log.info(
+        "%s: %s are the classes 1 to %d; reports and outputs call them by these numbers. To keep "
+        "the names: --data.classes %s",
+        path, ", ".join(names), len(names), shlex.quote(f"[{entries}]"),
+    )  # fmt: skip
+
+
 def _classes(categories: Numbered, path: Path, config: DataConfig) -> Numbered:
     """Map categories to classes 1..K, or to 0 if `--data.classes` does not list them."""
     names = {number: str(entry["name"]) for number, entry in categories.entries.items()}
@@ -308,4 +320,5 @@ def _classes(categories: Numbered, path: Path, config: DataConfig) -> Numbered:
         )
     else:
         categories.entries = {number: k for k, number in enumerate(sorted(names, key=_number), 1)}
+        _report_names(path, tuple(names[number] for number in categories.entries))
     return categories
