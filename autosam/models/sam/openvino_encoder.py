@@ -24,11 +24,13 @@ from torch.nn import functional as F
 from autosam.errors import ConfigError, StorageError, first_line, is_out_of_memory
 from autosam.models.sam.base import Sam
 from autosam.models.sam.blocks import Output
+from autosam.models.sam.encode import images_at_once
 from autosam.models.state_dict import file_hash
 from autosam.utils.assets import cache_folder
 from autosam.utils.device import gains_from_bf16
 from autosam.utils.io import locked, write_atomically
 from autosam.utils.logging import without_warnings
+from autosam.utils.threads import cores
 
 TOLERANCE = 1e-3
 """Largest difference to PyTorch's values in float32, relative to the largest of them."""
@@ -61,7 +63,8 @@ def use_openvino(sam: Sam, weights: str | None, backend: str = "auto") -> None:
     check_backend(backend)
     if backend != "torch" and installed():
         must = backend == "openvino"
-        sam.backend = OpenVinoEncoder(sam.image_encoder, sam.spec.name, weights, must)
+        several = images_at_once(sam.spec) > 1
+        sam.backend = OpenVinoEncoder(sam.image_encoder, sam.spec.name, weights, must, several)
 
 
 def check_backend(backend: str) -> None:
@@ -89,12 +92,20 @@ class OpenVinoEncoder:
         name: of the SAM.
         weights: SHA-256 of its weights; None: it is not kept.
         must: raise an error where OpenVINO fails or computes other values.
+        several: several threads of this process may call it at a time, if each of them uses less
+            than all cores; costs memory for each.
     """
 
     def __init__(
-        self, encoder: nn.Module, name: str, weights: str | None, must: bool = False
+        self,
+        encoder: nn.Module,
+        name: str,
+        weights: str | None,
+        must: bool = False,
+        several: bool = False,
     ) -> None:
         self.encoder, self.name, self.weights, self.must = encoder, name, weights, must
+        self.several = several
         self._compiled: dict[bool, Any] = {}
         """By precision (bfloat16 or not); None where PyTorch computes; an error with `must`."""
 
@@ -163,7 +174,7 @@ class OpenVinoEncoder:
         Args:
             size: S.
             half: in bfloat16.
-            threads: of OpenVINO.
+            threads: for an image.
 
         Raises:
             ValueError: it computes other values.
@@ -171,8 +182,10 @@ class OpenVinoEncoder:
         """
         openvino = import_openvino()
         torch.set_num_threads(threads)
+        streams = max(1, cores() // threads) if self.several else 1
         settings = {
-            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,  # images that are computed at a time
+            "INFERENCE_NUM_THREADS": streams * threads,
             "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # every process would take the same cores
