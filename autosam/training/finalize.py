@@ -114,7 +114,7 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
         images = {split: len(getattr(trainer.data, split)) for split in SPLITS}
         facts = {split: scores[split] for split in rows}
         checkpoint.annotate(best, images=images, **thresholds, **facts)
-        report(trainer, scores, rows["test"], volumes["test"], peak_gib)
+        report(trainer, scores, rows, volumes["test"], peak_gib)
     return TrainResult(
         trainer.folder, scores["validation"], scores["test"], trainer.epoch, trainer.seconds
     )
@@ -158,19 +158,19 @@ def choose_thresholds(trainer: Trainer) -> dict[str, float]:
 
 
 def report(
-    trainer: Trainer, scores: Scores, test_rows: Scores, test_volumes: Scores, peak_gib: float
+    trainer: Trainer, scores: Scores, rows: dict[str, Scores], test_volumes: Scores, peak_gib: float
 ) -> None:
     """Write the scores and the contact sheet, and print the scores.
 
     Args:
         trainer: the training, with the best checkpoint loaded.
         scores: mean scores by split.
-        test_rows: scores of the test images.
+        rows: scores of the validation and the test images.
         test_volumes: scores of the test volumes; empty if there are none.
         peak_gib: peak memory of the training, GiB.
     """
     assert trainer.tracker is not None
-    folder, config = trainer.folder, trainer.config
+    folder, config, test_rows = trainer.folder, trainer.config, rows["test"]
     total, trainable = count_parameters(trainer.segmenter)
     write_atomically(folder / "test_scores.csv", lambda to: write_scores(to, test_rows))
     if test_volumes:
@@ -194,8 +194,9 @@ def report(
     if is_calibrated(config):
         decision = trainer.segmenter.decision
         chosen = f"{decision.threshold:g}, chosen on validation"
-        if len(trainer.data.validation) < MIN_IMAGES:
-            chosen = f"{decision.threshold:g} (fewer than {MIN_IMAGES} validation images)"
+        if sum(row["truth_share"] > 0 for row in rows["validation"].values()) < MIN_IMAGES:
+            few = f"fewer than {MIN_IMAGES} validation images with foreground"
+            chosen = f"{decision.threshold:g} ({few})"
         if decision.min_area > 0:
             chosen += f"; masks of less than {decision.min_area:.2%} of the image are removed"
         facts["threshold"] = chosen
