@@ -39,7 +39,6 @@ from autosam.utils.signals import (
     handled_signals,
     kill_children,
     leave_now,
-    restore_handlers,
 )
 from autosam.utils.threads import cores
 
@@ -222,7 +221,8 @@ def _signals_to_children() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        restore_handlers(before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _initialize_process(threads: int, checks: Path) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autosam.data.geometry import content_size
 from autosam.evaluation.assemble import assemble
 from autosam.inference.onnx_graph import prepare
-from autosam.models.find_objects import FoundObjects, crop_masks, ranked
+from autosam.models.find_objects import FoundObjects, crop_masks, ranked, shown_cells
 from autosam.models.instance_prompter import ObjectMaps, center_probabilities
 from autosam.models.instance_segmenter import InstanceSegmenter
 from autosam.models.peaks import find_peaks, points_at
@@ -122,9 +123,12 @@ def run_objects(
     given = {f"tensor_{i}": tensor for i, tensor in enumerate(tensors)}
     masks, quality = [], [torch.zeros(0)]
     count = max(1, CELLS["cpu"] * 16 // centers.shape[-1] ** 2)
+    height, width = image.shape[:2]
+    content = content_size(height, width, input_spec.image_size, input_spec.geometry)
+    shown = shown_cells(content, input_spec.mask_size, input_spec.image_size)
     for start in range(0, len(points), count):
         logits, iou = draw.run(None, {"points": points[start : start + count], **given})
-        masks += crop_masks(torch.from_numpy(logits))
+        masks += crop_masks(torch.from_numpy(logits), shown)
         quality.append(torch.from_numpy(iou))
     found: FoundObjects = ranked(masks, classes, values * torch.cat(quality), threshold)
-    return assemble(found, image.shape[:2], input_spec, len(centers), threshold)
+    return assemble(found, (height, width), input_spec, len(centers), threshold)

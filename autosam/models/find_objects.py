@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -68,7 +70,7 @@ def _at_peaks(
     maps = prompter.maps(batch, embedding, sam)
     size = sam.spec.image_size
     centers = center_probabilities(maps.centers, batch, size)
-    count = at_once(embedding)
+    count, valid = at_once(embedding), batch.sam_valid.tolist()
     found = []
     for i in range(len(batch)):
         cells, classes, values = find_peaks(centers[i], least)
@@ -79,7 +81,7 @@ def _at_peaks(
                 continue
             prompt, _ = prompter.prompt(maps, torch.full_like(own[:, 0], i).long(), own, sam)
             logits, iou = sam.decode_mask(embedding, prompt)
-            masks += crop_masks(logits[:, 0])
+            masks += crop_masks(logits[:, 0], shown_cells(valid[i], logits.shape[-1], size))
             quality.append(iou[:, 0].float().clamp(0, 1))
         found.append(ranked(masks, classes, values * torch.cat(quality), least))
     return found
@@ -88,11 +90,12 @@ def _at_peaks(
 def _at_prompts(segmenter: Segmenter, prompter: ObjectPrompter, batch: Batch) -> list[FoundObjects]:
     embedding = segmenter.encode_image(batch)
     prompts = prompter(batch, embedding, segmenter.sam)
-    found = []
-    for i in range(len(batch)):
+    found, size = [], segmenter.sam.spec.image_size
+    for i, valid in enumerate(batch.sam_valid.tolist()):
         own = prompts.select(prompts.images == i)
         logits, iou = prompter.decode_each(embedding, own, segmenter.sam)
-        objects = ranked(crop_masks(logits), own.classes, iou.float().clamp(0, 1), 0.0)
+        masks = crop_masks(logits, shown_cells(valid, logits.shape[-1], size))
+        objects = ranked(masks, own.classes, iou.float().clamp(0, 1), 0.0)
         found.append(dataclasses.replace(objects, given=True))
     return found
 
@@ -121,29 +124,46 @@ def ranked(
     return FoundObjects([masks[i] for i in order.tolist()], numbers, scores[order].cpu().numpy())
 
 
-def crop_masks(logits: Tensor) -> list[tuple[int, int, np.ndarray]]:
-    """Cut each object out of its cells: the largest connected part of its mask.
+def shown_cells(valid: Sequence[int], side: int, image_size: int) -> tuple[int, int]:
+    """Rows and columns of cells that show an image.
+
+    Args:
+        valid: rows and columns of the image in the S x S square.
+        side: m.
+        image_size: S.
+    """
+    rows, columns = (math.ceil(length * side / image_size) for length in valid)
+    return rows, columns
+
+
+def crop_masks(
+    logits: Tensor, shown: tuple[int, int] | None = None
+) -> list[tuple[int, int, np.ndarray]]:
+    """Cut each object out of its cells: the largest 4-connected part of its mask.
 
     Args:
         logits: float P x m x m.
+        shown: see `shown_cells`: of parts on padding nothing counts. None: all cells.
 
     Returns:
         See `FoundObjects.masks`; of an empty mask nothing. Other parts of a mask change their sign.
     """
     cropped = []
-    for mask in logits.float().cpu().numpy():
-        count, parts, stats, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8))
-        if count == 1:
+    rows, columns = shown or logits.shape[-2:]
+    # One more of each: the pixels at the border are interpolated from it, too.
+    for mask in logits[:, : rows + 1, : columns + 1].float().cpu().numpy():
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(
+            (mask > 0).astype(np.uint8), connectivity=4
+        )
+        areas = np.bincount(parts[:rows, :columns].ravel(), minlength=count)
+        areas[0] = 0
+        largest = int(areas.argmax())
+        if areas[largest] == 0:
             cropped.append((0, 0, mask[:0, :0].copy()))
             continue
-        largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
         left, top, width, height = stats[largest, :4].tolist()
-        rows, columns = (
-            slice(max(0, top - 1), top + height + 1),
-            slice(max(0, left - 1), left + width + 1),
-        )
-        own, part = mask[rows, columns], parts[rows, columns]
-        cropped.append(
-            (rows.start, columns.start, np.where((part == 0) | (part == largest), own, -own))
-        )
+        first = max(0, top - 1), max(0, left - 1)
+        window = slice(first[0], top + height + 1), slice(first[1], left + width + 1)
+        own, part = mask[window], parts[window]
+        cropped.append((*first, np.where((part == 0) | (part == largest), own, -own)))
     return cropped

@@ -30,7 +30,7 @@ ONE_VALUE = "Expected more than 1 value per channel"
 """Start of torch's message if BatchNorm gets one value per channel."""
 
 
-def one_value(error: Exception) -> str:
+def one_value(error: BaseException) -> str:
     """Explain the error of `ONE_VALUE`.
 
     Args:

@@ -258,8 +258,6 @@ class Trainer:
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.noted
             )
         split = paper.selection_split(self.config)
-        if self.config.init and self.epochs and self.best < 0:
-            self._score_start(split)
         done = self.epoch * len(self.loader) + self.stats.batches
         start: dict[str, Any] = {"loss": "-", "score": "", "speed": 0.0}
         bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
@@ -278,17 +276,6 @@ class Trainer:
                 self.best, self.stale = scores[self.measure], 0
             progress.update(bar, score=f"{TITLES[self.measure]} {scores[self.measure]:.3f}")
             self._record(values, split, scores)
-
-    def _score_start(self, split: str) -> None:
-        """Keep what `--init` gave as the best checkpoint, until an epoch is better."""
-        scores = mean_scores(list(self.evaluate(split).values()))
-        self.best = scores[self.measure]
-        log.info("start  %s %s %.4f", split, TITLES[self.measure], self.best)
-        if self.tracker is not None:
-            facts = self.noted | {split: scores}
-            checkpoint.save(
-                self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **facts
-            )
 
     def _train_epoch(self, progress: Progress, bar: TaskID) -> dict[str, float]:
         """Train to the end of the epoch, and return its statistics."""
@@ -334,7 +321,7 @@ class Trainer:
                 self._restore_snapshot()
                 self.save_state()
                 raise self.interrupt.stopped() from None
-            if isinstance(error, AtOnce | TrainingError):
+            if isinstance(error, TrainingError):
                 what = str(error)
             elif ONE_VALUE in str(error):
                 raise TrainingError(f"epoch {epoch}: {one_value(error)}") from None

@@ -45,31 +45,34 @@ class Repeater:
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
-        self._sent = False
+        self._sent: int | None = None
         self._lock = threading.RLock()  # a handler may interrupt the main thread that holds it
 
     def after(self, seconds: float, number: int) -> None:
         """Send signal `number` after a while, instead of what was to be sent before."""
+        timer = threading.Timer(seconds, self._send, (number,))
+        timer.daemon = True
         with self._lock:
-            self._timer = threading.Timer(seconds, self._send, (number,))
-            self._timer.daemon = True
-            self._timer.start()
+            self._timer = timer
+        timer.start()
 
     def cancel(self) -> None:
         """Send nothing any more."""
         with self._lock:
             self._timer = None
 
-    def was_it(self) -> bool:
+    def sent(self, number: int) -> bool:
         """Whether the signal that is handled now came from here."""
-        sent, self._sent = self._sent, False
-        return sent
+        if self._sent != number:
+            return False
+        self._sent = None
+        return True
 
     def _send(self, number: int) -> None:
         with self._lock:
             if self._timer is not threading.current_thread():
                 return  # cancelled, or another one is to be sent
-            self._sent = True
+            self._sent = number
             if hasattr(signal, "pthread_kill"):  # it also ends a call to the system
                 ident = threading.main_thread().ident
                 assert ident is not None
@@ -94,6 +97,7 @@ class Interrupt:
         self.signal: int | None = None
         self.remedy = "the same command and --overwrite true"
         self._at_once = False
+        self._process = os.getpid()
         self._repeater = Repeater()
         self._before: dict[int, Any] = {}
         self._done = RawValue("b", 1)
@@ -110,7 +114,8 @@ class Interrupt:
         caused = self.caused(error)
         self._done.value, self._at_once = 1, False
         self._repeater.cancel()
-        restore_handlers(self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         if caused:
             raise self.stopped() from None
 
@@ -136,11 +141,12 @@ class Interrupt:
         if self.signal is not None:
             if value:
                 self._raise()
-            self._repeater.cancel()
+            else:
+                self._repeater.cancel()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         _leave_if_forked(self._process, number)
-        again = self._repeater.was_it()
+        again = self._repeater.sent(number)
         if self.signal is None:
             self.signal = number
             _say("stopping; Ctrl-C (again) leaves at once")
@@ -172,15 +178,14 @@ class Interrupt:
 
 
 def handled_signals() -> list[int]:
-    """The signals to handle: all that were not ignored at the start, as by nohup, and Ctrl-C."""
-    return [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
-
-
-def restore_handlers(before: dict[int, Any]) -> None:
-    """Set the handlers that signals had; those that were not set by Python cannot be set again."""
-    for number, handler in before.items():
-        if handler is not None:
-            signal.signal(number, handler)
+    """The signals to handle: all that were not ignored at the start, as by nohup, and Ctrl-C; none
+    whose handler is not Python's, which could not be set again."""
+    now = {number: signal.getsignal(number) for number in SIGNALS}
+    return [
+        number
+        for number, handler in now.items()
+        if handler is not None and (number == signal.SIGINT or handler != signal.SIG_IGN)
+    ]
 
 
 def _leave_if_forked(process: int, number: int) -> None:
@@ -278,7 +283,8 @@ def ending_in_time() -> Iterator[None]:
         repeater.cancel()
         logging.disable(logged)
         sys.unraisablehook = report_dropped
-        restore_handlers(before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
         writer.shutdown(socket.SHUT_RDWR)  # and so ends the thread, unless a signal came
         writer.close()
@@ -295,6 +301,8 @@ def leave_now(code: int) -> NoReturn:
 
 def _show_cursor() -> None:
     """A bar that was not ended has hidden it."""
+    if os.environ.get("TERM", "dumb") == "dumb":
+        return
     with contextlib.suppress(OSError):  # the terminal may be gone
         if os.isatty(1):
             os.write(1, b"\x1b[?25h")

@@ -39,7 +39,7 @@ def found_of(
 def smooth(rng: np.random.Generator, side: int) -> np.ndarray:
     """Logits float32 1 x side x side of a mask of one part."""
     values = ndimage.gaussian_filter(rng.normal(size=(side, side)), side / 12, mode="constant")
-    parts, _ = ndimage.label(values > 0, np.ones((3, 3)))
+    parts, _ = ndimage.label(values > 0)
     others = (parts > 0) & (parts != 1 + np.bincount(parts.ravel())[1:].argmax())
     return (np.where(others, -values, values) / values.std() * 4).astype(np.float32)[None]
 

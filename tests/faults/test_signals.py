@@ -301,6 +301,7 @@ LEAVE = """
 import rich
 from autosam.utils.signals import leave_now
 rich.get_console().show_cursor(False)
+input()
 leave_now(143)
 """
 
@@ -310,18 +311,21 @@ leave_now(143)
 def test_the_cursor_comes_back(terminal: bool) -> None:
     import pty
 
-    reader, writer = pty.openpty() if terminal else os.pipe()
-    environment = {**os.environ, "PYTHONPATH": str(Path(loaders.__file__).parents[2])}
-    if not terminal:  # gone, while rich still takes it for one
-        os.close(reader)
-        environment["FORCE_COLOR"] = "1"
-    code = LEAVE if terminal else LEAVE.replace("rich.get", "#")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, env=environment)
-    assert process.wait(timeout=60) == 143
-    os.close(writer)
+    reader, writer = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    environment["PYTHONPATH"] = str(Path(loaders.__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAVE], stdin=subprocess.PIPE, stdout=writer, env=environment
+    )
+    assert os.read(reader, 100) == b"\x1b[?25l"
+    if not terminal:
+        os.close(reader)  # gone
+    process.communicate(b"go\n", timeout=60)
+    assert process.returncode == 143
     if terminal:
-        assert os.read(reader, 100) == b"\x1b[?25l\x1b[?25h"
+        assert os.read(reader, 100) == b"\x1b[?25h"
         os.close(reader)
+    os.close(writer)
 
 
 SMALL = """

@@ -512,9 +512,14 @@ def test_what_was_not_used_for_long_is_deleted(cache: Path) -> None:
     use("d")
     assert kept() == "acd"
     (cache / "tiny-x").mkdir()  # of a process that was killed
+    [left] = (path.name for path in folders(cache) if path.name.startswith("tiny-cc"))
+    (cache / f"{left}.4711.partial").mkdir()  # of another one that was
     (cache / "tiny-y").mkdir()
     os.utime(cache / "tiny-x", (1, 1))
     use("e")
+    assert kept() == "accdey"
+    (cache / left / "sha256").unlink()
+    use("c")
     assert kept() == "acdey"
     age("a", 61)
     (folder,) = (path for path in folders(cache) if path.name.startswith("tiny-aa"))
@@ -539,6 +544,7 @@ def counted(*args):
     return convert(*args)
 
 OpenVinoEncoder._convert = counted
+openvino_encoder.import_openvino()
 Path(sys.argv[1], f"ready{time.monotonic_ns()}").touch()
 while len([*Path(sys.argv[1]).glob("ready*")]) < 3:
     time.sleep(0.01)

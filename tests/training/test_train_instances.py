@@ -360,7 +360,7 @@ def write_example(folder: Path) -> None:
     """The example of the docs, which also writes what it finds."""
     docs = (Path(__file__).parents[2] / "docs/instances.md").read_text()
     [example] = [b for b in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "onnx" in b]
-    example += "np.savez('found.npz', ids=ids, classes=classes if len(points) else [])\n"
+    example += "np.savez('found.npz', ids=ids, classes=classes)\n"
     (folder / "example.py").write_text(example)
 
 

@@ -291,12 +291,12 @@ def _report_empty(nothing: dict[Any, bool], total: int, path: Path) -> None:
 
 
 @functools.cache
-def _report_names(path: Path, names: tuple[str, ...]) -> None:
+def _report_names(names: tuple[str, ...]) -> None:
     entries = ", ".join(json.dumps({"name": name}, ensure_ascii=False) for name in names)
-    log.info(
-        "%s: %s are the classes 1 to %d; reports and outputs call them by these numbers. To keep "
-        "the names: --data.classes %s",
-        path, ", ".join(names), len(names), shlex.quote(f"[{entries}]"),
+    log.warning(
+        "The categories %s are the classes 1 to %d; reports and outputs call them by these "
+        "numbers. To keep the names: --data.classes %s",
+        ", ".join(names), len(names), shlex.quote(f"[{entries}]"),
     )  # fmt: skip
 
 
@@ -320,5 +320,6 @@ def _classes(categories: Numbered, path: Path, config: DataConfig) -> Numbered:
         )
     else:
         categories.entries = {number: k for k, number in enumerate(sorted(names, key=_number), 1)}
-        _report_names(path, tuple(names[number] for number in categories.entries))
+        if len({*names.values()}) == len(names):
+            _report_names(tuple(names[number] for number in categories.entries))
     return categories

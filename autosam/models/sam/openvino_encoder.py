@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,8 @@ SHARE = 2.0
 DAYS = 60
 """A kept encoder that was not used for so long is deleted when another one is kept."""
 T = TypeVar("T")
+STREAMS = 8
+"""Most images of a small encoder that are computed at a time."""
 PREPARING = threading.Lock()
 """Held while an encoder is converted: of several threads one does it."""
 
@@ -106,13 +108,15 @@ class OpenVinoEncoder:
     ) -> None:
         self.encoder, self.name, self.weights, self.must = encoder, name, weights, must
         self.several = several
+        self._running: dict[bool, Future[Any]] = {}
+        """Preparations that have begun; a signal may have ended the wait for one."""
         self._compiled: dict[bool, Any] = {}
         """By precision (bfloat16 or not); None where PyTorch computes; an error with `must`."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which compile the encoder themselves."""
         refused = {half: None for half, one in self._compiled.items() if one is None}
-        return self.__dict__ | {"_compiled": refused}
+        return self.__dict__ | {"_running": {}, "_compiled": refused}
 
     def __call__(self, pixels: Tensor) -> Output:
         """Compute what the encoder computes.
@@ -150,7 +154,10 @@ class OpenVinoEncoder:
         try:
             # Only the main thread receives signals: OpenVINO, which calls Python, would turn their
             # exceptions into errors of its own.
-            self._compiled[half] = in_thread(self._prepare, size, half, torch.get_num_threads())
+            if half not in self._running:
+                threads = torch.get_num_threads()
+                self._running[half] = in_thread(self._prepare, size, half, threads)
+            self._compiled[half] = result_of(self._running[half])
         except Exception as error:  # of any kind, also where it was installed incompletely
             if self.must and is_out_of_memory(error):
                 raise
@@ -182,7 +189,7 @@ class OpenVinoEncoder:
         """
         openvino = import_openvino()
         torch.set_num_threads(threads)
-        streams = max(1, cores() // threads) if self.several else 1
+        streams = min(max(1, cores() // threads), STREAMS) if self.several else 1
         settings = {
             "NUM_STREAMS": streams,  # images that are computed at a time
             "INFERENCE_NUM_THREADS": streams * threads,
@@ -233,9 +240,8 @@ class OpenVinoEncoder:
         return network, compiled
 
 
-def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in another thread, and wait for it. The exception of a signal ends the wait;
-    the thread goes on until it is done or the process ends."""
+def in_thread(function: Callable[..., T], *args: Any) -> Future[T]:
+    """Call a function in another thread, which Python waits for before it ends."""
     future = Future[T]()
 
     def run() -> None:
@@ -244,7 +250,14 @@ def in_thread(function: Callable[..., T], *args: Any) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run).start()
+    return future
+
+
+def result_of(future: Future[T]) -> T:
+    """Wait for a result in short steps, between which Windows handles signals."""
+    while not future.done():
+        wait([future], timeout=0.2)
     return future.result()
 
 
@@ -301,10 +314,12 @@ def _of_several_one(folder: Path, name: str) -> Iterator[None]:
 
 
 def _keep(network: Any, folder: Path) -> None:
-    """Write a converted encoder and the digest of its files, and delete what was not used for
-    `DAYS`."""
+    """Write a converted encoder and the digest of its files, and delete what a killed process left
+    of it, and others that were not used for `DAYS`."""
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
+        for left in folder.parent.glob(f"{folder.name}.*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True, exist_ok=True)
         xml = partial / "encoder.xml"
         import_openvino().save_model(network, xml, compress_to_fp16=False)
@@ -316,11 +331,12 @@ def _keep(network: Any, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         print(f"{folder}: not kept ({error}); the next command converts it again", file=sys.stderr)
         return
-    for other in folder.parent.iterdir():
+    for other in [path for path in folder.parent.iterdir() if path.is_dir()]:
         with contextlib.suppress(OSError):  # another process deletes it
             used = other / "sha256" if (other / "sha256").exists() else other
             if used.stat().st_mtime < time.time() - DAYS * 86400:
                 shutil.rmtree(other, ignore_errors=True)
+                other.with_name(f"{other.name}.lock").unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
