@@ -34,12 +34,7 @@ from autosam.models.paper import selection_split
 from autosam.training import resume
 from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
-from autosam.utils.signals import (
-    die_with_parent,
-    handled_signals,
-    kill_children,
-    leave_now,
-)
+from autosam.utils.signals import die_with_parent, handled_signals, kill_children, leave_now
 from autosam.utils.threads import cores
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from autosam.evaluation.volume_scores import Counts, count_pixels
 from autosam.models.base import SegmentationModel
 from autosam.models.find_objects import draws_objects
 from autosam.models.losses import SegmentationLoss
-from autosam.models.normalize import inside
+from autosam.models.normalize import cells_inside
 from autosam.types import Batch, Prompt
 
 
@@ -149,7 +149,7 @@ def gate_means(prompt: Prompt, batch: Batch, image_size: int) -> list[dict[str, 
     for gate in prompt.gates:
         side = gate.shape[-1]
         name = GATES[side // prompt.gates[0].shape[-1]]
-        shown = inside((batch.sam_valid * side / image_size).ceil(), side)
+        shown = cells_inside(batch.sam_valid, side, image_size)
         sums = (gate.float() * shown[prompt.image_index]).sum((1, 2, 3))
         means = sums.view(len(batch), -1).mean(1) / shown.sum((1, 2, 3))
         for row, mean in zip(found, means.tolist(), strict=True):

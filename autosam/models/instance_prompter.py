@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosam.config import ModelConfig
-from autosam.models.normalize import inside
+from autosam.models.normalize import cells_inside
 from autosam.models.prompt_generator import HighResHead, PromptGenerator
 from autosam.models.sam.base import Sam
 from autosam.types import Batch, ImageEmbedding, ObjectPrompts, Prompt
@@ -156,7 +156,7 @@ class InstancePrompter(PromptGenerator):
 def center_probabilities(centers: Tensor, batch: Batch, image_size: int) -> Tensor:
     """float B x K x m x m logits -> probabilities, 0 on padding."""
     side = centers.shape[-1]
-    shown = inside((batch.sam_valid * side / image_size).ceil(), side)
+    shown = cells_inside(batch.sam_valid, side, image_size)
     return centers.float().sigmoid() * shown
 
 

@@ -16,6 +16,12 @@ def inside(valid: Tensor, size: int) -> Tensor:
     return (rows & columns)[:, None]
 
 
+def cells_inside(valid: Tensor, side: int, image_size: int) -> Tensor:
+    """`inside`, bool B x 1 x side x side, for a map that shows the S x S square in fewer cells:
+    cells that hold any of the image."""
+    return inside((valid * side / image_size).ceil(), side)
+
+
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
     """float32 1 x C x 1 x 1, made on the device: a copy from the CPU would wait for it."""
     made = [torch.full((1, 1, 1), value, device=device) for value in values]

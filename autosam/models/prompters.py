@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autosam.models.automatic import LEAST, MaskClassifier, describe, grid_points, vote
-from autosam.models.normalize import inside
+from autosam.models.normalize import cells_inside
 from autosam.models.sam.base import Sam
 from autosam.types import Batch, ImageEmbedding, ObjectPrompts, Prompt
 from autosam.utils.device import is_traced
@@ -205,9 +205,8 @@ class GridPrompter(Prompter):
         """
         size = 4 * sam.grid[0]
         pixels = F.interpolate(batch.generator_input.float() / 255, (size, size), mode="area")
-        cells = (batch.sam_valid * size / sam.spec.image_size).ceil()
         proposals = []
-        for i, shown in enumerate(inside(cells, size)):
+        for i, shown in enumerate(cells_inside(batch.sam_valid, size, sam.spec.image_size)):
             points = prompt.select(prompt.images == i)
             points.images = torch.zeros_like(points.images)
             found, count = [], at_once(embedding)

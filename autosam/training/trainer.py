@@ -257,10 +257,10 @@ class Trainer:
             checkpoint.save(
                 self.folder / checkpoint.BEST, self.segmenter, self.config, epoch=0, **self.noted
             )
-        split = paper.selection_split(self.config)
         done = self.epoch * len(self.loader) + self.stats.batches
         start: dict[str, Any] = {"loss": "-", "score": "", "speed": 0.0}
         bar = progress.add_task("", total=self.epochs * len(self.loader), completed=done, **start)
+        split = paper.selection_split(self.config)
         while self.epoch < self.epochs and self.stale < self.config.train.patience:
             progress.update(bar, description=f"epoch {self.epoch + 1}/{self.epochs}")
             values = self._train_epoch(progress, bar)
