@@ -27,6 +27,9 @@ if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_
 
 from autosam.config import Config
 from autosam.errors import AutosamError
+from autosam.utils.threads import limit_threads
+
+limit_threads()  # before torch is loaded
 
 if TYPE_CHECKING:
     from autosam.app import app

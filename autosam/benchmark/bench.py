@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from autosam.benchmark.advice import Plan, advise, plans_of
-from autosam.benchmark.cases import PARTS, SIDES, cases_of, measure
+from autosam.benchmark.cases import PARTS, SIDES, Case, cases_of, measure
 from autosam.benchmark.profiler import in_own_process
 from autosam.config.commands import BenchConfig
 from autosam.errors import AutosamError, ConfigError, Stopped, first_line
@@ -70,8 +70,10 @@ def bench(config: BenchConfig) -> dict[str, Any]:
             continue
         if "features" in row:
             features = row.pop("features")
-            first = features if first is None else first
-            row["cosine"] = cosine(first, features)
+            if first is None and exact(case):
+                first = features
+            if first is not None:
+                row["cosine"] = cosine(first, features)
         figures[case.name] = row
         progress.print(f"{case.name}: {1000 * median(row['seconds']):.0f} ms", highlight=False)
         write(config, machine, figures)
@@ -108,6 +110,11 @@ def reason_of(error: Exception) -> str:
     return first_line(error)
 
 
+def exact(case: Case) -> bool:
+    """Whether an encoder is computed by PyTorch in float32: others are compared with it."""
+    return not (case.half or case.openvino or case.compiled)
+
+
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
     """The cosine similarity of two embeddings."""
     norms = np.linalg.norm(one) * np.linalg.norm(other)
@@ -136,14 +143,20 @@ def table(kind: str, sam: str, rows: dict[str, Any]) -> Table:
     }[kind]
     for column in ("ms", "min", "max", *columns, "peak GiB"):
         result.add_column(column, justify="right")
-    first = median(next(iter(rows.values()))["seconds"])
+    # Of encoders "cosine" is there from the first on that others are compared with.
+    compared = [median(row["seconds"]) for row in rows.values() if "cosine" in row]
     for name, row in rows.items():
         middle = median(row["seconds"])
         cells = [
             f"{1000 * value:.0f}" for value in (middle, min(row["seconds"]), max(row["seconds"]))
         ]
         if kind == "encoder":
-            cells += [f"{1 / middle:.3g}", f"{first / middle:.2f}", f"{row['cosine']:.5f}"]
+            cells += [f"{1 / middle:.3g}"]
+            cells += (
+                [f"{compared[0] / middle:.2f}", f"{row['cosine']:.5f}"]
+                if "cosine" in row
+                else ["", ""]
+            )
         if kind == "training":
             cells += [str(row["batch size"])]
             cells += [f"{1000 * row['parts'][part]:.0f}" for part in PARTS]

@@ -364,7 +364,7 @@ def cases_of(config: BenchConfig) -> list[Case]:
         *(replace(own, name=f"cached, batch of {size}", embeddings="cache", batch_size=size)
           for size in sorted({1, 2 * config.batch_size} - {config.batch_size})),
         replace(batched, name="cached, dense prompt alone", embeddings="cache", prompt="dense"),
-        replace(own, name="not cached", half=True, batch_size=2),
+        replace(batched, name="not cached", half=True),
         replace(own, name="LoRA in the last 2 blocks, cached", embeddings="cache",
                 lora=LoraConfig(blocks=2)),
         replace(own, name="LoRA in all blocks", lora=LoraConfig()),

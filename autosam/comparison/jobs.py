@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -35,7 +36,7 @@ from autosam.training import resume
 from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
 from autosam.utils.signals import die_with_parent, handled_signals, kill_children, leave_now
-from autosam.utils.threads import cores
+from autosam.utils.threads import cores, share_cores
 
 T = TypeVar("T")
 
@@ -169,12 +170,11 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
 
 
 def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
-    threads = max(1, min(torch.get_num_threads(), cores() // parallel))
     with (
         tempfile.TemporaryDirectory() as folder,
         _signals_to_children() as received,
         ProcessPoolExecutor(
-            parallel, get_context("spawn"), _initialize_process, (threads, Path(folder) / "checks")
+            parallel, get_context("spawn"), _initialize_process, (parallel, Path(folder) / "checks")
         ) as pool,
     ):
         # In a file: the pipe to a process that is still importing holds 64 KiB, and what waits for
@@ -204,8 +204,12 @@ def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
 
 @contextlib.contextmanager
 def _signals_to_children() -> Iterator[list[int]]:
-    """Forward signals to the training processes; yields the list of received signals."""
+    """Forward signals to the training processes; yields the list of received signals. Only the main
+    thread can handle signals."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -220,12 +224,14 @@ def _signals_to_children() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _initialize_process(threads: int, checks: Path) -> None:
-    """Set up a training process: few threads, no output (it is in log.txt), checked files."""
+def _initialize_process(parallel: int, checks: Path) -> None:
+    """Set up a training process: its share of the cores, no output (it is in log.txt), checked
+    files."""
     keep_checks(pickle.loads(checks.read_bytes()))
     die_with_parent()
     Finalize(None, leave_now, (0,), exitpriority=-100)  # runs after all other finalizers
-    torch.set_num_threads(threads)
+    share_cores(parallel)
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open until the process ends: the log uses it
 
 

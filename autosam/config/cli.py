@@ -33,7 +33,6 @@ from autosam.utils.paths import require_path
 from autosam.utils.pipe import ending_with_the_reader
 from autosam.utils.signals import ending_in_time, leave_now
 from autosam.utils.suggest import suggest, suggest_key
-from autosam.utils.threads import limit_threads
 
 T = TypeVar("T")
 FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST,
@@ -284,7 +283,6 @@ def run_command(
     # Modules, and lists of 100,000 files, live as long as the process: walking over them again and
     # again costs the garbage collector seconds.
     gc.set_threshold(100_000, 20, 20)
-    limit_threads()
     try:
         with one_message(shared):
             config = parse(kind, argv, f"autosam {name or function.__name__}")

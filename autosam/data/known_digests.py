@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from autosam.utils.io import write_atomically
 FILE = "digests-1.json"
 """The number is increased when the digest of the same file changes."""
 MOST = 100_000
-"""Number of digests that are kept, the last ones: about 25 MB."""
+"""Number of digests that are kept: about 25 MB."""
 
-_known: dict[str, str] = {}
-"""Digests by what they depend on."""
+_known: OrderedDict[str, str] = OrderedDict()
+"""Digests by what they depend on; those that this process has asked for are last."""
+_asked: set[str] = set()
+"""Keys of those. They make no room for others: of more files than `MOST`, read in order each time,
+none would be known when its turn comes."""
 _lock = threading.Lock()
 
 
@@ -40,15 +43,21 @@ def digest_once(path: Path, how: str, compute: Callable[[], str]) -> str:
     found = _known.get(key)
     if found is None:
         found = compute()
-        _know({key: found})
+    _ask(key, found)
     return found
 
 
-def _know(digests: dict[str, str]) -> None:
+def _ask(key: str, digest: str) -> None:
+    """Keep a digest, if there is room."""
     with _lock:
-        _known.update(digests)
-        for key in list(itertools.islice(_known, max(0, len(_known) - MOST))):
-            del _known[key]
+        if key not in _known and len(_known) >= MOST:
+            first = next(iter(_known))
+            if first in _asked:
+                return
+            del _known[first]
+        _known[key] = digest
+        _known.move_to_end(key)
+        _asked.add(key)
 
 
 @contextlib.contextmanager
@@ -61,14 +70,19 @@ def kept_digests(folder: Path) -> Iterator[None]:
     """
     file = folder / FILE
     kept = _read(file)
-    _know(kept)
+    with _lock:
+        for key, digest in list(kept.items())[: max(0, MOST - len(_known))]:
+            _known.setdefault(key, digest)
     yield
-    if _known.keys() <= kept.keys():
+    if _asked <= kept.keys():
         return
     with contextlib.suppress(StorageError, OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{FILE}.lock"):
-            merged = _read(file) | _known
+            merged = OrderedDict(_read(file))
+            for key in _asked:
+                merged[key] = _known[key]
+                merged.move_to_end(key)
             text = json.dumps(dict(list(merged.items())[-MOST:]))
             write_atomically(file, lambda to: to.write_text(text, encoding="utf-8"), lasting=False)
 

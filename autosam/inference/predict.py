@@ -34,14 +34,20 @@ from autosam.models.sam.encode import images_at_once
 from autosam.models.state_dict import file_hash
 from autosam.utils.device import choose_device
 from autosam.utils.distributed import broadcast, gather, processes
-from autosam.utils.io import ignores_case, make_folder, require_text
+from autosam.utils.io import ignores_case, lock, make_folder, require_text
+from autosam.utils.memory import free_bytes
 
 ON_GPU = 2
 """Images at a time on a GPU: one is read and written while the network computes the other."""
 ON_CPU = 8
-"""Most images that a CPU computes at a time, each by one thread."""
+"""Most images that a CPU computes at a time; the threads are divided among them."""
 LARGE = 25_000_000
 """Pixels of an image above which no other such image is in memory."""
+SHARE = 0.5
+"""Of the free memory that images in memory may take, as far as `LARGE` or this decides."""
+BYTES = 12, 16
+"""Bytes of memory for each pixel of an image, and for each of its classes; 25 measured for one
+class."""
 
 
 def predict(config: PredictConfig) -> list[Path]:
@@ -86,6 +92,18 @@ def predict(config: PredictConfig) -> list[Path]:
     files = {source: files_of(source, output, config, data) for source in sources}
     refuse_clashes(files, output, config.overwrite)
     make_folder(output)
+    with lock(output) if process.is_main_process else contextlib.nullcontext():
+        return _segment(config, predictor, sources, files)
+
+
+def _segment(
+    config: PredictConfig,
+    predictor: Predictor,
+    sources: list[Source],
+    files: dict[Source, list[Path]],
+) -> list[Path]:
+    """Segment what is left to do, and return the mask files of all sources, see `predict`."""
+    output, data = Path(config.output), predictor.loaded.config.data
     needs: dict[str, Any] = {"rows": None}
     if config.coco != "no":
         needs["objects_as"] = config.coco
@@ -107,12 +125,13 @@ def predict(config: PredictConfig) -> list[Path]:
     share = left[process.process_index :: process.num_processes]
     # Volumes, videos and tiles are not read as a whole.
     whole = predictor.tile is None and all(source.kind == "image" for source in share)
-    alone = threading.Lock()
+    count = on_cpu(predictor, config.fast) if predictor.device.type == "cpu" else ON_GPU
+    largest, alone = largest_of(count, data.num_classes), threading.Lock()
 
     def segment(source: Source) -> dict[str, Any]:
         make_folder(files[source][0].parent)
         recorded = {"path": str(source.path.absolute()), **fingerprint(source)}
-        large = whole and math.prod(image_shape(image_file(source.path, data))) > LARGE
+        large = whole and math.prod(image_shape(image_file(source.path, data))) > largest
         with alone if large else contextlib.nullcontext():
             entry = WRITERS[source.kind](source, files[source], predictor, config)
         return {"name": source.key, "source": recorded, **entry}
@@ -120,9 +139,9 @@ def predict(config: PredictConfig) -> list[Path]:
     calls = one_by_one(segment, share)
     if whole and predictor.device.type != "cpu":
         calls = side_by_side(segment, share)
-    elif whole and (count := on_cpu(predictor, config.fast)) > 1:
+    elif whole and count > 1:
         predictor.turn = contextlib.nullcontext()
-        calls = side_by_side(segment, share, count, threads=1)
+        calls = side_by_side(segment, share, count, torch.get_num_threads() // count)
     for source, result in track(calls, "segmenting", len(share), disable=not main):
         try:
             entry = result()
@@ -176,6 +195,17 @@ def on_cpu(predictor: Predictor, fast: bool) -> int:
     return 1
 
 
+def largest_of(count: int, classes: int) -> float:
+    """Pixels of the largest image that may be in memory together with others.
+
+    Args:
+        count: images at a time.
+        classes: K.
+    """
+    each, per_class = BYTES
+    return min(LARGE, SHARE * free_bytes() / count / (each + per_class * classes))
+
+
 def side_by_side(
     function: Callable[[Source], dict[str, Any]],
     sources: Iterable[Source],
@@ -199,7 +229,8 @@ def side_by_side(
 
     pool = ThreadPoolExecutor(count, initializer=begin)
     try:
-        for source in itertools.islice(left, count):
+        # As many wait: one that takes long does not leave the other threads without work.
+        for source in itertools.islice(left, 2 * count):
             running.append((source, pool.submit(function, source)))
         while running:
             source, future = running.popleft()

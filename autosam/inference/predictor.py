@@ -386,6 +386,7 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
         token: str | bool | None,
         sam_checkpoint: str | None = None,
         fast: bool = False,
+        encoder_backend: EncoderBackend | None = None,
         **model_kwargs: Any,
     ) -> Predictor:
         file = checkpoint.find(
@@ -396,7 +397,8 @@ class Predictor(ModelHubMixin, library_name="autosam", pipeline_tag="image-segme
             local_files_only=local_files_only,
             token=token,
         )
-        return cls(checkpoint.load(file, sam_checkpoint, fast), **model_kwargs)
+        loaded = checkpoint.load(file, sam_checkpoint, fast, encoder_backend=encoder_backend)
+        return cls(loaded, **model_kwargs)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the model card, see `autosam.inference.model_card`; arguments are not used."""

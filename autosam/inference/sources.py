@@ -16,6 +16,7 @@ import numpy as np
 
 from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window
 from autosam.data.readers import dicom
+from autosam.data.readers.sidecars import sidecars_of
 from autosam.data.readers.volumes import is_nifti, name_of
 from autosam.errors import DataError
 from autosam.models.state_dict import file_hash
@@ -43,8 +44,11 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
-        """The files that it consists of; of a DICOM series all slices."""
-        return dicom.files_of(self.path) if self.path.is_dir() else [self.path]
+        """The files that it consists of: of a DICOM series all slices, of others also the sidecars
+        that say which pixels hold data, and where they lie."""
+        if self.path.is_dir():
+            return dicom.files_of(self.path)
+        return [self.path, *sidecars_of(self.path)]
 
     def stamp(self) -> str:
         """Hash the paths, sizes, times and inodes of its files: 16 hexadecimal digits.

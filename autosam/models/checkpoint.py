@@ -193,7 +193,8 @@ def load(
     Raises:
         CheckpointError: not a checkpoint, tensors that do not fit, SAM weights that differ from
             those of the training, or `fast` for a run without a surrogate decoder.
-        ConfigError: `encoder_backend` is "openvino", and it is not installed or cannot compute it.
+        ConfigError: `encoder_backend` is "openvino", and it is not installed or cannot compute it,
+            or there is none to compute (`fast`).
     """
     file = find(path)
     header = read_header(file)
@@ -212,6 +213,10 @@ def load(
     if encoder_backend is not None:
         config = replace(config, encoder_backend=encoder_backend)
         check_settings(config)
+    if fast and encoder_backend == "openvino":
+        raise ConfigError(
+            "--encoder_backend openvino: --fast computes no image encoder. Leave one of them out."
+        )
     if header["sam"] is not None and not fast:
         check_backend(config.encoder_backend)
     built = replace(config, embedding="blank") if blank else config

@@ -9,14 +9,24 @@ from pathlib import Path
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
+_processes = 1
+"""Processes that share the cores, see `share_cores`."""
+
+
 def cores() -> int:
     """Cores that this process may use: those it is bound to, and no more than its control group (a
-    container's `--cpus`) pays for. At least 1."""
+    container's `--cpus`) pays for, divided by the processes that share them. At least 1."""
     bound = getattr(os, "sched_getaffinity", None)  # Linux alone
     count = len(bound(0)) if bound else os.cpu_count() or 1
     for quota in _quotas():
         count = min(count, max(1, int(quota)))
-    return count
+    return max(1, count // _processes)
+
+
+def share_cores(processes: int) -> None:
+    """Let `cores` return this process's share, if so many processes compute at a time."""
+    global _processes
+    _processes = processes
 
 
 def limit_threads() -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,15 @@ def test_two_jobs_give_what_one_gives(
     one, two = (without_times(tmp_path / name / "table.csv") for name in ("compare", "two"))
     assert one == two
     assert "Logging error" not in capfd.readouterr().err
+
+
+def test_trainings_in_parallel_from_a_thread(config: CompareConfig) -> None:
+    """As in a server; signals reach the main thread alone."""
+    config = dataclasses.replace(config, runs="sam-box,sam-points", seeds=1, sam="lite", jobs=2,
+                                 sam_checkpoint=None)  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(compare, config).result()
+    assert found[Variant("sam-points")].scores
 
 
 @pytest.mark.parametrize(

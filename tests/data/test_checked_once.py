@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -159,7 +159,7 @@ def test_digests_are_kept_for_the_next_process(
     monkeypatch.setattr(images, "_digest", counted)
     found = []
     for _ in range(3):  # three processes
-        monkeypatch.setattr(known_digests, "_known", {})
+        forget(monkeypatch)
         with kept_digests(tmp_path / "cache"):
             found.append(pair.image.digest())
     assert len(set(found)) == 1
@@ -169,17 +169,37 @@ def test_digests_are_kept_for_the_next_process(
     with kept_digests(tmp_path / "cache"):
         assert pair.image.digest() != found[0]
     (tmp_path / "cache" / known_digests.FILE).write_text("[1")
-    monkeypatch.setattr(known_digests, "_known", {})
+    forget(monkeypatch)
     with kept_digests(tmp_path / "cache"):
         pair.image.digest()
-    monkeypatch.setattr(known_digests, "_known", {})
+    forget(monkeypatch)
     with kept_digests(tmp_path / "cache"):
         pair.image.digest()
     assert len(read) == 3  # the first, the changed file, the damaged list of digests
 
 
-def test_the_last_digests_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_digests, "_known", {})
-    monkeypatch.setattr(known_digests, "MOST", 3)
-    known_digests._know({str(i): "" for i in range(5)})
-    assert list(known_digests._known) == ["2", "3", "4"]
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a new process."""
+    monkeypatch.setattr(known_digests, "_known", OrderedDict())
+    monkeypatch.setattr(known_digests, "_asked", set())
+
+
+def test_of_too_many_files_as_many_are_known_as_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_digests, "MOST", 5)
+    monkeypatch.setattr(known_digests, "stamp", lambda path: path)
+    read: list[Path] = []
+
+    def digests(names: str) -> int:
+        """How many files a new process reads."""
+        forget(monkeypatch)
+        read.clear()
+        with kept_digests(tmp_path):
+            for path in map(Path, names):
+                known_digests.digest_once(path, "", lambda path=path: read.append(path) or "0")
+        return len(read)
+
+    assert [digests("abcdefg") for _ in range(3)] == [7, 2, 2]
+    assert [digests("vwxyz") for _ in range(2)] == [5, 0]  # instead of what nobody asked for
+    assert [digests("vwx"), digests("ab"), digests("ab")] == [0, 2, 0]

@@ -43,12 +43,13 @@ def test_what_a_sound_folder_is_like(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert facts["classes"]["1"]["images"] == 9
     assert facts["objects"]["an image, median"] == 1
     assert facts["objects"]["vanish on the 128 x 128 masks of lite"] == 0
+    records = 6 * 4 + 2 + 2  # copies of training images alone
     cost = facts["cache"]["vit_b, sam-vit-base, medsam, vit_b_lm, vit_b_em_organelles"]
-    assert cost["GB"] == 10 * 4 * 2 * 256 * 64**2 / 1e9
-    assert cost["minutes"] == pytest.approx(10 * 4 * cost["seconds a copy"] / 60)
+    assert cost["GB"] == records * 2 * 256 * 64**2 / 1e9
+    assert cost["minutes"] == pytest.approx(records * cost["seconds a copy"] / 60)
     assert facts["cache"]["sam2.1-tiny"]["GB"] > cost["GB"]
     levels = 256 * 72**2 + 64 * 144**2 + 32 * 288**2  # of SAM 3
-    assert facts["cache"]["sam3"]["GB"] == 10 * 4 * 2 * levels / 1e9
+    assert facts["cache"]["sam3"]["GB"] == records * 2 * levels / 1e9
     assert sheet.is_file()
     assert "contact sheet" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"sheet\.png: exists"):

@@ -30,7 +30,7 @@ from autosam.inference import predictor, writers
 from autosam.inference.formats import geojson
 from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.polygons import rings_of
-from autosam.inference.predict import WRITERS
+from autosam.inference.predict import WRITERS, side_by_side
 from autosam.inference.predictor import Prediction
 from autosam.inference.sources import Source, find_sources, frames_of
 from autosam.inference.writers import write_image
@@ -257,9 +257,30 @@ def test_no_two_large_images_are_in_memory(
         return entry
 
     monkeypatch.setitem(writers.WRITERS, "image", watched)
-    monkeypatch.setattr("autosam.inference.predict.LARGE", 30 * 30)
-    run(trained, images, tmp_path / "out")
+    with monkeypatch.context() as here:
+        here.setattr("autosam.inference.predict.LARGE", 30 * 30)
+        run(trained, images, tmp_path / "out")
     assert most == [1] * 5
+    most.clear()  # two images of 40 x 56 pixels at a time, of a class: 28 bytes a pixel
+    monkeypatch.setattr("autosam.inference.predict.free_bytes", lambda: 2 * 2 * 28 * 40 * 56 - 4)
+    run(trained, images, tmp_path / "short of memory")
+    assert most == [1] * 5
+
+
+def test_one_image_that_takes_long_does_not_hold_up_the_others() -> None:
+    finished, first = threading.Semaphore(0), threading.Event()
+
+    def compute(number: int) -> int:
+        if number == 0:
+            assert first.wait(60)
+        finished.release()
+        return number
+
+    calls = side_by_side(compute, range(4), count=2)  # type: ignore[type-var,arg-type]
+    ahead = threading.Thread(target=lambda: [finished.acquire() for _ in range(3)] and first.set())
+    ahead.start()
+    assert [result() for _, result in calls] == [0, 1, 2, 3]
+    ahead.join()
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_rest(

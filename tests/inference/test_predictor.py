@@ -202,6 +202,18 @@ def test_a_threshold_that_all_images_ask_for_is_taken(monkeypatch: pytest.Monkey
     assert calibrate(Sure(), [batch_of(7)], True) == (0.5, 0.0)  # type: ignore[arg-type]
 
 
+def test_the_backend_of_the_encoder_can_be_chosen(trained: Path, tmp_path: Path) -> None:
+    autosam.load(trained).save_pretrained(tmp_path / "saved")
+    sam = str(sam_of(trained))
+    made = Predictor.from_pretrained(
+        tmp_path / "saved", sam_checkpoint=sam, encoder_backend="torch"
+    )
+    assert made.loaded.config.encoder_backend == "torch"
+    assert made.segmenter.sam.backend is None
+    with pytest.raises(ConfigError, match="--fast computes no image encoder"):
+        autosam.load(trained, encoder_backend="openvino", fast=True)
+
+
 def test_the_fast_path_loads_no_sam(
     trained: Path, image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

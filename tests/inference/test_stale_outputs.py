@@ -22,10 +22,10 @@ from PIL import Image
 import autosam
 import autosam.inference.predict
 from autosam.config.commands import PredictConfig
-from autosam.errors import DataError
+from autosam.errors import ConfigError, DataError
 from autosam.inference.sources import frames_of
 from autosam.predict import predict
-from autosam.utils.io import ignores_case
+from autosam.utils.io import ignores_case, lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +54,38 @@ def video(path: Path, count: int) -> Path:
         writer.write(np.random.default_rng(seed).integers(0, 256, (40, 56, 3), np.uint8))
     writer.release()
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tif.aux.xml", "<PAMDataset><NoDataValue>177</NoDataValue></PAMDataset>"),
+        ("a.tfw", "2\n0\n0\n-2\n500000\n5000000\n"),
+    ],
+)
+def test_a_sidecar_is_a_part_of_its_image(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    """It says which pixels have no data, or where they lie."""
+    source, output = image(tmp_path / "images/a.tif").parent, tmp_path / "out"
+    run(trained, source, output)
+    for expected in ("1 were made from other files", "1 of 1 are done already"):
+        (source / name).write_text(text)
+        capsys.readouterr()
+        run(trained, source, output)
+        assert expected in capsys.readouterr().out
+    (source / name).unlink()
+    run(trained, source, output)
+    assert "1 were made from other files" in capsys.readouterr().out
+
+
+def test_an_output_folder_is_written_by_one_process(trained: Path, tmp_path: Path) -> None:
+    source, output = image(tmp_path / "images/a.png").parent, tmp_path / "out"
+    output.mkdir()
+    with lock(output), pytest.raises(ConfigError, match="out: another process writes into it"):
+        run(trained, source, output)
+    run(trained, source, output)
+    assert not (output / "run.lock").exists()
 
 
 def test_an_image_replaced_by_a_damaged_one(trained: Path, tmp_path: Path) -> None:

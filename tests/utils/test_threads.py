@@ -83,6 +83,8 @@ def test_cores_of_a_container(
     monkeypatch.setattr(threads, "CONTROL_GROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert threads.cores() == found
+    monkeypatch.setattr(threads, "_processes", 2)
+    assert threads.cores() == max(1, found // 2)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux binds processes to cores")
@@ -91,7 +93,7 @@ def test_torch_takes_the_cores_of_the_process(said: dict[str, str], found: str) 
     """A process that is bound to one core."""
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
-        "from autosam.utils.threads import cores, limit_threads; limit_threads(); import torch; "
+        "import autosam; from autosam.utils.threads import cores; import torch; "
         "print(cores(), torch.get_num_threads())"
     )
     kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}

@@ -9,6 +9,15 @@ from autosam.errors import DataError
 from autosam.utils.io import read_text
 
 
+def sidecars_of(path: Path) -> list[Path]:
+    """The existing sidecars of an image: GDAL's `.aux.xml` and `.msk`, world files and `.prj`."""
+    kind = path.suffix.lower()[1:]
+    endings = (f"{kind[:1]}{kind[-1:]}w", f"{kind}w", "wld", "prj")
+    names = [Path(f"{path}.aux.xml"), Path(f"{path}.msk")]
+    names += [path.with_suffix(f".{ending}") for ending in endings] if kind else []
+    return [name for name in names if name != path and name.is_file()]
+
+
 def sidecar_nodata(path: Path) -> float | None:
     """The nodata value in `NAME.tif.aux.xml`; None without.
 

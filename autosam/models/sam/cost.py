@@ -10,22 +10,25 @@ import torch
 
 from autosam.models.sam import SAMS, SamSpec
 from autosam.models.sam.encode import LARGE
-from autosam.utils.device import choose_device, gains_from_bf16
+from autosam.models.sam.vit import Vit, VitEncoder
+from autosam.utils.device import choose_device, gains_from_bf16, half_precision, wait
 
+UNIT = 512, Vit(width=768, depth=1, heads=12, global_blocks=())
+"""Input size, pixels, and architecture of the encoder that is timed: one block of ViT-B."""
 COST = {
-    "ViT-B": 1650,
-    "ViT-L": 5840,
-    "ViT-H": 12150,
-    "TinyViT-5M": 220,
-    "Hiera-T": 700,
-    "Hiera-S": 800,
-    "Hiera-B+": 1250,
-    "Hiera-L": 2900,
-    "PE-L+": 9500,
+    "ViT-B": 49,
+    "ViT-L": 173,
+    "ViT-H": 360,
+    "TinyViT-5M": 10,
+    "Hiera-T": 18,
+    "Hiera-S": 20,
+    "Hiera-B+": 33,
+    "Hiera-L": 80,
+    "PE-L+": 280,
 }
-"""GFLOP of matrix products that take as long as the image encoder does for one image of 1024 px,
-by architecture. Measured on two cores with AVX512-BF16 (docs/speed.md); ViT-L, ViT-H and PE-L+ are
-scaled from ViT-B by their operations. A rough estimate on other processors."""
+"""Passes of `UNIT` that take as long as PyTorch's pass of the image encoder for one image of 1024
+px, by architecture. Measured (docs/experiments.md) for ViT-B, TinyViT and Hiera-T, the others
+scaled by their times on another processor, ViT-L, ViT-H and PE-L+ by their operations."""
 COST |= {f"HQ {name}": COST[name] for name in ("ViT-B", "ViT-L", "ViT-H", "TinyViT-5M")}
 BYTES = {
     "Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2),
@@ -36,20 +39,17 @@ BYTES = {
 """Bytes of one cached embedding in bf16, by prefix of the architecture."""
 
 
-def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
+def cache_costs(records: int) -> dict[str, dict[str, float]]:
     """Cost of a cache of embeddings, for SAMs with an input of 1008 px or more.
 
     Args:
-        images: number of images.
-        copies: augmented copies of each image.
+        records: number of embeddings.
 
     Returns:
         By names of SAMs: `GB` (10^9 bytes) and, if the cost of the encoder is known, a rough
-        estimate of `minutes` and `seconds a copy` to compute it on this machine.
+        estimate of `minutes` and `seconds a copy` in which PyTorch computes it on this machine.
     """
-    device = choose_device()
-    half = gains_from_bf16(device)
-    speed = matrix_speed(device, torch.bfloat16 if half else torch.float32)
+    unit = unit_seconds(choose_device())
     names: dict[str, list[str]] = defaultdict(list)
     for name, spec in SAMS.items():
         if spec.image_size >= LARGE:
@@ -57,10 +57,10 @@ def cache_costs(images: int, copies: int) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for architecture, alike in names.items():
         size = record_bytes(SAMS[alike[0]])
-        row = {"GB": images * copies * size / 1e9}
+        row = {"GB": records * size / 1e9}
         if architecture in COST:
-            seconds = COST[architecture] / speed
-            row |= {"minutes": images * copies * seconds / 60, "seconds a copy": seconds}
+            seconds = COST[architecture] * unit
+            row |= {"minutes": records * seconds / 60, "seconds a copy": seconds}
         table[", ".join(alike)] = row
     return table
 
@@ -75,14 +75,19 @@ def record_bytes(spec: SamSpec) -> int:
     return 2 * sum(map(math.prod, sam.shapes))
 
 
-def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Speed of a matrix product in GFLOP/s, measured in a fraction of a second."""
-    size = 1024 if device.type == "cpu" else 8192
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    best = float("inf")
+@torch.no_grad()
+def unit_seconds(device: torch.device) -> float:
+    """Seconds of a pass of `UNIT`, the fastest of three after a warm-up, in the precision of large
+    encoders."""
+    size, vit = UNIT
+    encoder = VitEncoder(size, vit).eval().to(device)
+    pixels = torch.zeros(1, 3, size, size, device=device)
+    seconds = []
     for _ in range(4):
+        wait(device)
         started = time.perf_counter()
-        product = a @ a
-        product[0, 0].item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e9
+        with half_precision(device, gains_from_bf16(device)):
+            encoder(pixels)
+        wait(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
