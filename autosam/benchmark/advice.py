@@ -64,7 +64,8 @@ def advise(figures: dict[str, Any]) -> list[str]:
     lines = []
     full, half = (seconds_of(figures, name) for name in ENCODERS)
     if full is not None and half is not None:
-        advice = "--train.precision no" if half > full * CLEAR else "--train.precision auto"
+        full_flags = "--train.precision no --cache.dtype fp32"
+        advice = full_flags if half > full * CLEAR else "--train.precision auto"
         lines.append(f"{advice}: bf16, the default here, encodes {full / half:.2f} times as fast")
     for name, other in zip(ENCODERS, OPENVINO, strict=True):
         pytorch, vino = seconds_of(figures, name), seconds_of(figures, other)

@@ -170,11 +170,15 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
 
 
 def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
+    parallel, threads = min(parallel, len(jobs)), torch.get_num_threads()
     with (
         tempfile.TemporaryDirectory() as folder,
         _signals_to_children() as received,
         ProcessPoolExecutor(
-            parallel, get_context("spawn"), _initialize_process, (parallel, Path(folder) / "checks")
+            parallel,
+            get_context("spawn"),
+            _initialize_process,
+            (parallel, threads, Path(folder) / "checks"),
         ) as pool,
     ):
         # In a file: the pipe to a process that is still importing holds 64 KiB, and what waits for
@@ -224,14 +228,14 @@ def _signals_to_children() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _initialize_process(parallel: int, checks: Path) -> None:
-    """Set up a training process: its share of the cores, no output (it is in log.txt), checked
-    files."""
+def _initialize_process(parallel: int, threads: int, checks: Path) -> None:
+    """Set up a training process: its share of the cores, at most so many threads, no output (it is
+    in log.txt), checked files."""
     keep_checks(pickle.loads(checks.read_bytes()))
     die_with_parent()
     Finalize(None, leave_now, (0,), exitpriority=-100)  # runs after all other finalizers
     share_cores(parallel)
-    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    torch.set_num_threads(min(threads, cores()))
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open until the process ends: the log uses it
 
 

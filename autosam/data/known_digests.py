@@ -71,18 +71,20 @@ def kept_digests(folder: Path) -> Iterator[None]:
     file = folder / FILE
     kept = _read(file)
     with _lock:
-        for key, digest in list(kept.items())[: max(0, MOST - len(_known))]:
-            _known.setdefault(key, digest)
+        new = [key for key in kept if key not in _known]
+        for key in new[::-1][: max(0, MOST - len(_known))]:  # the last ones
+            _known[key] = kept[key]
+            _known.move_to_end(key, last=False)
     yield
-    if _asked <= kept.keys():
+    with _lock:
+        asked = {key: digest for key, digest in _known.items() if key in _asked}
+    if asked.keys() <= kept.keys():
         return
     with contextlib.suppress(StorageError, OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{FILE}.lock"):
-            merged = OrderedDict(_read(file))
-            for key in _asked:
-                merged[key] = _known[key]
-                merged.move_to_end(key)
+            others = {key: digest for key, digest in _read(file).items() if key not in asked}
+            merged = others | asked
             text = json.dumps(dict(list(merged.items())[-MOST:]))
             write_atomically(file, lambda to: to.write_text(text, encoding="utf-8"), lasting=False)
 

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -126,13 +126,14 @@ def _segment(
     # Volumes, videos and tiles are not read as a whole.
     whole = predictor.tile is None and all(source.kind == "image" for source in share)
     count = on_cpu(predictor, config.fast) if predictor.device.type == "cpu" else ON_GPU
+    threads = torch.get_num_threads()
     largest, alone = largest_of(count, data.num_classes), threading.Lock()
 
     def segment(source: Source) -> dict[str, Any]:
         make_folder(files[source][0].parent)
         recorded = {"path": str(source.path.absolute()), **fingerprint(source)}
         large = whole and math.prod(image_shape(image_file(source.path, data))) > largest
-        with alone if large else contextlib.nullcontext():
+        with alone_with(alone, threads) if large else contextlib.nullcontext():
             entry = WRITERS[source.kind](source, files[source], predictor, config)
         return {"name": source.key, "source": recorded, **entry}
 
@@ -141,21 +142,22 @@ def _segment(
         calls = side_by_side(segment, share)
     elif whole and count > 1:
         predictor.turn = contextlib.nullcontext()
-        calls = side_by_side(segment, share, count, torch.get_num_threads() // count)
-    for source, result in track(calls, "segmenting", len(share), disable=not main):
-        try:
-            entry = result()
-        except AutosamError as error:
-            if isinstance(error, ConfigError):
-                raise
-            if isinstance(error, StorageError) and error.everywhere:
-                raise
-            failed.append(source.key)
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        if source.kind == "image":
-            entry["simplified"] = needs.get("simplified")
-        log.add(entry)
+        calls = side_by_side(segment, share, count, threads // count)
+    with contextlib.closing(calls):  # after an error no image that waits is begun
+        for source, result in track(calls, "segmenting", len(share), disable=not main):
+            try:
+                entry = result()
+            except AutosamError as error:
+                if isinstance(error, ConfigError):
+                    raise
+                if isinstance(error, StorageError) and error.everywhere:
+                    raise
+                failed.append(source.key)
+                print(f"skipped: {error}", file=sys.stderr)
+                continue
+            if source.kind == "image":
+                entry["simplified"] = needs.get("simplified")
+            log.add(entry)
     log.gather()
     if main:
         log.table()
@@ -180,7 +182,7 @@ Call = tuple[Source, Callable[[], dict[str, Any]]]
 
 def one_by_one(
     function: Callable[[Source], dict[str, Any]], sources: Iterable[Source]
-) -> Iterator[Call]:
+) -> Generator[Call]:
     """Yield each source with a function that returns `function(source)`."""
     for source in sources:
         yield source, partial(function, source)
@@ -206,12 +208,24 @@ def largest_of(count: int, classes: int) -> float:
     return min(LARGE, SHARE * free_bytes() / count / (each + per_class * classes))
 
 
+@contextlib.contextmanager
+def alone_with(alone: threading.Lock, threads: int) -> Iterator[None]:
+    """Hold a lock, and use so many threads of torch meanwhile: others wait for it."""
+    with alone:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
 def side_by_side(
     function: Callable[[Source], dict[str, Any]],
     sources: Iterable[Source],
     count: int = ON_GPU,
     threads: int | None = None,
-) -> Iterator[Call]:
+) -> Generator[Call]:
     """See `one_by_one`; the calls are made ahead, and returned in the order of the sources.
 
     Args:

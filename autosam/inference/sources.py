@@ -16,7 +16,7 @@ import numpy as np
 
 from autosam.data.images import EXTENSIONS, MAX_PIXELS, Window
 from autosam.data.readers import dicom
-from autosam.data.readers.sidecars import sidecars_of
+from autosam.data.readers.sidecars import facts_of, sidecars_of
 from autosam.data.readers.volumes import is_nifti, name_of
 from autosam.errors import DataError
 from autosam.models.state_dict import file_hash
@@ -44,19 +44,16 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
-        """The files that it consists of: of a DICOM series all slices, of others also the sidecars
-        that say which pixels hold data, and where they lie."""
-        if self.path.is_dir():
-            return dicom.files_of(self.path)
-        return [self.path, *sidecars_of(self.path)]
+        """The files that it consists of; of a DICOM series all slices."""
+        return dicom.files_of(self.path) if self.path.is_dir() else [self.path]
 
     def stamp(self) -> str:
-        """Hash the paths, sizes, times and inodes of its files: 16 hexadecimal digits.
+        """Hash the paths, sizes, times and inodes of its files and sidecars: 16 hexadecimal digits.
 
         This is faster than `digest` and changes when a file is replaced.
         """
         facts = []
-        for path in self.files:
+        for path in [*self.files, *sidecars_of(self.path)]:
             seen = path.stat()
             facts.append(
                 [
@@ -70,10 +67,13 @@ class Source:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def digest(self) -> str:
-        """Hash the content of its files by SHA-256, without their names."""
+        """Hash the content of its files, without their names, and what is read of sidecars, by
+        SHA-256."""
         whole = hashlib.sha256()
         for path in self.files:
             whole.update(f"{path.suffix} {file_hash(path)}\n".encode())
+        for path in sidecars_of(self.path):
+            whole.update(facts_of(path).encode())
         return whole.hexdigest()
 
 

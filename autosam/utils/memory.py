@@ -11,13 +11,16 @@ import psutil
 import torch
 
 CONTROL_GROUP = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
         "/sys/fs/cgroup/memory/memory.limit_in_bytes",
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
-"""Files of the limit and of what is used, versions 2 and 1; what is used includes cached files."""
+"""Files of the limit, of what is used, and of what that consists of, versions 2 and 1."""
+CACHED = "inactive_file "
+"""In the last: bytes of files that were read, which make room when memory is needed."""
 
 
 def peak_gib() -> dict[str, float]:
@@ -36,10 +39,12 @@ def peak_gib() -> dict[str, float]:
 def free_bytes() -> int:
     """Memory that is free for this process: of the machine, or of its control group (container)."""
     free = psutil.virtual_memory().available
-    for limit, used in CONTROL_GROUP:
+    for limit, used, parts in CONTROL_GROUP:
         with contextlib.suppress(OSError, ValueError):  # other system, or "max": no limit
             most, now = (int(Path(name).read_text(encoding="utf-8")) for name in (limit, used))
-            free = min(free, most - now)
+            lines = Path(parts).read_text(encoding="utf-8").splitlines()
+            cached = sum(int(line.split()[1]) for line in lines if line.startswith(CACHED))
+            free = min(free, most - now + cached)
     return max(0, free)
 
 

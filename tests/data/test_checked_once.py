@@ -92,7 +92,7 @@ def test_processes_are_told_what_was_checked(tmp_path: Path) -> None:
     time.sleep(0.02)
     assert inspections(pair) == 1
     (tmp_path / "checks").write_bytes(pickle.dumps(kept_checks()))
-    settings = get_context("spawn"), jobs._initialize_process, (1, tmp_path / "checks")
+    settings = get_context("spawn"), jobs._initialize_process, (1, 1, tmp_path / "checks")
     with ProcessPoolExecutor(1, *settings) as pool:
         assert pool.submit(inspections, pair).result() == 0
 

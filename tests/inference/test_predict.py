@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
@@ -277,10 +278,32 @@ def test_one_image_that_takes_long_does_not_hold_up_the_others() -> None:
         return number
 
     calls = side_by_side(compute, range(4), count=2)  # type: ignore[type-var,arg-type]
-    ahead = threading.Thread(target=lambda: [finished.acquire() for _ in range(3)] and first.set())
-    ahead.start()
+
+    def wait_for_three() -> None:
+        for _ in range(3):
+            finished.acquire()
+        first.set()
+
+    threading.Thread(target=wait_for_three, daemon=True).start()
     assert [result() for _, result in calls] == [0, 1, 2, 3]
-    ahead.join()
+
+
+def test_after_an_error_no_image_that_waits_is_begun() -> None:
+    begun, go = [], threading.Event()
+
+    def compute(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            raise ValueError
+        assert go.wait(60)
+        return number
+
+    with pytest.raises(ValueError), contextlib.closing(side_by_side(compute, range(4), 2)) as calls:  # type: ignore[type-var,arg-type]  # noqa: PT011, PT012
+        for _, result in calls:
+            result()
+    go.set()
+    time.sleep(0.2)
+    assert 3 not in begun
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_rest(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autosam.utils import threads
+from autosam.utils import memory, threads
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -101,3 +101,16 @@ def test_torch_takes_the_cores_of_the_process(said: dict[str, str], found: str) 
         [sys.executable, "-c", code], env=kept | said, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == found
+
+
+def test_the_free_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were read are kept as long as there is room (memory.stat in cgroup-v2.rst)."""
+    for name, text in (
+        ("max", "1000"), ("current", "900"), ("stat", "anon 300\nfile 600\ninactive_file 500\n")
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+    files = tuple(str(tmp_path / name) for name in ("max", "current", "stat"))
+    monkeypatch.setattr(memory, "CONTROL_GROUP", (files,))
+    assert memory.free_bytes() == 600
+    (tmp_path / "max").write_text("max")
+    assert memory.free_bytes() > 2**20

@@ -10,12 +10,17 @@ from autosam.utils.io import read_text
 
 
 def sidecars_of(path: Path) -> list[Path]:
-    """The existing sidecars of an image: GDAL's `.aux.xml` and `.msk`, world files and `.prj`."""
-    kind = path.suffix.lower()[1:]
-    endings = (f"{kind[:1]}{kind[-1:]}w", f"{kind}w", "wld", "prj")
-    names = [Path(f"{path}.aux.xml"), Path(f"{path}.msk")]
-    names += [path.with_suffix(f".{ending}") for ending in endings] if kind else []
-    return [name for name in names if name != path and name.is_file()]
+    """The sidecars of an image that are read: `NAME.tif.aux.xml` where it exists."""
+    notes = Path(f"{path}.aux.xml")
+    return [notes] if path.suffix.lower() in (".tif", ".tiff") and notes.is_file() else []
+
+
+def facts_of(notes: Path) -> str:
+    """What a `.aux.xml` says of pixels without data and of the place of the image; not the
+    statistics that viewers add to it."""
+    text = notes.read_text(encoding="utf-8", errors="replace")
+    found = re.finditer(r"<(NoDataValue|SRS|GeoTransform|GCPList)\b.*?</\1>", text, re.S)
+    return "\n".join(fact[0] for fact in found)
 
 
 def sidecar_nodata(path: Path) -> float | None:

@@ -19,7 +19,7 @@ COST = {
     "ViT-B": 49,
     "ViT-L": 173,
     "ViT-H": 360,
-    "TinyViT-5M": 10,
+    "TinyViT-5M": 12,
     "Hiera-T": 18,
     "Hiera-S": 20,
     "Hiera-B+": 33,
@@ -27,8 +27,8 @@ COST = {
     "PE-L+": 280,
 }
 """Passes of `UNIT` that take as long as PyTorch's pass of the image encoder for one image of 1024
-px, by architecture. Measured (docs/experiments.md) for ViT-B, TinyViT and Hiera-T, the others
-scaled by their times on another processor, ViT-L, ViT-H and PE-L+ by their operations."""
+px, by architecture. Between what was measured on two processors (docs/experiments.md); ViT-L, ViT-H
+and PE-L+ are scaled from ViT-B by their operations."""
 COST |= {f"HQ {name}": COST[name] for name in ("ViT-B", "ViT-L", "ViT-H", "TinyViT-5M")}
 BYTES = {
     "Hiera": 2 * (256 * 64**2 + 64 * 128**2 + 32 * 256**2),
@@ -80,7 +80,8 @@ def unit_seconds(device: torch.device) -> float:
     """Seconds of a pass of `UNIT`, the fastest of three after a warm-up, in the precision of large
     encoders."""
     size, vit = UNIT
-    encoder = VitEncoder(size, vit).eval().to(device)
+    with torch.random.fork_rng(devices=[]):
+        encoder = VitEncoder(size, vit).eval().to(device)
     pixels = torch.zeros(1, 3, size, size, device=device)
     seconds = []
     for _ in range(4):

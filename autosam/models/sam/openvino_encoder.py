@@ -27,7 +27,7 @@ from autosam.models.sam.blocks import Output
 from autosam.models.sam.encode import images_at_once
 from autosam.models.state_dict import file_hash
 from autosam.utils.assets import cache_folder
-from autosam.utils.device import choose_device, gains_from_bf16
+from autosam.utils.device import gains_from_bf16
 from autosam.utils.io import locked, write_atomically
 from autosam.utils.logging import without_warnings
 from autosam.utils.threads import cores
@@ -63,12 +63,6 @@ def use_openvino(sam: Sam, weights: str | None, backend: str = "auto") -> None:
         ConfigError: see `check_backend`.
     """
     check_backend(backend)
-    if backend == "openvino" and choose_device().type != "cpu":
-        print(
-            "--encoder_backend openvino: OpenVINO computes on CPUs. Here PyTorch computes the "
-            f"image encoder of {sam.spec.name}, on {choose_device()}.",
-            file=sys.stderr,
-        )
     if backend != "torch" and installed():
         must = backend == "openvino"
         several = images_at_once(sam.spec) > 1
