@@ -135,8 +135,8 @@ def run_jobs(jobs: list[Job], parallel: int) -> None:
         for i, job in enumerate(left, 1):
             print(f"--- {i} of {len(left)}: {job.folder.name}{time_left(jobs, parallel)}")
             job.run()
-    else:
-        _run_in_processes(left, parallel, jobs)
+    elif left:
+        _run_in_processes(left, min(parallel, len(left)), jobs)
 
 
 def time_left(jobs: list[Job], parallel: int) -> str:
@@ -170,7 +170,7 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
 
 
 def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
-    parallel, threads = min(parallel, len(jobs)), torch.get_num_threads()
+    threads = torch.get_num_threads()
     with (
         tempfile.TemporaryDirectory() as folder,
         _signals_to_children() as received,
