@@ -42,8 +42,6 @@ class Inspection:
     encoding: MaskEncoding = field(default_factory=MaskEncoding)
     images: int = 0
     """Number of images; 0 if errors ended the inspection early."""
-    training: int = 0
-    """Number of those that are for training."""
 
     def __repr__(self) -> str:
         counts = f"{len(self.errors)} errors, {len(self.warnings)} warnings"
@@ -103,7 +101,6 @@ def inspect_data(config: DataConfig, sam: str, input_spec: InputSpec) -> Inspect
             found.errors.append(str(error))
     tally.report(found)
     found.images = len(pairs)
-    found.training = sum(split_of.get(id(pair.image)) == "train" for pair in pairs)
     return found
 
 

@@ -50,8 +50,9 @@ def check(config: CheckConfig) -> Inspection:
     copies = config.cache.copies if config.cache.copies is not None else 4
     found = inspect_data(config.data, config.sam, input_spec)
     if found.images:
-        others = found.images - found.training
-        found.facts["cache"] = cache_costs(found.training * copies + others * min(copies, 1))
+        training = found.facts["splits"].get("train", 0)
+        records = training * copies + (found.images - training) * min(copies, 1)
+        found.facts["cache"] = cache_costs(records)
     if config.output and found.pairs:
         write_sheet(Path(config.output), found, config.data)
         found.facts["contact sheet"] = config.output
