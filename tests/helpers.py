@@ -141,6 +141,7 @@ def tiny_config(tiny_file: Path, *flags: str) -> Config:
             "--train.batch_size=2",
             "--train.epochs=2",
             "--train.sheet_images=2",
+            "--train.precision=no",  # the same on every processor
             *flags,
         ],
     )

@@ -45,7 +45,7 @@ from autosam.training.loop import Optimization, train_one_epoch
 from autosam.training.optim import parameter_groups, warmup_cosine
 from autosam.training.tracker import count_parameters
 from autosam.types import ImageEmbedding
-from autosam.utils.device import choose_device, wait
+from autosam.utils.device import choose_device, trains_in_bf16, wait
 from autosam.utils.distributed import make_accelerator
 from autosam.utils.memory import peak_gib
 
@@ -257,7 +257,7 @@ def training(case: Case, device: torch.device) -> dict[str, Any]:
                 criterion,
                 Optimization(optimizer, scheduler, clip=1.0),
                 accelerator,
-                bf16=device.type == "cuda" and not case.reference,
+                bf16=trains_in_bf16("auto", device) and not case.reference,
             )
             wait(device)
             total = time.perf_counter() - started

@@ -233,9 +233,9 @@ class TrainConfig:
     patience: int = setting(10, min=1)
     """Early stopping: epochs without a better validation Dice."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """`auto`: bf16 on GPUs that support it; float32 elsewhere, except frozen image encoders of
-    1024 px on processors with bf16 instructions. `no`: float32, except cached embeddings. `bf16`:
-    always."""
+    """`auto`: bf16 on GPUs that support it and on processors with AMX; float32 elsewhere, except
+    frozen image encoders of 1024 px on processors with other bf16 instructions. `no`: float32,
+    except cached embeddings. `bf16`: always."""
     seed: int = setting(0, min=0, max=2**32 - 1, short="seed")
     """Seed of initialisation, order and augmentation."""
     save_minutes: float = setting(10.0, min=0, result=False)

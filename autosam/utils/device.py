@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -78,21 +77,23 @@ def _has(instructions: str) -> bool:
 def half_precision(device: torch.device, enabled: bool) -> Iterator[None]:
     """Autocast to bfloat16, or nothing. On a CPU depthwise convolutions that get gradients stay in
     float32."""
-    depthwise = _DepthwiseInFloat32() if enabled and device.type == "cpu" else nullcontext()
+    on_cpu = enabled and device.type == "cpu" and torch.is_grad_enabled()
+    depthwise = DepthwiseInFloat32() if on_cpu else contextlib.nullcontext()
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled), depthwise:
         yield
 
 
-class _DepthwiseInFloat32(TorchFunctionMode):
-    """Compute depthwise convolutions that get gradients in float32: on a CPU their gradients take
-    up to four times as long in bfloat16 (torch 2.14)."""
+class DepthwiseInFloat32(TorchFunctionMode):
+    """Within an autocast on a CPU, compute depthwise convolutions that get gradients in float32:
+    their gradients take up to four times as long in bfloat16 (torch 2.14)."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
         groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
-        if func is not F.conv2d or groups == 1 or not torch.is_grad_enabled():
+        half = torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        if func is not F.conv2d or groups == 1 or not half:
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             return func(args[0].float(), *args[1:], **kwargs)

@@ -21,6 +21,7 @@ from autosam.models.sam.encode import encode_frozen, encode_rest
 from autosam.models.sam.meta import VITS
 from autosam.models.sam.vit import VitEncoder
 from autosam.types import ImageEmbedding
+from autosam.utils.device import half_precision
 
 
 def shaken(sam: Sam) -> None:
@@ -160,3 +161,27 @@ def test_the_adapters_of_vit_b_are_small() -> None:
     assert len(sizes) == 24
     assert sum(sizes) == 12 * 4 * (4 * 768 + 2 * 768)
     assert 4 * sum(sizes) < 1e6
+
+
+def test_blocks_computed_again_in_bfloat16_have_the_same_gradients(
+    backend: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backward pass is outside of what the forward pass was in."""
+    sam = load_sam(*backend)
+    add_lora(sam, LoraConfig(layers="all"))
+    shaken(sam)
+    found = []
+    for large in (1, 1 << 30):
+        monkeypatch.setattr("autosam.models.sam.blocks.LARGE_STATE", large)
+        sam.zero_grad()
+        with half_precision(torch.device("cpu"), True):
+            size = sam.spec.image_size
+            image = torch.arange(3 * size**2).reshape(1, 3, size, size) % 251
+            part = encode_frozen(sam, image.to(torch.uint8), torch.tensor([[size, size]]))
+            levels = encode_rest(sam, part).levels
+        sum(level.float().square().sum() for level in levels).backward()
+        gradients = [p.grad for p in sam.parameters() if p.requires_grad]
+        assert all(gradient is not None for gradient in gradients)
+        found.append(torch.cat([g.flatten() for g in gradients if g is not None]))
+    assert found[0].abs().max() > 0
+    assert torch.equal(*found)

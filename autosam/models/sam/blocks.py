@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from autosam.utils.device import DepthwiseInFloat32
+
 State = tuple[Tensor, ...]
 """Between two blocks: the tokens, then the finer levels that earlier blocks left."""
 Output = Tensor | tuple[Tensor, tuple[Tensor, ...]]
@@ -32,6 +34,11 @@ class BlockEncoder(nn.Module):
     def step(self, number: int, state: State) -> State:
         """The state behind block `number`."""
         raise NotImplementedError
+
+    def _step(self, number: int, state: State) -> State:
+        """`step` in the same precision when it is computed again, outside of what was around it."""
+        with DepthwiseInFloat32():
+            return self.step(number, state)
 
     def finish(self, state: State) -> Output:
         """The encoder's output from the state behind the last block."""
@@ -66,7 +73,7 @@ class BlockEncoder(nn.Module):
         kept = []
         for number in range(first, stop):
             if again:
-                state = checkpoint(self.step, number, state, use_reentrant=False)
+                state = checkpoint(self._step, number, state, use_reentrant=False)
             else:
                 state = self.step(number, state)
             if number in taps:
