@@ -124,12 +124,13 @@ class InstancePrompter(PromptGenerator):
         """
         # Pixel centres are whole numbers; grid_sample's corners are -1 and 1.
         places = (points + 0.5) * (2 / sam.spec.image_size) - 1
-        grid = places[None, :, None].to(maps.features.dtype)
-        if len(maps.features) == 1:  # as exported graphs need it
-            features = F.grid_sample(maps.features, grid, align_corners=False)[0, :, :, 0].T
+        grid = places[None, :, None].float()
+        features_of = maps.features.float()  # half precision would move the places
+        if len(features_of) == 1:  # as exported graphs need it
+            features = F.grid_sample(features_of, grid, align_corners=False)[0, :, :, 0].T
         else:
-            features = maps.features.new_zeros(points.shape[0], maps.features.shape[1])
-            for i, of_image in enumerate(maps.features):
+            features = features_of.new_zeros(points.shape[0], features_of.shape[1])
+            for i, of_image in enumerate(features_of):
                 own = images == i
                 found = F.grid_sample(of_image[None], grid[:, own], align_corners=False)
                 features[own] = found[0, :, :, 0].T

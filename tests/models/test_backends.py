@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_batch, tiny_config
+from helpers import draw_folders, make_batch, tiny_config
+from instance_cases import cell_folders
 from test_segmenter import EXPECTED
 from torch import nn
 
@@ -15,6 +16,7 @@ from autosam.config import RUNS, LossConfig
 from autosam.models.build import build_segmenter
 from autosam.models.losses import SegmentationLoss
 from autosam.models.sam import Sam, load_sam
+from autosam.train import train
 from autosam.types import ImageEmbedding, Prompt, high_res_shapes
 
 
@@ -243,3 +245,19 @@ def test_a_generator_has_a_gate_for_each_level_nearly_closed_at_the_start(
         for gate, level in zip(prompt.gates, levels, strict=gated):
             assert gate.shape == (2, 1, *level.shape[-2:])
             assert torch.allclose(gate, torch.tensor(0.1192), atol=1e-4)
+
+
+@pytest.mark.parametrize(("task", "run"), [("semantic", "hybrid"), ("instances", "autosam-lora")])
+def test_every_sam_trains_in_bfloat16(
+    backend: tuple[str, Path], tmp_path: Path, task: str, run: str
+) -> None:
+    """From the first step to the scores, see `training/test_precision.py`."""
+    data = {"semantic": draw_folders, "instances": cell_folders}[task](tmp_path / "data")
+    name, file = backend
+    flags = (f"--task={task}", f"--data.instances={task == 'instances'}", f"--run={run}")
+    config = tiny_config(
+        file, *flags, f"--data.root={data}", f"--output={tmp_path / 'run'}", "--data.workers=0",
+        "--train.epochs=1", "--train.precision=bf16",
+    )  # fmt: skip
+    config.sam = name
+    assert train(config).epochs == 1
