@@ -26,7 +26,7 @@ from autosam.training import resume
 # What learns has no BatchNorm, whose statistics each process would take of its own images; and
 # images stay where they are, so that every process weighs as many cells.
 COMMON = ("--run=decoder", "--train.epochs=3", "--data.workers=0", "--train.sheet_images=0",
-          "--augment.rotate=0", "--augment.scale=0")  # fmt: skip
+          "--augment.rotate=0", "--augment.scale=0", "--train.precision=no")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
