@@ -25,6 +25,7 @@ from autosam.models.find_objects import draws_objects
 from autosam.models.losses import SegmentationLoss
 from autosam.models.normalize import cells_inside
 from autosam.types import Batch, Prompt
+from autosam.utils.device import half_precision
 
 
 @torch.no_grad()
@@ -211,7 +212,8 @@ def evaluate(
             if criterion is not None and batch.weights is not None:
                 losses = []
                 for part in parts_of(batch):
-                    output, _ = segmenter(part, with_surrogate=True)
+                    with half_precision(batch.generator_input.device, bf16):
+                        output, _ = segmenter(part, with_surrogate=True)
                     losses.append(criterion.of(output, part)["loss"].item())
                 loss = float(np.mean(losses))
                 own = [(name, scores | {"loss": loss}) for name, scores in own]

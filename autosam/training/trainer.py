@@ -125,7 +125,10 @@ class Trainer:
                 ) from None
         self.tracker: Tracker | None = None
         if accelerator.is_main_process:
-            provenance.note(folder, processes=processes, files=self.inputs.facts)
+            precision = "bf16" if self.bf16 else "float32"
+            provenance.note(
+                folder, processes=processes, precision=precision, files=self.inputs.facts
+            )
             self.tracker = Tracker(folder, config, self.epoch)
             if saved is None:
                 self.tracker.parameters(segmenter)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -93,10 +94,19 @@ class DepthwiseInFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
         half = torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
-        if func is not F.conv2d or groups == 1 or not half:
+        if func is not F.conv2d or groups == 1 or not half or not _get_gradients(args, kwargs):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            return func(args[0].float(), *args[1:], **kwargs)
+            return func(*map(_full, args), **{name: _full(v) for name, v in kwargs.items()})
+
+
+def _get_gradients(args: tuple, kwargs: dict[str, Any]) -> bool:
+    values = (*args, *kwargs.values())
+    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
+
+
+def _full(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def is_traced() -> bool:

@@ -53,6 +53,11 @@ def test_depthwise_convolutions_that_get_gradients_stay_in_float32(by_name: bool
         assert F.conv2d(x.bfloat16(), weight, groups=8).dtype == torch.float32
         with torch.no_grad():
             assert depthwise().dtype == torch.bfloat16
+        assert F.conv2d(x.detach(), weight.detach(), groups=8).dtype == torch.bfloat16
+        computed = F.conv2d(input=x, weight=weight.bfloat16(), groups=8)
+        assert computed.dtype == torch.float32
+        mixed = torch.eye(72).bfloat16() @ weight.flatten()[:, None]  # computed in the autocast
+        assert F.conv2d(x, mixed.view_as(weight), groups=8).dtype == torch.float32
     assert own.dtype == torch.float32
     assert torch.equal(own, exact)
     found = torch.autograd.grad(own.square().sum(), (x, weight))
