@@ -124,8 +124,9 @@ class InstancePrompter(PromptGenerator):
         """
         # Pixel centres are whole numbers; grid_sample's corners are -1 and 1.
         places = (points + 0.5) * (2 / sam.spec.image_size) - 1
+        # In float32 also within an autocast: half precision would move the places.
         grid = places[None, :, None].float()
-        features_of = maps.features.float()  # half precision would move the places
+        features_of = maps.features.float()
         if len(features_of) == 1:  # as exported graphs need it
             features = F.grid_sample(features_of, grid, align_corners=False)[0, :, :, 0].T
         else:

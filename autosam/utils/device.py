@@ -92,15 +92,17 @@ class DepthwiseInFloat32(TorchFunctionMode):
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
-        half = torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
-        if func is not F.conv2d or groups == 1 or not half or not _get_gradients(args, kwargs):
+        if func is not F.conv2d or not _trains_in_groups(args, kwargs):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             return func(*map(_full, args), **{name: _full(v) for name, v in kwargs.items()})
 
 
-def _get_gradients(args: tuple, kwargs: dict[str, Any]) -> bool:
+def _trains_in_groups(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a convolution with these arguments has groups and gets gradients in an autocast."""
+    groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+    if groups == 1 or not (torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()):
+        return False
     values = (*args, *kwargs.values())
     return any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
