@@ -40,6 +40,7 @@ from autosam.evaluation.visualize import colours_by_class
 from autosam.training.data import default_epochs
 from autosam.utils import provenance
 from autosam.utils.logging import quiet
+from autosam.utils.text import count_of
 
 
 def compare(config: CompareConfig) -> ResultsTable:
@@ -98,6 +99,7 @@ def compare(config: CompareConfig) -> ResultsTable:
     with quiet():  # the trainings have logged the messages about the data
         trivial = trivial_scores(by_variant[base])
         described = facts(settings, splits, seeds, images)
+        described |= precision_of([*itertools.chain(*smaller.values()), *jobs])
         measure = MEASURES[settings.task]
         results = make_table(by_variant, base, trivial, described, splits, measure)
         add_warnings(results, settings)
@@ -216,6 +218,36 @@ def facts(settings: Settings, splits: Splits, seeds: int, images: int) -> dict[s
         "command": _command(),
         "versions": ", ".join(" ".join(pair) for pair in provenance.versions().items()),
         "commit": provenance.commit() or "not installed by git",
+    }
+
+
+def precision_of(jobs: list[Job]) -> dict[str, str]:
+    """Describe the precision of the trainings, for the lines below the table.
+
+    Args:
+        jobs: the finished trainings.
+
+    Returns:
+        A line; a warning if they differ, as they do where a comparison was continued on another
+        machine; nothing if nothing was trained.
+    """
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.variant.learns:
+            precision = job.facts().get("precision", "an unknown precision")
+            found.setdefault(precision, []).append(job.folder.name)
+    if not found:
+        return {}
+    if len(found) == 1:
+        return {"precision of the steps": next(iter(found))}
+    parts = [
+        f"{name} in {count_of(len(folders), 'training')} ({', '.join(folders[:3])}"
+        f"{', ...' if len(folders) > 3 else ''})"
+        for name, folders in sorted(found.items())
+    ]
+    return {
+        "warning, precision of the steps": f"{'; '.join(parts)}. The default depends on the "
+        "machine: train all of them with --train.precision no, or all with bf16"
     }
 
 

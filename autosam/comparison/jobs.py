@@ -109,8 +109,9 @@ class Job:
         )
         return pooled_scores(content["test"])
 
-    def facts(self) -> dict[str, float]:
-        """Read the costs from scores.yaml: seconds, peak memory, trainable parameters."""
+    def facts(self) -> dict[str, Any]:
+        """Read the costs from scores.yaml: seconds, peak memory, trainable parameters, and the
+        precision of its steps."""
         content = self.read(
             "scores.yaml", lambda file: yaml.safe_load(file.read_text("utf-8")) | {}
         )

@@ -214,6 +214,7 @@ def report(
         "threshold": trainer.segmenter.decision.threshold,
         "min_area": trainer.segmenter.decision.min_area,
         "peak_gib": round(peak_gib, 2),
+        "precision": trainer.precision,
     }
     text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
     # Written last and atomically: a run with this file counts as finished.

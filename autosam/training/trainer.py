@@ -125,9 +125,8 @@ class Trainer:
                 ) from None
         self.tracker: Tracker | None = None
         if accelerator.is_main_process:
-            precision = "bf16" if self.bf16 else "float32"
             provenance.note(
-                folder, processes=processes, precision=precision, files=self.inputs.facts
+                folder, processes=processes, precision=self.precision, files=self.inputs.facts
             )
             self.tracker = Tracker(folder, config, self.epoch)
             if saved is None:
@@ -149,6 +148,11 @@ class Trainer:
             self.tracker.close()
 
     @property
+    def precision(self) -> str:
+        """The type that steps are computed in: "bfloat16" or "float32"."""
+        return "bfloat16" if self.bf16 else "float32"
+
+    @property
     def seconds(self) -> float:
         """Duration of the run in seconds, with earlier calls if it was resumed."""
         return time.perf_counter() - self._started
@@ -158,6 +162,7 @@ class Trainer:
         resume.restore_weights(
             saved, self.folder, self.segmenter, self.optimizer, self.scheduler, self.steps
         )
+        self._restore_precision(saved)
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
         self.stats = EpochStatistics(**saved["sums"])
         if self.epoch:  # fails now rather than after the last epoch
@@ -165,6 +170,16 @@ class Trainer:
         self._started -= saved["seconds"]
         done = f"epoch {self.epoch} and {self.stats.images} images"
         log.info("resumed after %s, best validation %s %.4f", done, TITLES[self.measure], self.best)
+
+    def _restore_precision(self, saved: dict[str, Any]) -> None:
+        """Go on in the precision that the run began in; the default of this machine may differ."""
+        if self.config.train.precision != "auto":
+            return
+        on_cpu = self.accelerator.device.type == "cpu"
+        begun = saved.get("bf16", self.bf16 and not on_cpu)  # before it was noted, CPUs: float32
+        if begun != self.bf16:
+            self.bf16 = begun
+            log.info("goes on in %s, as it began; new runs here do not", self.precision)
 
     def save_state(self) -> None:
         """Write the state of the run; between two optimiser steps, by the main process."""
@@ -179,6 +194,7 @@ class Trainer:
                 "stale": self.stale,
                 "sums": self.stats.sums(),
                 "seconds": self.seconds,
+                "bf16": self.bf16,
                 "facts": self.inputs.facts,
             }
             resume.save(self.folder, content)

@@ -18,6 +18,7 @@ from helpers import tiny_config
 import autosam.comparison.jobs
 import autosam.comparison.scores
 import autosam.data.checks
+import autosam.training.trainer
 from autosam.compare import compare
 from autosam.comparison.conclusion import conclusion, judge, rise
 from autosam.comparison.plan import plan
@@ -91,6 +92,27 @@ def test_a_comparison_from_start_to_table(
     monkeypatch.setattr(autosam.comparison.scores, "evaluate", None)
     compare(config)
     assert without_times(tmp_path / "compare" / "table.csv") == first
+
+
+def test_trainings_in_several_precisions_are_said(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun on a machine whose default is float32, continued on one where it is bfloat16."""
+    settings = dataclasses.replace(config.train, precision="auto")
+    config = dataclasses.replace(config, runs="head", seeds=1, train=settings, attribution=False)
+    for here, runs in ((False, "head"), (True, "autosam,head,sam-box")):
+        monkeypatch.setattr(autosam.training.trainer, "trains_in_bf16", lambda *_, h=here: h)
+        found = compare(dataclasses.replace(config, runs=runs)).facts
+        if not here:
+            assert found["precision of the steps"] == "float32"
+            assert "warning, precision of the steps" not in found
+    assert "precision of the steps" not in found
+    said = found["warning, precision of the steps"]
+    assert re.match(
+        r"bfloat16 in 1 training \(autosam-seed0-\w+\); "
+        r"float32 in 1 training \(head-seed0-\w+\)\. .*--train\.precision no",
+        said,
+    )
 
 
 def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) -> None:

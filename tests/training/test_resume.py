@@ -134,6 +134,41 @@ def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
     assert_equal(folder, whole)
 
 
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_run_goes_on_in_the_precision_that_it_began_in(
+    tiny_file: Path,
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    begins: bool,
+) -> None:
+    """On another machine, whose default differs."""
+    here = begins
+    monkeypatch.setattr(autosam.training.trainer, "trains_in_bf16", lambda *_: here)
+
+    def automatic(name: str) -> Config:
+        return config_of(tiny_file, folders, tmp_path / name, "--train.precision=auto")
+
+    train(automatic("whole"))
+    forward, calls = SegmentationLoss.forward, []
+
+    def counted(self, *args):
+        calls.append(1)
+        if len(calls) == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *args)
+
+    train_until_stopped(automatic("run"), SegmentationLoss, "forward", counted)
+    here = not begins
+    train(Config(resume=str(tmp_path / "run")))
+    precision = "bfloat16" if begins else "float32"
+    assert f"goes on in {precision}, as it began" in caplog.text
+    assert_equal(tmp_path / "run", tmp_path / "whole")
+    starts = (tmp_path / "run" / "origin.jsonl").read_text().splitlines()
+    assert [json.loads(line)["precision"] for line in starts] == [precision] * 2
+
+
 def test_a_signal_in_the_final_scoring(
     tiny_file: Path, folders: Path, tmp_path: Path, whole: Path
 ) -> None:
