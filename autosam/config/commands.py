@@ -186,6 +186,7 @@ class PredictConfig(OutputOptions):
     output: str = setting("", common=True, result=False)
     """Folder for the masks: NAME.png, 0 background; 255 foreground for one class, else the class
     number; or the mask values that the data of the training named (--data.values, data.classes).
+    Of runs with --task instances: the number of each object, and objects.csv beside them.
     Independent classes: NAME_1.png .. NAME_K.png, 0 and 255 each. Of volumes: .nii.gz, in the
     geometry of the volume. Of videos: a folder with a mask for each frame. Beside them
     areas.csv: area, objects and mean probability of each."""
@@ -205,7 +206,8 @@ class PredictConfig(OutputOptions):
     """Test-time augmentation: average over the flips that training used, which is two or four times
     slower."""
     threshold: float | None = setting(None, above=0, below=1, common=True)
-    """Smallest probability of a foreground pixel; unset: the checkpoint's."""
+    """Smallest probability of a foreground pixel, or smallest score of an object (--task
+    instances); unset: the checkpoint's."""
     min_area: float | None = setting(None, min=0, below=1)
     """Smallest area of a class as a share of the image (of the tile with --tile, of the slice in
     volumes), 0 to below 1; a smaller one is removed. Unset: the checkpoint's."""
@@ -235,7 +237,8 @@ class ExportConfig:
     fast: bool = False
     """Export the surrogate decoder instead of SAM."""
     threshold: float | None = setting(None, above=0, below=1)
-    """Smallest probability of a foreground pixel; unset: the checkpoint's."""
+    """Smallest probability of a foreground pixel, or smallest score of an object (--task
+    instances); unset: the checkpoint's."""
     min_area: float | None = setting(None, min=0, below=1)
     """Smallest area of a class as a share of the image; a smaller one is removed. Unset: the
     checkpoint's."""
@@ -289,8 +292,8 @@ class BenchConfig:
     input_size: int = setting(256, min=32, multiple=32, alias="view_size")
     """G: input size of the backbone, pixels; a multiple of 32."""
     batch_size: int = setting(8, min=1, max=1000)
-    """Images per training step with cached embeddings (2 without a cache, 3 for the published
-    code)."""
+    """Images per training step, with and without cached embeddings (1 of those that change the
+    image encoder, 3 of the published code)."""
     repeats: int = setting(3, min=1, max=1000)
     """Measurements per case, after a warm-up."""
     images: int = setting(1000, min=1)

@@ -39,6 +39,11 @@ DTYPES = {
     "int8": torch.int8,
 }
 
+AGAIN = (
+    "The same command computes it again; a training goes on with --resume RUN, or starts again "
+    "with --overwrite true if it has saved no state."
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -166,8 +171,8 @@ class Store:
         """Read record `i`, B = 1.
 
         Raises:
-            DataError: the record is missing or damaged. A damaged record is marked as missing, to
-                be computed again.
+            DataError: the record is missing or damaged. All damaged records are marked as missing,
+                to be computed again.
         """
         size = self.layout.size
         try:
@@ -177,15 +182,27 @@ class Store:
         except (OSError, IndexError) as error:
             raise DataError(
                 f"{self.folder}: the cached embedding {i} cannot be read ({error}). Was the cache "
-                "deleted? Run the same command again."
+                f"deleted? {AGAIN}"
             ) from None
         if not sound:
             self._mark(i, 0)
+            others = len(self._mark_damaged())
+            more = f", and {others} others" if others else ""
             raise DataError(
-                f"{self.folder / RECORDS}: the cached embedding {i} is damaged. Run the same "
-                "command again to compute it. If this happens twice, check the disk."
+                f"{self.folder / RECORDS}: the cached embedding {i} is damaged{more}. {AGAIN} "
+                "If this happens twice, check the disk."
             )
         return self.layout.unpack(record)
+
+    def _mark_damaged(self) -> list[int]:
+        """Mark the damaged records as missing; returns their indices."""
+        index, damaged = np.fromfile(self.folder / INDEX, np.int64), []
+        with open(self.folder / RECORDS, "rb") as file:
+            for i, known in enumerate(index):
+                if zlib.crc32(file.read(self.layout.size)) + 1 != known != 0:
+                    self._mark(i, 0)
+                    damaged.append(i)
+        return damaged
 
     def _mark(self, i: int, value: int) -> None:
         with open(self.folder / INDEX, "r+b") as file:

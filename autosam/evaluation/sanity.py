@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from autosam.evaluation.instance_matching import Matches
 from autosam.evaluation.metrics import mean_known
 from autosam.evaluation.scores import Scores
 
@@ -48,6 +49,27 @@ def sanity_warnings(rows: Scores, multiclass: bool) -> list[str]:
         if (own := mean("dice")) <= best:
             found.append(f"the Dice of {own:.3f} is not above that of {name} ({best:.3f})")
     return found
+
+
+def unfound_objects(matches: Sequence[Matches], threshold: float) -> list[str]:
+    """Warn where no object reaches the threshold, though some are below it.
+
+    Args:
+        matches: the matched objects of each image, with candidates.
+        threshold: smallest score of an object.
+
+    Returns:
+        One sentence for each warning, without a full stop.
+    """
+    every = Matches.cat(matches)
+    if len(every.scores) or every.candidates is None or not len(every.candidates.scores):
+        return []
+    scores = every.candidates.scores
+    return [
+        f"no object is found, because the scores of all {len(scores)} candidates are below the "
+        f"threshold of {threshold:g}; the largest is {scores.max():.2f}. Train longer, or predict "
+        "with a lower --threshold"
+    ]
 
 
 def trivial_dice(rows: Scores) -> dict[str, float]:

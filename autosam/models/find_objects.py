@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autosam.models.base import SegmentationModel
 from autosam.models.instance_prompter import InstancePrompter, center_probabilities
-from autosam.models.peaks import find_peaks, points_at
+from autosam.models.peaks import Placed, find_peaks, points_at
 from autosam.models.prompters import GridPrompter, ObjectPrompter, at_once
 from autosam.models.segmenter import Segmenter
 from autosam.types import Batch
@@ -24,7 +24,7 @@ from autosam.types import Batch
 class FoundObjects:
     """The objects that were found in an image, by falling score."""
 
-    masks: list[tuple[int, int, np.ndarray]]
+    masks: list[Placed]
     """Row and column of the corner, and logits float32 h x w, of each mask: the part of its m x m
     cells that holds foreground, with a margin of one cell."""
     classes: np.ndarray
@@ -114,9 +114,7 @@ def _on_grid(
     return found
 
 
-def ranked(
-    masks: list[tuple[int, int, np.ndarray]], classes: Tensor, scores: Tensor, least: float
-) -> FoundObjects:
+def ranked(masks: list[Placed], classes: Tensor, scores: Tensor, least: float) -> FoundObjects:
     """Objects of at least a score, by falling score. `classes` are 0..K-1."""
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= least]
@@ -136,9 +134,7 @@ def shown_cells(valid: Sequence[int], side: int, image_size: int) -> tuple[int, 
     return rows, columns
 
 
-def crop_masks(
-    logits: Tensor, shown: tuple[int, int] | None = None
-) -> list[tuple[int, int, np.ndarray]]:
+def crop_masks(logits: Tensor, shown: tuple[int, int] | None = None) -> list[Placed]:
     """Cut each object out of its cells: the largest 4-connected part of its mask.
 
     Args:

@@ -14,6 +14,9 @@ peaks, whose masks take 2.6 times as long to draw and are then dropped: the same
 MOST = 4000
 """Largest number of peaks in an image."""
 
+Placed = tuple[int, int, np.ndarray]
+"""A mask: row and column of its corner, and its pixels, bool h x w."""
+
 
 def find_peaks(centers: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Find the cells of a map that no other in the `WINDOW` around them exceeds.
@@ -49,7 +52,7 @@ def points_at(cells: Tensor, side: int, image_size: int) -> Tensor:
     return (cells.float() + 0.5) * (image_size / side) - 0.5
 
 
-def drop_duplicates(masks: list[tuple[int, int, np.ndarray]], side: int, share: float) -> list[int]:
+def drop_duplicates(masks: list[Placed], side: int, share: float) -> list[int]:
     """Mask non-maximum suppression: keep masks in their order, unless most of one lies in another
     that was kept (or the other way round).
 
@@ -76,8 +79,8 @@ def drop_duplicates(masks: list[tuple[int, int, np.ndarray]], side: int, share: 
 
 
 def covered(
-    masks: list[tuple[int, int, np.ndarray]],
-    others: list[tuple[int, int, np.ndarray]],
+    masks: list[Placed],
+    others: list[Placed],
     side: int,
     share: float,
 ) -> np.ndarray:
@@ -92,14 +95,27 @@ def covered(
     Returns:
         bool, one for each of `masks`.
     """
-    table = _cells_of(masks, side)
-    shared = (table @ _cells_of(others, side).T).tocoo()
+    shared, sizes = shared_cells(masks, others, side), np.array([m.sum() for *_, m in masks])
     found = np.zeros(len(masks), bool)
-    found[shared.row[shared.data > share * table.sum(1)[shared.row]]] = True
+    found[shared.row[shared.data > share * sizes[shared.row]]] = True
     return found
 
 
-def _cells_of(masks: list[tuple[int, int, np.ndarray]], side: int) -> sparse.csr_array:
+def shared_cells(masks: list[Placed], others: list[Placed], side: int) -> sparse.coo_array:
+    """Count the cells that masks share.
+
+    Args:
+        masks: see `drop_duplicates`.
+        others: the same.
+        side: cells.
+
+    Returns:
+        int32, masks x others; only those that share a cell.
+    """
+    return (_cells_of(masks, side) @ _cells_of(others, side).T).tocoo()
+
+
+def _cells_of(masks: list[Placed], side: int) -> sparse.csr_array:
     """The cells of each mask, as ones in an int32 matrix: masks x cells of the square."""
     cells = [
         ((row + rows) * side + column + columns)

@@ -19,7 +19,7 @@ from autosam.evaluation.evaluator import calibrate, format_gates
 from autosam.evaluation.instance_matching import Matches
 from autosam.evaluation.instance_metrics import summarize_instances
 from autosam.evaluation.metrics import by_subset, mean_scores
-from autosam.evaluation.sanity import describe_images, sanity_warnings
+from autosam.evaluation.sanity import describe_images, sanity_warnings, unfound_objects
 from autosam.evaluation.scores import Scores, write_scores
 from autosam.evaluation.tables import print_scores
 from autosam.evaluation.volume_scores import (
@@ -115,6 +115,9 @@ def finalize(trainer: Trainer, peak_gib: float) -> TrainResult:
         facts = {split: scores[split] for split in rows}
         checkpoint.annotate(best, images=images, **thresholds, **facts)
         report(trainer, scores, rows, volumes["test"], peak_gib)
+        if matches:  # those of test
+            for message in unfound_objects([*matches.values()], segmenter.decision.threshold):
+                log.warning("on test, %s", message)
     return TrainResult(
         trainer.folder, scores["validation"], scores["test"], trainer.epoch, trainer.seconds
     )

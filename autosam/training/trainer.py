@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from rich.progress import Progress, TaskID, track
@@ -163,6 +164,15 @@ class Trainer:
             saved, self.folder, self.segmenter, self.optimizer, self.scheduler, self.steps
         )
         self._restore_precision(saved)
+        began, now = saved.get("threads"), torch.get_num_threads()
+        if self.accelerator.device.type == "cpu" and began not in (None, now):
+            log.info(
+                "goes on with %d threads instead of %d: the last digits of results may differ (set "
+                "OMP_NUM_THREADS=%d for the same ones)",
+                now,
+                began,
+                began,
+            )
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
         self.stats = EpochStatistics(**saved["sums"])
         if self.epoch:  # fails now rather than after the last epoch
@@ -195,6 +205,7 @@ class Trainer:
                 "sums": self.stats.sums(),
                 "seconds": self.seconds,
                 "bf16": self.bf16,
+                "threads": torch.get_num_threads(),
                 "facts": self.inputs.facts,
             }
             resume.save(self.folder, content)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import threading
-from pathlib import Path
 
 import psutil
 import torch
 
-CONTROL_GROUP = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
+from autosam.utils.control_groups import group_folders
+
+LIMITS = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
-"""Files of the limit, of what is used, and of what that consists of, versions 2 and 1."""
+"""Files of a control group: the limit, and what is used; versions 2 and 1."""
+PARTS = "memory.stat"
+"""The file of what that consists of."""
 CACHED = "inactive_file "
 """In the last: bytes of files that were read, which make room when memory is needed."""
 
@@ -37,12 +37,13 @@ def peak_gib() -> dict[str, float]:
 
 
 def free_bytes() -> int:
-    """Memory that is free for this process: of the machine, or of its control group (container)."""
+    """Memory that is free for this process: of the machine, or of its control groups (container,
+    job of a batch system)."""
     free = psutil.virtual_memory().available
-    for limit, used, parts in CONTROL_GROUP:
+    for folder, names in itertools.product(group_folders("memory"), LIMITS):
         with contextlib.suppress(OSError, ValueError):  # other system, or "max": no limit
-            most, now = (int(Path(name).read_text(encoding="utf-8")) for name in (limit, used))
-            lines = Path(parts).read_text(encoding="utf-8").splitlines()
+            most, now = (int((folder / name).read_text(encoding="utf-8")) for name in names)
+            lines = (folder / PARTS).read_text(encoding="utf-8").splitlines()
             cached = sum(int(line.split()[1]) for line in lines if line.startswith(CACHED))
             free = min(free, most - now + cached)
     return max(0, free)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
-CONTROL_GROUP = Path("/sys/fs/cgroup")
-
+from autosam.utils.control_groups import group_folders
 
 _processes = 1
 """Processes that share the cores, see `share_cores`."""
@@ -37,17 +35,16 @@ def limit_threads() -> None:
 
 
 def _quotas() -> list[float]:
-    """Cores that the control group allows: version 2, version 1; nothing where there is no limit
+    """Cores that the control groups allow: version 2, version 1; nothing where there is no limit
     or another system."""
     found = []
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (CONTROL_GROUP / "cpu.max").read_text(encoding="utf-8").split()
-        found.append(int(quota) / int(period))  # "max" is no number
-    with contextlib.suppress(OSError, ValueError):
-        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        quota, period = (
-            (CONTROL_GROUP / "cpu" / name).read_text(encoding="utf-8") for name in names
-        )
-        if int(quota) > 0:  # -1: no limit
-            found.append(int(quota) / int(period))
+    for folder in group_folders("cpu"):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+            found.append(int(quota) / int(period))  # "max" is no number
+        with contextlib.suppress(OSError, ValueError):
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((folder / name).read_text(encoding="utf-8") for name in names)
+            if int(quota) > 0:  # -1: no limit
+                found.append(int(quota) / int(period))
     return found

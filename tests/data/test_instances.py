@@ -226,6 +226,26 @@ def test_overlap_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     said = [r.getMessage() for r in caplog.records if "overlap;" in r.getMessage()]
     text = "objects overlap; where they do, the smaller one lies on top."
     assert said == [f"{tmp_path}: {text}"]
+    odd = {r.getMessage() for r in caplog.records if r.levelno == logging.WARNING}
+    assert odd == {
+        f"{root}/cell0/masks/c.png: no pixel belongs to the object. Is this its mask?",
+        f"{root}/cell1/masks/c.png: every pixel belongs to the object. Is this its mask?",
+    }
+
+
+def test_a_background_that_is_not_0_is_asked_about(tmp_path: Path) -> None:
+    """As some tools write it: 1 is background, objects are 2 and up."""
+    for i in range(4):
+        ids = np.ones((40, 50), np.uint16)
+        for k in range(3):
+            ids[4 + 10 * k : 9 + 10 * k, 5 + i : 15 + i] = k + 2
+        miniature.write(tmp_path / f"images/{i}.png", np.zeros((40, 50, 3), np.uint8))
+        miniature.write(tmp_path / f"masks/{i}.png", ids)
+    config = DataConfig(root=str(tmp_path), instances=True)
+    [warning] = check_pairs(load_pairs(config), config).warnings
+    assert "In 4 of 4 label images" in warning
+    assert "save it as 0" in warning
+    assert "--data.values" not in warning
 
 
 # ---- other layouts ------------------------------------------------------------------------------

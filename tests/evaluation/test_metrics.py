@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from instance_cases import drawn
 from monai.metrics import (
     compute_dice,
     compute_hausdorff_distance,
@@ -19,6 +20,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from autosam.data.labels import pack
 from autosam.evaluation import contour_distances as contours
+from autosam.evaluation.instance_matching import match_instances
 from autosam.evaluation.metrics import (
     dice,
     hausdorff95,
@@ -30,7 +32,12 @@ from autosam.evaluation.metrics import (
     surface_dice,
 )
 from autosam.evaluation.predict_batch import predict_label
-from autosam.evaluation.sanity import describe_images, sanity_warnings, trivial_dice
+from autosam.evaluation.sanity import (
+    describe_images,
+    sanity_warnings,
+    trivial_dice,
+    unfound_objects,
+)
 from autosam.evaluation.scores import read_scores, write_scores
 
 
@@ -270,6 +277,17 @@ def test_what_means_hide_is_said() -> None:
     # Objects that do fill the images, and scores of earlier versions.
     assert sanity_warnings(rows_of([(0.97, 0.98, 0.99)]), False) == []
     assert sanity_warnings({"a": {"dice": 0.1}}, False) == []
+
+
+def test_objects_below_the_threshold_are_named() -> None:
+    truth = drawn("11..22")
+    nothing, weak = drawn("......", scores=[]), drawn("11..22", scores=[0.2, 0.14])
+    missed = match_instances(truth, nothing, 1)
+    assert unfound_objects([missed], 0.25) == []  # there is nothing below it either
+    missed.candidates = match_instances(truth, weak, 1)
+    [warning] = unfound_objects([missed, match_instances(truth, nothing, 1)], 0.25)
+    assert "all 2 candidates are below the threshold of 0.25; the largest is 0.20" in warning
+    assert unfound_objects([missed, match_instances(truth, weak, 1)], 0.25) == []  # some are found
     assert trivial_dice(rows_of([(0.4, 1.0, 0.5), (0.0, 0.0, 1.0)])) == pytest.approx(
         {"a mask of the whole image": (0.8 / 1.4 + 0) / 2, "an empty mask": 0.5}
     )

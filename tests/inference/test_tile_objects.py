@@ -168,6 +168,59 @@ def test_a_speck_inside_a_cut_object_does_not_remove_it() -> None:
         assert (found.ids > 0).sum() == area
 
 
+@pytest.mark.parametrize("direction", ["down", "across"])
+@pytest.mark.parametrize("score", [0.2, 0.97])
+def test_an_object_seen_smaller_than_it_is_is_not_counted_again(
+    direction: str, score: float
+) -> None:
+    """A disc of 19 px in rows 80 to 98, of which the tile that shows all of it draws rows 80 to 95.
+    The next tile begins at row 93 and draws what is below, with one that the other cannot see."""
+    y, x = np.mgrid[:220, :128]
+    disc = (y - 89) ** 2 + (x - 60) ** 2 <= 9.5**2
+    first, second = disc & (y <= 95), (disc & (y >= 94)).astype(np.int32)
+    second[(y - 150) ** 2 + (x - 60) ** 2 <= 4**2] = 2
+    beside = (y - 100) ** 2 + (x - 80) ** 2 <= 7**2  # another object, which both tiles show
+
+    def tile(
+        top: int, ids: np.ndarray, scores: list[float]
+    ) -> tuple[Region, np.ndarray, Instances]:
+        own = ids[top : top + 128].astype(np.int32)
+        region = (top, 0, *own.shape)
+        if direction == "across":
+            own, region = own.T, (0, top, *own.T.shape)
+        logits = np.zeros((1, *own.shape), np.float32)
+        numbers = np.ones(len(scores), np.uint8)
+        return region, logits, Instances(own, numbers, np.array(scores, np.float32))
+
+    size = (1, 220, 128) if direction == "down" else (1, 128, 220)
+    above = tile(0, first + 2 * beside, [0.6, 0.7])
+    below = tile(93, np.where(beside, 3, second), [score, 0.8, 0.7])
+    _, found = join_objects([above, below], size)
+    assert len(found) == 3
+    ids = found.ids if direction == "down" else found.ids.T
+    assert {np.count_nonzero(ids == k) for k in (1, 2, 3)} == {
+        np.count_nonzero(first), np.count_nonzero(beside), np.count_nonzero(second == 2),
+    }  # fmt: skip
+
+
+def test_neighbours_of_one_size_at_the_border_of_a_tile_stay() -> None:
+    """Two objects that touch, each found by one of two tiles that both show them."""
+
+    def tile(region: Region, rows: slice, columns: slice) -> tuple[Region, np.ndarray, Instances]:
+        ids = np.zeros(region[2:], np.int32)
+        ids[rows, columns] = 1
+        logits = np.zeros((1, *region[2:]), np.float32)
+        return region, logits, Instances(ids, np.ones(1, np.uint8), np.full(1, 0.9, np.float32))
+
+    one = tile((0, 0, 128, 128), slice(60, 70), slice(100, 110))
+    other = tile((0, 93, 128, 128), slice(60, 70), slice(17, 26))  # columns 110 to 118
+    _, found = join_objects([one, other], (1, 128, 221))
+    assert len(found) == 2
+    cut = tile((0, 93, 128, 128), slice(60, 70), slice(1, 9))  # columns 94 to 101
+    _, found = join_objects([one, cut], (1, 128, 221))
+    assert len(found) == 2
+
+
 def test_an_image_without_objects_or_without_data() -> None:
     _, found, knows = tiled(np.zeros((100, 90), np.int32), 64, 0.25)
     assert knows.calls == 4

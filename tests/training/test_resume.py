@@ -169,6 +169,25 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(
     assert [json.loads(line)["precision"] for line in starts] == [precision] * 2
 
 
+def test_another_number_of_threads_is_said(
+    tiny_file: Path, folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sums over several threads differ in their last digits."""
+    config = config_of(tiny_file, folders, tmp_path / "run")
+
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    train_until_stopped(config, Trainer, "_record", stop)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        train(Config(resume=str(tmp_path / "run")))
+    finally:
+        torch.set_num_threads(threads)
+    assert f"goes on with {threads + 1} threads instead of {threads}" in caplog.text
+
+
 def test_a_signal_in_the_final_scoring(
     tiny_file: Path, folders: Path, tmp_path: Path, whole: Path
 ) -> None:

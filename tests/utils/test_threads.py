@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autosam.utils import memory, threads
+from autosam.utils import control_groups, memory, threads
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -80,7 +80,7 @@ def test_cores_of_a_container(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(threads, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert threads.cores() == found
     monkeypatch.setattr(threads, "_processes", 2)
@@ -108,9 +108,46 @@ def test_the_free_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.Monk
     for name, text in (
         ("max", "1000"), ("current", "900"), ("stat", "anon 300\nfile 600\ninactive_file 500\n")
     ):  # fmt: skip
-        (tmp_path / name).write_text(text)
-    files = tuple(str(tmp_path / name) for name in ("max", "current", "stat"))
-    monkeypatch.setattr(memory, "CONTROL_GROUP", (files,))
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path)
     assert memory.free_bytes() == 600
-    (tmp_path / "max").write_text("max")
+    (tmp_path / "memory.max").write_text("max")
     assert memory.free_bytes() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("groups", "folder", "files"),
+    [
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7", ("memory.max", "memory.current", "cpu.max")),
+        (
+            "9:name=systemd:/x\n5:cpuacct,cpu:/slurm/job_7/step_0\n4:memory:/slurm/job_7/step_0\n",
+            "memory/slurm/job_7",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "../../../cpu/slurm/job_7/"),
+        ),
+    ],
+)
+def test_limits_of_a_job_within_a_machine(
+    groups: str,
+    folder: str,
+    files: tuple[str, str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job's step is in a group without limits of its own, below one with them (cgroups(7))."""
+    own, (most, used, cores) = tmp_path / folder, files
+    (own / "step_0").mkdir(parents=True)
+    (own / most).write_text("7000\n")
+    (own / used).write_text("2000\n")
+    (own / "memory.stat").write_text("anon 2000\ninactive_file 0\n")
+    if cores.endswith("/"):
+        (own / cores).mkdir(parents=True)
+        (own / cores / "cpu.cfs_quota_us").write_text("300000\n")
+        (own / cores / "cpu.cfs_period_us").write_text("100000\n")
+    else:
+        (own / cores).write_text("300000 100000\n")
+    (tmp_path / "cgroup").write_text(groups)
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path)
+    monkeypatch.setattr(control_groups, "OWN", tmp_path / "cgroup")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert memory.free_bytes() == 5000
+    assert threads.cores() == 3

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ from autosam.data.readers.polygons import Patch
 from autosam.errors import DataError
 from autosam.types import Instances
 from autosam.utils.io import list_folder
+
+log = logging.getLogger("autosam")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class ObjectFiles:
             label = MaskEncoding().read(mask)
             if label.shape != shape:
                 raise DataError(size_mismatch(self.image, shape, mask, label.shape))
-            yield 1, Patch(0, 0, label == 1)
+            object_ = label == 1
+            if object_.all() or not object_.any():
+                _report_odd(path, "every" if object_.all() else "no")
+            yield 1, Patch(0, 0, object_)
 
     def digest(self) -> str:
         parts = "".join(MaskFile(path).digest() for path in self.files)
@@ -71,6 +78,11 @@ class ObjectFiles:
 
     def __str__(self) -> str:
         return str(self.folder)
+
+
+@cache
+def _report_odd(path: Path, which: str) -> None:
+    log.warning("%s: %s pixel belongs to the object. Is this its mask?", path, which)
 
 
 def pairs_of_objects(config: DataConfig) -> list[Pair]:
