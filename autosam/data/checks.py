@@ -206,13 +206,13 @@ def _inverted(
     if config.num_classes > 1 or config.values is not None or config.classes:
         return []
     framed = [pair for pair, stats in good if any(layer.border == 1 for layer in stats)]
-    if len(framed) > 0.5 * full and config.instances:
-        return [
-            f"In {len(framed)} of {len(good)} label images, for example {framed[0].mask}, the "
-            "whole border belongs to objects: 0 is the background, any other value an object. If "
-            "the background has another value, save it as 0."
-        ]
     if len(framed) > 0.5 * full:
+        if config.instances:
+            return [
+                f"In {len(framed)} of {len(good)} label images, for example {framed[0].mask}, the "
+                "whole border belongs to objects: 0 is the background, any other value an object. "
+                "If the background has another value, save it as 0."
+            ]
         return [
             f"In {len(framed)} of {len(good)} masks the whole border is foreground: are they "
             "inverted? --data.values 0 (grey values: 0-127) makes dark pixels foreground."

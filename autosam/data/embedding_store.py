@@ -186,7 +186,7 @@ class Store:
             ) from None
         if not sound:
             self._mark(i, 0)
-            others = len(self._mark_damaged())
+            others = self._mark_damaged()
             more = f", and {others} others" if others else ""
             raise DataError(
                 f"{self.folder / RECORDS}: the cached embedding {i} is damaged{more}. {AGAIN} "
@@ -194,14 +194,14 @@ class Store:
             )
         return self.layout.unpack(record)
 
-    def _mark_damaged(self) -> list[int]:
-        """Mark the damaged records as missing; returns their indices."""
-        index, damaged = np.fromfile(self.folder / INDEX, np.int64), []
+    def _mark_damaged(self) -> int:
+        """Mark the damaged records as missing; returns how many they are."""
+        index, damaged = np.fromfile(self.folder / INDEX, np.int64), 0
         with open(self.folder / RECORDS, "rb") as file:
             for i, known in enumerate(index):
                 if zlib.crc32(file.read(self.layout.size)) + 1 != known != 0:
                     self._mark(i, 0)
-                    damaged.append(i)
+                    damaged += 1
         return damaged
 
     def _mark(self, i: int, value: int) -> None:

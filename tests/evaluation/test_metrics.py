@@ -277,6 +277,9 @@ def test_what_means_hide_is_said() -> None:
     # Objects that do fill the images, and scores of earlier versions.
     assert sanity_warnings(rows_of([(0.97, 0.98, 0.99)]), False) == []
     assert sanity_warnings({"a": {"dice": 0.1}}, False) == []
+    assert trivial_dice(rows_of([(0.4, 1.0, 0.5), (0.0, 0.0, 1.0)])) == pytest.approx(
+        {"a mask of the whole image": (0.8 / 1.4 + 0) / 2, "an empty mask": 0.5}
+    )
 
 
 def test_objects_below_the_threshold_are_named() -> None:
@@ -288,9 +291,6 @@ def test_objects_below_the_threshold_are_named() -> None:
     [warning] = unfound_objects([missed, match_instances(truth, nothing, 1)], 0.25)
     assert "all 2 candidates are below the threshold of 0.25; the largest is 0.20" in warning
     assert unfound_objects([missed, match_instances(truth, weak, 1)], 0.25) == []  # some are found
-    assert trivial_dice(rows_of([(0.4, 1.0, 0.5), (0.0, 0.0, 1.0)])) == pytest.approx(
-        {"a mask of the whole image": (0.8 / 1.4 + 0) / 2, "an empty mask": 0.5}
-    )
 
 
 def test_which_images_hold_what_is_said() -> None:

@@ -106,6 +106,19 @@ def shown(folder: Path) -> dict[str, list[int]]:
     return {tag: [event.step for event in found] for tag, found in (texts | images).items()}
 
 
+def stop_at(loss: int, config: Config) -> Stopped:
+    """Train until a signal arrives while that loss, counted from 1, is computed."""
+    forward, calls = SegmentationLoss.forward, []
+
+    def counted(self, *args):
+        calls.append(1)
+        if len(calls) == loss:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *args)
+
+    return train_until_stopped(config, SegmentationLoss, "forward", counted)
+
+
 @pytest.mark.parametrize("loss", [1, 2, 5, 12, 13, 15, 16, 27, 44])
 def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
     tiny_file: Path,
@@ -116,17 +129,8 @@ def test_a_run_that_a_signal_stopped_goes_on_bit_for_bit(
 ) -> None:
     """At a batch within and at the end of an accumulated step, within an evaluation, and in the
     final scoring."""
-    forward, calls = SegmentationLoss.forward, []
-
-    def counted(self, *args):
-        calls.append(1)
-        if len(calls) == loss:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, *args)
-
     folder = tmp_path / "run"
-    config = config_of(tiny_file, folders, folder)
-    stopped = train_until_stopped(config, SegmentationLoss, "forward", counted)
+    stopped = stop_at(loss, config_of(tiny_file, folders, folder))
     assert f"--resume {folder}" in str(stopped)
     assert stopped.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -151,15 +155,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(
         return config_of(tiny_file, folders, tmp_path / name, "--train.precision=auto")
 
     train(automatic("whole"))
-    forward, calls = SegmentationLoss.forward, []
-
-    def counted(self, *args):
-        calls.append(1)
-        if len(calls) == 13:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, *args)
-
-    train_until_stopped(automatic("run"), SegmentationLoss, "forward", counted)
+    stop_at(13, automatic("run"))
     here = not begins
     train(Config(resume=str(tmp_path / "run")))
     precision = "bfloat16" if begins else "float32"
