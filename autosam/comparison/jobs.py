@@ -36,7 +36,7 @@ from autosam.training import resume
 from autosam.training.fit import train
 from autosam.training.tracker import read_metrics
 from autosam.utils.signals import die_with_parent, handled_signals, kill_children, leave_now
-from autosam.utils.threads import cores, share_cores
+from autosam.utils.threads import cores, use_cores
 
 T = TypeVar("T")
 
@@ -171,7 +171,8 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
 
 
 def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
-    threads = torch.get_num_threads()
+    share = max(1, cores() // parallel)
+    threads = min(torch.get_num_threads(), share)
     with (
         tempfile.TemporaryDirectory() as folder,
         _signals_to_children() as received,
@@ -179,7 +180,7 @@ def _run_in_processes(jobs: list[Job], parallel: int, every: list[Job]) -> None:
             parallel,
             get_context("spawn"),
             _initialize_process,
-            (parallel, threads, Path(folder) / "checks"),
+            (share, threads, Path(folder) / "checks"),
         ) as pool,
     ):
         # In a file: the pipe to a process that is still importing holds 64 KiB, and what waits for
@@ -229,14 +230,14 @@ def _signals_to_children() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _initialize_process(parallel: int, threads: int, checks: Path) -> None:
-    """Set up a training process: its share of the cores, at most so many threads, no output (it is
-    in log.txt), checked files."""
+def _initialize_process(share: int, threads: int, checks: Path) -> None:
+    """Set up a training process: its share of the cores, its threads, no output (it is in log.txt),
+    checked files."""
     keep_checks(pickle.loads(checks.read_bytes()))
     die_with_parent()
     Finalize(None, leave_now, (0,), exitpriority=-100)  # runs after all other finalizers
-    share_cores(parallel)
-    torch.set_num_threads(min(threads, cores()))
+    use_cores(share)
+    torch.set_num_threads(threads)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open until the process ends: the log uses it
 
 

@@ -28,6 +28,7 @@ from autosam.config.setting import (
 from autosam.config.values import convert, expected_words, range_mistakes, read_structure
 from autosam.config.yaml import read_config
 from autosam.errors import AutosamError, ConfigError, Stopped, is_out_of_memory
+from autosam.utils.free_cores import share_with_others
 from autosam.utils.launcher import check_alone, check_launcher, local_rank
 from autosam.utils.paths import require_path
 from autosam.utils.pipe import ending_with_the_reader
@@ -288,6 +289,7 @@ def run_command(
             config = parse(kind, argv, f"autosam {name or function.__name__}")
             require_paths(config)
             require_sam_early(getattr(config, "sam", None))
+            share_with_others()
             function(config)
     except SystemExit as end:
         if argv is None and isinstance(end.code, int) and end.code > 128:

@@ -7,24 +7,29 @@ import os
 
 from autosam.utils.control_groups import group_folders
 
-_processes = 1
-"""Processes that share the cores, see `share_cores`."""
+SET_BY_USER = "OMP_NUM_THREADS" in os.environ
+"""Whether the environment named a number of threads when autosam was imported."""
+_most: int | None = None
+"""See `use_cores`."""
 
 
 def cores() -> int:
     """Cores that this process may use: those it is bound to, and no more than its control group (a
-    container's `--cpus`) pays for, divided by the processes that share them. At least 1."""
+    container's `--cpus`) pays for, nor than `use_cores` says. At least 1."""
     bound = getattr(os, "sched_getaffinity", None)  # Linux alone
     count = len(bound(0)) if bound else os.cpu_count() or 1
     for quota in _quotas():
         count = min(count, max(1, int(quota)))
-    return max(1, count // _processes)
+    return count if _most is None else min(count, _most)
 
 
-def share_cores(processes: int) -> None:
-    """Let `cores` return this process's share, if so many processes compute at a time."""
-    global _processes
-    _processes = processes
+def use_cores(most: int) -> None:
+    """Leave cores to others: `cores` returns no more than this, and libraries that are loaded later
+    use no more threads."""
+    global _most
+    _most = most
+    if not SET_BY_USER:
+        os.environ["OMP_NUM_THREADS"] = str(most)
 
 
 def limit_threads() -> None:

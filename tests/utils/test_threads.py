@@ -83,8 +83,8 @@ def test_cores_of_a_container(
     monkeypatch.setattr(control_groups, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert threads.cores() == found
-    monkeypatch.setattr(threads, "_processes", 2)
-    assert threads.cores() == max(1, found // 2)
+    monkeypatch.setattr(threads, "_most", 2)
+    assert threads.cores() == min(2, found)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux binds processes to cores")
