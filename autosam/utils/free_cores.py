@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from autosam.utils import threads
 from autosam.utils.launcher import launched
 
@@ -56,7 +57,8 @@ def share_with_others() -> None:
     if load.rest >= BUSY:
         who.append(f"other processes ({load.rest:.1f} cores)")
     print(
-        f"{share} of {cores} cores: {', '.join(who)} at work. OMP_NUM_THREADS={cores} takes all.",
+        f"takes {share} of {cores} cores, because others compute: {', '.join(who)}. "
+        f"OMP_NUM_THREADS={cores} takes all.",
         file=sys.stderr,
     )
 
