@@ -180,59 +180,75 @@ TORCH = (
     "from autosam.utils.threads import cores; import torch; "
     "print(cores(), torch.get_num_threads())"
 )
+WITHOUT = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+several_cores = pytest.mark.skipif(threads.cores() < 2, reason="there is one core to share")
 
 
-@pytest.mark.skipif(threads.cores() < 2, reason="there is one core to share")
-@pytest.mark.parametrize(
-    "said", [{}, {"OMP_NUM_THREADS": str(threads.cores())}, {"WORLD_SIZE": "2"}]
-)
-def test_torch_has_the_share(said: dict[str, str]) -> None:
-    """Beside a process that computes in one thread. The user's setting stays, and several processes
-    of a launcher divide the cores by themselves."""
-    cores = threads.cores()
-    kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", TORCH],
-                env=kept | said,
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-        finally:
-            busy.kill()
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """Another process computes in one thread."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        yield
+        process.kill()
+
+
+def run(*words: str, **said: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], env=WITHOUT | said, capture_output=True, text=True
+    )
+
+
+@several_cores
+@pytest.mark.usefixtures("busy")
+def test_torch_has_the_share() -> None:
+    cores, done = threads.cores(), run("-c", TORCH)
     found = [int(word) for word in done.stdout.split()]
-    if said:
-        assert found == [cores, cores]
-        assert done.stderr == ""
-    else:  # other tests may compute meanwhile
-        assert 1 <= found[0] == found[1] < cores
-        assert f"takes {found[0]} of {cores} cores" in done.stderr
-        assert f"OMP_NUM_THREADS={cores}" in done.stderr
+    assert 1 <= found[0] == found[1] < cores  # other tests may compute meanwhile
+    assert f"takes {found[0]} of {cores} cores" in done.stderr
+    assert f"OMP_NUM_THREADS={cores}" in done.stderr
 
 
-@pytest.mark.skipif(threads.cores() < 2, reason="there is one core to share")
-def test_commands_started_together_see_each_other(tmp_path: Path) -> None:
-    kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+@several_cores
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "WORLD_SIZE"])
+def test_what_the_user_or_a_launcher_has_chosen(name: str) -> None:
+    cores = threads.cores()
+    done = run("-c", TORCH, **{name: str(cores)})
+    assert (done.stdout.split(), done.stderr) == ([str(cores)] * 2, "")
+
+
+@several_cores
+@pytest.mark.usefixtures("busy")
+def test_a_command_takes_its_share(tmp_path: Path) -> None:
+    assert run("-m", "autosam.rough", "--images", str(tmp_path)).stderr.startswith("takes ")
+
+
+@several_cores
+def test_commands_that_start_together_see_each_other(tmp_path: Path) -> None:
+    """Each only waits while it looks at the others."""
+    script = tmp_path / "autosam"
+    script.write_text(
+        "from autosam.utils.free_cores import share_with_others; share_with_others(); input()"
+    )
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "autosam.rough", "--images", str(tmp_path)],
-            env=kept,
+            [sys.executable, str(script), "train"],
+            env=WITHOUT,
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(2)
+        for _ in range(3)
     ]
-    for one, other in (started, started[::-1]):
-        assert one.stderr is not None
-        text = one.stderr.read()
-        assert f"autosam rough (process {other.pid})" in text
-        taken = re.search(r"takes (\d+) of (\d+) cores", text)
-        assert taken is not None
-        assert int(taken[1]) <= max(1, round(int(taken[2]) / 2))
+    lines = [one.stderr.readline() for one in started if one.stderr]
     for one in started:
-        one.wait()
+        one.communicate("\n")
+    for i, line in enumerate(lines):
+        for other in started[:i] + started[i + 1 :]:
+            assert f"autosam train (process {other.pid})" in line
+        taken = re.match(r"takes (\d+) of (\d+) cores", line)
+        assert taken is not None
+        assert int(taken[1]) <= max(1, round(int(taken[2]) / 3))
 
 
 def test_a_moment_of_load_does_not_count(
