@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import sys
 import time
 from collections import defaultdict
@@ -21,8 +20,8 @@ from autosam.utils.launcher import launched
 GLANCE, LOOK = 0.2, 1.0
 """Seconds over which the load of other processes is measured: at first, and again if that found
 any, so that a moment's load does not count."""
-YOUNG = 60.0
-"""Seconds: a command of this age has not begun to compute."""
+YOUNG = 10.0
+"""Seconds: a command of this age may only be waiting because it measures the others' load."""
 BUSY = 0.1
 """Cores that a command uses at least, if it is not only waiting, for example for a browser."""
 
@@ -88,17 +87,18 @@ def measure(seconds: float) -> Load:
     before, began = {one: _cpu_seconds(one) for one in _processes()}, time.monotonic()
     time.sleep(seconds)
     passed, found = time.monotonic() - began, {one.pid: one for one in _processes()}
-    own, used = _root(os.getpid(), found), defaultdict[int, float](float)
+    me, used = psutil.Process(), defaultdict[int, float](float)
+    own = _root(me.pid, found)
     for number, process in found.items():
         root = _root(number, found)
-        if number != os.getpid() and (root == 0 or root != own) and (part := _overlap(process)):
-            now = _cpu_seconds(process)
-            used[root] += part * (now - before.get(process, now)) / passed
+        if number != me.pid and (root == 0 or root != own) and (part := _overlap(process, me)):
+            # One that was not there before has used everything since then.
+            used[root] += part * (_cpu_seconds(process) - before.get(process, 0.0)) / passed
     rest = used.pop(0, 0.0)
     commands = {
         root: _command(found[root].info["cmdline"])
         for root, cores in used.items()
-        if cores > BUSY or time.time() - found[root].info["create_time"] < YOUNG
+        if cores > BUSY or time.time() - _started(found[root]) < YOUNG
     }
     return Load(commands, rest)
 
@@ -112,17 +112,19 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return sum((process.info["cpu_times"] or (0.0,))[:2])  # of the user and of the system
 
 
+def _started(process: psutil.Process) -> float:
+    return process.info["create_time"] or 0.0
+
+
 def _root(number: int, processes: dict[int, psutil.Process]) -> int:
     """Find the process of a command of autosam that a process belongs to: the outermost one, such
     as its launcher's. 0: none."""
-    root, started = 0, math.inf
+    root, before = 0, math.inf
     # Numbers are used again: a parent is not younger than its child.
-    while number in processes and processes[number].info["create_time"] <= started:
-        info = processes[number].info
-        root = number if _command(info["cmdline"]) else root
-        number, started = info["ppid"], info["create_time"]
-        if number == 0:
-            break
+    while number and number in processes and _started(processes[number]) <= before:
+        process = processes[number]
+        root = number if _command(process.info["cmdline"]) else root
+        number, before = process.info["ppid"], _started(process)
     return root
 
 
@@ -138,9 +140,9 @@ def _command(words: list[str] | None) -> str:
     return ""
 
 
-def _overlap(process: psutil.Process) -> float:
-    """The part of the cores of a process that this one may use, too."""
+def _overlap(process: psutil.Process, own: psutil.Process) -> float:
+    """The part of the cores of a process that `own` may use, too."""
     with contextlib.suppress(psutil.Error, AttributeError):  # macOS binds no process to cores
-        theirs, own = process.cpu_affinity(), psutil.Process().cpu_affinity()
-        return len({*theirs} & {*own}) / len(theirs)
+        theirs = process.cpu_affinity()
+        return len({*theirs} & {*own.cpu_affinity()}) / len(theirs)
     return 1.0

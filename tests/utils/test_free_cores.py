@@ -65,6 +65,8 @@ class Process:
     cores: float = 0.0
     age: float = 1000.0
     bound: tuple[int, ...] = (0, 1, 2, 3)
+    new: bool = False  # it begins while the others are measured
+    hidden: bool = False  # the system shows nothing of another user's
     info: dict[str, Any] = field(default_factory=dict)
 
     def cpu_affinity(self) -> list[int]:
@@ -79,13 +81,19 @@ def load(monkeypatch: pytest.MonkeyPatch, *processes: Process) -> Load:
         clock[0] += seconds
 
     def listed(_: list[str]) -> Iterator[Process]:
-        for one in (Process(os.getpid(), 1, "python -m autosam.train", 1.0, 0.0), *processes):
+        own = Process(os.getpid(), 1, "python -m autosam.train", 1.0, 0.0)
+        for one in (own, *processes):
+            if one.new and clock[0] == 1000.0:
+                continue
+            used = clock[0] - 1000.0 if one.new else clock[0]
             one.info = {
                 "ppid": one.ppid,
                 "cmdline": one.words.split(),
                 "create_time": time.time() - one.age,
-                "cpu_times": (one.cores * clock[0] / 2, one.cores * clock[0] / 2, 500.0, 500.0),
+                "cpu_times": (one.cores * used / 2, one.cores * used / 2, 500.0, 500.0),
             }
+            if one.hidden:
+                one.info = dict.fromkeys(one.info)
             yield one
 
     monkeypatch.setattr(psutil, "process_iter", listed)
@@ -171,6 +179,16 @@ def test_only_shared_cores_count(monkeypatch: pytest.MonkeyPatch) -> None:
         Process(7, 1, "python -m autosam.train", 4.0, bound=(4, 5, 6, 7)),
         Process(8, 1, "make", 4.0, bound=(4, 5, 6, 7)),
         Process(9, 1, "make", 4.0, bound=tuple(range(16))),
+    )
+    assert found == Load({}, 1.0)
+
+
+def test_processes_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that was started after the first look; another user's process on macOS."""
+    found = load(
+        monkeypatch,
+        Process(7, 1, "cc1", 1.0, new=True),
+        Process(8, 1, "python -m autosam.train", 1.0, hidden=True),
     )
     assert found == Load({}, 1.0)
 
