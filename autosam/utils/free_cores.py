@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
+import os
+import re
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,128 +20,171 @@ GLANCE, LOOK = 0.2, 1.0
 """Seconds over which the load of other processes is measured: at first, and again if that found
 any, so that a moment's load does not count."""
 YOUNG = 10.0
-"""Seconds: a command of this age may only be waiting because it measures the others' load."""
+"""Seconds: a command of this age may only be waiting because it measures the load of others."""
 BUSY = 0.1
-"""Cores that a command uses at least, if it is not only waiting, for example for a browser."""
+"""Cores; who uses less waits, for a browser for example."""
 
 
 @dataclass(frozen=True)
-class Load:
-    """What other processes do with the cores."""
+class Demand:
+    """Cores that somebody else uses or will use."""
 
-    commands: dict[int, str]
-    """Commands of autosam that compute, or have just been started, by their process number. Each
-    is assumed to use as many cores as it gets."""
-    rest: float
-    """Cores that all other processes use, together."""
+    cores: float
+    command: str = ""
+    """Name and process of a command of autosam; "": all other processes together."""
+
+    def __str__(self) -> str:
+        return self.command or f"other processes ({self.cores:.1f} cores)"
 
 
 def share_with_others() -> None:
     """Limit this process to its share of the cores, and say so if that is not all of them.
 
-    Nothing is done if the user has set `OMP_NUM_THREADS`, if a launcher has started several
-    processes, or if torch, which takes its number of threads when it is loaded, is loaded.
+    Nothing is done if the environment sets the number of threads, if a launcher has started several
+    processes, or if torch, which takes its number of threads when it is loaded, is loaded. What the
+    system does not show of other processes does not count.
     """
     cores = threads.cores()
     if cores == 1 or threads.SET_BY_USER or launched() > 1 or "torch" in sys.modules:
         return
     for seconds in (GLANCE, LOOK):
-        load = measure(seconds)
-        share = fair_share(cores, load)
-        if share == cores:
+        try:
+            demands = measure(seconds)
+        except (psutil.Error, OSError, LookupError, NotImplementedError, RuntimeError):
+            return
+        # Of a control group's share of the machine only commands are known to take a part.
+        share = min(
+            fair_share(len(_own_cores()), [one.cores for one in demands]),
+            fair_share(cores, [one.cores for one in demands if one.command]),
+        )
+        if share >= cores:
             return
     threads.use_cores(share)
-    who = [f"autosam {name} (process {number})" for number, name in load.commands.items()]
-    if load.rest >= BUSY:
-        who.append(f"other processes ({load.rest:.1f} cores)")
     print(
-        f"takes {share} of {cores} cores, because others compute: {', '.join(who)}. "
+        f"takes {share} of {cores} cores, because others compute: {', '.join(map(str, demands))}. "
         f"OMP_NUM_THREADS={cores} takes all.",
         file=sys.stderr,
     )
 
 
-def fair_share(cores: int, load: Load) -> int:
-    """Divide the cores so that each gets the same, but none more than it asks for (max-min
-    fairness: Bertsekas and Gallager, Data Networks, section 6.5).
+def fair_share(cores: int, demands: Iterable[float]) -> int:
+    """Divide cores so that each gets the same, but none more than it demands (max-min fairness:
+    Bertsekas and Gallager, Data Networks, section 6.5).
 
     Args:
         cores: to be divided.
-        load: of others. Everything that is no command of autosam counts as one.
+        demands: cores that others demand.
 
     Returns:
-        The cores of one more command, at least 1.
+        The share of one more, who takes all it gets; at least 1.
     """
-    equal = cores / (len(load.commands) + 2)
-    share = equal if load.rest > equal else (cores - load.rest) / (len(load.commands) + 1)
-    return max(1, round(share))
+    demands = sorted(demands)
+    left, takers = float(cores), len(demands) + 1
+    for demand in demands:
+        if demand >= left / takers:
+            break
+        left -= demand
+        takers -= 1
+    return max(1, round(left / takers))
 
 
-def measure(seconds: float) -> Load:
-    """Measure what other processes do with the cores that this one may use.
+def measure(seconds: float) -> list[Demand]:
+    """Measure what others do with the cores of this process.
 
     Args:
         seconds: how long to look.
     """
-    before, began = {one: _cpu_seconds(one) for one in _processes()}, time.monotonic()
+    commands = _commands()
+    before = {root: _cpu_seconds(members) for root, (_, members) in commands.items()}
+    busy, began = _busy_seconds(), time.monotonic()
     time.sleep(seconds)
-    passed, found = time.monotonic() - began, {one.pid: one for one in _processes()}
-    me, used = psutil.Process(), defaultdict[int, float](float)
-    own = _root(me.pid, found)
-    for number, process in found.items():
-        root = _root(number, found)
-        if number != me.pid and (root == 0 or root != own) and (part := _overlap(process, me)):
-            # One that was not there before has used everything since then.
-            used[root] += part * (_cpu_seconds(process) - before.get(process, 0.0)) / passed
-    rest = used.pop(0, 0.0)
-    commands = {
-        root: _command(found[root].info["cmdline"])
-        for root, cores in used.items()
-        if cores > BUSY or time.time() - _started(found[root]) < YOUNG
-    }
-    return Load(commands, rest)
+    passed = time.monotonic() - began
+    rest = (_busy_seconds() - busy) / passed
+    demands = []
+    for root, (name, members) in commands.items():
+        total, age = _cpu_seconds(members), time.time() - root.create_time()
+        part = _overlap(root)
+        used = part * (total - before[root]) / passed
+        rest -= used
+        # Not all phases of a training use all of its threads: its mean counts, too.
+        cores = max(used, part * total / age) if used > BUSY else 0.0
+        if part and age < YOUNG and name != "app":
+            cores = float(os.cpu_count() or 1)
+        if cores:
+            demands.append(Demand(cores, f"autosam {name} (process {root.pid})"))
+    return [*demands, Demand(rest)] if rest > BUSY else demands
 
 
-def _processes() -> Iterable[psutil.Process]:
-    wanted = ["ppid", "cmdline", "create_time", "cpu_times"]
-    return psutil.process_iter(wanted)  # of others' processes some systems show nothing: None
+def _own_cores() -> list[int]:
+    with contextlib.suppress(AttributeError):  # macOS binds no process to cores
+        return psutil.Process().cpu_affinity()
+    return [*range(os.cpu_count() or 1)]
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    return sum((process.info["cpu_times"] or (0.0,))[:2])  # of the user and of the system
-
-
-def _started(process: psutil.Process) -> float:
-    return process.info["create_time"] or 0.0
-
-
-def _root(number: int, processes: dict[int, psutil.Process]) -> int:
-    """Find the process of a command of autosam that a process belongs to: the outermost one, such
-    as its launcher's. 0: none."""
-    root, before = 0, math.inf
-    # Numbers are used again: a parent is not younger than its child.
-    while number and number in processes and _started(processes[number]) <= before:
-        process = processes[number]
-        root = number if _command(process.info["cmdline"]) else root
-        number, before = process.info["ppid"], _started(process)
-    return root
-
-
-def _command(words: list[str] | None) -> str:
-    """Find the command of autosam that Python was called for; "": another program."""
-    if not words or "python" not in Path(words[0]).name.lower():
-        return ""
-    for word, following in itertools.pairwise(words):
-        if word == "-m" and following.startswith("autosam."):
-            return following.removeprefix("autosam.")
-        if Path(word).name in ("autosam", "autosam.exe"):
-            return following
-    return ""
-
-
-def _overlap(process: psutil.Process, own: psutil.Process) -> float:
-    """The part of the cores of a process that `own` may use, too."""
-    with contextlib.suppress(psutil.Error, AttributeError):  # macOS binds no process to cores
+def _overlap(process: psutil.Process) -> float:
+    """The part of the cores of a process that this one may use, too."""
+    with contextlib.suppress(psutil.Error, AttributeError):
         theirs = process.cpu_affinity()
-        return len({*theirs} & {*own.cpu_affinity()}) / len(theirs)
+        return len({*theirs} & {*_own_cores()}) / len(theirs)
     return 1.0
+
+
+def _busy_seconds() -> float:
+    """Seconds that the cores of this process have computed for others."""
+    every = psutil.cpu_times(percpu=True)
+    own = [every[i] for i in _own_cores() if i < len(every)] or every
+    # Windows has no `nice`, which is the time of processes of low priority.
+    busy = sum(core.user + getattr(core, "nice", 0.0) + core.system for core in own)
+    return busy - time.process_time()
+
+
+def _cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])  # of the user and of the system
+    return total
+
+
+def _commands() -> dict[psutil.Process, tuple[str, list[psutil.Process]]]:
+    """Find the running commands of autosam but this one: name, and the processes of each."""
+    names = {}
+    for process in psutil.process_iter(["cmdline"]):
+        if name := command_of(process.info["cmdline"] or []):
+            names[process] = name
+    me = psutil.Process()
+    found, own = {}, {me, *me.parents()}
+    for process, name in names.items():
+        with contextlib.suppress(psutil.Error):
+            # Processes that a command forks have its words.
+            if process not in own and not any(parent in names for parent in process.parents()):
+                found[process] = name, [process, *process.children(recursive=True)]
+    return found
+
+
+def command_of(words: list[str]) -> str:
+    """Find the command of autosam that Python was called for.
+
+    Args:
+        words: the command line of a process.
+
+    Returns:
+        Its name, such as "train"; "": another program.
+    """
+    if not words or not re.search("python|pypy", Path(words[0]).name.lower()):
+        return ""
+    left = iter(words[1:])
+    for word in left:
+        if word == "--check-hash-based-pycs":
+            next(left, "")
+        elif not word.startswith("-"):
+            name = next(left, "") if Path(word).name in ("autosam", "autosam.exe") else ""
+            return name if name.isalpha() else ""
+        elif option := re.fullmatch(r"-[^-cmXW]*([cmXW])(.*)", word):
+            value = option[2] or next(left, "")
+            if option[1] == "m" and value == "autosam":
+                value = f"autosam.{next(left, '')}"
+            if option[1] in "cm":
+                package, _, name = value.partition(".")
+                return name if option[1] == "m" and package == "autosam" and name.isalpha() else ""
+    return ""

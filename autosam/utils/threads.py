@@ -7,8 +7,8 @@ import os
 
 from autosam.utils.control_groups import group_folders
 
-SET_BY_USER = "OMP_NUM_THREADS" in os.environ
-"""Whether the environment named a number of threads when autosam was imported."""
+SET_BY_USER = any(os.environ.get(one, "").strip() for one in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+"""Whether the environment set the number of torch's threads when autosam was imported."""
 _most: int | None = None
 """See `use_cores`."""
 
@@ -35,8 +35,8 @@ def use_cores(most: int) -> None:
 def limit_threads() -> None:
     """Make libraries that are loaded later use no more threads than `cores`, unless the user has
     set `OMP_NUM_THREADS`: OpenMP itself knows nothing of control groups."""
-    if cores() < (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    if cores() < (os.cpu_count() or 1) and not os.environ.get("OMP_NUM_THREADS", "").strip():
+        os.environ["OMP_NUM_THREADS"] = str(cores())
 
 
 def _quotas() -> list[float]:
