@@ -99,7 +99,7 @@ def compare(config: CompareConfig) -> ResultsTable:
     with quiet():  # the trainings have logged the messages about the data
         trivial = trivial_scores(by_variant[base])
         described = facts(settings, splits, seeds, images)
-        described |= precision_of([*itertools.chain(*smaller.values()), *jobs])
+        described |= steps_of([*itertools.chain(*smaller.values()), *jobs])
         measure = MEASURES[settings.task]
         results = make_table(by_variant, base, trivial, described, splits, measure)
         add_warnings(results, settings)
@@ -221,34 +221,48 @@ def facts(settings: Settings, splits: Splits, seeds: int, images: int) -> dict[s
     }
 
 
-def precision_of(jobs: list[Job]) -> dict[str, str]:
-    """Describe the precision of the trainings, for the lines below the table.
+def steps_of(jobs: list[Job]) -> dict[str, str]:
+    """Describe how the steps of the trainings were computed, for the lines below the table.
 
     Args:
         jobs: the finished trainings.
 
     Returns:
-        A line; a warning if they differ, as they do where a comparison was continued on another
-        machine; nothing if nothing was trained.
+        A line for their precision, and one for their threads on a CPU; a warning instead if they
+        differ, as they do where a comparison was continued on another machine; nothing if nothing
+        was trained.
     """
-    found: dict[str, list[str]] = {}
-    for job in jobs:
-        if job.variant.learns:
-            precision = job.facts().get("precision", "an unknown precision")
-            found.setdefault(precision, []).append(job.folder.name)
-    if not found:
-        return {}
-    if len(found) == 1:
-        return {"precision of the steps": next(iter(found))}
-    parts = [
-        f"{name} in {count_of(len(folders), 'training')} ({', '.join(folders[:3])}"
-        f"{', ...' if len(folders) > 3 else ''})"
-        for name, folders in sorted(found.items())
-    ]
-    return {
-        "warning, precision of the steps": f"{'; '.join(parts)}. The default depends on the "
-        "machine: train all of them with --train.precision no, or all with bf16"
-    }
+    lines = {}
+    for fact, title, remedy in (
+        (
+            "precision",
+            "precision of the steps",
+            "The default depends on the machine: train all of them with --train.precision no, or "
+            "all with bf16",
+        ),
+        (
+            "threads",
+            "threads of each training",
+            "Their scores differ as those of other seeds may, and their times are not comparable: "
+            "train all of them with one OMP_NUM_THREADS and one --jobs",
+        ),
+    ):
+        found: dict[str, list[str]] = {}
+        for job in jobs:
+            # Threads are kept of a CPU alone.
+            value = job.facts().get(fact, "unknown" if fact == "precision" else None)
+            if job.variant.learns and value is not None:
+                found.setdefault(str(value), []).append(job.folder.name)
+        if len(found) == 1:
+            lines[title] = next(iter(found))
+        elif found:
+            parts = [
+                f"{name} in {count_of(len(folders), 'training')} ({', '.join(folders[:3])}"
+                f"{', ...' if len(folders) > 3 else ''})"
+                for name, folders in sorted(found.items())
+            ]
+            lines[f"warning, {title}"] = f"{'; '.join(parts)}. {remedy}"
+    return lines
 
 
 def _command() -> str:

@@ -219,6 +219,8 @@ def report(
         "peak_gib": round(peak_gib, 2),
         "precision": trainer.precision,
     }
+    if trainer.accelerator.device.type == "cpu":  # one number for each call that trained
+        summary["threads"] = trainer.threads if len(trainer.threads) > 1 else trainer.threads[0]
     text = yaml.safe_dump({**scores, **summary}, sort_keys=False)
     # Written last and atomically: a run with this file counts as finished.
     write_atomically(folder / "scores.yaml", lambda to: to.write_text(text, encoding="utf-8"))

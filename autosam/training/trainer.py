@@ -84,6 +84,7 @@ class Trainer:
         self.config, self.folder, self.data = config, folder, data
         self.segmenter, self.accelerator = segmenter, accelerator
         self.bf16 = trains_in_bf16(config.train.precision, accelerator.device)
+        self.threads = [torch.get_num_threads()]  # and, if it is resumed, those of each call
         self.epoch, self.best, self.stale, self.stats = 0, -1.0, 0, EpochStatistics()
         self.interrupt, self._started, self._saved = interrupt, started, time.perf_counter()
         self._allow_exit()
@@ -164,15 +165,7 @@ class Trainer:
             saved, self.folder, self.segmenter, self.optimizer, self.scheduler, self.steps
         )
         self._restore_precision(saved)
-        began, now = saved.get("threads"), torch.get_num_threads()
-        if self.accelerator.device.type == "cpu" and began not in (None, now):
-            log.info(
-                "goes on with %d threads instead of %d: the last digits of results may differ (set "
-                "OMP_NUM_THREADS=%d for the same ones)",
-                now,
-                began,
-                began,
-            )
+        self._compare_threads(saved)
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
         self.stats = EpochStatistics(**saved["sums"])
         if self.epoch:  # fails now rather than after the last epoch
@@ -180,6 +173,23 @@ class Trainer:
         self._started -= saved["seconds"]
         done = f"epoch {self.epoch} and {self.stats.images} images"
         log.info("resumed after %s, best validation %s %.4f", done, TITLES[self.measure], self.best)
+
+    def _compare_threads(self, saved: dict[str, Any]) -> None:
+        """Say if the run goes on with another number of threads."""
+        before, (now,) = saved.get("threads", self.threads), self.threads
+        before = [before] if isinstance(before, int) else before  # of earlier versions
+        if before[-1] == now:
+            self.threads = before
+            return
+        self.threads = [*before, now]
+        if self.accelerator.device.type == "cpu":
+            log.info(
+                "threads: %d, before: %d. Sums are rounded differently, so the result differs as "
+                "that of another seed may; OMP_NUM_THREADS=%d goes on as before",
+                now,
+                before[-1],
+                before[-1],
+            )
 
     def _restore_precision(self, saved: dict[str, Any]) -> None:
         """Go on in the precision that the run began in; the default of this machine may differ."""
@@ -205,7 +215,7 @@ class Trainer:
                 "sums": self.stats.sums(),
                 "seconds": self.seconds,
                 "bf16": self.bf16,
-                "threads": torch.get_num_threads(),
+                "threads": self.threads,
                 "facts": self.inputs.facts,
             }
             resume.save(self.folder, content)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import tiny_config
 
 import autosam.comparison.jobs
@@ -112,6 +113,24 @@ def test_trainings_in_several_precisions_are_said(
         r"bfloat16 in 1 training \(autosam-seed0-\w+\); "
         r"float32 in 1 training \(head-seed0-\w+\)\. .*--train\.precision no",
         said,
+    )
+
+
+def test_trainings_with_several_numbers_of_threads_are_said(config: CompareConfig) -> None:
+    """Begun beside another process, continued alone."""
+    config = dataclasses.replace(config, seeds=1, attribution=False)
+    threads = torch.get_num_threads()
+    try:
+        for more, runs in ((0, "head"), (1, "autosam,head,sam-box")):
+            torch.set_num_threads(threads + more)
+            found = compare(dataclasses.replace(config, runs=runs)).facts
+            assert found.get("threads of each training") == (None if more else str(threads))
+    finally:
+        torch.set_num_threads(threads)
+    assert re.match(
+        rf"{threads} in 1 training \(head-seed0-\w+\); "
+        rf"{threads + 1} in 1 training \(autosam-seed0-\w+\)\. .*OMP_NUM_THREADS",
+        found["warning, threads of each training"],
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers import TINY, draw_folders, tiny_config, train_until_stopped
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -168,7 +169,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(
 def test_another_number_of_threads_is_said(
     tiny_file: Path, folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Sums over several threads differ in their last digits."""
+    """Sums over several threads are rounded differently."""
     config = config_of(tiny_file, folders, tmp_path / "run")
 
     def stop(*_: object) -> None:
@@ -181,7 +182,9 @@ def test_another_number_of_threads_is_said(
         train(Config(resume=str(tmp_path / "run")))
     finally:
         torch.set_num_threads(threads)
-    assert f"goes on with {threads + 1} threads instead of {threads}" in caplog.text
+    assert f"threads: {threads + 1}, before: {threads}." in caplog.text
+    scores = yaml.safe_load((tmp_path / "run" / "scores.yaml").read_text())
+    assert scores["threads"] == [threads, threads + 1]
 
 
 def test_a_signal_in_the_final_scoring(
