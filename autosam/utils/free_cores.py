@@ -50,11 +50,11 @@ def share_with_others() -> None:
     for seconds in (GLANCE, LOOK):
         try:
             demands = measure(seconds)
-        except (psutil.Error, OSError, LookupError, NotImplementedError, RuntimeError):
+        except (psutil.Error, OSError, LookupError, RuntimeError):
             return
         # Of a control group's share of the machine only commands are known to take a part.
         share = min(
-            fair_share(len(_own_cores()), [one.cores for one in demands]),
+            fair_share(len(_cores_of(0)), [one.cores for one in demands]),
             fair_share(cores, [one.cores for one in demands if one.command]),
         )
         if share >= cores:
@@ -95,55 +95,61 @@ def measure(seconds: float) -> list[Demand]:
         seconds: how long to look.
     """
     commands = _commands()
-    before = {root: _cpu_seconds(members) for root, (_, members) in commands.items()}
+    before = {one: _cpu_seconds(one) for _, members in commands.values() for one in members}
     busy, began = _busy_seconds(), time.monotonic()
     time.sleep(seconds)
-    passed = time.monotonic() - began
-    rest = (_busy_seconds() - busy) / passed
+    rest = (_busy_seconds() - busy) / (time.monotonic() - began)
     demands = []
     for root, (name, members) in commands.items():
-        total, age = _cpu_seconds(members), time.time() - root.create_time()
-        part = _overlap(root)
-        used = part * (total - before[root]) / passed
-        rest -= used
+        used = total = 0.0
+        for one in members:
+            (earlier, spent), (now, more) = before[one], _cpu_seconds(one)
+            used += max(0.0, (more - spent) / (now - earlier))  # 0: it has ended
+            total += more
+        rest -= _overlap(root) * used
+        age = time.time() - root.create_time()
         # Not all phases of a training use all of its threads: its mean counts, too.
-        cores = max(used, part * total / age) if used > BUSY else 0.0
-        if part and age < YOUNG and name != "app":
+        cores = max(used, total / age) if used > BUSY else 0.0
+        if age < YOUNG and name != "app":
             cores = float(os.cpu_count() or 1)
-        if cores:
-            demands.append(Demand(cores, f"autosam {name} (process {root.pid})"))
+        if part := cores * _overlap(root):
+            demands.append(Demand(part, f"autosam {name} (process {root.pid})"))
     return [*demands, Demand(rest)] if rest > BUSY else demands
 
 
-def _own_cores() -> list[int]:
-    with contextlib.suppress(AttributeError):  # macOS binds no process to cores
-        return psutil.Process().cpu_affinity()
-    return [*range(os.cpu_count() or 1)]
+def _cores_of(number: int) -> set[int]:
+    """The cores that a process may use. Other systems than Linux bind none, or few know it."""
+    bound = getattr(os, "sched_getaffinity", None)
+    with contextlib.suppress(OSError):  # it has ended
+        if bound:
+            return bound(number)
+    return {*range(os.cpu_count() or 1)}
 
 
 def _overlap(process: psutil.Process) -> float:
     """The part of the cores of a process that this one may use, too."""
-    with contextlib.suppress(psutil.Error, AttributeError):
-        theirs = process.cpu_affinity()
-        return len({*theirs} & {*_own_cores()}) / len(theirs)
-    return 1.0
+    theirs = _cores_of(process.pid)
+    return len(theirs & _cores_of(0)) / len(theirs)
 
 
 def _busy_seconds() -> float:
     """Seconds that the cores of this process have computed for others."""
-    every = psutil.cpu_times(percpu=True)
-    own = [every[i] for i in _own_cores() if i < len(every)] or every
+    every, own = psutil.cpu_times(percpu=True), _cores_of(0)
+    part = 1.0
+    if max(own) < len(every):
+        every = [every[i] for i in own]
+    else:  # rows of other cores (some are switched off): no telling which
+        part = len(own) / len(every)
     # Windows has no `nice`, which is the time of processes of low priority.
-    busy = sum(core.user + getattr(core, "nice", 0.0) + core.system for core in own)
-    return busy - time.process_time()
+    busy = sum(core.user + getattr(core, "nice", 0.0) + core.system for core in every)
+    return part * busy - time.process_time()
 
 
-def _cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    total = 0.0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            total += sum(process.cpu_times()[:2])  # of the user and of the system
-    return total
+def _cpu_seconds(process: psutil.Process) -> tuple[float, float]:
+    """The time, and the seconds that a process has computed for itself and for the system."""
+    with contextlib.suppress(psutil.Error):
+        return time.monotonic(), sum(process.cpu_times()[:2])
+    return time.monotonic(), 0.0
 
 
 def _commands() -> dict[psutil.Process, tuple[str, list[psutil.Process]]]:
@@ -153,12 +159,21 @@ def _commands() -> dict[psutil.Process, tuple[str, list[psutil.Process]]]:
         if name := command_of(process.info["cmdline"] or []):
             names[process] = name
     me = psutil.Process()
-    found, own = {}, {me, *me.parents()}
+    found, own = {}, {me, *_parents(me)}
     for process, name in names.items():
-        with contextlib.suppress(psutil.Error):
-            # Processes that a command forks have its words.
-            if process not in own and not any(parent in names for parent in process.parents()):
+        # Processes that a command forks have its words.
+        if process not in own and not any(parent in names for parent in _parents(process)):
+            with contextlib.suppress(psutil.Error):
                 found[process] = name, [process, *process.children(recursive=True)]
+    return found
+
+
+def _parents(process: psutil.Process) -> list[psutil.Process]:
+    """The parent of a process, its parent and so on, as far as the system shows them."""
+    found: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        while (parent := (found or [process])[-1].parent()) is not None:
+            found.append(parent)
     return found
 
 

@@ -155,7 +155,7 @@ def cores_of(process: subprocess.Popen[str], seconds: float = 0.5) -> float | No
 
 @pytest.mark.parametrize(
     ("code", "most"),
-    [(SPIN, 1.2), (CHILD, 1.2), (FORK, 2.4)],
+    [(SPIN, 1.5), (CHILD, 1.5), (FORK, 2.5)],
     ids=["a thread", "a process that it starts", "a process that it forks"],
 )
 def test_a_command_demands_what_it_uses(
@@ -178,6 +178,25 @@ def test_a_command_that_waits_demands_nothing(script: Any, monkeypatch: pytest.M
         stopped.send_signal(signal.SIGSTOP)  # Ctrl-Z
         monkeypatch.setattr(free_cores, "YOUNG", 0.0)
         assert cores_of(stopped) is None
+
+
+def test_a_worker_that_ends_meanwhile(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has computed in its life is not taken for somebody's load."""
+    code = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    while time.process_time() < 1: pass\n"
+        "    os._exit(0)\n"
+        "os.wait(); print('ended', flush=True)\n" + SPIN
+    )
+    monkeypatch.setattr(free_cores, "YOUNG", 0.0)
+    with started(script(code), "train") as process:
+        time.sleep(0.5)
+        found = measure(2.0)
+        assert psutil.Process(process.pid).children() == []
+    cores = {one.command: one.cores for one in found}
+    assert cores.pop(f"autosam train (process {process.pid})") < 2.5
+    assert sum(cores.values()) <= (os.cpu_count() or 1) + 0.2
 
 
 def test_short_processes_count() -> None:
@@ -255,7 +274,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process has 4 of 16 cores, by a control group. The list gets what it limits itself to."""
     limits: list[int] = []
     monkeypatch.setattr(threads, "cores", lambda: 4)
-    monkeypatch.setattr(free_cores, "_own_cores", lambda: [*range(16)])
+    monkeypatch.setattr(free_cores, "_cores_of", lambda number: {*range(16)})
     monkeypatch.setattr(threads, "SET_BY_USER", False)
     monkeypatch.setattr(threads, "use_cores", limits.append)
     monkeypatch.delitem(sys.modules, "torch")
@@ -301,6 +320,32 @@ def test_a_system_that_shows_nothing(
     monkeypatch.setattr(psutil, "process_iter", fail)
     free_cores.share_with_others()
     assert (limits, capsys.readouterr()) == ([], ("", ""))
+
+
+@pytest.mark.parametrize(
+    ("bound", "rows", "busy"),
+    [
+        ({0, 1, 2, 3}, (1.0, 1.0, 0.0, 0.0), 2.0),
+        ({2, 3}, (1.0, 1.0, 0.0, 0.0), 0.0),
+        ({4, 6}, (1.0, 1.0, 0.0, 0.0), 1.0),  # of the cores 0, 2, 4, 6: those between are off
+    ],
+)
+def test_rows_of_other_cores(
+    bound: set[int], rows: tuple[float, ...], busy: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux numbers cores that are on, and lists no others; a container may list only its own."""
+    passed = [0.0]
+
+    def times(percpu: bool) -> list[SimpleNamespace]:
+        passed[0] += 100.0
+        return [SimpleNamespace(user=row * passed[0], nice=0.0, system=0.0) for row in rows]
+
+    monkeypatch.setattr(free_cores, "_cores_of", lambda number: bound)
+    monkeypatch.setattr(free_cores, "_commands", dict)
+    monkeypatch.setattr(psutil, "cpu_times", times)
+    clock = iter((0.0, 100.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    assert sum(one.cores for one in measure(0.0)) == pytest.approx(busy, abs=0.01)
 
 
 def test_processes_of_others_that_the_system_hides(monkeypatch: pytest.MonkeyPatch) -> None:
