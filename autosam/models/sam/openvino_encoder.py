@@ -188,6 +188,9 @@ class OpenVinoEncoder:
             Exception: of OpenVINO.
         """
         openvino = import_openvino()
+        # Its first array of NumPy: if two threads take one for the first time at once, OpenVINO can
+        # deadlock between the initialisation of its C++ variables and Python's global lock.
+        _ = openvino.Tensor(openvino.Type.f32, [1]).data
         torch.set_num_threads(threads)
         streams = min(max(1, cores() // threads), STREAMS) if self.several else 1
         settings = {
