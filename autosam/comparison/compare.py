@@ -232,37 +232,35 @@ def steps_of(jobs: list[Job]) -> dict[str, str]:
         differ, as they do where a comparison was continued on another machine; nothing if nothing
         was trained.
     """
-    lines = {}
-    for fact, title, remedy in (
-        (
-            "precision",
-            "precision of the steps",
-            "The default depends on the machine: train all of them with --train.precision no, or "
-            "all with bf16",
-        ),
-        (
-            "threads",
-            "threads of each training",
-            "Their scores differ as those of other seeds may, and their times are not comparable: "
-            "train all of them with one OMP_NUM_THREADS and one --jobs",
-        ),
-    ):
-        found: dict[str, list[str]] = {}
-        for job in jobs:
-            # Threads are kept of a CPU alone.
-            value = job.facts().get(fact, "unknown" if fact == "precision" else None)
-            if job.variant.learns and value is not None:
-                found.setdefault(str(value), []).append(job.folder.name)
-        if len(found) == 1:
-            lines[title] = next(iter(found))
-        elif found:
-            parts = [
-                f"{name} in {count_of(len(folders), 'training')} ({', '.join(folders[:3])}"
-                f"{', ...' if len(folders) > 3 else ''})"
-                for name, folders in sorted(found.items())
-            ]
-            lines[f"warning, {title}"] = f"{'; '.join(parts)}. {remedy}"
-    return lines
+    facts = {job.folder.name: job.facts() for job in jobs if job.variant.learns}
+    return _one_or_warning(
+        "precision of the steps",
+        {name: own.get("precision", "unknown") for name, own in facts.items()},
+        "The default depends on the machine: train all of them with --train.precision no, or all "
+        "with bf16",
+    ) | _one_or_warning(
+        "threads of each training",
+        {name: own["threads"] for name, own in facts.items() if "threads" in own},
+        "Their scores differ as those of other seeds may, and their times are not comparable: "
+        "train all of them with one OMP_NUM_THREADS and one --jobs",
+    )
+
+
+def _one_or_warning(title: str, values: dict[str, object], remedy: str) -> dict[str, str]:
+    """The line of a fact of the trainings, of which `values` has those that state it."""
+    trainings: dict[str, list[str]] = {}
+    for name, value in values.items():
+        trainings.setdefault(str(value), []).append(name)
+    if not trainings:
+        return {}
+    if len(trainings) == 1:
+        return {title: next(iter(trainings))}
+    parts = [
+        f"{value} in {count_of(len(names), 'training')} ({', '.join(names[:3])}"
+        f"{', ...' if len(names) > 3 else ''})"
+        for value, names in sorted(trainings.items())
+    ]
+    return {f"warning, {title}": f"{'; '.join(parts)}. {remedy}"}
 
 
 def _command() -> str:

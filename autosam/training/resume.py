@@ -23,6 +23,7 @@ from autosam.models import checkpoint
 from autosam.models.base import SegmentationModel
 from autosam.models.sam import sam_hash
 from autosam.utils.io import write_atomically
+from autosam.utils.logging import log
 
 FOLDER = Path("checkpoints")
 NAME = re.compile(r"state-\d+-[0-9a-f]{16}\.pt")
@@ -214,3 +215,47 @@ def restore_weights(
     if saved["steps"] != steps:
         scheduler.last_epoch = round(scheduler.last_epoch * steps / saved["steps"]) - 1
         scheduler.step()
+
+
+def precision_of(saved: dict[str, Any], bf16: bool, on_cpu: bool) -> bool:
+    """Read the precision that a run began in, and say so if new runs of this machine differ.
+
+    Args:
+        saved: the state.
+        bf16: whether steps of new runs are computed in bfloat16.
+        on_cpu: whether the run trains on a CPU.
+
+    Returns:
+        Whether its steps are computed in bfloat16.
+    """
+    begun: bool = saved.get("bf16", bf16 and not on_cpu)  # before it was noted, CPUs: float32
+    if begun != bf16:
+        precision = "bfloat16" if begun else "float32"
+        log.info("goes on in %s, as it began; new runs here do not", precision)
+    return begun
+
+
+def threads_of(saved: dict[str, Any], threads: int, on_cpu: bool) -> list[int]:
+    """Read the numbers of threads that a run was trained with, and say so if it gets another one.
+
+    Args:
+        saved: the state.
+        threads: number of threads from now on.
+        on_cpu: whether the run trains on a CPU, where it matters.
+
+    Returns:
+        The numbers, from the first to that of now.
+    """
+    before = saved.get("threads", [threads])
+    before = [before] if isinstance(before, int) else before  # of earlier versions
+    if before[-1] == threads:
+        return before
+    if on_cpu:
+        log.info(
+            "threads: %d, before: %d. Sums are rounded differently, so the result differs as that "
+            "of another seed may; OMP_NUM_THREADS=%d goes on as before",
+            threads,
+            before[-1],
+            before[-1],
+        )
+    return [*before, threads]

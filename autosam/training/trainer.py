@@ -164,8 +164,10 @@ class Trainer:
         resume.restore_weights(
             saved, self.folder, self.segmenter, self.optimizer, self.scheduler, self.steps
         )
-        self._restore_precision(saved)
-        self._compare_threads(saved)
+        on_cpu = self.accelerator.device.type == "cpu"
+        if self.config.train.precision == "auto":
+            self.bf16 = resume.precision_of(saved, self.bf16, on_cpu)
+        self.threads = resume.threads_of(saved, self.threads[0], on_cpu)
         self.epoch, self.best, self.stale = saved["epoch"], saved["best"], saved["stale"]
         self.stats = EpochStatistics(**saved["sums"])
         if self.epoch:  # fails now rather than after the last epoch
@@ -173,33 +175,6 @@ class Trainer:
         self._started -= saved["seconds"]
         done = f"epoch {self.epoch} and {self.stats.images} images"
         log.info("resumed after %s, best validation %s %.4f", done, TITLES[self.measure], self.best)
-
-    def _compare_threads(self, saved: dict[str, Any]) -> None:
-        """Say if the run goes on with another number of threads."""
-        before, (now,) = saved.get("threads", self.threads), self.threads
-        before = [before] if isinstance(before, int) else before  # of earlier versions
-        if before[-1] == now:
-            self.threads = before
-            return
-        self.threads = [*before, now]
-        if self.accelerator.device.type == "cpu":
-            log.info(
-                "threads: %d, before: %d. Sums are rounded differently, so the result differs as "
-                "that of another seed may; OMP_NUM_THREADS=%d goes on as before",
-                now,
-                before[-1],
-                before[-1],
-            )
-
-    def _restore_precision(self, saved: dict[str, Any]) -> None:
-        """Go on in the precision that the run began in; the default of this machine may differ."""
-        if self.config.train.precision != "auto":
-            return
-        on_cpu = self.accelerator.device.type == "cpu"
-        begun = saved.get("bf16", self.bf16 and not on_cpu)  # before it was noted, CPUs: float32
-        if begun != self.bf16:
-            self.bf16 = begun
-            log.info("goes on in %s, as it began; new runs here do not", self.precision)
 
     def save_state(self) -> None:
         """Write the state of the run; between two optimiser steps, by the main process."""

@@ -54,7 +54,7 @@ def share_with_others() -> None:
             return
         # Of a control group's share of the machine only commands are known to take a part.
         share = min(
-            fair_share(len(_cores_of(0)), [one.cores for one in demands]),
+            fair_share(len(threads.bound_cores()), [one.cores for one in demands]),
             fair_share(cores, [one.cores for one in demands if one.command]),
         )
         if share >= cores:
@@ -106,35 +106,27 @@ def measure(seconds: float) -> list[Demand]:
             (earlier, spent), (now, more) = before[one], _cpu_seconds(one)
             used += max(0.0, (more - spent) / (now - earlier))  # 0: it has ended
             total += more
-        rest -= _overlap(root) * used
+        overlap = _overlap(root)
+        rest -= overlap * used
         age = time.time() - root.create_time()
         # Not all phases of a training use all of its threads: its mean counts, too.
         cores = max(used, total / age) if used > BUSY else 0.0
         if age < YOUNG and name != "app":
             cores = float(os.cpu_count() or 1)
-        if part := cores * _overlap(root):
+        if part := cores * overlap:
             demands.append(Demand(part, f"autosam {name} (process {root.pid})"))
     return [*demands, Demand(rest)] if rest > BUSY else demands
 
 
-def _cores_of(number: int) -> set[int]:
-    """The cores that a process may use. Other systems than Linux bind none, or few know it."""
-    bound = getattr(os, "sched_getaffinity", None)
-    with contextlib.suppress(OSError):  # it has ended
-        if bound:
-            return bound(number)
-    return {*range(os.cpu_count() or 1)}
-
-
 def _overlap(process: psutil.Process) -> float:
     """The part of the cores of a process that this one may use, too."""
-    theirs = _cores_of(process.pid)
-    return len(theirs & _cores_of(0)) / len(theirs)
+    theirs = threads.bound_cores(process.pid)
+    return len(theirs & threads.bound_cores()) / len(theirs)
 
 
 def _busy_seconds() -> float:
     """Seconds that the cores of this process have computed for others."""
-    every, own = psutil.cpu_times(percpu=True), _cores_of(0)
+    every, own = psutil.cpu_times(percpu=True), threads.bound_cores()
     part = 1.0
     if max(own) < len(every):
         every = [every[i] for i in own]

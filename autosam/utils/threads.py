@@ -16,11 +16,23 @@ _most: int | None = None
 def cores() -> int:
     """Cores that this process may use: those it is bound to, and no more than its control group (a
     container's `--cpus`) pays for, nor than `use_cores` says. At least 1."""
-    bound = getattr(os, "sched_getaffinity", None)  # Linux alone
-    count = len(bound(0)) if bound else os.cpu_count() or 1
+    count = len(bound_cores())
     for quota in _quotas():
         count = min(count, max(1, int(quota)))
     return count if _most is None else min(count, _most)
+
+
+def bound_cores(process: int = 0) -> set[int]:
+    """The cores that a process is bound to: all, where the system binds none (few but Linux tell).
+
+    Args:
+        process: its number; 0: this one.
+    """
+    bound = getattr(os, "sched_getaffinity", None)
+    with contextlib.suppress(OSError):  # it has ended
+        if bound:
+            return bound(process)
+    return {*range(os.cpu_count() or 1)}
 
 
 def use_cores(most: int) -> None:

@@ -274,7 +274,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process has 4 of 16 cores, by a control group. The list gets what it limits itself to."""
     limits: list[int] = []
     monkeypatch.setattr(threads, "cores", lambda: 4)
-    monkeypatch.setattr(free_cores, "_cores_of", lambda number: {*range(16)})
+    monkeypatch.setattr(threads, "bound_cores", lambda process=0: {*range(16)})
     monkeypatch.setattr(threads, "SET_BY_USER", False)
     monkeypatch.setattr(threads, "use_cores", limits.append)
     monkeypatch.delitem(sys.modules, "torch")
@@ -340,7 +340,7 @@ def test_rows_of_other_cores(
         passed[0] += 100.0
         return [SimpleNamespace(user=row * passed[0], nice=0.0, system=0.0) for row in rows]
 
-    monkeypatch.setattr(free_cores, "_cores_of", lambda number: bound)
+    monkeypatch.setattr(threads, "bound_cores", lambda process=0: bound)
     monkeypatch.setattr(free_cores, "_commands", dict)
     monkeypatch.setattr(psutil, "cpu_times", times)
     clock = iter((0.0, 100.0))
