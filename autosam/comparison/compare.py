@@ -100,6 +100,7 @@ def compare(config: CompareConfig) -> ResultsTable:
         trivial = trivial_scores(by_variant[base])
         described = facts(settings, splits, seeds, images)
         described |= steps_of([*itertools.chain(*smaller.values()), *jobs])
+        described |= changed_since([*itertools.chain(*smaller.values()), *jobs], splits)
         measure = MEASURES[settings.task]
         results = make_table(by_variant, base, trivial, described, splits, measure)
         add_warnings(results, settings)
@@ -244,6 +245,37 @@ def steps_of(jobs: list[Job]) -> dict[str, str]:
         "Their scores differ as those of other seeds may, and their times are not comparable: "
         "train all of them with one OMP_NUM_THREADS and one --jobs",
     )
+
+
+def changed_since(jobs: list[Job], splits: Splits) -> dict[str, str]:
+    """Warn of images and masks that were written after the trainings that are reused.
+
+    Args:
+        jobs: the finished trainings.
+        splits: the images. A run folder is found again by their names and sizes, which correcting
+            a mask may leave the same.
+
+    Returns:
+        A warning; nothing if all files are older than all trainings.
+    """
+    paths = {
+        Path(part.path) for pairs in splits.values() for p in pairs for part in (p.image, p.mask)
+    }
+    times = {path: path.stat().st_mtime for path in sorted(paths) if path.is_file()}
+    newest = max(times, key=lambda path: times[path], default=None)
+    before = [
+        job.folder
+        for job in jobs
+        if newest is not None and (job.folder / "scores.yaml").stat().st_mtime < times[newest]
+    ]
+    if not before:
+        return {}
+    return {
+        "warning, files": f"{newest} was written after {count_of(len(before), 'training')} "
+        f"({', '.join(folder.name for folder in before[:3])}{', ...' if len(before) > 3 else ''}). "
+        "If its content has changed, their scores are of the old one: delete their folders in "
+        f"{before[0].parent}, and the same command trains them again"
+    }
 
 
 def _one_or_warning(title: str, values: dict[str, object], remedy: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from autosam.errors import AutosamError, ConfigError, DataError, StorageError
 from autosam.inference.mask_values import mask_endings, named_classes
 from autosam.inference.measurements import require_scikit_image
 from autosam.inference.predictor import Predictor, load
-from autosam.inference.progress import LOG_FILE, ProgressLog
+from autosam.inference.progress import COCO, LOG_FILE, OBJECTS, TABLE, ProgressLog
 from autosam.inference.sources import Source, find_sources
 from autosam.inference.writers import FRAME, WRITERS, files_of
 from autosam.models.sam.encode import images_at_once
@@ -90,7 +90,12 @@ def predict(config: PredictConfig) -> list[Path]:
             "no average over frames. Leave it out."
         )
     files = {source: files_of(source, output, config, data) for source in sources}
-    refuse_clashes(files, output, config.overwrite)
+    tables = [TABLE]
+    if config.coco != "no":
+        tables.append(COCO)
+    if predictor.loaded.config.task == "instances":
+        tables.append(OBJECTS)
+    refuse_clashes(files, [output / name for name in tables], output, config.overwrite)
     make_folder(output)
     with lock(output) if process.is_main_process else contextlib.nullcontext():
         return _segment(config, predictor, sources, files)
@@ -326,11 +331,14 @@ def fingerprint(source: Source) -> dict[str, str]:
         ) from None
 
 
-def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: bool) -> None:
+def refuse_clashes(
+    files: dict[Source, list[Path]], tables: list[Path], output: Path, overwrite: bool
+) -> None:
     """Check that no file is written twice, and that no existing file is overwritten.
 
     Args:
         files: the files of each source, see `files_of`.
+        tables: the files of all sources together.
         output: the output folder; files of earlier calls in it may be overwritten.
         overwrite: whether other files may be overwritten too.
 
@@ -352,5 +360,7 @@ def refuse_clashes(files: dict[Source, list[Path]], output: Path, overwrite: boo
                     f"{path.name}{where}; rename one."
                 )
             writer[key] = source
-            if path.exists() and not ours:
+    if not ours:
+        for path in itertools.chain(tables, *files.values()):
+            if path.exists():
                 raise DataError(f"{path}: exists. Choose another --output, or pass --overwrite.")

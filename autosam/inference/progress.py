@@ -16,7 +16,7 @@ from autosam.errors import DataError
 from autosam.inference.measurements import OBJECT_COLUMNS
 from autosam.inference.sources import Source
 from autosam.utils.distributed import broadcast, processes
-from autosam.utils.io import write_atomically
+from autosam.utils.io import not_written, write_atomically
 
 LOG_FILE = "predictions.jsonl"
 PART = "predictions.{}.jsonl"
@@ -124,10 +124,16 @@ class ProgressLog:
 
         Args:
             entry: name, source, rows, and for an image size, objects and measured objects.
+
+        Raises:
+            StorageError: the log cannot be written.
         """
         self.done[entry["name"]] = entry
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise not_written(self.file, error) from None
 
     def forget(self, source: Source) -> None:
         """Remove the entry of a source.

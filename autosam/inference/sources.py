@@ -21,6 +21,7 @@ from autosam.data.readers.volumes import is_nifti, name_of
 from autosam.errors import DataError
 from autosam.models.state_dict import file_hash
 from autosam.utils.io import is_hidden, list_folder
+from autosam.utils.text import count_of
 
 log = logging.getLogger("autosam")
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -112,7 +113,7 @@ def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input
         found = [match for match in matches if not is_hidden(match, base)]
     else:
         raise DataError(f"{flag} {where}: no such file or folder. Fix the path.")
-    sources, series = [], set()
+    sources, series, written = [], set(), 0
     for file in found:
         if file.is_dir() and _holds_slices(file):
             series.add(file)
@@ -120,10 +121,18 @@ def find_sources(where: str, recursive: bool, output: Path, flag: str = "--input
         if file.parent in series and dicom.is_dicom(file):
             continue
         kind = "volume" if file in series else _kind(file)
-        if kind is None or output.resolve() in (file.resolve(), *file.resolve().parents):
+        if kind is None:
+            continue
+        if output.resolve() in (file.resolve(), *file.resolve().parents):
+            written += 1
             continue
         folder = file.parent.relative_to(base) if file != base else Path()
         sources.append(Source(file, (folder / _stem(file)).as_posix(), kind))
+    if not sources and written:
+        raise DataError(
+            f"{flag} {where}: its {count_of(written, 'file')} lie in --output {output}, where "
+            "files are taken for masks of earlier calls. Choose another --output."
+        )
     if not sources:
         further = flag == "--input" and not recursive and path.is_dir()
         deeper = " --recursive true searches sub-folders." if further else ""

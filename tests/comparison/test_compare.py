@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,17 @@ def test_trainings_with_several_numbers_of_threads_are_said(config: CompareConfi
         rf"{threads + 1} in 1 training \(autosam-seed0-\w+\)\. .*OMP_NUM_THREADS",
         found["warning, threads of each training"],
     )
+
+
+def test_files_that_are_newer_than_a_training_are_said(config: CompareConfig) -> None:
+    """A corrected mask of the same size is the same file by its name and size."""
+    config = dataclasses.replace(config, seeds=1, attribution=False, runs="head,sam-box")
+    assert "warning, files" not in compare(config).facts
+    mask = Path(load_splits(config.data)["test"][0].mask.path)
+    later = time.time() + 60
+    os.utime(mask, (later, later))
+    found = compare(config).facts["warning, files"]
+    assert re.match(rf"{mask} was written after 2 trainings \(head-seed0-\w+, sam-box-", found)
 
 
 def test_other_settings_are_other_runs(config: CompareConfig, tmp_path: Path) -> None:

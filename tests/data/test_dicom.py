@@ -348,3 +348,20 @@ def test_what_predict_finds(tmp_path: Path) -> None:
         ("xray/0", "image"), ("xray/1", "image"),
     ]  # fmt: skip
     assert [s.name for s in find_sources(str(root), False, tmp_path / "out")] == ["ct"]
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_series_that_is_written_again_is_another(tmp_path: Path, axis: int) -> None:
+    """In one process, as in a notebook; files inside a folder change nothing of the folder."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 4000, (4, 16, 16), np.uint16) for _ in range(2))
+    folder = series(tmp_path / "again", first)
+    old, digest = Slice(folder, axis, 1).read(), Slice(folder, axis, 1).digest()
+    modified = folder.stat().st_mtime_ns
+    series(folder, second)
+    assert folder.stat().st_mtime_ns == modified
+    new = Slice(folder, axis, 1)
+    assert new.digest() != digest
+    fresh = Slice(series(tmp_path / "fresh", second), axis, 1)
+    assert np.array_equal(new.read(), fresh.read())
+    assert not np.array_equal(new.read(), old)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,11 @@ from PIL import Image
 from autosam.config import AugmentConfig
 from autosam.data.augment import build_augment
 from autosam.data.dataset import Cropping, PairDataset
-from autosam.data.images import image_size
+from autosam.data.images import ImageFile, image_size
 from autosam.data.labels import IGNORED
 from autosam.data.layouts.folders import find_pairs
 from autosam.data.mask_encoding import MaskEncoding
-from autosam.data.tiles import draw_crop, tile_regions
+from autosam.data.tiles import draw_crop, read_region, tile_regions
 from autosam.types import Batch, InputSpec
 
 SPEC = InputSpec(64, 64, 64)
@@ -136,3 +138,20 @@ def test_sizes_without_decoding(tmp_path: Path, orientation: int, suffix: str) -
     with Image.open(path) as image:
         shown = ImageOps.exif_transpose(image).size
     assert image_size(path) == shown[::-1]
+
+
+def test_a_file_that_replaces_one_of_equal_size_and_time_is_read_again(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / name for name in ("a.tif", "b.tif", "c.tif")]
+    for path, most in zip(paths, (1000, 60_000, 60_000), strict=True):
+        values = rng.integers(0, most, (64, 64), np.uint16)
+        Image.fromarray(values).save(path)
+        os.utime(path, (1.6e9, 1.6e9))
+    shutil.copyfile(paths[1], paths[2])
+    region = (0, 0, 32, 32)
+    before = read_region(ImageFile(paths[0]), region)[0]
+    assert paths[0].stat().st_size == paths[1].stat().st_size
+    os.replace(paths[1], paths[0])
+    now = read_region(ImageFile(paths[0]), region)[0]
+    assert np.array_equal(now, read_region(ImageFile(paths[2]), region)[0])
+    assert not np.array_equal(now, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -33,6 +34,7 @@ from autosam.inference.objects import objects_of, rows_of
 from autosam.inference.polygons import rings_of
 from autosam.inference.predict import WRITERS, side_by_side
 from autosam.inference.predictor import Prediction
+from autosam.inference.progress import ProgressLog
 from autosam.inference.sources import Source, find_sources, frames_of
 from autosam.inference.writers import write_image
 from autosam.predict import predict
@@ -345,6 +347,41 @@ def test_a_full_disk_stops_it(
     with pytest.raises(DataError, match="1 of 9 were skipped"):
         predict(config)
     assert len(list((tmp_path / "out").glob("*.png"))) == 8
+
+
+@pytest.mark.parametrize("name", ["areas.csv", "coco.json"])
+def test_tables_of_the_user_stay(trained: Path, images: Path, tmp_path: Path, name: str) -> None:
+    """A data set's own coco.json, for example."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    config = PredictConfig(str(trained), str(images), str(out), coco="rle")
+    with pytest.raises(DataError, match=rf"out/{name}: exists. .*--overwrite"):
+        predict(config)
+    assert (out / name).read_text() == "mine"
+    predict(dataclasses.replace(config, overwrite=True))
+    predict(config)
+    assert (out / name).read_text() != "mine"
+
+
+def test_a_log_that_cannot_be_written(
+    trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/full is a disk without room."""
+    made = ProgressLog.__init__
+
+    def init(self: ProgressLog, *args: Any) -> None:
+        made(self, *args)
+        self.file = Path("/dev/full")
+
+    monkeypatch.setattr(ProgressLog, "__init__", init)
+    with pytest.raises(StorageError, match=r"/dev/full: cannot be written .No space left"):
+        run(trained, images, tmp_path / "out")
+
+
+def test_an_input_inside_the_output_is_said(images: Path) -> None:
+    with pytest.raises(DataError, match=r"its 2 files lie in --output .*another --output"):
+        find_sources(str(images), False, images.parent)
 
 
 def test_patterns_and_folders(images: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -55,12 +56,11 @@ class FileCache(Generic[T]):
         """Look up a value, or compute it.
 
         Args:
-            path: the file. The value is computed again if its size or time of modification, or that
-                of its sidecar `NAME.aux.xml`, has changed.
+            path: the file. The value is computed again if its `signature` has changed.
             key: the file and all settings that the value depends on.
             compute: called without arguments.
         """
-        now = _stamp(path)
+        now = signature(path)
         with self._lock:
             known = self._found.get(key)
             if known is None or known[0] != now:
@@ -69,16 +69,26 @@ class FileCache(Generic[T]):
 
     def put(self, path: Path, key: Hashable, value: T) -> None:
         """Keep a value, see `get`."""
-        self._found[key] = _stamp(path), value
+        self._found[key] = signature(path), value
 
 
-def _stamp(path: Path) -> tuple[object, ...]:
-    """Size and time of modification of a file and of its sidecar."""
+def signature(path: Path) -> Hashable:
+    """What is different if a file, its sidecar or the files directly in a folder are others or have
+    been changed: names, sizes, times of modification, inodes; None for what is missing.
+
+    Args:
+        path: a file or a folder.
+    """
+    names = [str(path), f"{path}.aux.xml"]
+    if path.is_dir():
+        with contextlib.suppress(OSError):
+            names += sorted(one.path for one in os.scandir(path))
     found: list[object] = []
-    for one in (path, f"{path}.aux.xml"):
+    for name in names:
         try:
-            file = os.stat(one)
-            found += [file.st_size, file.st_mtime_ns]
+            file = os.stat(name)
         except OSError:
             found.append(None)
+            continue
+        found += [name, file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_ino]
     return tuple(found)

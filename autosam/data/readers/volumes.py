@@ -20,7 +20,7 @@ from autosam.data.images import MAX_PIXELS, Window, digest
 from autosam.data.readers import dicom, dicom_values
 from autosam.data.readers.dicom import is_dicom
 from autosam.data.readers.dicom_series import Series, read_series
-from autosam.data.readers.file_cache import stamp
+from autosam.data.readers.file_cache import signature, stamp
 from autosam.errors import DataError
 from autosam.utils.io import is_hidden
 
@@ -42,26 +42,25 @@ def is_volume(path: Path) -> bool:
     return bool(dicom.files_of(path)) if path.is_dir() else is_nifti(path) or is_dicom(path)
 
 
-def cache_by_mtime(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Cache results for the last `most` files, until their modification time changes."""
+def cache_unchanged(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Cache results for the last `most` files or folders, until they change, see `signature`."""
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         @functools.lru_cache(maxsize=most)
-        def cached(path: Path, modified: int, *rest: Any) -> T:
+        def cached(path: Path, facts: Hashable, *rest: Any) -> T:
             return function(path, *rest)
 
         def call(path: Path, *rest: Any) -> T:
-            try:
-                return cached(path, path.stat().st_mtime_ns, *rest)
-            except FileNotFoundError:
-                raise DataError(f"{path}: no such file. Fix the path.") from None
+            if not path.exists():
+                raise DataError(f"{path}: no such file. Fix the path.")
+            return cached(path, signature(path), *rest)
 
         return functools.wraps(function)(call)
 
     return decorate
 
 
-@cache_by_mtime(64)
+@cache_unchanged(64)
 def _open(path: Path) -> Any:
     """Open a NIfTI image; only its header is read."""
     try:
@@ -90,7 +89,7 @@ def _open(path: Path) -> Any:
     return image
 
 
-@cache_by_mtime(64)
+@cache_unchanged(64)
 def _series(path: Path) -> Series:
     """Read the headers of a DICOM volume."""
     return read_series(path)
@@ -132,7 +131,7 @@ def is_inverted(path: Path) -> bool:
     return not is_nifti(path) and _series(path).inverted
 
 
-@cache_by_mtime(CACHED_VOLUMES)
+@cache_unchanged(CACHED_VOLUMES)
 def _array(path: Path) -> Values:
     """Read a whole volume, in stored axes."""
     if is_nifti(path):
@@ -183,7 +182,7 @@ def read_slice(path: Path, axis: int, index: int) -> Values:
         raise _unreadable(path, error) from None
 
 
-@cache_by_mtime(1024)
+@cache_unchanged(1024)
 def window_of(path: Path, nodata: float | None = None) -> Window:
     """The 0.1 and 99.9 percentiles of a volume, the window of all its slices. Computed from every
     fourth voxel along each axis that holds data.
@@ -273,7 +272,7 @@ class Slice:
         return f"{self.path} slice {self.index}"
 
 
-@cache_by_mtime(1024)
+@cache_unchanged(1024)
 def _digest(path: Path) -> str:
     files = dicom.files_of(path) if path.is_dir() else [path]
     return "".join(map(digest, files))
