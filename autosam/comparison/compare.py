@@ -30,7 +30,7 @@ from autosam.data.checks import check_splits
 from autosam.data.dataset import cropping_of, require_others, samples_of
 from autosam.data.layouts import load_splits
 from autosam.data.measured_windows import measured
-from autosam.data.pairs import Splits, fingerprint
+from autosam.data.pairs import Splits, fingerprint, newest
 from autosam.errors import ConfigError, Stopped
 from autosam.evaluation.metrics import mean_scores
 from autosam.evaluation.sanity import EMPTY_MASK, describe_images, sanity_warnings
@@ -258,20 +258,12 @@ def changed_since(jobs: list[Job], splits: Splits) -> dict[str, str]:
     Returns:
         A warning; nothing if all files are older than all trainings.
     """
-    paths = {
-        Path(part.path) for pairs in splits.values() for p in pairs for part in (p.image, p.mask)
-    }
-    times = {path: path.stat().st_mtime for path in sorted(paths) if path.is_file()}
-    newest = max(times, key=lambda path: times[path], default=None)
-    before = [
-        job.folder
-        for job in jobs
-        if newest is not None and (job.folder / "scores.yaml").stat().st_mtime < times[newest]
-    ]
+    written, path = newest(splits)
+    before = [job.folder for job in jobs if (job.folder / "scores.yaml").stat().st_mtime < written]
     if not before:
         return {}
     return {
-        "warning, files": f"{newest} was written after {count_of(len(before), 'training')} "
+        "warning, files": f"{path} was written after {count_of(len(before), 'training')} "
         f"({', '.join(folder.name for folder in before[:3])}{', ...' if len(before) > 3 else ''}). "
         "If its content has changed, their scores are of the old one: delete their folders in "
         f"{before[0].parent}, and the same command trains them again"

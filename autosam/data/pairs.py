@@ -163,5 +163,19 @@ def fingerprint(splits: Splits) -> str:
     return sizes.hexdigest()
 
 
+def newest(splits: Splits) -> tuple[float, Path]:
+    """Find the image or mask that was written last: one whose content was corrected may have the
+    same name and size.
+
+    Returns:
+        The time in seconds since 1970, and the file; 0 if nothing is in files.
+    """
+    parts = [part for pairs in splits.values() for p in pairs for part in (p.image, p.mask)]
+    paths = {Path(part.path) for part in parts}
+    for series in filter(Path.is_dir, [*paths]):
+        paths.update(series.iterdir())
+    return max(((one.stat().st_mtime, one) for one in paths if one.exists()), default=(0.0, Path()))
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from autosam.config import Config
 from autosam.data import image_digests
-from autosam.data.pairs import Splits, fingerprint, sizes
+from autosam.data.pairs import Splits, fingerprint, newest, sizes
 from autosam.data.splits import RULE, depends_on_rule
 from autosam.errors import CheckpointError, DataError
 from autosam.models import checkpoint
@@ -182,6 +182,13 @@ class Inputs:
                     f"{self.facts[name][:12]}, then {facts[name][:12]}). Restore them, or start a "
                     "new run from its weights with --init."
                 )
+        written, path = newest(self.splits)
+        if written > files(folder)[0].stat().st_mtime:
+            log.warning(
+                "%s was written after the state of the run, and has its name and size from before. "
+                "If its content has changed, the run learns from both: start a new one instead",
+                path,
+            )
         by_rule = depends_on_rule(self.splits, self.config.data)
         if by_rule and facts.get("split_rule") != RULE:
             raise CheckpointError(

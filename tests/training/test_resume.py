@@ -304,6 +304,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     tmp_path: Path,
     whole: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path / "run"
     train_until_stopped(
@@ -319,6 +320,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
         file.write_bytes(content)
     train(Config(resume=str(folder)))
     assert f"{second}: damaged; the state before it is used" in capsys.readouterr().err
+    assert "was written after" not in caplog.text
     assert_equal(folder, whole)
     for file in resume.files(folder):
         file.write_bytes(file.read_bytes()[:-1])
@@ -327,7 +329,11 @@ def test_a_damaged_state_gives_way_to_the_one_before(
 
 
 def test_a_run_and_its_data_may_move(
-    tiny_file: Path, folders: Path, tmp_path: Path, whole: Path
+    tiny_file: Path,
+    folders: Path,
+    tmp_path: Path,
+    whole: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     before, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(folders, data)
@@ -349,6 +355,7 @@ def test_a_run_and_its_data_may_move(
         train(moved)
     image.write_bytes(content)
     train(moved)
+    assert f"{image} was written after the state of the run" in caplog.text
     assert_equal(folder, whole)
     with pytest.raises(ConfigError, match="takes its settings from the run: leave run out"):
         train(dataclasses.replace(moved, run="head"))
